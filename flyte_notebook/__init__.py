@@ -1,0 +1,126 @@
+"""Run notebook cells and Flyte tasks as resource-limited processes; see why they fail.
+
+In a notebook: ``%load_ext flyte_notebook``, then ``%%flyte_task NAME --memory 250Mi``. In a script or a test::
+
+    import flyte_notebook as fn
+
+    fn.enable()            # from here on every local flyte.run is enforced, task by task
+    ...
+    fn.disable()
+
+Importing this package loads neither Flyte nor IPython.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import ModuleType, TracebackType
+
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from flyte_notebook.capabilities import Doctor
+    from flyte_notebook.history import Action, Attempt, History, Run
+    from flyte_notebook.outcome import Failure
+    from flyte_notebook.trace import MemoryTrace
+
+    errors: ModuleType
+    runs: History
+    last_run: Run | None
+    last_failure: Failure | None
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Action",
+    "Attempt",
+    "Doctor",
+    "Enforced",
+    "Failure",
+    "MemoryTrace",
+    "Run",
+    "disable",
+    "doctor",
+    "enable",
+    "errors",
+    "last_failure",
+    "last_run",
+    "load_ipython_extension",
+    "runs",
+    "unload_ipython_extension",
+]
+
+_HOMES = {
+    "Action": "flyte_notebook.history",
+    "Attempt": "flyte_notebook.history",
+    "Doctor": "flyte_notebook.capabilities",
+    "Failure": "flyte_notebook.outcome",
+    "MemoryTrace": "flyte_notebook.trace",
+    "Run": "flyte_notebook.history",
+}
+
+
+class Enforced:
+    """What `enable` returns: leaving it as a context manager disables again."""
+
+    def __enter__(self) -> Enforced:  # noqa: PYI034 - Self is of Python 3.11
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        disable()
+
+
+def enable(*, max_processes: int = 64) -> Enforced:
+    """Enforce declared limits in every local ``flyte.run`` of this process, each action in a process of its own.
+
+    ``max_processes`` bounds the tasks that run at one time; parents that wait for children do not count. Idempotent.
+    Usable as a context manager. Raises ``EngineError`` when this machine cannot start an isolated worker; the SDK is
+    then left untouched.
+    """
+    enforcement = importlib.import_module("flyte_notebook.sdk.enforcement")
+    interrupts = importlib.import_module("flyte_notebook.notebook.interrupts")
+    if enforcement.current() is None:
+        session = enforcement.open_session(max_processes=max_processes)
+        session.on_close(interrupts.install_for_script(session.stop_all).uninstall)
+    return Enforced()
+
+
+def disable() -> None:
+    """Put the SDK back as it was and wait until every process, control group and file of ours is gone. Idempotent."""
+    importlib.import_module("flyte_notebook.sdk.enforcement").close_session()
+
+
+def doctor() -> Doctor:
+    """Return what is enforced on this machine, by which mechanism, how exact, and how to get the rest."""
+    result: Doctor = importlib.import_module("flyte_notebook.capabilities").examine()
+    return result
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """Load the extension: ``%load_ext flyte_notebook``."""
+    importlib.import_module("flyte_notebook.notebook.extension").load(shell)
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """Unload the extension: ``%unload_ext flyte_notebook``."""
+    importlib.import_module("flyte_notebook.notebook.extension").unload(shell)
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - public names that are loaded when they are first used
+    if name == "errors":
+        return importlib.import_module("flyte_notebook.errors")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in {"runs", "last_run", "last_failure"}:
+        history = importlib.import_module("flyte_notebook.sdk.enforcement").history
+        return history if name == "runs" else getattr(history, name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,212 @@
+"""What a test may leave behind: nothing. Finds processes, limit groups, descriptors, threads and files that stayed.
+
+Two snapshots are compared: what was there before is fine, what came and stayed is a leak. Processes are found by
+descent and by a marker in their environment, so that one that lost its parent is found as well. Another run of the
+tests on the same machine has a marker of its own and is left out.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+Kind = Literal["process", "group", "descriptor", "thread", "file"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+GRACE_S = 2.0
+"""How long something may take to go away by itself after a test."""
+POLL_S = 0.02
+
+RUN_MARKER = "FLYTE_NOTEBOOK_TEST_RUN"
+"""Environment variable that every process started by this run of the tests inherits."""
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+CGROUP_DEPTH = 8
+"""How deep under the root a group of ours is looked for."""
+
+PREFIX = "fnb-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifelong:
+    """A thread that a library starts once and keeps until the interpreter ends, and the descriptors it holds."""
+
+    name: re.Pattern[str]
+    reason: str
+    descriptors: tuple[str, ...] = ()
+
+
+LOOP = ("anon_inode:[eventpoll]", "socket", "socket")
+LIFELONG = (
+    Lifelong(name=re.compile("flyte_syncify|my_syncer"), reason="the SDK's one background loop", descriptors=LOOP),
+    Lifelong(name=re.compile(".* : loop-runner"), reason="a loop the SDK's local controller keeps", descriptors=LOOP),
+    Lifelong(name=re.compile(r"asyncio_\d+"), reason="default executor of a loop that may outlive the test"),
+    Lifelong(name=re.compile("IPythonHistorySavingThread"), reason="IPython keeps one for each shell"),
+    Lifelong(name=re.compile("pytest_timeout .*"), reason="the clock of the test itself"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What is there now, each with words that name it; descriptors are counted by what they point at."""
+
+    processes: dict[tuple[int, str], str] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
+    descriptors: Counter[str] = field(default_factory=Counter)
+    threads: dict[int, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def take(cls) -> Snapshot:
+        """Look at the machine and at this process."""
+        linux = sys.platform == "linux"
+        processes = _processes() if linux else {}
+        return cls(
+            processes=processes,
+            groups=_groups({str(pid) for pid, _ in processes} | {str(os.getpid())}) if linux else {},
+            descriptors=_descriptors() if linux else Counter(),
+            threads={id(thread): thread.name for thread in threading.enumerate() if thread.is_alive()},
+            files={str(path): str(path) for path in _files()},
+        )
+
+
+def leaked(before: Snapshot, after: Snapshot, *, leave: frozenset[str] = frozenset()) -> list[str]:
+    """Return a line for each thing in ``after`` that was not there ``before``; ``leave`` names kinds that may stay."""
+    threads = [name for key, name in after.threads.items() if key not in before.threads]
+    lifelong = [kept for name in threads for kept in LIFELONG if kept.name.fullmatch(name)]
+    threads = [name for name in threads if not any(kept.name.fullmatch(name) for kept in LIFELONG)]
+    descriptors = after.descriptors - before.descriptors
+    descriptors -= Counter(target for kept in lifelong for target in kept.descriptors)
+    found: dict[Kind, list[str]] = {
+        "process": [words for key, words in after.processes.items() if key not in before.processes],
+        "group": [words for key, words in after.groups.items() if key not in before.groups],
+        "descriptor": [f"{count} x {target}" for target, count in sorted(descriptors.items())],
+        "thread": threads,
+        "file": [words for key, words in after.files.items() if key not in before.files],
+    }
+    return [f"{kind}: {words}" for kind, lines in found.items() if kind not in leave for words in lines]
+
+
+def settle(before: Snapshot, *, leave: frozenset[str] = frozenset(), grace_s: float | None = None) -> list[str]:
+    """Return what is still leaked when ``grace_s`` (`GRACE_S`) is over; at once when nothing is."""
+    until_s = time.monotonic() + (GRACE_S if grace_s is None else grace_s)
+    while True:
+        lines = leaked(before, Snapshot.take(), leave=leave)
+        if not lines or time.monotonic() >= until_s:
+            return lines
+        gc.collect()  # a descriptor in a reference cycle is closed late, not never
+        time.sleep(POLL_S)
+
+
+def _processes() -> dict[tuple[int, str], str]:
+    """Find processes of this run, by pid and start time; zombies that nobody collected count."""
+    marker = f"{RUN_MARKER}={os.environ.get(RUN_MARKER, '')}".encode()
+    parents, known = {}, {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            stat = (entry / "stat").read_text()
+            # proc(5): the name stands in brackets and may hold any character; 1st field after it: state, 2nd: parent,
+            # 20th: start time.
+            after = stat[stat.rindex(")") + 2 :].split()
+            parents[int(entry.name)] = int(after[1])
+            known[int(entry.name)] = (after[19], after[0], entry)
+        except (OSError, ValueError):
+            continue  # it ended while we looked
+    ours = {pid for pid in known if _descends(pid, parents)}
+    for pid, (_, state, entry) in known.items():
+        if pid not in ours and state != "Z" and marker in _read(entry / "environ").split(b"\0"):
+            ours.add(pid)
+    ours -= {os.getpid(), *_ancestors(os.getpid(), parents)}
+    return {(pid, known[pid][0]): _process_words(pid, known[pid][1], known[pid][2]) for pid in sorted(ours)}
+
+
+def _ancestors(pid: int, parents: dict[int, int]) -> list[int]:
+    found = []
+    while (pid := parents.get(pid, 0)) > 0:
+        found.append(pid)
+    return found
+
+
+def _descends(pid: int, parents: dict[int, int]) -> bool:
+    return os.getpid() in _ancestors(pid, parents)
+
+
+def _process_words(pid: int, state: str, entry: Path) -> str:
+    command = _read(entry / "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
+    return f"{pid} ({'zombie, nobody waited for it' if state == 'Z' else command[:160]})"
+
+
+def _groups(ours: set[str]) -> dict[str, str]:
+    """Find groups named as ours, by path, except those that belong to somebody else on this machine."""
+    found = {}
+    strangers: list[str] | None = None
+    for path in _walk(CGROUP_ROOT, CGROUP_DEPTH):
+        if not path.name.startswith(PREFIX):
+            continue
+        members = {pid for procs in path.rglob("cgroup.procs") for pid in _read(procs).decode().split()}
+        if members and not members & ours:
+            continue
+        if not members:
+            strangers = _strangers(ours) if strangers is None else strangers
+            # The session's name stands in the command line of its supervisor; a test run of somebody else may hold any.
+            name = path.relative_to(CGROUP_ROOT).as_posix().partition(PREFIX)[2].partition("/")[0]
+            if any(name in command or "pytest" in command for command in strangers):
+                continue
+        found[str(path)] = f"{path} ({len(members)} processes)"
+    return found
+
+
+def _strangers(ours: set[str]) -> list[str]:
+    """Command lines of Python programs on this machine that are neither ours nor started us."""
+    parents = {int(entry.name): _parent(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+    family = ours | {str(pid) for pid in _ancestors(os.getpid(), parents)}
+    commands = [_read(Path("/proc", str(pid), "cmdline")) for pid in parents if str(pid) not in family]
+    return [command.replace(b"\0", b" ").decode(errors="replace") for command in commands if b"python" in command]
+
+
+def _parent(entry: Path) -> int:
+    stat = _read(entry / "stat").decode(errors="replace")
+    return int(stat[stat.rindex(")") + 2 :].split()[1]) if stat else 0
+
+
+def _walk(top: Path, depth: int) -> list[Path]:
+    try:
+        below = [entry for entry in top.iterdir() if entry.is_dir() and not entry.is_symlink()]
+    except OSError:
+        return []
+    return below + [path for entry in below if depth > 1 for path in _walk(entry, depth - 1)]
+
+
+def _descriptors() -> Counter[str]:
+    targets: Counter[str] = Counter()
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        try:
+            target = str(entry.readlink())
+        except OSError:
+            continue  # the one that listed them
+        # A socket or pipe that was closed and opened again is no leak: its number in the kernel means nothing.
+        targets[re.sub(r"^(socket|pipe):\[\d+\]$", r"\1", target)] += 1
+    return targets
+
+
+def _files() -> list[Path]:
+    places = {Path(tempfile.gettempdir()), Path("/dev/shm")}  # noqa: S108 - looked at, not written to
+    return [path for place in places if place.is_dir() for path in place.glob(f"{PREFIX}*")]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

@@ -1,0 +1,382 @@
+"""The house rules: imports point down, each foreign library has one home, nothing grows too large."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "flyte_notebook"
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("units", "errors"),
+    ("limits", "trace"),
+    ("job", "outcome"),
+    ("diagnosis", "advice", "catalogue", "history"),
+    ("limiters.*",),
+    ("worker.*",),
+    ("scheduler",),
+    ("engine.*",),
+    ("cells.*",),
+    ("sdk.*",),
+    ("views.*",),
+    ("capabilities", "fit"),
+    ("notebook.*",),
+    ("",),
+    ("__main__",),
+)
+"""Rooms by floor, from the ground up. A module imports from floors below its own, and from its own room."""
+
+HIGHEST_FLOOR_SEEN = {"views.*": 3}
+"""Rooms that see less than everything below them: a view is given data, and starts nothing."""
+
+HOMES: dict[str, tuple[str, ...]] = {
+    "flyte": ("sdk.*", "errors"),
+    "flyteidl2": ("sdk.*",),
+    "ipywidgets": ("views.card", "views.live"),
+    "matplotlib": ("views.chart",),
+    "IPython": ("notebook.*",),
+    "ipykernel": ("notebook.*",),
+    "nest_asyncio2": ("notebook.*",),
+    "psutil": ("limiters.*",),
+    "traitlets": ("notebook.*", "views.card", "views.live"),
+    "zmq": ("notebook.*",),
+    "tornado": ("notebook.*",),
+    "cloudpickle": ("worker.pickling",),
+    "pandas": ("trace",),
+}
+"""The only rooms that may import a foreign library; one that is not listed has no home yet."""
+
+EXCUSED: dict[tuple[str, str], str] = {
+    ("", "IPython"): "the type of the shell that %load_ext hands over",
+}
+"""Imports against the rules, (module, imported module or library) -> reason; under ``TYPE_CHECKING`` only."""
+
+FOR_TYPES_ONLY = {"typing_extensions"}
+"""Libraries that any module may import under ``TYPE_CHECKING``: the checker brings them."""
+
+BANNED_NAMES = {"util", "utils", "common", "helpers", "helper", "manager", "misc", "base_utils"}
+MODULE_LINES = 400
+FUNCTION_LINES = 80
+
+HEAVY = ("flyte", "IPython", "ipywidgets", "matplotlib", "numpy", "asyncio")
+"""What ``import flyte_notebook`` must not load."""
+
+NEVER_IN_A_WORKER = ("IPython", "ipywidgets", "matplotlib", "numpy", "pandas")
+"""What a worker must not load before user code asks: it would count against the user's limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Import:
+    """One imported name, whole; ``for_types`` when only a type checker runs it."""
+
+    line: int
+    name: str
+    for_types: bool
+
+    @property
+    def library(self) -> str:
+        """The top-level package."""
+        return self.name.partition(".")[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Module:
+    """One source file; ``name`` is relative to the package, "" is its ``__init__``."""
+
+    name: str
+    text: str
+
+    @property
+    def is_package(self) -> bool:
+        """Whether relative imports count from the module itself."""
+        return self.name == "" or self.name.endswith(".__init__")
+
+    def imports(self) -> Iterator[Import]:
+        """Yield every import, also inside functions, under ``TYPE_CHECKING`` and by ``import_module``."""
+        tree = ast.parse(self.text)
+        blocks = [
+            node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        ]
+        for_types = {id(inner) for block in blocks for statement in block.body for inner in ast.walk(statement)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = self._from(node)
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+                names = [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]
+            else:
+                continue
+            yield from (Import(line=node.lineno, name=str(name), for_types=id(node) in for_types) for name in names)
+
+    def _from(self, node: ast.ImportFrom) -> list[str]:
+        base = node.module or ""
+        if node.level:
+            own = [PACKAGE, *[part for part in self.name.split(".") if part and part != "__init__"]]
+            up = node.level - 1 if self.is_package else node.level
+            base = ".".join([*own[: len(own) - up], *([node.module] if node.module else [])])
+        # "from flyte_notebook.worker import protocol" imports a module; "... import Limits" a name inside one.
+        return [f"{base}.{alias.name}" if base.partition(".")[0] == PACKAGE else base for alias in node.names]
+
+
+def room_of(name: str) -> tuple[int, str] | None:
+    """Return floor and room of a module, ``None`` when it has none."""
+    for floor, rooms in enumerate(FLOORS):
+        for room in rooms:
+            if fnmatch.fnmatchcase(name, room):
+                return floor, room
+    return None
+
+
+def read_package(top: Path) -> list[Module]:
+    """Read every module of the package."""
+    modules = []
+    for path in sorted(top.rglob("*.py")):
+        parts = path.relative_to(top).with_suffix("").parts
+        modules.append(Module(name="" if parts == ("__init__",) else ".".join(parts), text=path.read_text("utf-8")))
+    return modules
+
+
+def own_target(imported: str, known: set[str]) -> str | None:
+    """Return the module of this package that an import means: the longest known prefix of its name."""
+    parts = imported.split(".")[1:]
+    for length in range(len(parts), 0, -1):
+        name = ".".join(parts[:length])
+        if name in known:
+            return name
+        if f"{name}.__init__" in known:
+            return f"{name}.__init__"
+    # What is left is the package itself, or a name in its __init__; a submodule that is not there has no room.
+    return None if parts and parts[0].islower() and len(parts) > 1 else ""
+
+
+def broken_floors(modules: list[Module]) -> list[str]:
+    """Return what is wrong with rooms and the direction of imports."""
+    known = {module.name for module in modules}
+    wrong = []
+    for module in modules:
+        here = room_of(module.name)
+        if here is None:
+            wrong.append(f"{module.name}: no floor is named for it; find its room (FLOORS, ARCHITECTURE.md)")
+            continue
+        for found in module.imports():
+            if found.library != PACKAGE:
+                continue
+            target = own_target(found.name, known)
+            there = None if target is None else room_of(target)
+            if target is None or there is None:
+                wrong.append(f"{module.name}:{found.line} imports {found.name}, which is in no room")
+            elif target != module.name and not _allowed(here, there) and not _excused(module, found, target):
+                who, whom = module.name or PACKAGE, target or PACKAGE
+                wrong.append(f"{who}:{found.line} (floor {here[0]}) imports {whom} (floor {there[0]})")
+    return list(dict.fromkeys(wrong))  # two names from one module are one import
+
+
+def _allowed(here: tuple[int, str], there: tuple[int, str]) -> bool:
+    (floor, room), (other_floor, other_room) = here, there
+    if _family(room) == _family(other_room):
+        return True
+    return other_floor < floor and other_floor <= HIGHEST_FLOOR_SEEN.get(room, floor)
+
+
+def _excused(module: Module, found: Import, name: str) -> bool:
+    return found.for_types and (name in FOR_TYPES_ONLY or (module.name, name) in EXCUSED)
+
+
+def _family(room: str) -> str:
+    return room.removesuffix(".*")
+
+
+def broken_homes(modules: list[Module]) -> list[str]:
+    """Return imports of foreign libraries outside of their home."""
+    wrong = []
+    for module in modules:
+        for found in module.imports():
+            library = found.library
+            if library in sys.stdlib_module_names or library == PACKAGE or _excused(module, found, library):
+                continue
+            where = f"{module.name or PACKAGE}:{found.line}"
+            homes = HOMES.get(library)
+            if homes is None:
+                wrong.append(f"{where} imports {library}, which has no home (HOMES)")
+            elif not any(fnmatch.fnmatchcase(module.name, home) for home in homes):
+                wrong.append(f"{where} imports {library}, whose home is {', '.join(homes)}")
+    return wrong
+
+
+def too_large(modules: list[Module]) -> list[str]:
+    """Return modules and functions beyond the size where one looks for the seam, and names that say nothing."""
+    wrong = []
+    for module in modules:
+        lines = len(module.text.splitlines())
+        if lines > MODULE_LINES:
+            wrong.append(f"{module.name}: {lines} lines, at most {MODULE_LINES}")
+        wrong += [f"{module.name}: a name that says nothing" for part in module.name.split(".") if part in BANNED_NAMES]
+        for node in ast.walk(ast.parse(module.text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > FUNCTION_LINES:
+                    wrong.append(f"{module.name}:{node.lineno} {node.name}: {length} lines, at most {FUNCTION_LINES}")
+    return wrong
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Return the top-level modules that a fresh interpreter has loaded after a statement."""
+    code = f"import sys; before = set(sys.modules); {statement}; print(*sorted({{*sys.modules}} - before))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return {name.partition(".")[0] for name in run.stdout.split()}
+
+
+MODULES = read_package(ROOT / PACKAGE)
+
+
+def test_every_module_has_a_room_and_imports_point_down() -> None:
+    """A module imports only from floors below its own; imports inside functions and for types count."""
+    wrong = broken_floors(MODULES)
+    assert [] == wrong, "\n".join(wrong)
+
+
+def test_every_foreign_library_has_one_home() -> None:
+    """A foreign library is imported only where it lives."""
+    wrong = broken_homes(MODULES)
+    assert [] == wrong, "\n".join(wrong)
+
+
+def test_nothing_grew_too_large_and_names_say_something() -> None:
+    """Modules, functions and names stay within the house's measures."""
+    wrong = too_large(MODULES)
+    assert [] == wrong, "\n".join(wrong)
+
+
+def test_excuses_are_still_needed() -> None:
+    """An excused import that is gone takes its excuse with it."""
+    known = {module.name for module in MODULES}
+    found = [(module.name, found) for module in MODULES for found in module.imports()]
+    real = {(name, item.library) for name, item in found} | {
+        (name, own_target(item.name, known)) for name, item in found
+    }
+    assert [] == [pair for pair in EXCUSED if pair not in real]
+
+
+def test_importing_the_package_is_light() -> None:
+    """``import flyte_notebook`` loads neither Flyte nor a notebook, a plot, a number cruncher or a loop."""
+    assert set() == loaded_by(f"import {PACKAGE}") & set(HEAVY)
+
+
+def test_the_worker_loads_neither_notebook_nor_plot() -> None:
+    """What the worker loads counts against the user's limit: no IPython, no widgets, no plots."""
+    assert set() == loaded_by(f"import {PACKAGE}.worker.child") & set(NEVER_IN_A_WORKER)
+
+
+def test_the_supervisor_loads_no_flyte_and_no_loop() -> None:
+    """The supervisor is small and single-threaded, so that it may fork."""
+    assert set() == loaded_by(f"import {PACKAGE}.worker.supervisor") & set(HEAVY)
+
+
+def test_no_path_of_a_machine_is_in_the_tree() -> None:
+    """No file names a home directory: what is written here holds on every machine."""
+    pattern = re.compile(r"/(?:home|Users)/[A-Za-z]\w*/|/root/[\w.]+")
+    folders = [ROOT / name for name in (PACKAGE, "tests", "notebooks", "benchmarks", ".ci")]
+    files = [path for folder in folders for path in folder.rglob("*") if path.suffix not in {".pyc", ".png"}]
+    files += [path for path in ROOT.iterdir() if path.suffix in {".md", ".toml", ".yml"} or path.name == "Makefile"]
+    wrong = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}"
+        for path in files
+        if path.is_file() and path != Path(__file__).resolve()
+        for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert [] == wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("somewhere", "", "find its room"),
+        ("units", "import flyte_notebook.limits", "units:1 (floor 0) imports limits (floor 1)"),
+        ("units", "def f():\n    from flyte_notebook.limits import Limits", "units:2 (floor 0) imports limits"),
+        ("units", "if TYPE_CHECKING:\n    from flyte_notebook import limits", "units:2 (floor 0) imports limits"),
+        ("units", "from .limits import Limits", "units:1 (floor 0) imports limits (floor 1)"),
+        ("limits", "from flyte_notebook import trace", "limits:1 (floor 1) imports trace (floor 1)"),
+        (
+            "limiters.base",
+            "from ..worker import protocol",
+            "limiters.base:1 (floor 4) imports worker.protocol (floor 5)",
+        ),
+        ("worker.child", "import flyte_notebook", "worker.child:1 (floor 5) imports flyte_notebook (floor 13)"),
+        ("worker.child", "importlib.import_module('flyte_notebook.sdk.seam')", "imports sdk.seam (floor 9)"),
+        ("views.card", "from flyte_notebook.worker import protocol", "views.card:1 (floor 10) imports worker.protocol"),
+        ("views.card", "from flyte_notebook import fit", "views.card:1 (floor 10) imports fit (floor 11)"),
+        ("views.card", "from flyte_notebook import Run", "views.card:1 (floor 10) imports flyte_notebook (floor 13)"),
+        ("notebook.magics", "from flyte_notebook.nowhere import x", "which is in no room"),
+    ],
+)
+def test_an_import_against_the_floors_is_found(name: str, text: str, words: str) -> None:
+    """Each way to import upward or sideways is found, with module, line and floors."""
+    others = ["", "units", "limits", "trace", "fit", "limiters.base", "worker.protocol", "sdk.seam"]
+    modules = [Module(name=other, text="") for other in others if other != name] + [Module(name=name, text=text)]
+    (wrong,) = broken_floors(modules)
+    assert words in wrong
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("limits", "from flyte_notebook.units import parse"),
+        ("views.card", "from flyte_notebook.views import chart\nfrom . import chart\nfrom .chart import draw"),
+        ("views.card", "from flyte_notebook.history import Run"),
+        ("", "from flyte_notebook import notebook\nfrom .limits import Limits"),
+    ],
+)
+def test_an_import_down_or_within_the_room_is_fine(name: str, text: str) -> None:
+    """Lower floors and neighbours in the same folder may be imported."""
+    others = ["", "units", "limits", "history", "views.chart", "notebook.__init__"]
+    modules = [Module(name=other, text="") for other in others if other != name] + [Module(name=name, text=text)]
+    assert [] == broken_floors(modules)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("worker.child", "import flyte", "worker.child:1 imports flyte, whose home is sdk.*, errors"),
+        ("views.html", "def f():\n    import matplotlib.pyplot as plt", "views.html:2 imports matplotlib"),
+        ("sdk.seam", "from IPython.display import display", "sdk.seam:1 imports IPython"),
+        ("units", "import requests", "units:1 imports requests, which has no home"),
+        ("units", "from typing_extensions import Self", "units:1 imports typing_extensions, which has no home"),
+        ("", "import IPython", "flyte_notebook:1 imports IPython, whose home is notebook.*"),
+    ],
+)
+def test_a_library_outside_its_home_is_found(name: str, text: str, words: str) -> None:
+    """A foreign library is found outside its home, inside functions too."""
+    (wrong,) = broken_homes([Module(name=name, text=text)])
+    assert words in wrong
+
+
+def test_for_types_alone_some_may_be_imported() -> None:
+    """What only a type checker reads may come from its own library, and from where an excuse names a reason."""
+    text = "if TYPE_CHECKING:\n    from typing_extensions import Self\n    import IPython"
+    assert [] == broken_homes([Module(name="", text=text)])
+    (wrong,) = broken_homes([Module(name="units", text=text)])
+    assert "units:3 imports IPython" in wrong
+
+
+def test_too_large_is_found() -> None:
+    """A module of 401 lines, a function of 81 and a module named util are found."""
+    long_function = "def f():\n" + "    pass\n" * 80
+    assert ["limits: 401 lines, at most 400"] == too_large([Module(name="limits", text="x = 1\n" * 401)])
+    assert ["limits:1 f: 81 lines, at most 80"] == too_large([Module(name="limits", text=long_function)])
+    assert ["views.util: a name that says nothing"] == too_large([Module(name="views.util", text="")])
+    assert [] == too_large([Module(name="limits", text="x = 1\n" * 400)])

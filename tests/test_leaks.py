@@ -1,0 +1,197 @@
+"""The proof that nothing leaks has to fail when something does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def inner_run(place: Path, body: str, *, ci: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run tests with our conftest in a process of their own, where half a second of grace is enough."""
+    for name in ("conftest.py", "leaks.py", "capabilities.py"):
+        shutil.copy(HERE / name, place / name)
+    with (place / "conftest.py").open("a") as conftest:
+        conftest.write("\nleaks.GRACE_S = 0.5\n")
+    (place / "test_inner.py").write_text(textwrap.dedent(body))
+    (place / "pytest.ini").write_text("[pytest]\nmarkers =\n    leaves\n    cgroup_v2\n    root\n    never\n")
+    environ = {key: value for key, value in os.environ.items() if key != "CI"}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rs", "."],
+        cwd=place,
+        env={**environ, "CI": "true"} if ci else environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.linux
+def test_every_kind_of_leak_is_found_and_named(tmp_path: Path) -> None:
+    """A child, an orphan, a zombie, a descriptor, a thread and a file that stay each fail the test that left them."""
+    run = inner_run(
+        tmp_path,
+        """
+        import os, pathlib, subprocess, sys, tempfile, threading
+
+        KEPT = []
+
+        def test_child():
+            KEPT.append(subprocess.Popen(["sleep", "4.25"]))
+
+        def test_zombie():
+            child = os.fork()
+            if not child:
+                os._exit(0)
+
+        def test_orphan():
+            subprocess.run([sys.executable, "-c",
+                "import subprocess; subprocess.Popen(['sleep', '4.5'], start_new_session=True)"], check=True)
+
+        def test_descriptor():
+            KEPT.append(open(os.devnull))
+
+        def test_pipe():
+            KEPT.append(os.pipe())
+
+        def test_thread():
+            threading.Thread(target=threading.Event().wait, args=(5,), name="stays", daemon=True).start()
+
+        def test_file():
+            pathlib.Path(tempfile.gettempdir(), "fnb-spool").write_text("x")
+
+        def test_innocent():
+            with open(os.devnull):
+                subprocess.run(["true"], check=True)
+        """,
+    )
+    assert "8 passed, 7 errors" in run.stdout, run.stdout + run.stderr
+    for words in (
+        "test_child left behind",
+        "(sleep 4.25)",
+        "(zombie, nobody waited for it)",
+        "test_orphan left behind",
+        "(sleep 4.5)",
+        "descriptor: 1 x /dev/null",
+        "descriptor: 2 x pipe",
+        "thread: stays",
+        "/fnb-spool",
+    ):
+        assert words in run.stdout, run.stdout
+    for words in ("test_innocent left behind", "module test_inner.py left behind", "the whole run left behind"):
+        assert words not in run.stdout, "a leak is told once, of the one who left it"
+
+
+@pytest.mark.cgroup
+def test_a_group_that_stays_is_found(tmp_path: Path) -> None:
+    """A limit group with one of our processes in it, left by a test, fails that test."""
+    run = inner_run(
+        tmp_path,
+        """
+        import pathlib, subprocess, os
+
+        def test_group():
+            top = pathlib.Path("/sys/fs/cgroup")
+            top = top / "memory" if (top / "memory").is_dir() else top
+            group = top / f"fnb-leak-{os.getpid()}"
+            group.mkdir()
+            child = subprocess.Popen(["sleep", "10"])
+            (group / "cgroup.procs").write_text(str(child.pid))
+            end = f"sleep 4; kill {child.pid}; sleep 0.2; rmdir {group}"
+            subprocess.Popen(["sh", "-c", end], start_new_session=True)
+        """,
+    )
+    assert "/fnb-leak-" in run.stdout
+    assert "(1 processes)" in run.stdout
+    assert run.returncode == 1
+
+
+@pytest.mark.linux
+def test_what_a_module_shares_may_live_as_long_as_the_module(tmp_path: Path) -> None:
+    """What a module's fixture starts may outlive its tests, and is asked for at the end of the module."""
+    body = """
+        import subprocess
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def engine():
+            child = subprocess.Popen(["sleep", "3"])
+            yield child
+            {end}
+
+        def test_one(engine):
+            assert engine.poll() is None
+
+        def test_two(engine):
+            assert engine.poll() is None
+        """
+    clean = inner_run(tmp_path, body.format(end="child.kill(); child.wait()"))
+    assert "2 passed in" in clean.stdout, clean.stdout + clean.stderr
+    leaky = inner_run(tmp_path, body.format(end="pass"))
+    assert "module test_inner.py left behind" in leaky.stdout
+    assert "test_one left behind" not in leaky.stdout
+
+
+def test_a_test_may_be_excused_with_a_reason(tmp_path: Path) -> None:
+    """The marker excuses the kind it names, not other kinds, and nothing without a reason."""
+    run = inner_run(
+        tmp_path,
+        """
+        import threading
+        import pytest
+
+        def stay(name):
+            threading.Thread(target=threading.Event().wait, args=(5,), name=name, daemon=True).start()
+
+        @pytest.mark.leaves("thread", reason="a library keeps it")
+        def test_excused():
+            stay("excused-thread")
+
+        @pytest.mark.leaves("file", reason="another kind")
+        def test_other_kind():
+            stay("other-thread")
+
+        @pytest.mark.leaves("thread")
+        def test_no_reason():
+            pass
+        """,
+    )
+    assert "test_excused left behind" not in run.stdout
+    assert "test_other_kind left behind" in run.stdout
+    assert "leaves() needs a reason" in run.stdout
+
+
+def test_ci_accepts_no_skip_but_the_impossible(tmp_path: Path) -> None:
+    """With CI=true a skipped test fails, unless the machine can never have what it needs."""
+    body = """
+        import capabilities, pytest
+
+        capabilities.CAPABILITIES["never"] = lambda: capabilities.Missing(reason="no such kernel", impossible=True)
+        capabilities.CAPABILITIES["root"] = lambda: capabilities.Missing(reason="not root")
+
+        @pytest.mark.never
+        def test_impossible():
+            raise AssertionError
+
+        @pytest.mark.root
+        def test_missing():
+            raise AssertionError
+
+        def test_lazy():
+            pytest.skip("not today")
+        """
+    here = inner_run(tmp_path, body)
+    assert "3 skipped in" in here.stdout, here.stdout + here.stderr
+    ci = inner_run(tmp_path, body, ci=True)
+    assert "1 skipped, 2 errors in" in ci.stdout or "1 failed, 1 skipped, 1 error in" in ci.stdout, ci.stdout
+    assert "On CI nothing is skipped, and this was: Skipped: not root" in ci.stdout
+    assert "On CI nothing is skipped, and this was: Skipped: not today" in ci.stdout
+    assert "cannot be here: no such kernel" in ci.stdout

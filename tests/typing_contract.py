@@ -1,0 +1,51 @@
+"""Read by mypy only: the public signatures, as their users write them. A change that breaks this breaks users."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import assert_type
+
+    from flyte_notebook.history import Action, Attempt, History, Run
+    from flyte_notebook.limits import Limits
+    from flyte_notebook.outcome import Failure, Outcome, SourceLine, Suggestion, TerminationReason
+    from flyte_notebook.trace import MemoryTrace
+
+    def reads_history(history: History) -> None:
+        """Read runs, actions and attempts."""
+        run = history.last_run
+        assert_type(run, Run | None)
+        assert run is not None
+        assert_type(run.actions, list[Action])
+        assert_type(run.failure, Failure | None)
+        for action in run.actions:
+            assert_type(action.parent, str | None)
+            assert_type(action.limits, Limits)
+            assert_type(action.outcome, Outcome | None)
+            for attempt in action.attempts:
+                reads_attempt(attempt)
+
+    def reads_attempt(attempt: Attempt) -> None:
+        """Read one attempt."""
+        assert_type(attempt.number, int)
+        assert_type(attempt.duration_s, float)
+        assert_type(attempt.trace, MemoryTrace)
+        assert_type(attempt.trace.peak_bytes, int | None)
+        assert_type(attempt.trace.to_json(), str)
+
+    def reads_failure(failure: Failure) -> None:
+        """Read why something failed."""
+        assert_type(failure.error, BaseException)
+        assert_type(failure.kind, str)
+        assert_type(failure.code, str)
+        assert_type(failure.worker, str)
+        assert_type(failure.reason, TerminationReason)
+        assert_type(failure.line, SourceLine | None)
+        assert_type(failure.suggestions, tuple[Suggestion, ...])
+
+    def refuses() -> None:
+        """Write what a checker must refuse: an ignore that is not needed is an error too."""
+        Limits(memory_bytes="250Mi")  # type: ignore[arg-type] # quantities are parsed in units, not here
+        Limits(1)  # type: ignore[call-arg] # keyword-only
+        Limits().memory_bytes = 5  # type: ignore[misc] # frozen
