@@ -1,0 +1,210 @@
+"""The error classes of ``flyte.errors`` under every name that was promised, and their way across processes.
+
+Every public class and function of the installed SDK's ``flyte.errors`` is importable from here, and so is every name
+of the published reference, whichever supported SDK is installed:
+
+- ``silence_grpc_polling_error`` is what newer SDKs call ``silence_polling_error``;
+- ``RunAbortedError`` is ``ActionAbortedError`` where the SDK has only that one;
+- ``ReferenceTaskError`` is, where the SDK has no such class, the tuple ``(RemoteTaskNotFoundError,
+  RemoteTaskUsageError)``: the two share no base of their own, and a tuple works in ``except`` and ``isinstance``.
+
+Where our own classes hang in the SDK's tree::
+
+    RuntimeError
+    ├── ActionNotFoundError
+    └── BaseRuntimeError
+        ├── RuntimeSystemError
+        ├── RuntimeUnknownError
+        └── RuntimeUserError
+            ├── OOMError, TaskTimeoutError, ...
+            └── UnschedulableError    ours: this machine can never admit the task
+    ValueError
+    └── UnitError                     ours, in `flyte_notebook.units`
+
+Most of the SDK's classes do not survive pickling, because their ``__init__`` takes other arguments than ``args``.
+`pack` turns an error into plain values, `rebuild` turns those into an error of the same class with the same fields.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+import flyte.errors
+from flyte.errors import *  # noqa: F403 - every name of the installed SDK is promised here, also those it gains later
+from flyte.errors import ActionNotFoundError, BaseRuntimeError, RuntimeUserError
+
+FlyteError: TypeAlias = BaseRuntimeError | ActionNotFoundError
+
+_ROOTS: Final = (BaseRuntimeError, ActionNotFoundError)
+_PLAIN_SCALARS: Final = (str, int, float, bool, bytes, type(None))
+_PLAIN_DEPTH: Final = 8
+_OWN_FIELDS: Final = frozenset({"code", "kind", "worker"})
+_ATTACHED: Final = frozenset({"failure", "recoverable"})
+"""What diagnosis hangs on an error for one attempt; it must not travel on into the next one."""
+
+
+if TYPE_CHECKING:
+    RunAbortedError = flyte.errors.ActionAbortedError
+    silence_grpc_polling_error = flyte.errors.silence_polling_error
+else:
+
+    def _first(*names: str) -> Any:  # noqa: ANN401 - a class or a function, as the SDK has it
+        return next(vars(flyte.errors)[name] for name in names if name in vars(flyte.errors))
+
+    RunAbortedError = _first("RunAbortedError", "ActionAbortedError")
+    silence_grpc_polling_error = _first("silence_grpc_polling_error", "silence_polling_error")
+
+ReferenceTaskError: type[RuntimeUserError] | tuple[type[RuntimeUserError], ...] = getattr(
+    flyte.errors,
+    "ReferenceTaskError",
+    tuple(
+        getattr(flyte.errors, name)
+        for name in ("RemoteTaskNotFoundError", "RemoteTaskUsageError")
+        if hasattr(flyte.errors, name)
+    ),
+)
+"""A class in old SDKs, else a tuple of the two classes that replaced it; usable in ``except`` and ``isinstance``."""
+
+
+class UnschedulableError(RuntimeUserError):
+    """The task can never start on this machine.
+
+    Either it needs more memory than the machine has, or the memory it needs is held by tasks that wait for it.
+    """
+
+    def __init__(self, message: str, worker: str | None = None) -> None:
+        super().__init__("Unschedulable", message, worker)
+
+
+def recoverable(error: BaseException) -> bool:
+    """Whether another attempt may help, by class alone, as the SDK decides it.
+
+    ``NonRecoverableError`` and `UnschedulableError` end the attempts; a class of the SDK that declares ``recoverable``,
+    as the Apple Silicon errors do, is believed; everything else is worth the retries that the task declares.
+    """
+    never = (UnschedulableError, getattr(flyte.errors, "NonRecoverableError", UnschedulableError))
+    if isinstance(error, never):
+        return False
+    of_the_sdk = (base for base in type(error).__mro__ if base.__module__ == flyte.errors.__name__)
+    declared = any("recoverable" in vars(base) for base in of_the_sdk)
+    return not declared or getattr(type(error), "recoverable", True) is not False
+
+
+def pack(error: BaseException) -> dict[str, Any] | None:
+    """Return what `rebuild` needs, in plain values that any pickle or JSON-like protocol carries.
+
+    ``None`` for an error that is not of the SDK's tree. Attributes that are not plain values are left out.
+    """
+    if not isinstance(error, _ROOTS):
+        return None
+    message = _message(error)
+    args = _plain(error.args)
+    attributes = {
+        name: plain[0]
+        for name, value in vars(error).items()
+        if name not in _OWN_FIELDS | _ATTACHED and (plain := _plain(value)) is not None
+    }
+    return {
+        "class": _qualified(type(error)),
+        "bases": [_qualified(base) for base in type(error).__mro__[1:] if issubclass(base, _ROOTS)],
+        "code": str(getattr(error, "code", type(error).__name__)),
+        "kind": str(getattr(error, "kind", "user")),
+        "worker": _worker(error),
+        "message": message,
+        "args": (message,) if args is None else args[0],
+        "attributes": attributes,
+        "recoverable": recoverable(error),
+    }
+
+
+def rebuild(fields: dict[str, Any]) -> FlyteError:
+    """Return the error that `pack` described: the same class, every field restored, ``__init__`` not called.
+
+    A class that cannot be imported here, or that cannot be made without its ``__init__``, becomes its nearest base
+    that can.
+    """
+    for name in (fields["class"], *fields["bases"]):
+        error = _blank(name)
+        if error is None:
+            continue
+        # Past the class's own __setattr__: a frozen dataclass is an exception class like any other.
+        BaseException.__setattr__(error, "args", tuple(fields["args"]))
+        vars(error).update(fields["attributes"])
+        if isinstance(error, BaseRuntimeError):
+            vars(error).update({name: fields[name] for name in _OWN_FIELDS})
+        return error
+    return RuntimeUserError(fields["code"], fields["message"], fields["worker"])
+
+
+def _qualified(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a user's own class may raise anything
+        return f"(the text of this {type(error).__name__} cannot be shown: its __str__ raises)"
+
+
+def _worker(error: BaseException) -> str | None:
+    worker = getattr(error, "worker", None)
+    return None if worker is None else str(worker)
+
+
+def _blank(qualified: str) -> FlyteError | None:
+    """Return an instance of the named class with nothing set, ``None`` when that class cannot be had here."""
+    module_name, _, path = qualified.partition(":")
+    try:
+        cls: object = attrgetter(path)(importlib.import_module(module_name))
+    except (Exception, SystemExit):  # noqa: BLE001 - a user's own class may raise anything
+        return None
+    if not inspect.isclass(cls) or not issubclass(cls, _ROOTS):
+        return None
+    try:
+        return RuntimeError.__new__(cls)
+    except TypeError:  # the class also inherits from a built-in of another layout, such as OSError
+        return None
+
+
+def _plain(value: object, depth: int = _PLAIN_DEPTH) -> tuple[Any] | None:
+    """Return a tuple holding ``value`` when it is made of plain values only, else ``None``.
+
+    Subclasses such as numpy scalars are not plain: unpickling them would import their library.
+    """
+    if type(value) in _PLAIN_SCALARS:
+        return (value,)
+    if depth == 0:
+        return None
+    if isinstance(value, dict) and type(value) is dict:
+        items = [(_plain(key, depth - 1), _plain(item, depth - 1)) for key, item in value.items()]
+        if any(key is None or item is None for key, item in items):
+            return None
+        return (dict(value),)
+    if type(value) in {list, tuple, set, frozenset}:
+        members = cast("list[object]", value)
+        return (value,) if all(_plain(item, depth - 1) is not None for item in members) else None
+    return None
+
+
+_OWN_NAMES: Final = (
+    "FlyteError",
+    "ReferenceTaskError",
+    "RunAbortedError",
+    "UnschedulableError",
+    "pack",
+    "rebuild",
+    "recoverable",
+    "silence_grpc_polling_error",
+)
+__all__ = [  # noqa: PLE0604 - the SDK's names are asked for, not listed by hand
+    *_OWN_NAMES,
+    *(
+        name
+        for name, thing in vars(flyte.errors).items()
+        if not name.startswith("_") and (inspect.isclass(thing) or inspect.isfunction(thing))
+    ),
+]

@@ -1,0 +1,149 @@
+"""What ran: a run, its actions in start order, their attempts."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.outcome import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flyte_notebook.limits import Limits
+    from flyte_notebook.outcome import Outcome
+    from flyte_notebook.trace import MemoryTrace
+
+KEPT_RUNS = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try at an action. ``number`` counts from 1; ``duration_s`` is from start of the worker to its end."""
+
+    number: int
+    worker: str
+    limits: Limits
+    outcome: Outcome
+    trace: MemoryTrace
+    duration_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Action:
+    """A task that ran inside a run; ``parent`` is the name of the action that called it, ``None`` for the root."""
+
+    name: str
+    task_name: str
+    parent: str | None
+    limits: Limits
+    attempts: list[Attempt] = field(default_factory=list)
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The outcome of the last attempt, ``None`` while the first one runs."""
+        return self.attempts[-1].outcome if self.attempts else None
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """One ``flyte.run`` or one cell: its actions, flat, in start order.
+
+    ``failure`` is why the run failed, ``None`` while it runs and when it succeeded, also if failures inside were
+    caught. ``outputs`` are the results by name.
+    """
+
+    name: str
+    task_name: str
+    actions: list[Action] = field(default_factory=list)
+    failure: Failure | None = None
+    outputs: dict[str, Any] = field(default_factory=dict)
+    cached: bool = False
+    _by_name: dict[str, Action] = field(default_factory=dict, repr=False)
+
+    def action(self, name: str) -> Action | None:
+        """Return the action of that name, or ``None``."""
+        return self._by_name.get(name)
+
+    def begin_action(self, name: str, task_name: str, parent: str | None, limits: Limits) -> Action:
+        """Return the action of that name, begun now if it is new (a retry is not)."""
+        action = self._by_name.get(name)
+        if action is None:
+            action = Action(name=name, task_name=task_name, parent=parent, limits=limits)
+            self._by_name[name] = action
+            self.actions.append(action)
+        return action
+
+    def failure_of(self, worker: str) -> Failure | None:
+        """Return the failure of the attempt with that worker name, ``None`` if it is not one of this run's."""
+        for action in self.actions:
+            for attempt in action.attempts:
+                if attempt.worker == worker:
+                    return attempt.outcome if isinstance(attempt.outcome, Failure) else None
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the run for tools: names, limits, outcomes and peaks; no values."""
+        return {
+            "name": self.name,
+            "task_name": self.task_name,
+            "cached": self.cached,
+            "failure": None if self.failure is None else self.failure.to_dict(),
+            "outputs": sorted(self.outputs),
+            "actions": [_action_dict(action) for action in self.actions],
+        }
+
+
+class History:
+    """The runs of this process, oldest first, the last `KEPT_RUNS` of them."""
+
+    def __init__(self, kept: int = KEPT_RUNS) -> None:
+        self._runs: deque[Run] = deque(maxlen=kept)
+        self.last_failure: Failure | None = None
+
+    def begin(self, name: str, task_name: str) -> Run:
+        """Return the run of that name, begun now if it is new."""
+        known = self.find(name)
+        if known is not None:
+            return known
+        run = Run(name=name, task_name=task_name)
+        self._runs.append(run)
+        return run
+
+    def find(self, name: str) -> Run | None:
+        """Return the run of that name, or ``None``."""
+        return next((run for run in reversed(self._runs) if run.name == name), None)
+
+    @property
+    def last_run(self) -> Run | None:
+        """The run that began last, also when it failed; ``None`` before the first."""
+        return self._runs[-1] if self._runs else None
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(tuple(self._runs))
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __getitem__(self, index: int) -> Run:
+        return self._runs[index]
+
+
+def _action_dict(action: Action) -> dict[str, Any]:
+    return {
+        "name": action.name,
+        "task_name": action.task_name,
+        "parent": action.parent,
+        "memory_limit_bytes": action.limits.memory_bytes,
+        "attempts": [
+            {
+                "number": attempt.number,
+                "worker": attempt.worker,
+                "error": type(attempt.outcome.error).__name__ if isinstance(attempt.outcome, Failure) else None,
+                "peak_bytes": attempt.trace.peak_bytes,
+                "duration_s": round(attempt.duration_s, 3),
+            }
+            for attempt in action.attempts
+        ],
+    }

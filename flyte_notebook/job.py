@@ -1,0 +1,58 @@
+"""One attempt of one action, before it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flyte_notebook.limits import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a worker sees of the notebook: current directory, environment and module search path."""
+
+    cwd: str
+    environ: Mapping[str, str]
+    sys_path: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFact:
+    """An input by name, type and size; never its value. ``size_bytes`` is ``None`` when it was not measured."""
+
+    name: str
+    type_name: str
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One attempt of one action.
+
+    ``entry`` is the ``module:function`` that the worker calls with ``payload``, which nobody in between reads.
+    ``attempt`` counts from 0, as ``flyte.ctx().attempt_number`` does; ``max_attempts`` is retries + 1.
+    ``parent`` is the action name of the action that asked for this one, ``None`` for the root of a run.
+    ``queued_s`` is the monotonic time of the action's first submission; a deadline counts from there.
+    """
+
+    label: str
+    run: str
+    action: str
+    entry: str
+    payload: bytes
+    parent: str | None = None
+    attempt: int = 0
+    max_attempts: int = 1
+    limits: Limits = field(default_factory=Limits)
+    env_vars: Mapping[str, str] = field(default_factory=dict)
+    inputs: tuple[InputFact, ...] = ()
+    queued_s: float = 0.0
+
+    @property
+    def worker(self) -> str:
+        """The name of the attempt in the cluster's form: ``<run>-<action>-<attempt>``."""
+        return f"{self.run}-{self.action}-{self.attempt}"

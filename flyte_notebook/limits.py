@@ -1,0 +1,69 @@
+"""What one attempt may use, and what enforced it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The bounds of one attempt. ``None`` means not limited, and nothing else.
+
+    ``memory_bytes`` is the hard limit over all processes of the task: interpreter, imports, inputs and children
+    included, as in a container. ``memory_request_bytes`` is what admission reserves when a request below the
+    limit was declared. ``max_runtime_s`` counts from the moment the worker was ready, per attempt;
+    ``max_queued_time_s`` from submission to start, per attempt; ``deadline_s`` from the first submission, across all
+    attempts. ``max_inline_io_bytes`` bounds inputs and outputs that travel inline.
+    """
+
+    memory_bytes: int | None = None
+    memory_request_bytes: int | None = None
+    cpu_cores: float | None = None
+    max_runtime_s: float | None = None
+    max_queued_time_s: float | None = None
+    deadline_s: float | None = None
+    max_inline_io_bytes: int | None = None
+
+
+MemoryMechanism = Literal["cgroup_v2", "cgroup_v1", "watchdog", "none"]
+CpuMechanism = Literal["cgroup_v2", "cgroup_v1", "affinity", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enforcement:
+    """Which mechanism of this machine holds a limit.
+
+    ``memory`` is ``cgroup_v2`` or ``cgroup_v1`` when the operating system's kernel enforces it, ``watchdog`` when a
+    5 ms poll does, which may overshoot by about 100 MiB. ``hints`` are sentences about what is missing here, each with
+    the command that would give more; empty when nothing is missing.
+    """
+
+    memory: MemoryMechanism = "none"
+    cpu: CpuMechanism = "none"
+    hints: tuple[str, ...] = ()
+
+    @property
+    def kernel_memory(self) -> bool:
+        """Whether the operating system's kernel holds the memory limit."""
+        return self.memory in {"cgroup_v1", "cgroup_v2"}
+
+    @property
+    def memory_words(self) -> str:
+        """How the memory limit is held, in words a person can read."""
+        return {
+            "cgroup_v2": "kernel (cgroup v2)",
+            "cgroup_v1": "kernel (cgroup v1)",
+            "watchdog": "polled every 5 ms, may overshoot by about 100 MiB",
+            "none": "not enforced",
+        }[self.memory]
+
+    @property
+    def cpu_words(self) -> str:
+        """How the CPU limit is held, in words a person can read."""
+        return {
+            "cgroup_v2": "kernel (cgroup v2)",
+            "cgroup_v1": "kernel (cgroup v1)",
+            "affinity": "CPU affinity, whole cores only",
+            "none": "not enforced",
+        }[self.cpu]

@@ -1,0 +1,198 @@
+"""What became of one attempt: bare facts first (`WorkerReport`), then what they mean (`Success` or `Failure`)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from flyte_notebook.limits import Enforcement, Limits
+from flyte_notebook.trace import MemoryTrace
+
+Stage = Literal["queued", "starting", "loading", "running", "returning", "finished"]
+"""How far the worker got. ``loading`` reads code and inputs, ``returning`` serialises outputs."""
+
+Tripped = Literal["memory", "max_runtime", "deadline", "max_queued_time", "stopped", "never_fits"]
+"""The first reason for which our side ended an attempt, or refused to start it."""
+
+TerminationReason = Literal[
+    "memory",  # the task's own limit, by the kernel or the watchdog
+    "machine_memory",  # the machine ran short; not the task's limit
+    "max_runtime",
+    "deadline",
+    "max_queued_time",
+    "stopped",
+    "never_fits",
+    "raised",  # user code raised
+    "exited",  # the process ended by itself before a result
+    "signalled",  # a signal that was neither ours nor the OOM killer's
+    "worker_lost",  # the worker never became ready, or its channel broke
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceLine:
+    """A line of the user's code; ``str()`` of it contains the text."""
+
+    file: str
+    number: int
+    text: str
+    function: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.number}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Raised:
+    """An exception of user code, as the worker saw it.
+
+    ``fields`` are what rebuilds a ``flyte.errors`` instance (see `flyte_notebook.errors.pack`), ``None`` for any other
+    class. ``pickled`` is the exception itself, ``None`` when it could not be pickled. ``traceback`` starts at the
+    user's first frame; ``lines`` are the user's frames in it, outermost first.
+    """
+
+    type_name: str
+    module: str
+    message: str
+    traceback: str
+    lines: tuple[SourceLine, ...] = ()
+    fields: dict[str, Any] | None = None
+    pickled: bytes | None = None
+    recoverable: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReport:
+    """Bare facts about one attempt; what they mean is decided in `flyte_notebook.diagnosis`.
+
+    ``answer`` is the opaque result, ``None`` when there was none. ``exit_status`` and ``signal`` are of the worker
+    process, at most one of them set. ``oom_kills`` is the rise of the kernel's counter for this task's group and
+    ``limit_reached`` whether the group itself was at its limit: a kill without it was the machine running short.
+    ``returning`` names the output being serialised when the attempt ended. ``started_s`` and ``ended_s`` are
+    monotonic; ``queued_for_s`` is the wait for admission.
+    """
+
+    answer: bytes | None = None
+    raised: Raised | None = None
+    exit_status: int | None = None
+    signal: int | None = None
+    tripped: Tripped | None = None
+    tripped_detail: str = ""
+    oom_kills: int = 0
+    limit_reached: bool = False
+    machine_short: bool = False
+    stage: Stage = "queued"
+    returning: str | None = None
+    trace: MemoryTrace = field(default_factory=MemoryTrace)
+    enforcement: Enforcement = field(default_factory=Enforcement)
+    output_tail: str = ""
+    queued_for_s: float = 0.0
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Success:
+    """The attempt gave a result; ``answer`` is opaque."""
+
+    answer: bytes
+    report: WorkerReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suggestion:
+    """One sentence, and the limits that it proposes."""
+
+    sentence: str
+    limits: Limits
+
+
+BUNDLE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Failure:
+    """Why an attempt failed, and everything known about it.
+
+    ``error`` is the ``flyte.errors`` exception that reaches the user; it carries this object as ``exc.failure``.
+    ``headline`` is one plain sentence with measured against allowed. ``wire_code`` is the code a cluster puts on the
+    wire when it differs from ``code``. ``line`` is the user's line where it failed, ``None`` when not known.
+    """
+
+    error: BaseException
+    kind: str
+    code: str
+    worker: str
+    message: str
+    reason: TerminationReason
+    headline: str
+    task_name: str
+    attempt: int
+    max_attempts: int
+    limits: Limits
+    report: WorkerReport
+    wire_code: str | None = None
+    line: SourceLine | None = None
+    lines: tuple[SourceLine, ...] = ()
+    traceback: str = ""
+    output_tail: str = ""
+    inputs: tuple[Any, ...] = ()
+    suggestions: tuple[Suggestion, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Failure of {self.task_name}: {type(self.error).__name__}: {self.headline}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the failure for tools: plain values only, versioned, no environment and no input values."""
+        trace = self.report.trace
+        return {
+            "version": BUNDLE_VERSION,
+            "error": type(self.error).__name__,
+            "kind": self.kind,
+            "code": self.code,
+            "wire_code": self.wire_code,
+            "worker": self.worker,
+            "message": self.message,
+            "reason": self.reason,
+            "headline": self.headline,
+            "task_name": self.task_name,
+            "attempt": self.attempt + 1,
+            "max_attempts": self.max_attempts,
+            "limits": {
+                "memory_bytes": self.limits.memory_bytes,
+                "cpu_cores": self.limits.cpu_cores,
+                "max_runtime_s": self.limits.max_runtime_s,
+                "max_queued_time_s": self.limits.max_queued_time_s,
+                "deadline_s": self.limits.deadline_s,
+            },
+            "memory": trace.to_dict(),
+            "enforcement": {
+                "memory": self.report.enforcement.memory,
+                "memory_words": self.report.enforcement.memory_words,
+                "cpu": self.report.enforcement.cpu,
+            },
+            "duration_s": round(self.report.duration_s, 3),
+            "queued_for_s": round(self.report.queued_for_s, 3),
+            "exit_status": self.report.exit_status,
+            "signal": self.report.signal,
+            "oom_kills": self.report.oom_kills,
+            "stage": self.report.stage,
+            "line": None
+            if self.line is None
+            else {"file": self.line.file, "number": self.line.number, "text": self.line.text},
+            "traceback": self.traceback,
+            "output_tail": self.output_tail,
+            "inputs": [
+                {"name": fact.name, "type": fact.type_name, "size_bytes": fact.size_bytes} for fact in self.inputs
+            ],
+            "suggestions": [
+                {"sentence": item.sentence, "memory_bytes": item.limits.memory_bytes} for item in self.suggestions
+            ],
+        }
+
+    def to_json(self) -> str:
+        """Return `to_dict` as JSON."""
+        return json.dumps(self.to_dict())
+
+
+Outcome: TypeAlias = Success | Failure

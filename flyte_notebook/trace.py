@@ -1,0 +1,94 @@
+"""Memory over time of one attempt: bounded in length however long the task runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_POINTS = 2_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryTrace:
+    """Memory of all processes of one attempt over time.
+
+    ``times_s`` and ``memory_bytes`` have the same length, at most 2,000; times count from the start of the worker
+    process. ``memory_bytes`` is what the limit counts less page cache that the kernel could drop.
+    ``baseline_bytes`` is the usage when the worker had started and held no input yet. ``peak_bytes`` is exact
+    when ``peak_source`` is ``"kernel counter"`` and a lower bound when it is ``"samples"``; ``None`` where nothing was
+    measured.
+    """
+
+    times_s: tuple[float, ...] = ()
+    memory_bytes: tuple[int, ...] = ()
+    limit_bytes: int | None = None
+    baseline_bytes: int | None = None
+    peak_bytes: int | None = None
+    peak_source: str = "samples"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the trace as plain lists and numbers, ready for JSON."""
+        return {
+            "times_s": [round(time, 4) for time in self.times_s],
+            "memory_bytes": list(self.memory_bytes),
+            "limit_bytes": self.limit_bytes,
+            "baseline_bytes": self.baseline_bytes,
+            "peak_bytes": self.peak_bytes,
+            "peak_source": self.peak_source,
+        }
+
+    def to_json(self) -> str:
+        """Return the trace as one JSON object; the keys are the field names."""
+        return json.dumps(self.to_dict())
+
+    def to_pandas(self) -> Any:  # noqa: ANN401 - pandas is the user's, not a dependency
+        """Return a ``pandas.DataFrame`` with column ``memory_bytes`` and index ``time_s``; needs pandas."""
+        import pandas as pd  # noqa: PLC0415 - pandas is the user's, not a dependency
+
+        index = pd.Index(self.times_s, name="time_s")
+        return pd.DataFrame({"memory_bytes": list(self.memory_bytes)}, index=index)
+
+
+class TraceRecorder:
+    """Collects samples into at most `MAX_POINTS` points, and says when the next one is due.
+
+    Sampling starts at ``first_interval_s``. When the buffer is full every two neighbours are merged into the larger one
+    and the interval doubles, so that a trace of any length keeps its peaks in bounded space.
+    """
+
+    def __init__(self, *, first_interval_s: float = 0.005, max_points: int = MAX_POINTS) -> None:
+        self.interval_s = first_interval_s
+        self._max_points = max_points
+        self._points: list[tuple[float, int]] = []
+        self._bucket_end_s = 0.0
+
+    def add(self, time_s: float, memory_bytes: int) -> None:
+        """Record one sample; times never go back."""
+        if self._points and time_s < self._bucket_end_s:
+            if memory_bytes > self._points[-1][1]:
+                self._points[-1] = (time_s, memory_bytes)
+            return
+        if len(self._points) >= self._max_points:
+            self._points = list(_merged(self._points))
+            self.interval_s *= 2
+        self._points.append((time_s, memory_bytes))
+        self._bucket_end_s = time_s + self.interval_s * 0.5
+
+    @property
+    def highest_bytes(self) -> int | None:
+        """The largest sample so far, or ``None`` before the first."""
+        return max((memory for _, memory in self._points), default=None)
+
+    @property
+    def points(self) -> tuple[tuple[float, int], ...]:
+        """The points kept so far, in time order."""
+        return tuple(self._points)
+
+
+def _merged(points: list[tuple[float, int]]) -> Iterator[tuple[float, int]]:
+    for index in range(0, len(points), 2):
+        yield max(points[index : index + 2], key=lambda point: point[1])

@@ -1,0 +1,1 @@
+"""What one sees: data in, text or HTML out; nothing here starts anything."""

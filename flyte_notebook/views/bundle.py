@@ -1,0 +1,43 @@
+"""A failure in every form at once, so that each front end, converter and tool takes the one that it understands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from flyte_notebook.views.html import failure_html
+from flyte_notebook.views.text import failure_text
+
+if TYPE_CHECKING:
+    from flyte_notebook.outcome import Failure
+
+MIME_TYPE: Final = "application/vnd.flyte-notebook.failure+json"
+
+STRING_CHARACTERS: Final = 200_000
+"""A longer string is cut in the bundle, with a note; a notebook file should open."""
+
+
+def failure_bundle(failure: Failure) -> dict[str, Any]:
+    """Return the MIME bundle of a failure: ``text/html``, ``text/plain`` and `MIME_TYPE`, the last one for tools.
+
+    All three can be encoded as UTF-8 JSON, also when the task wrote what cannot.
+    """
+    return {
+        "text/html": failure_html(failure),
+        "text/plain": failure_text(failure),
+        MIME_TYPE: _encodable(failure.to_dict()),
+    }
+
+
+def _encodable(value: Any) -> Any:  # noqa: ANN401 - any plain value, and the same kind comes back
+    """Return ``value`` with lone surrogates written out and very long strings cut."""
+    if isinstance(value, str):
+        if len(value) > STRING_CHARACTERS:
+            left_out = len(value) - STRING_CHARACTERS
+            half = STRING_CHARACTERS // 2
+            value = f"{value[:half]}\n[… {left_out:,} characters left out …]\n{value[-half:]}"
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_encodable(item) for item in value]
+    return value

@@ -1,0 +1,207 @@
+"""A failure as plain text: for terminals, logs and notebooks that show nothing else.
+
+Also the home of `clean`, through which everything a task wrote goes before a person sees it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from flyte_notebook.units import format_cpu, format_duration, format_memory
+
+if TYPE_CHECKING:
+    from flyte_notebook.outcome import Failure, SourceLine
+
+BAR_CHARACTERS: Final = 30
+LINE_CHARACTERS: Final = 300
+FIRST_FRAMES: Final = 3
+LAST_FRAMES: Final = 9
+OUTPUT_LINES: Final = 12
+MESSAGE_LINES: Final = 20
+SUGGESTIONS: Final = 5
+
+# CSI, OSC (ended by BEL or ST, or by the line's end when it was cut), and the two-character escapes of ECMA-48.
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[ -/]*[0-~])|\x9b[0-?]*[ -/]*[@-~]")
+_LINE_ENDS = re.compile(r"\r+\n|[\v\f\x85\u2028\u2029]")
+# C0 and C1 controls except tab and newline, and the marks that reorder or isolate the text after them
+# (https://trojansource.codes). The plain direction marks U+200E and U+200F stay: honest text needs them.
+_HIDDEN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
+
+
+def clean(text: str, characters: int, *, keep: str = "both") -> str:
+    """Return ``text`` safe to show, at most about ``characters`` long, with a note where something was left out.
+
+    Escape sequences for terminals go; a line that was overwritten with carriage returns shows its last state; other
+    control characters, direction overrides and lone surrogates become visible. ``keep`` says which part of a text that
+    is too long stays: ``"both"`` its ends, ``"tail"`` its end. Linear in ``characters``, not in the text's length.
+    """
+    reach = 2 * characters
+    if len(text) > 2 * reach:  # far too long: look at its ends only
+        before, after = _made_visible(text[:reach]), _made_visible(text[-reach:])
+    else:
+        before = after = _made_visible(text)
+        if len(before) <= characters:
+            return before
+    left_out = f"[… about {max(len(text), len(before)) - characters:,} characters left out …]"
+    if keep == "tail":
+        return f"{left_out}\n{_tail(after, characters)}"
+    return f"{before[: characters // 2]}\n{left_out}\n{_tail(after, characters // 2)}"
+
+
+def clean_line(text: str, characters: int = LINE_CHARACTERS) -> str:
+    """Return ``text`` as one line that is safe to show, cut with an ellipsis."""
+    line = " ".join(_made_visible(text[: 4 * characters]).split("\n")).strip()
+    return line if len(line) <= characters else line[: characters - 1] + "…"
+
+
+def failure_text(failure: Failure) -> str:
+    """Return the whole failure as text of at most a few dozen lines, for a terminal or ``text/plain``."""
+    report = failure.report
+    parts = [
+        f"{title(failure)}: {clean_line(failure.headline, 600)}",
+        f"  task    {clean_line(failure.task_name)}, attempt {failure.attempt + 1} of {failure.max_attempts}",
+        f"  error   kind {clean_line(failure.kind)}, code {clean_line(codes(failure))}",
+        f"  worker  {clean_line(failure.worker)}",
+        f"  memory  {memory_words(failure)}",
+    ]
+    bar = _bar(failure)
+    if bar:
+        parts.append(f"          {bar}")
+    parts.append(f"  limits  {limit_words(failure)}")
+    if failure.lines:
+        parts += ["", "Your lines, the failing one marked:", *source_lines(failure)]
+    message = clean(failure.message, 2_000).strip()
+    if message and message not in failure.headline:
+        parts += ["", "Message:", *(f"  {line}" for line in _middle_cut(message.split("\n")))]
+    tail = clean(report.output_tail or failure.output_tail, 4_000, keep="tail").rstrip().split("\n")
+    if tail != [""]:
+        parts += ["", "Last output:", *(f"  | {clean_line(line)}" for line in tail[-OUTPUT_LINES:])]
+    hints = [clean_line(suggestion.sentence) for suggestion in failure.suggestions[:SUGGESTIONS]]
+    if hints:
+        parts += ["", *hints]
+    return "\n".join(parts) + "\n"
+
+
+def short_traceback(failure: Failure) -> list[str]:
+    """Return the few lines that stand for a traceback: the user's own lines, then the error in one sentence."""
+    return [*source_lines(failure), f"{title(failure)}: {clean_line(failure.headline, 600)}"]
+
+
+def title(failure: Failure) -> str:
+    """Return the class name of the failure's error."""
+    return clean_line(type(failure.error).__name__, 120)
+
+
+def codes(failure: Failure) -> str:
+    """Return the error's code, with the one a cluster puts on the wire where that differs."""
+    if failure.wire_code is None or failure.wire_code == failure.code:
+        return failure.code
+    return f"{failure.code} (on the wire: {failure.wire_code})"
+
+
+def memory_words(failure: Failure) -> str:
+    """Return peak against limit in words, with how exact the peak is."""
+    trace, limit_bytes = failure.report.trace, failure.limits.memory_bytes
+    limit = "no limit" if limit_bytes is None else f"limit {format_memory(limit_bytes)}"
+    if trace.peak_bytes is None:
+        return f"peak not measured, {limit}"
+    exact = trace.peak_source != "samples"
+    peak = f"peak {'' if exact else 'at least '}{format_memory(trace.peak_bytes)}"
+    base = "" if trace.baseline_bytes is None else f", {format_memory(trace.baseline_bytes)} of it before any input"
+    return f"{peak} ({clean_line(trace.peak_source, 60)}{base}), {limit}"
+
+
+def limit_words(failure: Failure) -> str:
+    """Return the limits of the attempt and the mechanism that held each of them."""
+    limits, enforcement = failure.limits, failure.report.enforcement
+    words = [f"memory: {enforcement.memory_words}"]
+    if limits.cpu_cores is not None:
+        words.append(f"{format_cpu(limits.cpu_cores)}: {enforcement.cpu_words}")
+    for name, seconds in (
+        ("max_runtime", limits.max_runtime_s),
+        ("max_queued_time", limits.max_queued_time_s),
+        ("deadline", limits.deadline_s),
+    ):
+        if seconds is not None:
+            words.append(f"{name} {format_duration(seconds)}")
+    return " · ".join(words)
+
+
+def shown_frames(failure: Failure) -> list[tuple[SourceLine, bool] | int]:
+    """Return the user's frames to show, outermost first, each with whether it is the failing one.
+
+    A number stands for that many frames left out.
+    """
+    lines = failure.lines or (() if failure.line is None else (failure.line,))
+    # A recursion passes the same line many times; the innermost is the one where it failed.
+    failing = max((index for index, line in enumerate(lines) if line == failure.line), default=-1)
+    frames: list[tuple[SourceLine, bool] | int] = [(line, index == failing) for index, line in enumerate(lines)]
+    left_out = len(frames) - FIRST_FRAMES - LAST_FRAMES
+    if left_out > 0:
+        frames[FIRST_FRAMES:-LAST_FRAMES] = [left_out]
+    return frames
+
+
+def source_lines(failure: Failure) -> list[str]:
+    """Return the user's frames, outermost first, two lines each; ``>`` marks the line where it failed."""
+    shown = []
+    for frame in shown_frames(failure):
+        if isinstance(frame, int):
+            shown.append(f"  [… {frame} more frames …]")
+            continue
+        line, failing = frame
+        shown.append(f"  {frame_words(line)}")
+        shown.append(f"  {'>' if failing else ' '} {line.number} | {clean_line(line.text)}")
+    return shown
+
+
+def frame_words(line: SourceLine) -> str:
+    """Return where a line stands: file, number and, when known, function."""
+    function = f", in {clean_line(line.function, 80)}" if line.function else ""
+    return f"{clean_line(line.file)}, line {line.number}{function}"
+
+
+def _bar(failure: Failure) -> str:
+    peak_bytes, limit_bytes = failure.report.trace.peak_bytes, failure.limits.memory_bytes
+    if not peak_bytes or not limit_bytes:
+        return ""
+    filled = round(min(peak_bytes / limit_bytes, 1) * BAR_CHARACTERS)
+    over = "!" if peak_bytes > limit_bytes else ""
+    return f"[{'#' * filled}{'.' * (BAR_CHARACTERS - filled)}]{over} {peak_bytes / limit_bytes:.0%} of the limit"
+
+
+def _middle_cut(lines: list[str]) -> list[str]:
+    left_out = len(lines) - MESSAGE_LINES
+    if left_out <= 0:
+        return lines
+    half = MESSAGE_LINES // 2
+    return [*lines[:half], f"[… {left_out} lines left out …]", *lines[-half:]]
+
+
+def _tail(text: str, characters: int) -> str:
+    """Return the end of ``text``, from the start of a line when one begins soon enough."""
+    end = text[-characters:]
+    head, newline, rest = end.partition("\n")
+    return rest if newline and len(head) <= characters // 4 and len(end) < len(text) else end
+
+
+def _made_visible(text: str) -> str:
+    text = _LINE_ENDS.sub("\n", _ANSI.sub("", text))
+    if "\r" in text:
+        text = "\n".join(_last_state(line) for line in text.split("\n"))
+    text = _HIDDEN.sub(_shown, text)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _last_state(line: str) -> str:
+    """Return what a terminal shows in the end of a line that was overwritten, as progress bars do."""
+    return line.rstrip("\r").rpartition("\r")[2]
+
+
+def _shown(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    # Unicode has a picture for each C0 control and for DEL; anything else is named by its number.
+    if code < 0x20:  # noqa: PLR2004 - a code point of Unicode's C0 controls and DEL
+        return chr(0x2400 + code)
+    return "\u2421" if code == 0x7F else f"[U+{code:04X}]"  # noqa: PLR2004 - a code point of Unicode's C0 controls and DEL

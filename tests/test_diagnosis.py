@@ -1,0 +1,476 @@
+"""Tests of the diagnosis: which facts make which error, in which words, and whether another attempt may help."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import traceback
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import flyte.errors
+import pytest
+
+from flyte_notebook import errors
+from flyte_notebook.diagnosis import diagnose
+from flyte_notebook.job import InputFact, Job
+from flyte_notebook.limits import Enforcement, Limits
+from flyte_notebook.outcome import Failure, Raised, SourceLine, Success, WorkerReport
+from flyte_notebook.trace import MemoryTrace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MI = 2**20
+POD_FAILED = "Pod failed. No message received from kubernetes.\n[run-a1-0] terminated with exit code"
+JOB = Job(
+    label="oomer",
+    run="run",
+    action="a1",
+    parent="a0",
+    entry="module:function",
+    payload=b"",
+    max_attempts=3,
+    limits=Limits(
+        memory_bytes=250 * MI, max_runtime_s=1.0, max_queued_time_s=5.0, deadline_s=60.0, memory_request_bytes=100 * MI
+    ),
+    inputs=(InputFact(name="x", type_name="int", size_bytes=28),),
+)
+KERNEL = Enforcement(memory="cgroup_v1", cpu="cgroup_v1")
+RUNNING = WorkerReport(stage="running", duration_s=0.213, enforcement=KERNEL)
+OOM = replace(RUNNING, oom_kills=1, limit_reached=True, signal=9)
+LINE = SourceLine(file="In [1]", number=3, text="    y = int(x)")
+RAISED = Raised(
+    type_name="ValueError",
+    module="builtins",
+    message="bad x",
+    traceback='Traceback (most recent call last):\n  File "In [1]", line 3\n    y = int(x)\nValueError: bad x\n',
+    lines=(SourceLine(file="In [1]", number=9, text="f(x)"), LINE),
+    pickled=pickle.dumps(ValueError("bad x")),
+)
+
+
+def _failed(report: WorkerReport, job: Job = JOB, unpickle: Callable[[bytes], object] | None = None) -> Failure:
+    outcome = diagnose(job, report, unpickle=unpickle)
+    assert isinstance(outcome, Failure)
+    assert outcome is outcome.error.failure
+    assert isinstance(outcome.error.recoverable, bool)
+    return outcome
+
+
+def _raised(error: BaseException) -> WorkerReport:
+    """Return the report of a worker in which user code raised that error."""
+    raised = Raised(
+        type_name=type(error).__name__,
+        module=type(error).__module__,
+        message=str(error),
+        traceback=f"Traceback (most recent call last):\n{type(error).__name__}: {error}\n",
+        fields=errors.pack(error),
+    )
+    return replace(RUNNING, raised=raised)
+
+
+def test_an_answer_is_a_success() -> None:
+    """An answer without a kill and without a tripped limit is a success that carries it."""
+    report = replace(RUNNING, answer=b"result", stage="finished", exit_status=0)
+    assert Success(answer=b"result", report=report) == diagnose(JOB, report)
+
+
+def test_a_machine_that_ran_short_does_not_fail_a_task_that_ended_well() -> None:
+    """An answer counts, also when the machine was short of memory meanwhile."""
+    assert isinstance(diagnose(JOB, replace(RUNNING, answer=b"", machine_short=True)), Success)
+
+
+@pytest.mark.parametrize(
+    ("headline", "changes"),
+    [
+        ("needed more than 250 MiB; was killed by the kernel 0.21 s in", {}),
+        (
+            "needed more than 250 MiB; was killed by the kernel 0.21 s in, while returning `x`",
+            {"stage": "returning", "returning": "x"},
+        ),
+        (
+            "needed more than 250 MiB; was killed by the kernel 0.21 s in, while its code and inputs were read",
+            {"stage": "loading"},
+        ),
+        (
+            "needed more than 250 MiB; was killed by the watchdog 0.21 s in",
+            {"tripped": "memory", "oom_kills": 0, "enforcement": Enforcement(memory="watchdog")},
+        ),
+        (
+            "needed more than 250 MiB; was killed by the kernel 0.21 s in, on line 3: `y = int(x)`",
+            {"raised": RAISED},
+        ),
+    ],
+)
+def test_a_task_over_its_limit_is_the_clusters_oom(headline: str, changes: dict[str, Any]) -> None:
+    """A kill at the task's own limit is an OOMError in the cluster's words, whoever killed it and in whatever stage."""
+    failure = _failed(replace(OOM, **changes))
+    error = failure.error
+    assert type(error) is flyte.errors.OOMError
+    assert ("user", "OOMKilled", "run-a1-0") == (error.kind, error.code, error.worker)
+    assert f"{POD_FAILED} (137). Reason [OOMKilled]. Message: " == str(error) == failure.message
+    assert ("user", "OOMKilled", "run-a1-0", "memory") == (failure.kind, failure.code, failure.worker, failure.reason)
+    assert headline == failure.headline
+    assert error.recoverable is True
+
+
+def test_a_limit_below_what_python_needs_says_how_much_that_is() -> None:
+    """A limit that the worker cannot even start under is compared with what the worker needs."""
+    job = replace(JOB, limits=Limits(memory_bytes=250 * 1024))
+    failure = _failed(replace(OOM, stage="starting"), job)
+    assert "250 KiB is below what Python and Flyte themselves need (36 MiB)" == failure.headline
+    assert 128 * MI == failure.suggestions[0].limits.memory_bytes
+
+
+def test_an_oom_suggests_twice_the_memory_and_why() -> None:
+    """After an OOM one suggestion doubles the memory, keeps every other limit and calls the peak a lower bound."""
+    suggestion = _failed(OOM).suggestions[0]
+    assert replace(JOB.limits, memory_bytes=500 * MI) == suggestion.limits
+    assert "500Mi" in suggestion.sentence
+    assert "only a lower bound" in suggestion.sentence
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"limit_reached": False},
+        {"machine_short": True},
+        {"machine_short": True, "oom_kills": 0, "limit_reached": False},
+        {"tripped": "memory", "limit_reached": False},
+    ],
+)
+def test_a_machine_without_memory_is_not_blamed_on_the_limit(changes: dict[str, Any]) -> None:
+    """A kill below the task's own limit is an OOMError too, and says that it was the machine."""
+    failure = _failed(replace(OOM, **changes))
+    assert type(failure.error) is flyte.errors.OOMError
+    assert ("machine_memory", "OOMKilled") == (failure.reason, failure.code)
+    assert failure.message.startswith(f"{POD_FAILED} (137). Reason [OOMKilled]. Message: ")
+    assert "the machine ran out of memory" in failure.message
+    assert "the machine ran out of memory" in failure.headline
+    assert () == failure.suggestions
+
+
+def test_a_childs_oom_is_an_oom_although_the_task_ended_well() -> None:
+    """A task that ended well while the kernel killed a process of it gets the cluster's message for that."""
+    failure = _failed(replace(OOM, answer=b"result", signal=None, exit_status=0))
+    assert type(failure.error) is flyte.errors.OOMError
+    assert "Pod reported success despite being OOMKilled" == failure.message
+    assert "the task itself ended well" in failure.headline
+
+
+@pytest.mark.parametrize(
+    ("expected", "wire_code", "recoverable", "changes"),
+    [
+        (flyte.errors.MaxRuntimeExceededError, "MAX_RUNTIME_EXCEEDED", True, {"tripped": "max_runtime"}),
+        (flyte.errors.DeadlineExceededError, "DEADLINE_EXCEEDED", False, {"tripped": "deadline"}),
+        (
+            flyte.errors.MaxQueuedTimeExceededError,
+            "QUEUED_TIMEOUT_EXCEEDED",
+            True,
+            {"tripped": "max_queued_time", "stage": "queued"},
+        ),
+    ],
+)
+def test_each_bound_in_time_has_its_own_error(
+    expected: type[Exception],
+    wire_code: str,
+    recoverable: bool,  # noqa: FBT001 - expected value
+    changes: dict[str, Any],
+) -> None:
+    """A timeout is the SDK's class for that bound, with the cluster's wire code; only a deadline ends the attempts."""
+    failure = _failed(replace(RUNNING, signal=9, **changes))
+    assert expected is type(failure.error)
+    assert (expected.__name__, wire_code, "run-a1-0") == (failure.code, failure.wire_code, failure.worker)
+    assert changes["tripped"] == failure.reason
+    assert failure.message.startswith("Action a1 timed out, raising exception in current Action a0: ")
+    assert recoverable is failure.error.recoverable
+
+
+@pytest.mark.parametrize(
+    ("headline", "changes"),
+    [
+        ("ran longer than its max_runtime of 1 s; was stopped 0.21 s in", {"tripped": "max_runtime"}),
+        (
+            "was not done by its deadline of 1 min, counted over all attempts and their waiting",
+            {"tripped": "deadline"},
+        ),
+        (
+            "waited 5.1 s to start, longer than its max_queued_time of 5 s",
+            {"tripped": "max_queued_time", "queued_for_s": 5.1, "stage": "queued"},
+        ),
+    ],
+)
+def test_a_timeout_is_measured_against_what_was_allowed(headline: str, changes: dict[str, Any]) -> None:
+    """The headline of a timeout names the bound and the time that was taken."""
+    assert headline == _failed(replace(RUNNING, **changes)).headline
+
+
+def test_the_first_reason_stands() -> None:
+    """What happened after our side ended an attempt does not change why it ended."""
+    after = {"signal": 9, "oom_kills": 1, "limit_reached": True, "raised": RAISED, "answer": b"late"}
+    assert "max_runtime" == _failed(replace(RUNNING, tripped="max_runtime", **after)).reason
+    assert "stopped" == _failed(replace(RUNNING, tripped="stopped", **after)).reason
+
+
+def test_a_stopped_action_was_aborted() -> None:
+    """A stop is an ActionAbortedError in the SDK's words, and no further attempt follows."""
+    failure = _failed(replace(RUNNING, tripped="stopped", signal=9))
+    assert type(failure.error) is flyte.errors.ActionAbortedError
+    assert "Action a1 was aborted, aborting current Action a0" == failure.message
+    assert "was stopped 0.21 s in" == failure.headline
+    assert failure.error.recoverable is False
+
+
+def test_a_root_action_has_no_parent_to_name() -> None:
+    """The messages of a root action name no other action."""
+    job = replace(JOB, parent=None)
+    assert "Action a1 was aborted" == _failed(replace(RUNNING, tripped="stopped"), job).message
+    assert "current Action" not in _failed(replace(RUNNING, tripped="max_runtime"), job).message
+
+
+def test_a_task_that_never_fits_is_unschedulable() -> None:
+    """A task that can never start says why in the scheduler's words, and is not tried again."""
+    report = WorkerReport(tripped="never_fits", tripped_detail="needs 8 TiB; this machine has 16 GiB")
+    failure = _failed(report)
+    assert type(failure.error) is errors.UnschedulableError
+    assert ("Unschedulable", "never_fits", "run-a1-0") == (failure.code, failure.reason, failure.worker)
+    assert "needs 8 TiB; this machine has 16 GiB" == failure.headline
+    assert "needs 8 TiB; this machine has 16 GiB" in failure.message
+    assert failure.error.recoverable is False
+
+
+def test_an_exception_of_the_user_is_a_user_error_with_its_class_name() -> None:
+    """Any other exception arrives as RuntimeUserError, coded with the class name, with the line where it was raised."""
+    failure = _failed(replace(RUNNING, raised=RAISED), unpickle=pickle.loads)
+    assert type(failure.error) is flyte.errors.RuntimeUserError
+    assert ("user", "ValueError", "bad x", "run-a1-0") == (
+        failure.kind,
+        failure.code,
+        str(failure.error),
+        failure.worker,
+    )
+    assert "raised ValueError: bad x, on line 3: `y = int(x)`" == failure.headline
+    assert LINE == failure.line
+    assert failure.error.recoverable is True
+
+
+def _refuses(_: bytes) -> object:
+    raise ModuleNotFoundError("not here")
+
+
+def _exits(_: bytes) -> object:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("unpickle", [pickle.loads, None, _refuses, _exits, bytes.decode])
+def test_the_cause_shows_the_workers_traceback(unpickle: Callable[[bytes], object] | None) -> None:
+    """The cause is the original or stands in for it, and the worker's traceback and source show in both cases."""
+    pickled = RAISED.pickled if unpickle is pickle.loads else b"text"
+    report = replace(RUNNING, raised=replace(RAISED, pickled=pickled))
+    error = _failed(report, unpickle=unpickle).error
+    cause = error.__cause__
+    assert isinstance(cause, ValueError)
+    assert (type(cause) is ValueError) is (unpickle is pickle.loads)
+    assert ("ValueError", "bad x") == (type(cause).__name__, str(cause))
+    shown = "".join(traceback.format_exception(error))
+    assert 'File "In [1]", line 3\n    y = int(x)\nValueError: bad x' in shown
+    assert "The above exception was the direct cause" in shown
+
+
+@pytest.mark.parametrize("name", ["UnicodeDecodeError", "ExceptionGroup", "NotInBuiltins", "OSError", "print", "a\0b"])
+def test_any_class_can_be_stood_in_for(name: str) -> None:
+    """A class that cannot be had still gives an error, whatever its constructor or name."""
+    raised = replace(RAISED, type_name=name, pickled=None)
+    error = _failed(replace(RUNNING, raised=raised)).error
+    assert "bad x" == str(error.__cause__)
+    assert name == error.code
+
+
+@pytest.mark.parametrize("name", ["RoomNotFound", "InterruptedError", "UnknownUser", "OOMError", "RetriesExhausted"])
+def test_a_name_never_decides(name: str) -> None:
+    """A user's class that is called like something else stays a user error."""
+    raised = replace(RAISED, type_name=name, module="__main__", pickled=None)
+    failure = _failed(replace(RUNNING, raised=raised))
+    assert type(failure.error) is flyte.errors.RuntimeUserError
+    assert name == failure.code
+
+
+def test_an_error_of_flyte_arrives_as_itself() -> None:
+    """A class of flyte.errors that user code raised keeps class, code, kind and extra fields."""
+    raised = flyte.errors.GPUFaultSystemError("GpuXidError", "fell off", None, fault_kind="xid", fault_code=79)
+    failure = _failed(_raised(raised))
+    assert type(failure.error) is flyte.errors.GPUFaultSystemError
+    assert 79 == failure.error.xid
+    assert ("system", "GpuXidError", "fell off") == (failure.kind, failure.code, failure.message)
+    assert "raised" == failure.reason
+    assert "GPUFaultSystemError: fell off" in "".join(traceback.format_exception(failure.error))
+
+
+@pytest.mark.parametrize(
+    ("worker", "error"),
+    [
+        ("run-a1-0", flyte.errors.OOMError("C", "m")),
+        ("run-a1-0", flyte.errors.DeploymentError("m")),  # whose worker the SDK calls "user"
+        ("run-a1-0", flyte.errors.OOMError("C", "m", "UNKNOWN")),
+        ("run-a7-2", flyte.errors.OOMError("C", "m", "run-a7-2")),
+    ],
+)
+def test_the_worker_is_filled_in_where_nobody_is_named(worker: str, error: Exception) -> None:
+    """A placeholder for the worker becomes the attempt's name; the worker of a nested action is kept."""
+    failure = _failed(_raised(error))
+    assert worker == failure.worker == failure.error.worker
+
+
+def test_an_error_without_fields_has_code_kind_and_worker_all_the_same() -> None:
+    """ActionNotFoundError has none of the fields; the failure names it by its class."""
+    failure = _failed(_raised(flyte.errors.ActionNotFoundError("no such action")))
+    assert type(failure.error) is flyte.errors.ActionNotFoundError
+    assert ("user", "ActionNotFoundError", "run-a1-0") == (failure.kind, failure.code, failure.worker)
+
+
+def test_a_custom_error_is_a_user_error_of_its_code() -> None:
+    """A CustomError arrives as on a cluster: RuntimeUserError with that code, the CustomError as cause."""
+    failure = _failed(_raised(flyte.errors.CustomError("NoStock", "sold out")))
+    assert type(failure.error) is flyte.errors.RuntimeUserError
+    assert ("NoStock", "sold out") == (failure.code, failure.message)
+    assert type(failure.error.__cause__) is flyte.errors.CustomError
+
+
+def test_a_non_recoverable_error_ends_the_attempts() -> None:
+    """NonRecoverableError arrives as itself and is not tried again."""
+    failure = _failed(_raised(flyte.errors.NonRecoverableError("no use", code="NoUse")))
+    assert type(failure.error) is flyte.errors.NonRecoverableError
+    assert "NoUse" == failure.code
+    assert failure.error.recoverable is False
+
+
+def test_the_worker_may_say_that_retries_are_no_use() -> None:
+    """What the worker saw as not recoverable is not tried again."""
+    report = replace(RUNNING, raised=replace(RAISED, recoverable=False))
+    assert _failed(report).error.recoverable is False
+
+
+@pytest.mark.parametrize(("status", "said"), [("3", "3"), ("0", "None"), ("0", ""), ("no data", "no data")])
+def test_sys_exit_is_a_user_error_with_its_status(status: str, said: str) -> None:
+    """sys.exit in a task is a user error with code SystemExit that names the status."""
+    failure = _failed(replace(RUNNING, raised=replace(RAISED, type_name="SystemExit", message=said, pickled=None)))
+    assert type(failure.error) is flyte.errors.RuntimeUserError
+    assert "SystemExit" == failure.code
+    assert f"sys.exit() was called in the task, with status {status}" == failure.message
+    assert f"called sys.exit() with status {status} " in failure.headline
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("builtins", "MemoryError"), ("numpy._core._exceptions", "_ArrayMemoryError")]
+)
+def test_pythons_memory_error_is_not_an_oom_kill(module: str, name: str) -> None:
+    """A refused allocation keeps its class name as code, and the headline says that nothing was killed."""
+    raised = replace(RAISED, type_name=name, module=module, message="Unable to allocate 745. GiB", pickled=None)
+    failure = _failed(replace(RUNNING, raised=raised))
+    assert type(failure.error) is flyte.errors.RuntimeUserError
+    assert name == failure.code
+    assert "larger than the machine could promise (Unable to allocate 745. GiB)" in failure.headline
+    assert "not an OOM kill" in failure.headline
+
+
+def test_a_process_that_left_without_a_result_was_interrupted() -> None:
+    """An exit before the result is a system error, Interrupted, with the status in the cluster's message."""
+    failure = _failed(replace(RUNNING, exit_status=3))
+    assert type(failure.error) is flyte.errors.RuntimeSystemError
+    assert ("system", "Interrupted", "exited", "run-a1-0") == (
+        failure.kind,
+        failure.code,
+        failure.reason,
+        failure.worker,
+    )
+    assert f"{POD_FAILED} (3). Reason [Error]. Message: " == failure.message
+    assert "exited with status 3 before it gave a result, 0.21 s in" == failure.headline
+    assert failure.error.recoverable is False
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGTERM, signal.SIGKILL, signal.SIGABRT])
+def test_a_signal_is_named(number: signal.Signals) -> None:
+    """A signal that was not ours is Interrupted with exit code 128 + n, and the headline names the signal."""
+    failure = _failed(replace(RUNNING, signal=int(number)))
+    assert type(failure.error) is flyte.errors.RuntimeSystemError
+    assert ("Interrupted", "signalled") == (failure.code, failure.reason)
+    assert f"{POD_FAILED} ({128 + number}). Reason [Error]. Message: " == failure.message
+    assert f"was ended by {number.name} " in failure.headline
+
+
+def test_a_signal_without_a_name_is_shown_by_its_number() -> None:
+    """A signal that the platform does not name is not a crash of the diagnosis."""
+    assert "was ended by signal 250 0.21 s in" == _failed(replace(RUNNING, signal=250)).headline
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"stage": "starting", "exit_status": 1}, {"stage": "starting", "signal": 11}, {"stage": "queued"}]
+)
+def test_a_lost_worker_is_a_reason_of_its_own(changes: dict[str, Any]) -> None:
+    """A worker that never became ready, or that left no trace of its end, was lost."""
+    failure = _failed(replace(RUNNING, **changes))
+    assert type(failure.error) is flyte.errors.RuntimeSystemError
+    assert ("Interrupted", "worker_lost") == (failure.code, failure.reason)
+
+
+def test_a_failure_carries_the_job_and_the_facts() -> None:
+    """The failure names task, attempt, limits, inputs and output, and keeps the report."""
+    report = replace(OOM, output_tail="last words\n", trace=MemoryTrace(peak_bytes=250 * MI))
+    failure = _failed(report, replace(JOB, attempt=1))
+    assert ("oomer", 1, 3, JOB.limits, JOB.inputs, "last words\n") == (
+        failure.task_name,
+        failure.attempt,
+        failure.max_attempts,
+        failure.limits,
+        failure.inputs,
+        failure.output_tail,
+    )
+    assert report is failure.report
+    assert "run-a1-1" == failure.worker
+
+
+def test_a_headline_stays_one_line_of_a_length_to_read() -> None:
+    """A message of many megabytes and lines gives a headline of one short line."""
+    raised = replace(RAISED, message="\n\n" + "word " * 10_000_000)
+    headline = _failed(replace(RUNNING, raised=raised)).headline
+    assert len(headline) < 400
+    assert "\n" not in headline
+
+
+@dataclass(frozen=True)
+class Frozen(flyte.errors.RuntimeUserError):  # type: ignore[misc] # a frozen class of an unfrozen one, as users write it
+    """An error of a user whose attributes cannot be set."""
+
+    code: str = "Frozen"
+    kind: str = "user"
+    worker: str | None = None
+
+
+class Guarded(flyte.errors.OOMError):
+    """An error of a user with a property where diagnosis attaches the failure."""
+
+    @property
+    def failure(self) -> str:
+        """Nothing that can be set."""
+        return "mine"
+
+
+def test_a_frozen_error_class_carries_its_failure() -> None:
+    """An exception class that forbids setting attributes is diagnosed like any other."""
+    assert type(_failed(_raised(Frozen())).error) is Frozen
+
+
+def test_an_error_class_with_properties_in_the_way_is_no_crash() -> None:
+    """An exception class with a property called failure keeps it; the outcome is a failure all the same."""
+    outcome = diagnose(JOB, _raised(Guarded("C", "m")))
+    assert isinstance(outcome, Failure)
+    assert type(outcome.error) is Guarded
+
+
+@pytest.mark.parametrize("fields", [{}, {"class": 3, "bases": None}, {"class": "x:y", "bases": []}])
+def test_broken_fields_are_no_crash(fields: dict[str, Any]) -> None:
+    """Fields that do not make an error leave a user error with the class name as code."""
+    failure = _failed(replace(RUNNING, raised=replace(RAISED, fields=fields, pickled=None)))
+    assert type(failure.error) is flyte.errors.RuntimeUserError
+    assert "ValueError" == failure.code

@@ -1,0 +1,138 @@
+"""Tests of the history: what ran is found again, in order, and a bounded number of runs is kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from flyte_notebook.history import Action, Attempt, History, Run
+from flyte_notebook.limits import Limits
+from flyte_notebook.outcome import Failure, Success, WorkerReport
+from flyte_notebook.trace import MemoryTrace
+
+
+def _attempt(number: int) -> Attempt:
+    report = WorkerReport(answer=b"x")
+    trace = MemoryTrace(peak_bytes=1_000)
+    success = Success(answer=b"x", report=report)
+    return Attempt(
+        number=number, worker=f"r-a0-{number}", limits=Limits(), outcome=success, trace=trace, duration_s=0.12345
+    )
+
+
+def _failure() -> Failure:
+    return Failure(
+        error=ValueError("x"),
+        kind="user",
+        code="ValueError",
+        worker="r-a0-1",
+        message="x",
+        reason="raised",
+        headline="raised ValueError: x",
+        task_name="t",
+        attempt=0,
+        max_attempts=2,
+        limits=Limits(),
+        report=WorkerReport(),
+    )
+
+
+def test_a_run_begins_once() -> None:
+    """Beginning a run that is known gives the same run, not a second one."""
+    history = History()
+    run = history.begin("r1", "oomer")
+    assert run is history.begin("r1", "oomer")
+    assert len(history) == 1
+
+
+def test_the_last_run_is_the_one_that_began_last() -> None:
+    """The last run is that of the latest beginning, and None before the first."""
+    history = History()
+    assert history.last_run is None
+    history.begin("r1", "first")
+    second = history.begin("r2", "second")
+    history.begin("r1", "first")
+    assert second is history.last_run
+    assert second is history[-1]
+    assert ["r1", "r2"] == [run.name for run in history]
+
+
+def test_only_so_many_runs_are_kept() -> None:
+    """The oldest runs go when there are too many, and are not found any more."""
+    history = History(kept=3)
+    for number in range(5):
+        history.begin(f"r{number}", "task")
+    assert ["r2", "r3", "r4"] == [run.name for run in history]
+    assert history.find("r0") is None
+    assert history.find("r4") is history.last_run
+
+
+def test_runs_may_begin_while_others_look() -> None:
+    """Going through the runs is not disturbed by a run that begins meanwhile."""
+    history = History()
+    history.begin("r0", "task")
+    seen = []
+    for run in history:
+        seen.append(run.name)
+        history.begin("r1", "task")
+    assert ["r0"] == seen
+
+
+def test_the_outcome_of_an_action_is_that_of_its_last_attempt() -> None:
+    """An action without an attempt has no outcome; with attempts it has the last one's."""
+    action = Action(name="a0", task_name="oomer", parent=None, limits=Limits())
+    assert action.outcome is None
+    action.attempts += [_attempt(1), _attempt(2)]
+    assert action.attempts[1].outcome is action.outcome
+
+
+def test_an_action_begins_once_however_often_it_is_tried() -> None:
+    """A retry of an action finds the action that began; a name that never began is not found."""
+    run = Run(name="r", task_name="t")
+    action = run.begin_action("a1", "oomer", "a0", Limits(memory_bytes=5_000))
+    assert action is run.begin_action("a1", "oomer", "a0", Limits(memory_bytes=5_000))
+    assert action is run.action("a1")
+    assert [action] == run.actions
+    assert run.action("a2") is None
+
+
+def test_actions_stand_in_the_order_in_which_they_began() -> None:
+    """The actions of a run are listed in start order, whatever their names."""
+    run = Run(name="r", task_name="t")
+    for name in ("a2", "a0", "a1"):
+        run.begin_action(name, "oomer", None, Limits())
+    assert ["a2", "a0", "a1"] == [action.name for action in run.actions]
+
+
+def test_a_failure_is_found_by_its_worker() -> None:
+    """The failure of an attempt is found by the attempt's worker name; a success or a stranger gives None."""
+    run = Run(name="r", task_name="t")
+    action = run.begin_action("a0", "t", None, Limits())
+    action.attempts += [replace(_attempt(1), outcome=_failure()), _attempt(2)]
+    assert action.attempts[0].outcome is run.failure_of("r-a0-1")
+    assert run.failure_of("r-a0-2") is None
+    assert run.failure_of("r-a9-1") is None
+
+
+def test_a_failed_attempt_is_exported_with_its_error() -> None:
+    """The exported attempt names the class of its error."""
+    run = Run(name="r", task_name="t")
+    run.begin_action("a0", "t", None, Limits()).attempts.append(replace(_attempt(1), outcome=_failure()))
+    assert "ValueError" == run.to_dict()["actions"][0]["attempts"][0]["error"]
+
+
+def test_a_run_tells_tools_names_and_numbers_but_no_values() -> None:
+    """The exported run names its outputs without their values and gives each attempt's peak and duration."""
+    run = Run(name="r", task_name="t", outputs={"secret": "do not tell"})
+    run.begin_action("a0", "t", None, Limits(memory_bytes=5_000)).attempts.append(_attempt(1))
+    text = json.dumps(run.to_dict())
+    assert "do not tell" not in text
+    expected = {
+        "name": "a0",
+        "task_name": "t",
+        "parent": None,
+        "memory_limit_bytes": 5_000,
+        "attempts": [{"number": 1, "worker": "r-a0-1", "error": None, "peak_bytes": 1_000, "duration_s": 0.123}],
+    }
+    assert [expected] == run.to_dict()["actions"]
+    assert ["secret"] == run.to_dict()["outputs"]

@@ -1,0 +1,104 @@
+"""Tests of the memory trace: bounded however long a task runs, dense where it is short, never without its peak."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+
+from flyte_notebook.trace import MAX_POINTS, MemoryTrace, TraceRecorder
+
+DAY_S = 86_400.0
+
+
+def _sampled(recorder: TraceRecorder, until_s: float, *, peak_at_s: float = -1.0) -> None:
+    """Feed a recorder as a sampler does, at the interval it asks for, with one high sample."""
+    time_s, peaked = 0.0, False
+    while time_s <= until_s:
+        peak = not peaked and 0 <= peak_at_s <= time_s
+        peaked |= peak
+        recorder.add(time_s, 10_000 if peak else int(time_s) % 100)
+        time_s += recorder.interval_s
+
+
+@pytest.mark.parametrize("peak_at_s", [0.3, 20.0, DAY_S / 2, DAY_S - 100])
+def test_a_day_stays_bounded_and_keeps_its_peak(peak_at_s: float) -> None:
+    """A task of 24 hours gives at most 2,000 points, in time order, and its one high sample is among them."""
+    recorder = TraceRecorder()
+    _sampled(recorder, DAY_S, peak_at_s=peak_at_s)
+    times = [time_s for time_s, _ in recorder.points]
+    assert MAX_POINTS == 2_000
+    assert len(times) <= MAX_POINTS
+    assert sorted(set(times)) == times
+    assert recorder.highest_bytes == 10_000
+    at_s = next(time_s for time_s, memory_bytes in recorder.points if memory_bytes == 10_000)
+    assert peak_at_s == pytest.approx(at_s, abs=2 * recorder.interval_s)
+
+
+def test_a_day_is_covered_from_end_to_end() -> None:
+    """The points of a long run reach over all of it, without a gap of more than a few intervals."""
+    recorder = TraceRecorder()
+    _sampled(recorder, DAY_S)
+    times = [time_s for time_s, _ in recorder.points]
+    assert len(times) >= MAX_POINTS // 4
+    assert times[0] < 4 * recorder.interval_s
+    assert times[-1] > DAY_S - 4 * recorder.interval_s
+    assert max(later - earlier for earlier, later in pairwise(times)) < 4 * recorder.interval_s
+
+
+def test_the_first_second_is_dense() -> None:
+    """Within the first second there is a point at least every 10 ms."""
+    recorder = TraceRecorder()
+    _sampled(recorder, 1.0)
+    times = [time_s for time_s, _ in recorder.points]
+    assert times[0] == 0
+    assert times[-1] > 0.99
+    assert max(later - earlier for earlier, later in pairwise(times)) <= 0.010
+
+
+def test_a_fixed_rate_cannot_flood_it() -> None:
+    """A sampler that ignores the asked interval is thinned out, and its peaks survive the thinning."""
+    recorder = TraceRecorder(max_points=50)
+    for tick in range(100_000):
+        recorder.add(tick * 0.005, 999 if tick == 77_777 else tick % 10)
+    assert len(recorder.points) <= 50
+    assert recorder.highest_bytes == 999
+
+
+def test_an_empty_recorder_has_no_peak() -> None:
+    """Before the first sample there is no highest value and no point."""
+    assert TraceRecorder().highest_bytes is None
+    assert () == TraceRecorder().points
+
+
+TRACE = MemoryTrace(
+    times_s=(0.0, 0.00512345),
+    memory_bytes=(10, 30),
+    limit_bytes=100,
+    baseline_bytes=10,
+    peak_bytes=31,
+    peak_source="kernel counter",
+)
+
+
+def test_a_trace_exports_its_fields_as_json() -> None:
+    """The JSON has the field names as keys, and times to a tenth of a millisecond."""
+    expected = {
+        "times_s": [0.0, 0.0051],
+        "memory_bytes": [10, 30],
+        "limit_bytes": 100,
+        "baseline_bytes": 10,
+        "peak_bytes": 31,
+        "peak_source": "kernel counter",
+    }
+    assert expected == json.loads(TRACE.to_json())
+
+
+def test_a_trace_becomes_a_data_frame() -> None:
+    """With pandas there, the trace is a frame of memory over time."""
+    pytest.importorskip("pandas")
+    frame = TRACE.to_pandas()
+    assert list(TRACE.times_s) == frame.index.tolist()
+    assert list(TRACE.memory_bytes) == frame["memory_bytes"].tolist()
+    assert frame.index.name == "time_s"

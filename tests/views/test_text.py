@@ -1,0 +1,150 @@
+"""Tests of the text view: what a terminal shows, and that nothing a task writes can disturb it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+from failures import LINES, NASTY, OOM, hostile
+
+from flyte_notebook.limits import Limits
+from flyte_notebook.outcome import SourceLine
+from flyte_notebook.trace import MemoryTrace
+from flyte_notebook.views.text import clean, clean_line, failure_text, short_traceback
+
+EXPECTED = """\
+OOMError: needed more than 250 MiB; was killed by the kernel 0.21 s in, on line 4: `return [0] * 10**9`
+  task    oomer, attempt 1 of 3
+  error   kind user, code OOMKilled
+  worker  run-a1-0
+  memory  peak 125 MiB (kernel counter, 36 MiB of it before any input), limit 250 MiB
+          [###############...............] 50% of the limit
+  limits  memory: kernel (cgroup v1) · 0.5 CPU: kernel (cgroup v1) · max_runtime 30 s
+
+Your lines, the failing one marked:
+  In [3], line 12, in pipeline
+    12 | total = load(frame)
+  In [3], line 4, in load
+  > 4 | return [0] * 10**9
+
+Message:
+  Pod failed.
+  Message:
+
+Last output:
+  | epoch 1
+  | epoch 2
+
+Try 500Mi, twice the limit.
+"""
+
+
+def test_a_failure_reads_from_its_headline_down() -> None:
+    """The text names the error, the measured and the allowed, the line, the message, the output and what to do."""
+    assert EXPECTED == failure_text(OOM)
+
+
+def test_the_short_traceback_is_the_users_lines_and_the_error() -> None:
+    """The lines that replace a traceback are the user's own, the failing one marked, and the error in a sentence."""
+    expected = [
+        "  In [3], line 12, in pipeline",
+        "    12 | total = load(frame)",
+        "  In [3], line 4, in load",
+        "  > 4 | return [0] * 10**9",
+        f"OOMError: {OOM.headline}",
+    ]
+    assert expected == short_traceback(OOM)
+    assert [f"OOMError: {OOM.headline}"] == short_traceback(replace(OOM, lines=(), line=None))
+
+
+def test_a_line_without_frames_is_shown() -> None:
+    """A failing line that is known without a traceback stands alone, marked."""
+    assert "  > 4 | return [0] * 10**9" in short_traceback(replace(OOM, lines=(), line=LINES[-1]))
+
+
+def test_a_recursion_is_cut_in_the_middle_and_marked_once() -> None:
+    """Of a thousand frames the first and the last are shown, and only the innermost is marked."""
+    line = SourceLine(file="In [1]", number=2, text="f()")
+    lines = short_traceback(replace(OOM, lines=(line,) * 1000, line=line))
+    assert 1 == sum(text.startswith("  > ") for text in lines)
+    assert lines[-2].startswith("  > ")
+    assert "  [… 988 more frames …]" in lines
+    assert len(lines) < 40
+
+
+@pytest.mark.parametrize(
+    ("expected", "limit_bytes", "trace"),
+    [
+        ("peak not measured, limit 1 GiB", 2**30, MemoryTrace()),
+        ("peak at least 512 MiB (samples), no limit", None, MemoryTrace(peak_bytes=2**29)),
+        ("peak 512 MiB (memory.peak), limit 1 GiB", 2**30, MemoryTrace(peak_bytes=2**29, peak_source="memory.peak")),
+    ],
+)
+def test_the_peak_is_never_claimed_more_exact_than_it_is(
+    expected: str, limit_bytes: int | None, trace: MemoryTrace
+) -> None:
+    """A sampled peak is a lower bound and says so; one that was not measured is not invented."""
+    limits = Limits(memory_bytes=limit_bytes)
+    assert f"  memory  {expected}\n" in failure_text(
+        replace(OOM, limits=limits, report=replace(OOM.report, trace=trace))
+    )
+
+
+def test_a_message_that_the_headline_holds_is_not_repeated() -> None:
+    """A short message that the headline quotes is not shown twice."""
+    assert "Message:" not in failure_text(replace(OOM, message="was killed by the kernel"))
+
+
+@pytest.mark.parametrize(
+    ("shown", "written"),
+    [
+        ("plain\ttext\n\u05e9\u05dc\u05d5\u05dd 你好", "plain\ttext\n\u05e9\u05dc\u05d5\u05dd 你好"),
+        ("red", "\x1b[1;31mred\x1b[0m"),
+        ("link", "\x1b]8;;http://x\x1b\\link\x1b]8;;\x07"),
+        ("a b", "a\x1b(B b"),
+        ("100%", "  0%\r 50%\r100%"),
+        ("100%\ndone", " 50%\r100%\r\ndone"),
+        ("kept", "kept\r"),
+        ("a\u2400b\u2408\u2421", "a\x00b\x08\x7f"),
+        ("[U+202E]evil[U+2069]", "\u202eevil\u2069"),
+        ("a\\udcffb", "a\udcffb"),
+        ("a\nb\nc", "a\u2028b\x85c"),
+    ],
+)
+def test_what_cannot_be_shown_becomes_visible_or_goes(shown: str, written: str) -> None:
+    """Colours go, overwritten lines show their last state, hidden characters show; honest text is untouched."""
+    assert shown == clean(written, 100)
+
+
+@pytest.mark.parametrize("keep", ["both", "tail"])
+@pytest.mark.parametrize("length", [101, 399, 401, 5_000_000])
+def test_a_long_text_keeps_its_ends(keep: str, length: int) -> None:
+    """A text that is too long is cut with a note, and its end, the last thing written, stays."""
+    shown = clean("first" + "x" * length + "last", 100, keep=keep)
+    assert len(shown) < 170
+    assert "characters left out" in shown
+    assert shown.endswith("last")
+    assert shown.startswith("first") is (keep == "both")
+
+
+def test_a_cut_tail_begins_with_a_whole_line() -> None:
+    """The kept tail of an output begins at the start of a line."""
+    shown = clean("".join(f"line {number}\n" for number in range(1000)), 100, keep="tail")
+    assert shown.split("\n")[1].startswith("line ")
+
+
+def test_a_line_is_one_line() -> None:
+    """Text for one line has no newline in it and ends in an ellipsis where it was cut."""
+    assert "a b" == clean_line(" a\nb ")
+    assert "aaa…" == clean_line("a" * 1000, 4)
+
+
+@pytest.mark.parametrize("text", [NASTY, "\x1b[" + "0" * 10**6, "x" * 50_000_000, "\r" * 10**6, "\x1b]" * 10**6])
+def test_no_input_disturbs_the_terminal_or_takes_long(text: str) -> None:
+    """Whatever a task wrote, the text is short, quick to make, encodable, and has no control characters."""
+    begun = time.perf_counter()
+    shown = failure_text(hostile(text))
+    assert time.perf_counter() - begun < 10
+    assert len(shown.encode()) < 50_000
+    assert all(character.isprintable() or character == "\n" for character in shown)
