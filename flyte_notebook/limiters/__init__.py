@@ -1,0 +1,1 @@
+"""The mechanisms that hold limits, one file each, behind one protocol."""

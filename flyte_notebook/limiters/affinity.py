@@ -1,0 +1,43 @@
+"""CPU limits without control groups: a process bound to n CPUs uses at most n cores (sched_setaffinity(2)).
+
+Whole cores only, so a share is rounded up. A process may bind itself elsewhere; this is a limit for honest work. macOS
+has no such call, and there CPU is not limited.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections import Counter
+
+AVAILABLE = hasattr(os, "sched_setaffinity")
+
+
+class Cpus:
+    """Deals the CPUs of this process out to groups, the least dealt first."""
+
+    def __init__(self) -> None:
+        self._dealt: Counter[int] = Counter()
+
+    def take(self, cores: float | None) -> frozenset[int]:
+        """Return the CPUs for so many cores; empty when all of them are allowed anyway."""
+        if cores is None or sys.platform != "linux":
+            return frozenset()
+        ours = sorted(os.sched_getaffinity(0))
+        wanted = max(1, math.ceil(cores))
+        if wanted >= len(ours):
+            return frozenset()
+        cpus = frozenset(sorted(ours, key=lambda cpu: (self._dealt[cpu], cpu))[:wanted])
+        self._dealt.update(cpus)
+        return cpus
+
+    def give_back(self, cpus: frozenset[int]) -> None:
+        """Say that a group with these CPUs is gone."""
+        self._dealt.subtract(cpus)
+
+
+def bind(cpus: frozenset[int]) -> None:
+    """Bind the calling process, and what it will start, to these CPUs; none means no change."""
+    if cpus and sys.platform == "linux":
+        os.sched_setaffinity(0, cpus)

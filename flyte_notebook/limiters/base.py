@@ -1,0 +1,89 @@
+"""The protocol behind which every limiting mechanism stands.
+
+A limiter lives in the supervisor process, never in a limited group. Per attempt it makes one `TaskGroup`: the group is
+made before the worker exists, the worker joins it between fork and exec (so that interpreter and imports count), and it
+is removed after the last process in it is gone. The worker's environment names both, session and attempt
+(`SESSION_VARIABLE`, `ATTEMPT_VARIABLE`): by that a process that left its family is recognised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from flyte_notebook.limits import Enforcement, Limits
+
+
+SESSION_VARIABLE = "FLYTE_NOTEBOOK_SESSION"
+"""Environment variable of a worker: the session's name."""
+
+ATTEMPT_VARIABLE = "FLYTE_NOTEBOOK_ATTEMPT"
+"""Environment variable of a worker: the name its group was made with."""
+
+
+class LimiterUnavailableError(OSError):
+    """A mechanism does not work on this machine; the text says which one, why, and what would help."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """What the kernel counted for a group so far.
+
+    ``oom_kills`` counts processes killed for memory; ``limit_reached`` says whether the group was at its own limit
+    (a kill without it was the machine, or a group above, running short). ``peak_bytes`` is ``None`` where the kernel
+    keeps no peak; ``peak_source`` names where it came from. A kernel's peak counts page cache too:
+    ``page_cache_bytes`` is the most of it that any sample saw, so the peak of what cannot be dropped lies between the
+    highest sample and ``peak_bytes``. ``machine_oom_kills`` is the rise of the machine-wide counter, filled only
+    where no counter of the group exists: with it, a SIGKILL that nobody sent was probably the machine running short.
+    """
+
+    oom_kills: int = 0
+    limit_reached: bool = False
+    peak_bytes: int | None = None
+    peak_source: str = "samples"
+    page_cache_bytes: int = 0
+    machine_oom_kills: int = 0
+
+
+class TaskGroup(Protocol):
+    """All processes of one attempt, under one set of limits."""
+
+    poll_interval_s: float | None
+    """How often `sample` must be called for the limit to hold; ``None`` where the kernel holds it."""
+
+    def enter(self) -> None:
+        """Put the calling process into the group. Called in the child between fork and exec: system calls only."""
+
+    def attach(self, pid: int) -> None:
+        """Tell the group the pid of its first process, in the supervisor, right after fork."""
+
+    def sample(self) -> int:
+        """Return the bytes the task uses now, page cache excluded. Cheap enough for every 5 ms. Never raises."""
+
+    def exceeded(self) -> bool:
+        """Whether the last sample shows a limit that nobody but us enforces (watchdog) to be passed."""
+
+    def counters(self) -> Counters:
+        """Read the kernel's counters. Also valid after the last process ended, and after `remove`. Never raises."""
+
+    def kill(self) -> None:
+        """Send SIGKILL to every process of the group; returns at once, call again until `empty`."""
+
+    def empty(self) -> bool:
+        """Whether no living process is left in the group (zombies do not count)."""
+
+    def remove(self) -> None:
+        """Remove the group from the machine; the group must be empty. Idempotent. Raises OSError if it is not."""
+
+
+class Limiter(Protocol):
+    """One mechanism, chosen once per session by `flyte_notebook.limiters.selection`."""
+
+    enforcement: Enforcement
+
+    def group(self, name: str, limits: Limits) -> TaskGroup:
+        """Make the group of one attempt. ``name`` is safe as a file name. Raises OSError when the kernel refuses."""
+
+    def close(self) -> None:
+        """Kill and remove what is left of every group of this session. Idempotent."""

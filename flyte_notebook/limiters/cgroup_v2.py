@@ -1,0 +1,292 @@
+"""Control groups version 2: one hierarchy, a directory per session and one per attempt.
+
+``memory.max`` is the limit, ``memory.swap.max`` 0 keeps swap from extending it, and ``memory.oom.group`` makes the
+kernel end all processes of the group together. ``memory.events`` counts: ``oom_kill`` rises once per process killed,
+whoever ran short, and ``oom`` only when this group's own limit (or one below) was the reason. ``cpu.max`` is the CPU
+time per period. Source: kernel Documentation/admin-guide/cgroup-v2.rst. By kernel: ``cgroup.kill`` from 5.14,
+``memory.peak`` from 5.19; both have a way without.
+
+Only leaves may hold processes, so those that share our group must first move to a leaf of their own, ``fnb-main``; it
+stays, because they go on living in it. An ordinary user may do all this only in a group that was delegated:
+`systemd_scope_command` is how to get one from systemd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flyte_notebook.limiters import affinity
+from flyte_notebook.limiters.base import Counters, LimiterUnavailableError
+from flyte_notebook.limiters.control_groups import (
+    CPU_PERIOD_US,
+    Meter,
+    Places,
+    clear,
+    own,
+    parse_counts,
+    prove_entry,
+    quota_us,
+    read,
+    read_number,
+    remove_tree,
+    upwards,
+    write,
+)
+from flyte_notebook.limits import Enforcement, Limits
+
+if TYPE_CHECKING:
+    from flyte_notebook.limits import CpuMechanism
+
+MAIN = "fnb-main"
+CACHE_KEYS = (b"\ninactive_file ", b"\nactive_file ")
+PROOF_BYTES = 64 << 20
+MOVE_ROUNDS = 10
+"""How often to look again for processes that were forked while the others moved."""
+
+
+class CgroupV2:
+    """Groups beside ``fnb-main`` in the group that was delegated to us, or under the top of the hierarchy for root."""
+
+    def __init__(self, session: str) -> None:
+        """Make the session's directory and try it. Raises `LimiterUnavailableError` where that is not allowed."""
+        found = own("")
+        if found is None:
+            raise LimiterUnavailableError(errno.ENODEV, "cgroup v2: no hierarchy is mounted here")
+        base = find_base(*found, root=os.geteuid() == 0)
+        self._cpus = affinity.Cpus()
+        self._session = f"{base.directory}/{session}"
+        try:
+            if base.occupied:
+                _move_to_main(base.directory)
+            cpu_is_held = _enable(base.directory)
+            Path(self._session).mkdir(exist_ok=True)
+            self._cpu_is_held = _enable(self._session) and cpu_is_held
+            self._prove()
+        except OSError as refused:
+            clear(self._session)
+            raise LimiterUnavailableError(
+                refused.errno, f"cgroup v2: {base.directory} cannot hold limited groups: {refused}"
+            ) from refused
+        otherwise: CpuMechanism = "affinity" if affinity.AVAILABLE else "none"
+        self.enforcement = Enforcement(memory="cgroup_v2", cpu="cgroup_v2" if self._cpu_is_held else otherwise)
+
+    def group(self, name: str, limits: Limits) -> CgroupV2Group:
+        """Make the group of one attempt, its limits set. Raises OSError when the kernel refuses."""
+        directory = f"{self._session}/fnb-{name}"
+        Path(directory).mkdir()
+        cpus: frozenset[int] = frozenset()
+        try:
+            _limit_memory(directory, limits.memory_bytes)
+            if not self._cpu_is_held:
+                cpus = self._cpus.take(limits.cpu_cores)
+            elif limits.cpu_cores is not None:
+                write(directory + "/cpu.max", f"{quota_us(limits.cpu_cores)} {CPU_PERIOD_US}")
+            return CgroupV2Group(directory, cpus, self._cpus)
+        except OSError:
+            remove_tree(directory)
+            raise
+
+    def close(self) -> None:
+        """Kill and remove what is left of every group of this session. Idempotent."""
+        clear(self._session)
+
+    def _prove(self) -> None:
+        group = self.group(f"proof-{os.getpid()}", Limits(memory_bytes=PROOF_BYTES, cpu_cores=0.5))
+        try:
+            prove_entry([group.directory])
+        finally:
+            group.remove()
+
+
+class CgroupV2Group:
+    """One attempt: one directory."""
+
+    poll_interval_s: float | None = None
+
+    def __init__(self, directory: str, cpus: frozenset[int], dealer: affinity.Cpus) -> None:
+        self.directory = directory
+        self._places = Places(directory)
+        self._meter = Meter(directory + "/memory.current", directory + "/memory.stat", CACHE_KEYS)
+        self._cpus, self._dealer = cpus, dealer
+        self._last_counters = Counters()
+
+    def enter(self) -> None:
+        """Join the group. Raises OSError when the kernel refuses."""
+        self._places.enter()
+        affinity.bind(self._cpus)
+
+    def attach(self, pid: int) -> None:
+        """Nothing to do: the kernel knows who is inside."""
+
+    def sample(self) -> int:
+        """Return the bytes in use less page cache."""
+        return self._meter.read()
+
+    def exceeded(self) -> bool:
+        """Return False: the kernel holds the limit."""
+        return False
+
+    def counters(self) -> Counters:
+        """Read kills and peak. Kills in groups that the task made below its own count too."""
+        events = read(self.directory + "/memory.events")
+        if events is None:
+            return self._last_counters  # removed: what was read last
+        peak_bytes = read_number(self.directory + "/memory.peak")
+        counted = read_events(events)
+        self._last_counters = Counters(
+            oom_kills=counted.oom_kills,
+            limit_reached=counted.limit_reached,
+            peak_bytes=peak_bytes,
+            peak_source="samples" if peak_bytes is None else "kernel counter",
+            page_cache_bytes=self._meter.page_cache_bytes,
+        )
+        return self._last_counters
+
+    def kill(self) -> None:
+        """Send SIGKILL to every process in the group and below."""
+        self._places.kill()
+
+    def empty(self) -> bool:
+        """Whether nobody is left; the kernel does not list zombies."""
+        return self._places.empty()
+
+    def remove(self) -> None:
+        """Remove the directory. Idempotent; raises OSError (EBUSY) when a process is still inside."""
+        self.counters()
+        self._places.remove()
+        self._meter.close()
+        self._dealer.give_back(self._cpus)
+        self._cpus = frozenset()
+
+
+def read_events(text: str) -> Counters:
+    """Return what ``memory.events`` says; events of groups below are in it, those of groups above never."""
+    events = parse_counts(text)
+    return Counters(oom_kills=events.get("oom_kill", 0), limit_reached=events.get("oom", 0) > 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """The group under which sessions stand; ``occupied`` when processes in it must first move to ``fnb-main``."""
+
+    directory: str
+    occupied: bool
+
+
+def find_base(directory: str, point: str, *, root: bool) -> Base:
+    """Return where sessions may stand, given our own group and its mount point. Raises `LimiterUnavailableError`.
+
+    In this order: beside the ``fnb-main`` we were moved to before; the top of the hierarchy, which may hold both
+    processes and groups; for root outside of any delegated or limited group, the top as well, so that nobody has to
+    move; our own group, when it may be written.
+    """
+    above = directory.rpartition("/")[0]
+    if directory.rpartition("/")[2] == MAIN and _writable(above) and "memory" in _words(above, "subtree_control"):
+        return Base(directory=above, occupied=False)
+    if "memory" not in _words(directory, "controllers"):
+        raise LimiterUnavailableError(errno.ENODEV, f"cgroup v2: {directory} has no memory controller")
+    if _is_top(directory) and _writable(directory):
+        return Base(directory=directory, occupied=False)
+    if root and _is_top(point) and not _delegated(directory) and _writable(point) and not _limited(directory, point):
+        return Base(directory=point, occupied=False)
+    if _writable(directory):
+        return Base(directory=directory, occupied=True)
+    reason = f"cgroup v2: {directory} may not be written: it was not delegated to us"
+    raise LimiterUnavailableError(errno.EACCES, reason)
+
+
+def systemd_scope_command() -> list[str] | None:
+    """Return the words before a command that start it in a delegated scope of systemd's user manager.
+
+    ``None`` where that is not needed (our own group will do), not possible (no cgroup v2 memory controller, no user
+    manager that can be reached through ``XDG_RUNTIME_DIR``, no ``systemd-run``), or not wanted (another mechanism is
+    forced). The scope lives as long as a process in it. Source: systemd-run(1), systemd's CGROUP_DELEGATION.md.
+    """
+    found = own("") if sys.platform == "linux" else None
+    if found is None or os.environ.get("FLYTE_NOTEBOOK_LIMITER", "cgroup_v2") != "cgroup_v2":
+        return None
+    try:
+        find_base(*found, root=os.geteuid() == 0)
+    except LimiterUnavailableError:
+        if os.geteuid() != 0 and "memory" in _words(found[1], "controllers") and user_manager_answers():
+            program = _systemd_run()
+            if program is not None:
+                return [program, "--user", "--scope", "-p", "Delegate=yes", "--quiet", "--collect"]
+    return None
+
+
+def user_manager_answers() -> bool:
+    """Whether a socket of systemd's user manager is where ``XDG_RUNTIME_DIR`` says."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return bool(runtime) and any(Path(f"{runtime}/{name}").exists() for name in ("systemd/private", "bus"))
+
+
+def _systemd_run() -> str | None:
+    paths = (f"{directory}/systemd-run" for directory in os.get_exec_path())
+    return next((path for path in paths if os.access(path, os.X_OK)), None)
+
+
+def _is_top(directory: str) -> bool:
+    """Whether this is the real top of the hierarchy: only there the kernel shows no ``cgroup.type``."""
+    return not Path(directory + "/cgroup.type").exists()
+
+
+def _words(directory: str, name: str) -> list[str]:
+    return (read(f"{directory}/cgroup.{name}") or "").split()
+
+
+def _writable(directory: str) -> bool:
+    return os.access(directory, os.W_OK) and os.access(directory + "/cgroup.procs", os.W_OK)
+
+
+def _delegated(directory: str) -> bool:
+    """Whether systemd says that it leaves the group to us (an extended attribute, systemd 251)."""
+    if sys.platform != "linux":
+        return False
+    for name in ("user.delegate", "trusted.delegate"):
+        with contextlib.suppress(OSError):
+            if os.getxattr(directory, name) == b"1":
+                return True
+    return False
+
+
+def _limited(directory: str, point: str) -> bool:
+    """Whether a memory limit stands on the way up: groups at the top would escape it."""
+    return any(read_number(place + "/memory.max") is not None for place in upwards(directory, point))
+
+
+def _move_to_main(directory: str) -> None:
+    main = f"{directory}/{MAIN}"
+    Path(main).mkdir(exist_ok=True)
+    for _ in range(MOVE_ROUNDS):
+        pids = _words(directory, "procs")
+        if not pids:
+            return
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                write(main + "/cgroup.procs", pid)
+
+
+def _enable(directory: str) -> bool:
+    """Turn controllers on for the groups below. Returns whether CPU is among them; raises OSError without memory."""
+    switch = directory + "/cgroup.subtree_control"
+    write(switch, "+memory")
+    for word in ("+pids", "+cpu"):
+        with contextlib.suppress(OSError):  # not delegated; memory is what matters most
+            write(switch, word)
+    return "cpu" in _words(directory, "subtree_control")
+
+
+def _limit_memory(directory: str, memory_bytes: int | None) -> None:
+    write(directory + "/memory.oom.group", "1")
+    if memory_bytes is None:
+        return
+    write(directory + "/memory.max", str(memory_bytes))
+    if Path(directory + "/memory.swap.max").exists():  # not there on a kernel without swap
+        write(directory + "/memory.swap.max", "0")

@@ -1,0 +1,315 @@
+"""Control groups: what both versions share. Where ours are mounted, and how their files and directories are handled.
+
+A control group is a directory of a special file system; a process belongs to one group per hierarchy. Version 1 mounts
+one hierarchy per controller, version 2 one for all. ``/proc/self/cgroup`` says to which group we belong and
+``/proc/self/mountinfo`` where it can be seen (cgroups(7), kernel Documentation/admin-guide/cgroup-v1 and cgroup-v2).
+
+Files are written with ``os.write``: a buffered write reports the kernel's refusal too late, or never.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+KILL_PASSES = 4
+"""How often one `kill` looks again for processes that were forked while it was sending signals."""
+
+REMOVE_PATIENCE_S = 0.2
+"""How long `remove_tree` waits for a group that is still busy: the kernel lets go a moment after the last exit."""
+
+CPU_PERIOD_US = 100_000
+CPU_SMALLEST_QUOTA_US = 1_000  # the kernel refuses less
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """One mounted hierarchy: ``root`` is the group that is seen at the directory ``point``."""
+
+    version: int
+    controllers: frozenset[str]
+    root: str
+    point: str
+
+
+def parse_mounts(mountinfo: str) -> tuple[Mount, ...]:
+    """Return the control group hierarchies in the text of ``/proc/self/mountinfo``."""
+    found = []
+    for line in mountinfo.splitlines():
+        place, _, kind = line.partition(" - ")
+        fields, types = place.split(), kind.split()
+        if len(fields) >= 5 and len(types) >= 3 and types[0] in {"cgroup", "cgroup2"}:  # noqa: PLR2004 - proc(5)
+            version = 2 if types[0] == "cgroup2" else 1
+            controllers = frozenset(types[2].split(",")) if version == 1 else frozenset[str]()
+            root, point = _unescaped(fields[3]), _unescaped(fields[4])
+            found.append(Mount(version=version, controllers=controllers, root=root, point=point))
+    return tuple(found)
+
+
+def _unescaped(path: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
+
+
+def parse_membership(text: str) -> dict[str, str]:
+    """Return our group per controller from the text of ``/proc/self/cgroup``; version 2 has the name ``""``."""
+    found = {}
+    for line in text.splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0" and not controllers:
+            found[""] = path
+        found.update(dict.fromkeys(filter(None, controllers.split(",")), path))
+    return found
+
+
+def own_directory(mount: Mount, path: str) -> str | None:
+    """Return the directory of the group ``path``, or ``None`` when this mount does not show it."""
+    if mount.root == "/":
+        relative = path
+    elif path == mount.root or path.startswith(mount.root + "/"):
+        relative = path[len(mount.root) :]
+    else:
+        return None  # mounted in another cgroup namespace; names in between are unknown
+    if ".." in relative.split("/"):
+        return None  # our group is above what this namespace shows
+    return (mount.point.rstrip("/") + "/" + relative.strip("/")).rstrip("/")
+
+
+@cache
+def _mounts() -> tuple[Mount, ...]:
+    return parse_mounts(read("/proc/self/mountinfo") or "")
+
+
+def own(controller: str) -> tuple[str, str] | None:
+    """Return (our group's directory, its mount point) for a version 1 controller, or for version 2 (``""``)."""
+    path = parse_membership(read("/proc/self/cgroup") or "").get(controller)
+    if path is None:
+        return None
+    for mount in _mounts():
+        if controller in mount.controllers if controller else mount.version == 2:  # noqa: PLR2004 - the version
+            directory = own_directory(mount, path)
+            if directory is not None and Path(directory).is_dir():
+                return directory, mount.point
+    return None
+
+
+def upwards(directory: str, point: str) -> Iterator[str]:
+    """Yield the directory and those above it, up to and including the mount point."""
+    while True:
+        yield directory
+        if len(directory) <= len(point):
+            return
+        directory = directory.rpartition("/")[0]
+
+
+def read(path: str) -> str | None:
+    """Return the text of a small kernel file, or ``None`` when it cannot be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        parts = []
+        while part := os.read(descriptor, 65_536):
+            parts.append(part)
+        return b"".join(parts).decode(errors="replace")
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def read_number(path: str) -> int | None:
+    """Return the number in a kernel file; ``None`` for ``max`` and for a file that cannot be read."""
+    text = (read(path) or "").strip()
+    return int(text) if text.lstrip("-").isdigit() else None
+
+
+def parse_counts(text: str) -> dict[str, int]:
+    """Return the ``name number`` lines of a kernel file."""
+    pairs = (line.split() for line in text.splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}  # noqa: PLR2004 - a pair
+
+
+def write(path: str, text: str) -> None:
+    """Write a kernel file in one system call. Raises OSError with the kernel's refusal and the path."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    except OSError as refused:
+        refused.filename = path
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def subdirectories(directory: str) -> list[str]:
+    """Return the groups below, deepest first; empty when the directory is gone."""
+    try:
+        with os.scandir(directory) as entries:
+            names = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+    return [path for name in names for path in (*subdirectories(name), name)]
+
+
+def processes(directory: str) -> list[int]:
+    """Return the living processes of a group and of the groups below it."""
+    pids = []
+    for place in (*subdirectories(directory), directory):
+        # A process of another pid namespace reads as 0, and kill(0) would be ourselves.
+        pids += [int(pid) for pid in (read(place + "/cgroup.procs") or "").split() if pid != "0"]
+    return pids
+
+
+def kill_all(directory: str) -> None:
+    """Send SIGKILL to every process of a group and of those below it, those forked meanwhile included."""
+    try:
+        write(directory + "/cgroup.kill", "1")  # version 2, kernel 5.14: one call, nothing escapes
+    except OSError:
+        for _ in range(KILL_PASSES):
+            pids = processes(directory)
+            for pid in pids:
+                if pid != os.getpid():
+                    _kill(pid)
+            if not pids:
+                return
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except OSError:
+        return  # gone already, or not ours
+
+
+def remove_tree(directory: str, patience_s: float = REMOVE_PATIENCE_S) -> None:
+    """Remove a group and those below it. Raises OSError (EBUSY) when a process is still inside after the patience."""
+    give_up = time.monotonic() + patience_s
+    while (refused := _remove_once(directory)) is not None:
+        if refused.errno not in {errno.EBUSY, errno.ENOTEMPTY} or time.monotonic() >= give_up:
+            raise refused
+        time.sleep(0.002)
+
+
+def _remove_once(directory: str) -> OSError | None:
+    try:
+        for place in (*subdirectories(directory), directory):
+            with contextlib.suppress(FileNotFoundError):  # somebody else removes it too: a sweep, a task
+                Path(place).rmdir()
+    except OSError as refused:
+        return refused
+    return None
+
+
+def clear(directory: str, patience_s: float = 2.0) -> None:
+    """Kill what is left in a group and remove it; gives up silently after the patience, for a later sweep."""
+    give_up = time.monotonic() + patience_s
+    while processes(directory) and time.monotonic() < give_up:
+        kill_all(directory)
+        time.sleep(0.002)
+    try:
+        remove_tree(directory)
+    except OSError:
+        return
+
+
+def quota_us(cores: float) -> int:
+    """Return the CPU time per `CPU_PERIOD_US` that is worth so many cores."""
+    return max(CPU_SMALLEST_QUOTA_US, round(cores * CPU_PERIOD_US))
+
+
+def prove_entry(directories: Sequence[str]) -> None:
+    """Let a short-lived process of ours enter the groups. Raises OSError when the kernel refuses.
+
+    A group that can be made cannot always be joined: version 2 also asks for write access to the common ancestor.
+    """
+    for directory in directories:
+        script = ["sh", "-c", 'echo 0 > "$1"', "sh", directory + "/cgroup.procs"]
+        silent = [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]
+        pid = os.posix_spawn("/bin/sh", script, {}, file_actions=silent)
+        if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0:
+            raise PermissionError(errno.EACCES, "no process of ours may enter the group", directory)
+
+
+class Places:
+    """The directories of one attempt, one per hierarchy; the first one says who belongs."""
+
+    def __init__(self, *directories: str) -> None:
+        self._directories = directories
+        self._doors = [directory + "/cgroup.procs" for directory in directories]
+
+    def enter(self) -> None:
+        """Put the calling process into every directory; "0" means itself."""
+        for door in self._doors:
+            write(door, "0")
+
+    def kill(self) -> None:
+        """Send SIGKILL to every process in any of the directories."""
+        for directory in self._directories:
+            kill_all(directory)
+
+    def empty(self) -> bool:
+        """Whether no living process is left in any of the directories."""
+        return not any(processes(directory) for directory in self._directories)
+
+    def remove(self) -> None:
+        """Remove the directories. Raises OSError when one is busy."""
+        for directory in self._directories:
+            remove_tree(directory)
+
+
+class Meter:
+    """Memory of a group less the page cache it could drop, through kept descriptors: 10 us a reading.
+
+    ``memory.usage_in_bytes`` and ``memory.current`` are exact to a batch of 64 pages per CPU; the statistics behind
+    the page cache may lag by as much. The difference is never below zero.
+    """
+
+    def __init__(self, usage_path: str, stat_path: str, cache_keys: tuple[bytes, ...]) -> None:
+        self._cache_keys = cache_keys
+        self._usage = os.open(usage_path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._stat = os.open(stat_path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            os.close(self._usage)
+            raise
+        self._last_bytes = 0
+        self._open = True
+        self.page_cache_bytes = 0
+
+    def read(self) -> int:
+        """Return the bytes in use now; the last reading again once the group is gone."""
+        if not self._open:
+            return self._last_bytes
+        try:
+            usage_bytes = int(os.pread(self._usage, 32, 0))
+            stat = os.pread(self._stat, 16_384, 0)
+        except OSError:
+            return self._last_bytes
+        cache_bytes = sum(_value(stat, key) for key in self._cache_keys)
+        self.page_cache_bytes = max(self.page_cache_bytes, min(cache_bytes, usage_bytes))
+        self._last_bytes = max(0, usage_bytes - cache_bytes)
+        return self._last_bytes
+
+    def close(self) -> None:
+        """Give the descriptors back. Idempotent."""
+        if self._open:
+            self._open = False
+            os.close(self._usage)
+            os.close(self._stat)
+
+
+def _value(stat: bytes, key: bytes) -> int:
+    start = stat.find(key)
+    return 0 if start < 0 else int(stat[start + len(key) : stat.index(b"\n", start + len(key))])

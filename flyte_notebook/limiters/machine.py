@@ -1,0 +1,83 @@
+"""What the machine, or the container around us, can give: memory and CPUs, as seen from the notebook's kernel.
+
+A container's limit is a control group above us; it counts as much as the machine's own memory. Read anew at every
+call, 100 to 200 us, because others use memory too. On macOS psutil answers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from flyte_notebook.limiters.control_groups import own, parse_counts, read, read_number, upwards
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+V1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "total_active_file")
+V2_FILES = ("memory.max", "memory.current", "inactive_file", "active_file")
+UNLIMITED_BYTES = 1 << 60
+"""Version 1 has no word for "no limit", only a number above this."""
+
+
+def capacity_bytes() -> int:
+    """Return all memory that tasks could ever have: the machine's, or less where a group above us is limited."""
+    return min([_machine()[0], *(limit for limit, _, _ in _limited_groups())])
+
+
+def available_bytes() -> int:
+    """Return the memory that could be had now without swapping; page cache that can be dropped counts as available."""
+    return max(0, min([_machine()[1], *(_left(*found) for found in _limited_groups())]))
+
+
+def cpu_count() -> float:
+    """Return the cores this process may use: its CPU affinity, or less where a group above us has a quota."""
+    cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min([float(cpus), *_quotas()])
+
+
+def _machine() -> tuple[int, int]:
+    """Return physical and available memory, in bytes."""
+    text = read("/proc/meminfo")
+    if text is None:
+        import psutil  # noqa: PLC0415 - only where there is no /proc: it would cost the supervisor memory
+
+        memory = psutil.virtual_memory()
+        return memory.total, memory.available
+    found = {}
+    for line in text.splitlines()[:8]:
+        name, _, rest = line.partition(":")
+        found[name] = int(rest.split()[0]) * 1024
+    return found["MemTotal"], found.get("MemAvailable", found["MemFree"])
+
+
+def _limited_groups() -> Iterator[tuple[int, str, tuple[str, str, str, str]]]:
+    """Yield limit, directory and file names of each group above us that limits memory, our own included."""
+    for controller, files in (("memory", V1_FILES), ("", V2_FILES)):
+        found = own(controller)
+        for directory in upwards(*found) if found else ():
+            limit_bytes = read_number(f"{directory}/{files[0]}")
+            if limit_bytes is not None and limit_bytes < UNLIMITED_BYTES:
+                yield limit_bytes, directory, files
+
+
+def _left(limit_bytes: int, directory: str, files: tuple[str, str, str, str]) -> int:
+    usage_bytes = read_number(f"{directory}/{files[1]}") or 0
+    stat = parse_counts(read(directory + "/memory.stat") or "")
+    return limit_bytes - usage_bytes + stat.get(files[2], 0) + stat.get(files[3], 0)
+
+
+def _quotas() -> Iterator[float]:
+    """Yield the cores that each group above us allows."""
+    found = own("cpu")
+    for directory in upwards(*found) if found else ():
+        quota_us = read_number(directory + "/cpu.cfs_quota_us")
+        period_us = read_number(directory + "/cpu.cfs_period_us")
+        if quota_us is not None and quota_us > 0 and period_us:
+            yield quota_us / period_us
+    found = own("")
+    for directory in upwards(*found) if found else ():
+        quota, _, period = (read(directory + "/cpu.max") or "").partition(" ")
+        if quota.isdigit() and period.strip().isdigit():
+            yield int(quota) / int(period)

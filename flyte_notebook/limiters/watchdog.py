@@ -1,0 +1,196 @@
+"""The limit without control groups: look every 5 ms, and kill when there is too much.
+
+Weaker than the kernel's limit, and said to be: between two looks a task may overshoot by about 100 MiB. What is
+measured is memory of the processes (see `flyte_notebook.limiters.processes`), files in memory (tmpfs) that no process
+maps are not seen. Forked children share pages with their parent until one of them writes; the quick sum counts such
+pages once per process. So with more than one process the quick sum accuses, and only the exact look (each page divided
+by its users) may convict. That one is dear, 8 us per MiB, so it is made when it can matter, and never takes more than
+a fifth of the time.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import TYPE_CHECKING
+
+from flyte_notebook.limiters import affinity
+from flyte_notebook.limiters.base import Counters, LimiterUnavailableError
+from flyte_notebook.limiters.control_groups import parse_counts, read
+from flyte_notebook.limiters.processes import PROC, LinuxProcesses
+from flyte_notebook.limits import Enforcement, Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flyte_notebook.limiters.portable import PsutilProcesses
+    from flyte_notebook.limiters.processes import Member, Table
+
+GROWTH_BYTES_PER_S = 4 << 30
+"""No task writes to fresh or shared pages faster than this; so far from the limit nothing needs to be looked at."""
+LOOK_SHARE = 4
+"""An exact look is followed by at least so many times its own duration without one."""
+IDLE_LOOK_SHARE = 50
+IDLE_LOOK_S = 0.25
+KILL_PASSES = 4
+
+
+class Watchdog:
+    """Groups that are held by looking."""
+
+    def __init__(self, session: str) -> None:
+        """Open the table. Raises `LimiterUnavailableError` without ``/proc`` and psutil."""
+        self._table = process_table(session)
+        self._cpus = affinity.Cpus()
+        self._groups: list[WatchdogGroup] = []
+        self.enforcement = Enforcement(memory="watchdog", cpu="affinity" if affinity.AVAILABLE else "none")
+
+    def group(self, name: str, limits: Limits) -> WatchdogGroup:
+        """Make the group of one attempt."""
+        group = WatchdogGroup(name, limits, self._table, self._cpus)
+        self._groups = [known for known in self._groups if not known.removed] + [group]
+        return group
+
+    def close(self) -> None:
+        """Kill what is left of every group, for 2 s at most, and give up what is kept. Idempotent."""
+        give_up = time.monotonic() + 2.0
+        left = [group for group in self._groups if not group.removed]
+        while left and time.monotonic() < give_up:
+            for group in left:
+                group.kill()
+            left = [group for group in left if not group.empty()]
+            time.sleep(0.002 if left else 0)
+        self._groups = []
+        self._table.close()
+
+
+class WatchdogGroup:
+    """One attempt: a set of processes that grows as they start others."""
+
+    def __init__(self, name: str, limits: Limits, table: Table, dealer: affinity.Cpus) -> None:
+        self._name = name
+        self._limit_bytes = limits.memory_bytes
+        self._table = table
+        self._dealer = dealer
+        self._cpus = dealer.take(limits.cpu_cores)
+        self._over = self._was_over = False
+        self._twice_bytes = 0  # what the quick sum counted more than once, at the last exact look
+        self._seen = frozenset[int]()
+        self._look_again_s = self._look_by_s = 0.0
+        self._machine_kills_before = _machine_oom_kills()
+        self._last_counters = Counters()
+        self.poll_interval_s = table.poll_interval_s if limits.memory_bytes is not None else None
+        self.removed = False
+
+    def enter(self) -> None:
+        """Bind the calling process to the group's CPUs."""
+        affinity.bind(self._cpus)
+
+    def attach(self, pid: int) -> None:
+        """Say which process is the first one; those it starts are found."""
+        self._table.adopt(pid, self._name)
+
+    def sample(self) -> int:
+        """Return the bytes in use: anonymous and shared memory of all processes."""
+        self._table.refresh()
+        members = self._table.members(self._name)
+        used = {member.pid: quick for member in members if (quick := member.quick_bytes())}
+        quick_bytes = sum(used.values())
+        if len(used) > 1:
+            users = [member for member in members if member.pid in used]
+            return self._with_shared(users, quick_bytes, largest_bytes=max(used.values()))
+        self._twice_bytes = 0
+        self._seen = frozenset(used)
+        self._judge(quick_bytes)
+        return quick_bytes
+
+    def exceeded(self) -> bool:
+        """Whether the last sample was above the limit, for certain."""
+        return self._over
+
+    def counters(self) -> Counters:
+        """Say whether the limit was passed, and how many processes the machine's kernel killed meanwhile."""
+        if not self.removed:
+            rise = _machine_oom_kills() - self._machine_kills_before
+            self._last_counters = Counters(limit_reached=self._was_over, machine_oom_kills=max(0, rise))
+        return self._last_counters
+
+    def kill(self) -> None:
+        """Send SIGKILL to every process, those found meanwhile included."""
+        killed: set[int] = set()
+        for _ in range(KILL_PASSES):
+            self._table.refresh(full=True)
+            new = [member for member in self._table.members(self._name) if member.pid not in killed]
+            for member in new:
+                member.kill()
+            if not new:
+                return
+            killed.update(member.pid for member in new)
+
+    def empty(self) -> bool:
+        """Whether nobody is left alive."""
+        self._table.refresh(full=True)
+        return not any(member.alive() for member in self._table.members(self._name))
+
+    def remove(self) -> None:
+        """Give up what is kept. Idempotent; raises OSError (EBUSY) when a process is still alive."""
+        if self.removed:
+            return
+        if not self.empty():
+            raise OSError(errno.EBUSY, "processes of the attempt are still alive", self._name)
+        self.counters()
+        self.removed = True
+        self._table.forget(self._name)
+        self._dealer.give_back(self._cpus)
+
+    def _with_shared(self, members: Sequence[Member], quick_bytes: int, *, largest_bytes: int) -> int:
+        """Return the sum less what is counted more than once; an exact look when it is due."""
+        now = time.monotonic()
+        seen = frozenset(member.pid for member in members)
+        used_bytes = max(largest_bytes, quick_bytes - self._twice_bytes)
+        wanted = now >= self._look_by_s or seen != self._seen
+        accused = self._limit_bytes is not None and used_bytes > self._limit_bytes
+        if now < self._look_again_s or not (wanted or accused):
+            self._over = False  # not proven
+            return used_bytes
+        self._seen = seen
+        used_bytes = sum(_exact_or_quick_bytes(member) for member in members)
+        self._twice_bytes = max(0, quick_bytes - used_bytes)
+        self._judge(used_bytes)
+        self._plan(used_bytes, quick_bytes, cost_s=time.monotonic() - now)
+        return used_bytes
+
+    def _plan(self, used_bytes: int, quick_bytes: int, *, cost_s: float) -> None:
+        """Say when the next exact look may be, and by when it must be."""
+        now = time.monotonic()
+        self._look_again_s = now + LOOK_SHARE * cost_s
+        wait_s = max(IDLE_LOOK_S, IDLE_LOOK_SHARE * cost_s)
+        if self._limit_bytes is not None and quick_bytes > self._limit_bytes:
+            # Writing to a shared page makes it two pages, and the quick sum does not move.
+            wait_s = min(wait_s, (self._limit_bytes - used_bytes) / GROWTH_BYTES_PER_S)
+        self._look_by_s = now + max(wait_s, LOOK_SHARE * cost_s)
+
+    def _judge(self, used_bytes: int) -> None:
+        self._over = self._limit_bytes is not None and used_bytes > self._limit_bytes
+        self._was_over = self._was_over or self._over
+
+
+def _exact_or_quick_bytes(member: Member) -> int:
+    exact_bytes = member.exact_bytes()
+    return (member.quick_bytes() or 0) if exact_bytes is None else exact_bytes
+
+
+def process_table(session: str) -> LinuxProcesses | PsutilProcesses:
+    """Return the table for this machine. Raises `LimiterUnavailableError` where there is none."""
+    try:
+        if PROC:
+            return LinuxProcesses(session)
+        from flyte_notebook.limiters.portable import PsutilProcesses  # noqa: PLC0415 - psutil is loaded where it is used
+
+        return PsutilProcesses(session)
+    except (ImportError, OSError) as missing:
+        raise LimiterUnavailableError(errno.ENOSYS, f"watchdog: processes cannot be seen here: {missing}") from missing
+
+
+def _machine_oom_kills() -> int:
+    return parse_counts(read("/proc/vmstat") or "").get("oom_kill", 0)
