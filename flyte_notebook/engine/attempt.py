@@ -1,0 +1,306 @@
+"""One attempt in a worker, seen from the kernel: hand the job over, hear the answers, gather the facts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from flyte_notebook.engine.link import SupervisorError
+from flyte_notebook.engine.pump import Pump
+from flyte_notebook.outcome import Raised, WorkerReport
+from flyte_notebook.trace import MemoryTrace
+from flyte_notebook.worker import protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from flyte_notebook.engine.link import Handle, SupervisorLink
+    from flyte_notebook.engine.pump import Sink
+    from flyte_notebook.job import Job, Surroundings
+    from flyte_notebook.outcome import Outcome, Stage, Tripped
+
+READY_BOUND_S = 120.0
+"""How long a worker may take to start: an interpreter and the SDK on a machine under load."""
+
+END_BOUND_S = 10.0
+"""How long we wait for the supervisor to report the end of an attempt that it was told to stop."""
+
+THREAD_COUNT_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+)
+
+_BOOT = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[2]); "
+    "from flyte_notebook.worker.child import main; main(sys.argv[1:2])"
+)
+
+Call = dict[str, Any]
+
+
+class Observer(Protocol):
+    """Hears of every attempt of a run, on the engine's thread; must not block and must not raise."""
+
+    def started(self, job: Job) -> None:
+        """Say that an attempt was submitted."""
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        """Say what became of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a run was started from: where its output goes and what its workers see of the notebook.
+
+    ``before`` and ``after`` name functions (``module:function``) that each worker calls around its job.
+    """
+
+    sink: Sink
+    surroundings: Surroundings
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    observer: Observer | None = None
+
+
+class AttemptInWorker:
+    """Runs one job in one worker. ``call`` runs the job of a nested task and returns the reply for the parent."""
+
+    def __init__(
+        self, job: Job, origin: Origin, link: SupervisorLink, call: Callable[[Call], Awaitable[dict[str, Any]]]
+    ) -> None:
+        self._job = job
+        self._origin = origin
+        self._link = link
+        self._call = call
+        self._children: dict[int, asyncio.Task[None]] = {}
+        self._handle: Handle | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._stage: Stage = "starting"
+        self._returning: str | None = None
+        self._answer: bytes | None = None
+        self._raised: Raised | None = None
+        self._stopped = False
+        self._lost = ""
+        self._payload_path: Path | None = None
+
+    @property
+    def usage_bytes(self) -> int:
+        """What the attempt uses, as last heard."""
+        return self._handle.usage_bytes if self._handle is not None else 0
+
+    def stop(self) -> None:
+        """Have the attempt killed; its report then says ``stopped``."""
+        self._stopped = True
+        if self._handle is not None:
+            with contextlib.suppress(SupervisorError):
+                self._link.stop(self._handle)
+
+    async def run(self) -> WorkerReport:
+        """Run to the end and return the facts. When cancelled, kills the attempt first, then raises."""
+        began_s = time.monotonic()
+        ours, theirs = socket.socketpair()
+        out_read, out_write = os.pipe()
+        err_read, err_write = os.pipe()
+        pump = Pump(self._origin.sink, {"stdout": out_read, "stderr": err_read})
+        facts: dict[str, Any] = {}
+        try:
+            try:
+                fds = [theirs.fileno(), out_write, err_write]
+                self._handle = self._link.spawn(limits=self._job.limits, request=self._request(), fds=fds)
+            finally:
+                theirs.close()
+                os.close(out_write)
+                os.close(err_write)
+            if self._stopped:
+                self.stop()
+            await self._converse(ours, pump)
+            facts = await asyncio.wait_for(asyncio.shield(self._handle.ended), END_BOUND_S)
+        except (SupervisorError, asyncio.TimeoutError) as error:
+            self._lost = str(error) or "the supervisor did not report the end of the attempt"
+        except asyncio.CancelledError:
+            await self._end_cancelled()
+            raise
+        finally:
+            await self._end_children()
+            await self._close(ours)
+            pump.finish()
+        return self._report(facts, pump.tail, time.monotonic() - began_s)
+
+    def _request(self) -> dict[str, Any]:
+        surroundings = self._origin.surroundings
+        argv = [sys.executable, "-c", _BOOT, self._job.entry, json.dumps(surroundings.sys_path)]
+        return {
+            "name": _group_name(self._job),
+            "argv": argv,
+            "cwd": surroundings.cwd,
+            "environ": {**surroundings.environ, **self._variables()},
+        }
+
+    def _variables(self) -> dict[str, str]:
+        job = self._job
+        variables = {
+            "FLYTE_NOTEBOOK_SESSION": self._link.session,
+            "FLYTE_NOTEBOOK_ATTEMPT": _group_name(job),
+            "FLYTE_ATTEMPT_NUMBER": str(job.attempt),
+            "FLYTE_DISABLE_TELEMETRY": "1",
+        }
+        if job.limits.cpu_cores is not None:
+            threads = str(max(1, round(job.limits.cpu_cores + 0.49)))
+            known = self._origin.surroundings.environ
+            variables |= {name: threads for name in THREAD_COUNT_VARIABLES if name not in known}
+        return {**variables, **job.env_vars}
+
+    async def _converse(self, ours: socket.socket, pump: Pump) -> None:
+        """Serve the worker's channel until it ends."""
+        ours.setblocking(False)
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        try:
+            ready = await asyncio.wait_for(protocol.receive_async(reader), READY_BOUND_S)
+        except protocol.ChannelClosedError:
+            return
+        except asyncio.TimeoutError:
+            self._lost = f"the worker was not ready after {READY_BOUND_S:.0f} s"
+            self.stop()
+            return
+        assert ready["kind"] == "ready"
+        self._arm()
+        await self._hand_over()
+        while True:
+            try:
+                message = await protocol.receive_async(reader)
+            except protocol.ChannelClosedError:
+                return
+            self._hear(message, pump)
+
+    def _arm(self) -> None:
+        assert self._handle is not None
+        limits = self._job.limits
+        deadline_in_s = None
+        if limits.deadline_s is not None:
+            deadline_in_s = max(0.0, self._job.queued_s + limits.deadline_s - time.monotonic())
+        self._link.arm(self._handle, max_runtime_s=limits.max_runtime_s, deadline_in_s=deadline_in_s)
+
+    async def _hand_over(self) -> None:
+        payload: bytes | None = self._job.payload
+        path = None
+        if payload is not None and len(payload) > protocol.INLINE_BYTES:
+            self._payload_path = Path(self._link.session_dir, f"{_group_name(self._job)}.payload")
+            await asyncio.get_running_loop().run_in_executor(None, self._payload_path.write_bytes, payload)
+            path, payload = str(self._payload_path), None
+        around = {"before": self._origin.before, "after": self._origin.after}
+        await self._send({"kind": "job", "payload": payload, "path": path, **around})
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        assert self._writer is not None
+        with contextlib.suppress(OSError):
+            self._writer.write(protocol.frame(message))
+            await self._writer.drain()
+
+    def _hear(self, message: dict[str, Any], pump: Pump) -> None:
+        kind = message["kind"]
+        if kind == "stage":
+            self._stage, self._returning = message["stage"], message["detail"]
+        elif kind == "display":
+            pump.show_now()
+            self._origin.sink.display(message["message"])
+        elif kind == "answer":
+            self._stage, self._answer = "finished", message["answer"]
+        elif kind == "raised":
+            self._raised = message["raised"]
+        elif kind == "call":
+            number = message["number"]
+            self._children[number] = asyncio.get_running_loop().create_task(self._serve(number, message))
+        elif kind == "cancel":
+            child = self._children.get(message["number"])
+            if child is not None:
+                child.cancel()
+
+    async def _serve(self, number: int, request: Call) -> None:
+        try:
+            reply = await self._call(request)
+            await self._send({**reply, "number": number})
+        finally:
+            self._children.pop(number, None)
+
+    async def _end_children(self) -> None:
+        children = list(self._children.values())
+        for child in children:
+            child.cancel()
+        if children:
+            await asyncio.gather(*children, return_exceptions=True)
+
+    async def _end_cancelled(self) -> None:
+        self.stop()
+        if self._handle is not None:
+            # Nobody may wait for an attempt that still runs: a second cancel must not cut this short either.
+            ended = asyncio.ensure_future(asyncio.wait({self._handle.ended}, timeout=END_BOUND_S))
+            while not ended.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.shield(ended)
+
+    async def _close(self, ours: socket.socket) -> None:
+        if self._payload_path is not None:
+            with contextlib.suppress(OSError):
+                self._payload_path.unlink()
+        if self._writer is not None:
+            self._writer.close()
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await self._writer.wait_closed()
+        ours.close()
+
+    def _report(self, facts: dict[str, Any], tail: str, duration_s: float) -> WorkerReport:
+        tripped: Tripped | None = facts.get("tripped")
+        if tripped is None and self._stopped and not self._lost:
+            tripped = "stopped"
+        if self._answer is not None and tripped != "memory":
+            tripped = None  # it was done before the stop arrived
+        killed = facts.get("signal") == signal.SIGKILL
+        return WorkerReport(
+            answer=self._answer,
+            raised=self._raised,
+            exit_status=facts.get("exit_status"),
+            signal=facts.get("signal"),
+            tripped=tripped,
+            tripped_detail=self._lost,
+            oom_kills=facts.get("oom_kills", 0),
+            limit_reached=facts.get("limit_reached", False),
+            machine_short=bool(killed and tripped is None and facts.get("machine_oom_kills", 0)),
+            stage=self._stage,
+            returning=self._returning,
+            trace=_trace(self._job, facts),
+            enforcement=self._link.enforcement,
+            output_tail=tail,
+            duration_s=facts.get("duration_s", duration_s),
+        )
+
+
+def _trace(job: Job, facts: dict[str, Any]) -> MemoryTrace:
+    return MemoryTrace(
+        times_s=tuple(facts.get("times_s", ())),
+        memory_bytes=tuple(facts.get("memory_bytes", ())),
+        limit_bytes=job.limits.memory_bytes,
+        baseline_bytes=facts.get("baseline_bytes"),
+        peak_bytes=facts.get("peak_bytes"),
+        peak_source=facts.get("peak_source", "samples"),
+    )
+
+
+def _group_name(job: Job) -> str:
+    """Return a name that is safe as a file name, unique among living attempts, and says what it is."""
+    run = "".join(letter if letter.isalnum() else "-" for letter in job.run)[-40:]
+    return f"{run}-{job.action}-{job.attempt}"

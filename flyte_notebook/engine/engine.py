@@ -1,0 +1,331 @@
+"""The engine: admits attempts, runs each in a worker, decides what became of it, keeps the history.
+
+It lives on one daemon thread with one asyncio loop; everything but the methods marked as thread-safe runs there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.diagnosis import diagnose
+from flyte_notebook.engine.attempt import AttemptInWorker, Origin
+from flyte_notebook.engine.link import SupervisorError, SupervisorLink
+from flyte_notebook.history import Attempt, History
+from flyte_notebook.job import Job, Surroundings
+from flyte_notebook.limiters import machine
+from flyte_notebook.outcome import Failure, Success, WorkerReport
+from flyte_notebook.scheduler import MAX_PROCESSES, NeverFitsError, Scheduler, Ticket
+from flyte_notebook.worker import pickling
+
+if TYPE_CHECKING:
+    from flyte_notebook.engine.pump import StreamName
+    from flyte_notebook.limits import Enforcement, Limits
+    from flyte_notebook.outcome import Outcome, Tripped
+
+START_BOUND_S = 60.0
+CLOSE_BOUND_S = 10.0
+KEPT_ACTIONS = 20_000
+
+
+class EngineError(RuntimeError):
+    """The engine could not start, or isolates nothing; the text says why."""
+
+
+@dataclass(slots=True, eq=False)
+class _Living:
+    """An attempt that waits for admission or runs."""
+
+    job: Job
+    stop: asyncio.Event
+    ticket: Ticket | None = None
+    worker: AttemptInWorker | None = None
+
+
+@dataclass(slots=True)
+class _ActionState:
+    first_queued_s: float
+    attempts: int = 0
+
+
+class Engine:
+    """Runs jobs, each in a process of its own under its own limits."""
+
+    def __init__(self, *, history: History, canary: str, max_processes: int = MAX_PROCESSES) -> None:
+        self.history = history
+        self.baseline_bytes: int | None = None
+        self._canary = canary
+        self._max_processes = max_processes
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="flyte-notebook-engine", daemon=True)
+        self._living: set[_Living] = set()
+        self._actions: OrderedDict[tuple[str, str], _ActionState] = OrderedDict()
+        self._stopped_runs: set[str] = set()
+        self._between_attempts: set[str] = set()
+        self._closed = False
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
+
+    def start(self) -> None:
+        """Start the thread and the supervisor. Thread-safe. Raises `EngineError` when that fails."""
+        self._thread.start()
+        try:
+            self.call(self._start()).result(START_BOUND_S)
+        except (SupervisorError, OSError, concurrent.futures.TimeoutError) as error:
+            self.close()
+            raise EngineError(str(error)) from error
+
+    async def _start(self) -> None:
+        self._link = SupervisorLink(self._on_usage)
+        self._starting = asyncio.Lock()
+        self._scheduler = Scheduler(
+            capacity_bytes=machine.capacity_bytes,
+            available_bytes=machine.available_bytes,
+            max_processes=self._max_processes,
+        )
+        await self._link.start()
+        self._probe = asyncio.ensure_future(self._run_canary())
+
+    async def _run_canary(self) -> None:
+        """Prove with one job that a worker is a process of its own, and measure what an empty one holds."""
+        job = Job(label="canary", run="canary", action="a0", entry=self._canary, payload=b"")
+        own = Surroundings(cwd=os.getcwd(), environ=dict(os.environ), sys_path=tuple(filter(None, sys.path)))  # noqa: PTH109 - a string is wanted
+        report = await AttemptInWorker(job, Origin(sink=_Nowhere(), surroundings=own), self._link, _no_call).run()
+        if report.answer is None or int(report.answer) == os.getpid():
+            words = report.output_tail or report.tripped_detail or f"exit status {report.exit_status}"
+            msg = f"no isolated worker could be started, so nothing is run: {words}"
+            raise EngineError(msg)
+        self.baseline_bytes = report.trace.baseline_bytes
+
+    def wait_until_proven(self, timeout_s: float = START_BOUND_S) -> None:
+        """Wait for the canary. Thread-safe. Raises `EngineError` when isolation does not work here."""
+
+        async def probe() -> None:
+            await asyncio.shield(self._probe)
+
+        self.call(probe()).result(timeout_s)
+
+    @property
+    def enforcement(self) -> Enforcement:
+        """What this machine enforces, and by which mechanism."""
+        return self._link.enforcement
+
+    @property
+    def supervisor_pid(self) -> int | None:
+        """The pid of the supervisor process."""
+        return self._link.pid
+
+    @property
+    def active(self) -> int:
+        """How many attempts wait or run now. Thread-safe."""
+        return len(self._living)
+
+    def call(self, coroutine: Any) -> concurrent.futures.Future[Any]:  # noqa: ANN401 - any coroutine
+        """Run a coroutine on the engine's loop. Thread-safe."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def submit(self, job: Job, origin: Origin) -> concurrent.futures.Future[Outcome]:
+        """Run a job; the future holds its outcome. Cancelling the future kills the attempt. Thread-safe."""
+        return self.call(self.run(job, origin))
+
+    def stop_all(self) -> int:
+        """Have every run stopped that waits, runs, or is between two attempts; returns at once, how many. Thread-safe.
+
+        Takes no lock: it is called from signal handlers.
+        """
+        count = len(self._living) + len(self._between_attempts)
+        self._loop.call_soon_threadsafe(self._stop_all)
+        return count
+
+    def _stop_all(self) -> None:
+        self._stopped_runs |= self._between_attempts
+        for living in self._living:
+            self._stopped_runs.add(living.job.run)
+            living.stop.set()
+            if living.worker is not None:
+                living.worker.stop()
+
+    def close(self) -> None:
+        """Stop everything, end the supervisor and the thread; returns when they are gone. Thread-safe, idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._thread.is_alive():
+            with contextlib.suppress(concurrent.futures.TimeoutError):
+                self.call(self._close()).result(CLOSE_BOUND_S)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(CLOSE_BOUND_S)
+
+    async def _close(self) -> None:
+        self._stop_all()
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._link.close()
+
+    async def run(self, job: Job, origin: Origin, parent: Ticket | None = None) -> Outcome:
+        """Run one attempt: wait for admission, supervise, diagnose, remember."""
+        began_s = time.monotonic()
+        state = self._state(job, began_s)
+        job = replace(job, attempt=state.attempts, queued_s=state.first_queued_s)
+        state.attempts += 1
+        run = self.history.begin(job.run, job.label)
+        action = run.begin_action(job.action, job.label, job.parent, job.limits)
+        living = _Living(job, asyncio.Event())
+        self._living.add(living)
+        self._between_attempts.discard(job.run)
+        if origin.observer is not None:
+            origin.observer.started(job)
+        if parent is not None:
+            self._scheduler.awaits_child(parent, +1)
+        try:
+            report = await self._admit_and_supervise(living, origin)
+        finally:
+            self._living.discard(living)
+            if living.ticket is not None:
+                self._scheduler.release(living.ticket)
+            if parent is not None:
+                self._scheduler.awaits_child(parent, -1)
+        outcome = diagnose(job, report, unpickle=pickling.loads)
+        number = job.attempt + 1
+        action.attempts.append(
+            Attempt(
+                number=number,
+                worker=job.worker,
+                limits=job.limits,
+                outcome=outcome,
+                trace=report.trace,
+                duration_s=report.duration_s,
+            )
+        )
+        if isinstance(outcome, Failure):
+            self.history.last_failure = outcome
+            if parent is None and number < job.max_attempts and getattr(outcome.error, "recoverable", False):
+                self._between_attempts.add(job.run)  # the SDK sleeps now, and will come again
+        if origin.observer is not None:
+            origin.observer.ended(job, outcome)
+        return outcome
+
+    def _state(self, job: Job, now_s: float) -> _ActionState:
+        key = (job.run, job.action)
+        state = self._actions.setdefault(key, _ActionState(now_s))
+        self._actions.move_to_end(key)
+        if len(self._actions) > KEPT_ACTIONS:
+            self._actions.popitem(last=False)
+        return state
+
+    async def _admit_and_supervise(self, living: _Living, origin: Origin) -> WorkerReport:
+        began_s = time.monotonic()
+        tripped, detail = await self._admit(living)
+        queued_for_s = time.monotonic() - began_s
+        if tripped is not None:
+            return WorkerReport(
+                tripped=tripped, tripped_detail=detail, queued_for_s=queued_for_s, enforcement=self._link.enforcement
+            )
+        await asyncio.shield(self._probe)
+        await self._ensure_supervisor()
+
+        async def call(request: dict[str, Any]) -> dict[str, Any]:
+            return await self._nested(living, request, origin)
+
+        living.worker = AttemptInWorker(living.job, origin, self._link, call)
+        if living.stop.is_set():
+            living.worker.stop()
+        report = await living.worker.run()
+        return replace(report, queued_for_s=queued_for_s)
+
+    async def _admit(self, living: _Living) -> tuple[Tripped | None, str]:
+        """Wait for admission; return why it was not granted, or ``None``."""
+        job = living.job
+        if job.run in self._stopped_runs:
+            return "stopped", ""
+        bound_s, bound = _queue_bound(job, time.monotonic())
+        if bound_s <= 0:
+            return bound, ""
+        admission = asyncio.ensure_future(self._scheduler.admit(job.limits))
+        stopped = asyncio.ensure_future(living.stop.wait())
+        timeout_s = bound_s if bound_s != float("inf") else None
+        try:
+            await asyncio.wait({admission, stopped}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if admission.done():
+                living.ticket = admission.result()
+                return None, ""
+            return ("stopped" if stopped.done() else bound), ""
+        except NeverFitsError as error:
+            return "never_fits", str(error)
+        finally:
+            stopped.cancel()
+            if living.ticket is None:
+                admission.cancel()
+                await asyncio.gather(admission, return_exceptions=True)
+                if not admission.cancelled() and admission.exception() is None:
+                    self._scheduler.release(admission.result())
+
+    async def _nested(self, parent: _Living, request: dict[str, Any], origin: Origin) -> dict[str, Any]:
+        """Run a task that a worker called, as its sibling; return the reply for the worker."""
+        job: Job = replace(request["job"], run=parent.job.run, parent=parent.job.action)
+        outcome = await self.run(job, origin, parent.ticket)
+        if isinstance(outcome, Success):
+            return {"kind": "reply", "answer": outcome.answer}
+        # Facts travel, not the error: the parent's worker draws the same conclusion from them.
+        facts = (replace(job, attempt=outcome.attempt, payload=b""), outcome.report)
+        return {"kind": "reply", "answer": None, "facts": facts}
+
+    async def _ensure_supervisor(self) -> None:
+        async with self._starting:
+            if not self._link.alive:
+                await self._link.reap()
+                await self._link.start()
+
+    def _on_usage(self) -> None:
+        for living in self._living:
+            if living.ticket is not None and living.worker is not None:
+                living.ticket.usage_bytes = living.worker.usage_bytes
+        if self._scheduler.queued:
+            self._scheduler.pump()
+
+
+class _Nowhere:
+    """The sink of the canary, which prints nothing that anybody wants to see."""
+
+    def write(self, stream: StreamName, text: str) -> None:
+        """Forget the text."""
+
+    def display(self, message: dict[str, Any]) -> None:
+        """Forget the message."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+
+async def _no_call(_request: dict[str, Any]) -> dict[str, Any]:
+    msg = "a canary calls nobody"
+    raise EngineError(msg)
+
+
+def _queue_bound(job: Job, now_s: float) -> tuple[float, Tripped]:
+    """Return how long the attempt may wait for admission, and which bound that is."""
+    limits: Limits = job.limits
+    queued_s = limits.max_queued_time_s if limits.max_queued_time_s is not None else float("inf")
+    deadline_s = float("inf")
+    if limits.deadline_s is not None:
+        deadline_s = job.queued_s + limits.deadline_s - now_s
+    return (queued_s, "max_queued_time") if queued_s <= deadline_s else (deadline_s, "deadline")
+
+
+__all__ = ["Engine", "EngineError", "Origin"]

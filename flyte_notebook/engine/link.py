@@ -1,0 +1,228 @@
+"""The kernel's side of the supervisor: starts it, asks it for workers, hears what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.limiters import cgroup_v2, selection
+from flyte_notebook.limits import Enforcement
+from flyte_notebook.worker import protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flyte_notebook.limits import Limits
+
+HELLO_BOUND_S = 30.0
+CLOSE_BOUND_S = 6.0
+
+_BOOT = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[2])['sys_path']; "
+    "from flyte_notebook.worker.supervisor import main; main(sys.argv[1:])"
+)
+
+
+class SupervisorError(RuntimeError):
+    """The supervisor process did not start or is gone; the text holds what it last said."""
+
+
+class Handle:
+    """One attempt as the supervisor knows it."""
+
+    def __init__(self, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.number = number
+        self.usage_bytes = 0
+        self.spawned: asyncio.Future[int] = loop.create_future()
+        self.ended: asyncio.Future[dict[str, Any]] = loop.create_future()
+
+    def fail(self, error: Exception) -> None:
+        """Nothing more will be heard of this attempt."""
+        for future in (self.spawned, self.ended):
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # it may be that nobody waits for it any more
+
+
+class SupervisorLink:
+    """Owns the supervisor process of a session. Everything runs on the engine's loop."""
+
+    def __init__(self, on_usage: Callable[[], None]) -> None:
+        self.enforcement = Enforcement()
+        self.session = selection.session_name(os.getpid())
+        self.session_dir = str(Path(tempfile.gettempdir()) / self.session)
+        self._on_usage = on_usage
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._reader: protocol.ControlReader | None = None
+        self._handles: dict[int, Handle] = {}
+        self._numbers = 0
+        self._hello: asyncio.Future[dict[str, Any]] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the supervisor is there."""
+        return self._control is not None
+
+    @property
+    def pid(self) -> int | None:
+        """The pid of the supervisor process."""
+        return self._process.pid if self._process is not None else None
+
+    async def start(self) -> None:
+        """Start the supervisor and wait for its first word. Raises `SupervisorError`."""
+        prefix = cgroup_v2.systemd_scope_command()
+        try:
+            await self._start(prefix or [])
+        except SupervisorError:
+            if prefix is None:
+                raise
+            await self._start([])  # a user manager that refuses a scope must not stop us; the doctor says what is lost
+
+    async def _start(self, prefix: list[str]) -> None:
+        loop = asyncio.get_running_loop()
+        Path(self.session_dir).mkdir(mode=0o700, exist_ok=True)  # noqa: ASYNC240 - one mkdir, before anything runs
+        ours, theirs = socket.socketpair()
+        search = [entry for entry in sys.path if entry]
+        settings = {
+            "session": self.session,
+            "session_dir": self.session_dir,
+            "sys_path": search,
+            "kernel_pid": os.getpid(),
+        }
+        command = [*prefix, sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(settings)]
+        self._process = subprocess.Popen(  # noqa: ASYNC220 - the engine's loop has nothing else to do yet
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+        theirs.close()
+        ours.setblocking(False)
+        self._control = ours
+        self._reader = protocol.ControlReader(ours)
+        self._hello = loop.create_future()
+        loop.add_reader(ours.fileno(), self._read)
+        try:
+            hello = await asyncio.wait_for(self._hello, HELLO_BOUND_S)
+        except (asyncio.TimeoutError, SupervisorError) as error:
+            text = self._last_words()
+            self._lost(SupervisorError("it did not start"))
+            await self.reap()
+            msg = f"the supervisor process did not start: {str(error) or 'no word from it'} {text}".strip()
+            raise SupervisorError(msg) from error
+        found = hello["enforcement"]
+        self.enforcement = Enforcement(memory=found["memory"], cpu=found["cpu"], hints=tuple(found["hints"]))
+
+    def spawn(self, *, limits: Limits, request: dict[str, Any], fds: list[int]) -> Handle:
+        """Ask for a worker. ``fds`` are its channel, stdout and stderr; the caller closes its copies afterwards."""
+        if self._control is None:
+            msg = "the supervisor process is gone"
+            raise SupervisorError(msg)
+        self._numbers += 1
+        handle = Handle(self._numbers)
+        self._handles[handle.number] = handle
+        bounds = {"memory_bytes": limits.memory_bytes, "cpu_cores": limits.cpu_cores}
+        self._send({"kind": "spawn", "id": handle.number, **bounds, **request}, fds)
+        return handle
+
+    def arm(self, handle: Handle, *, max_runtime_s: float | None, deadline_in_s: float | None) -> None:
+        """Say that the worker is ready: its clocks start."""
+        times = {"max_runtime_s": max_runtime_s, "deadline_in_s": deadline_in_s}
+        self._send({"kind": "arm", "id": handle.number, **times})
+
+    def stop(self, handle: Handle) -> None:
+        """Have an attempt killed."""
+        self._send({"kind": "stop", "id": handle.number})
+
+    async def close(self) -> None:
+        """End the supervisor; it kills and removes whatever is left. Idempotent."""
+        with contextlib.suppress(SupervisorError):
+            self._send({"kind": "close"})
+        self._lost(SupervisorError("the engine was closed"))
+        await self.reap()
+
+    async def reap(self) -> None:
+        """Wait for the end of the supervisor process, kill it when it takes too long, and remove its directory."""
+        process, self._process = self._process, None
+        if process is not None:
+            for _ in range(int(CLOSE_BOUND_S / 0.01)):
+                if process.poll() is not None:
+                    break
+                await asyncio.sleep(0.01)
+            else:
+                process.kill()
+                process.wait()
+        shutil.rmtree(self.session_dir, ignore_errors=True)
+
+    def _send(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
+        if self._control is None:
+            msg = "the supervisor process is gone"
+            raise SupervisorError(msg)
+        self._control.setblocking(True)  # messages are small, and it reads all the time
+        try:
+            protocol.send_control(self._control, message, fds or [])
+        except OSError as error:
+            self._lost(SupervisorError(f"the supervisor process is gone: {error}"))
+            msg = "the supervisor process is gone"
+            raise SupervisorError(msg) from error
+        finally:
+            if self._control is not None:
+                self._control.setblocking(False)
+
+    def _read(self) -> None:
+        assert self._reader is not None
+        try:
+            messages = self._reader.read()
+        except protocol.ChannelClosedError:
+            self._lost(SupervisorError(f"the supervisor process is gone {self._last_words()}".strip()))
+            return
+        for message, _ in messages:
+            self._handle(message)
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        kind = message["kind"]
+        if kind == "hello":
+            if self._hello is not None and not self._hello.done():
+                self._hello.set_result(message)
+        elif kind == "usage":
+            for number, usage_bytes in message["usage"].items():
+                handle = self._handles.get(int(number))
+                if handle is not None:
+                    handle.usage_bytes = usage_bytes
+            self._on_usage()
+        elif kind == "spawned":
+            self._handles[message["id"]].spawned.set_result(message["pid"])
+        elif kind == "refused":
+            self._handles.pop(message["id"]).fail(SupervisorError(f"no worker could be started: {message['error']}"))
+        elif kind == "ended":
+            self._handles.pop(message["id"]).ended.set_result(message)
+
+    def _lost(self, error: SupervisorError) -> None:
+        if self._control is not None:
+            asyncio.get_running_loop().remove_reader(self._control.fileno())
+            self._control.close()
+            self._control = None
+        if self._hello is not None and not self._hello.done():
+            self._hello.set_exception(error)
+        handles, self._handles = self._handles, {}
+        for handle in handles.values():
+            handle.fail(error)
+
+    def _last_words(self) -> str:
+        try:
+            return Path(self.session_dir, "supervisor.log").read_text(errors="replace")[-2000:].strip()
+        except OSError:
+            return ""

@@ -1,0 +1,162 @@
+"""Carries a task's stdout and stderr into the cell: live, bounded, complete to the last line.
+
+What is read is either shown or dropped, never kept waiting: a task that prints faster than a notebook can show must
+neither hang nor fill memory. A bucket of bytes refills over time, so that a slow but talkative task loses nothing.
+When it is empty, output is counted, its tail kept, and the loss is said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from flyte_notebook.units import format_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+READ_BYTES = 1 << 16
+FLUSH_EVERY_S = 0.05
+LIVE_BYTES = 1 << 20
+REFILL_BYTES_PER_S = 1 << 16
+TAIL_BYTES = 1 << 16
+REPORT_TAIL_CHARS = 8_000
+
+StreamName = Literal["stdout", "stderr"]
+
+
+class Sink(Protocol):
+    """Where output of a run goes. Called on the engine's thread; must not block for long and must not raise."""
+
+    def write(self, stream: StreamName, text: str) -> None:
+        """Show text of a stream."""
+
+    def display(self, message: dict[str, object]) -> None:
+        """Show something rich; the message is as in `flyte_notebook.worker.context.publish`."""
+
+    def flush(self) -> None:
+        """Make sure that what was written is on its way."""
+
+
+class Pump:
+    """Reads the pipes of one attempt until they end."""
+
+    def __init__(self, sink: Sink, fds: dict[StreamName, int], clock: Callable[[], float] = time.monotonic) -> None:
+        self._sink = sink
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._open = dict(fds)
+        self._decoders = {name: codecs.getincrementaldecoder("utf-8")(errors="replace") for name in fds}
+        self._pending: list[tuple[StreamName, str]] = []
+        self._flush_handle: asyncio.TimerHandle | None = None
+        self._allowance = float(LIVE_BYTES)
+        self._refilled_s = clock()
+        self._tail = bytearray()
+        self._held = bytearray()
+        self._held_name: StreamName = "stdout"
+        self._dropped_bytes = 0
+        self._holding = False
+        for name, fd in fds.items():
+            os.set_blocking(fd, False)
+            self._loop.add_reader(fd, self._read, name)
+
+    @property
+    def tail(self) -> str:
+        """The last output of the attempt, both streams as they came."""
+        return bytes(self._tail).decode(errors="replace")[-REPORT_TAIL_CHARS:]
+
+    def finish(self) -> None:
+        """Take what is still in the pipes, close them, and show the rest; called when all writers are gone."""
+        for name in list(self._open):
+            while name in self._open and self._read(name):
+                pass
+            self._close(name)
+        for name, decoder in self._decoders.items():
+            self._queue(name, decoder.decode(b"", final=True))
+        if self._holding:
+            lost = self._dropped_bytes - len(self._held)
+            note = f"\n[flyte_notebook: {format_memory(lost)} of output not shown; its end follows]\n"
+            self._queue("stderr", note)
+            self._queue(self._held_name, _from_line_start(self._held))
+        self._flush()
+        self._sink.flush()
+
+    def _read(self, name: StreamName) -> bool:
+        """Read once; return whether there may be more."""
+        try:
+            data = os.read(self._open[name], READ_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._close(name)
+            return False
+        self._tail += data
+        del self._tail[:-TAIL_BYTES]
+        self._take(name, data)
+        return True
+
+    def _take(self, name: StreamName, data: bytes) -> None:
+        now = self._clock()
+        self._allowance = min(LIVE_BYTES, self._allowance + (now - self._refilled_s) * REFILL_BYTES_PER_S)
+        self._refilled_s = now
+        if self._holding or len(data) > self._allowance:
+            if not self._holding:
+                self._holding = True
+                note = (
+                    f"\n[flyte_notebook: more than {format_memory(LIVE_BYTES)} of output at once; "
+                    "the rest is not shown, only its end when the task is over]\n"
+                )
+                self._queue("stderr", note)
+            self._dropped_bytes += len(data)
+            self._held += data
+            self._held_name = name
+            del self._held[:-TAIL_BYTES]
+            return
+        self._allowance -= len(data)
+        self._queue(name, self._decoders[name].decode(data))
+
+    def _queue(self, name: StreamName, text: str) -> None:
+        if not text:
+            return
+        if self._pending and self._pending[-1][0] == name:
+            self._pending[-1] = (name, self._pending[-1][1] + text)
+        else:
+            self._pending.append((name, text))
+        if self._flush_handle is None:
+            self._flush_handle = self._loop.call_later(FLUSH_EVERY_S, self._flush)
+
+    def _flush(self) -> None:
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
+            self._flush_handle = None
+        pending, self._pending = self._pending, []
+        for name, text in pending:
+            self._sink.write(name, text)
+
+    def show_now(self) -> None:
+        """Show what is pending before something else is shown, to keep the order."""
+        for name in list(self._open):
+            while name in self._open and self._read(name):
+                pass
+        self._flush()
+
+    def _close(self, name: StreamName) -> None:
+        fd = self._open.pop(name, None)
+        if fd is not None:
+            self._loop.remove_reader(fd)
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+def _from_line_start(data: bytearray) -> str:
+    text = bytes(data).decode(errors="replace")
+    if len(data) < TAIL_BYTES:
+        return text
+    _, newline, rest = text.partition("\n")
+    return rest if newline else text

@@ -1,0 +1,32 @@
+"""Where output goes without a notebook: the process's own streams."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flyte_notebook.engine.pump import StreamName
+
+
+class StandardSink:
+    """Writes a task's output to ``sys.stdout`` and ``sys.stderr``; of rich output it shows the text."""
+
+    def write(self, stream: StreamName, text: str) -> None:
+        """Write text to the stream of that name."""
+        target = sys.stdout if stream == "stdout" else sys.stderr
+        with contextlib.suppress(OSError, ValueError):
+            target.write(text)
+
+    def display(self, message: dict[str, Any]) -> None:
+        """Write the plain text of something rich."""
+        text = (message.get("data") or {}).get("text/plain")
+        if text:
+            self.write("stdout", f"{text}\n")
+
+    def flush(self) -> None:
+        """Flush both streams."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()

@@ -1,0 +1,183 @@
+"""Admission: which attempt may start now, by memory and number of processes; CPU is shared by quota instead.
+
+Queueing by cores would deadlock (four nested ``cpu=1`` tasks never fit on two cores), so only memory is reserved. What
+a running attempt reserves is its memory limit (or its request, where one is declared; 256 MiB without either); a parent
+that awaits children counts at what it uses now. The queue is strictly first in, first out.
+
+Runs on the engine's loop; no locks. Reads the machine through the two functions that it is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flyte_notebook.units import format_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flyte_notebook.limits import Limits
+
+DEFAULT_RESERVE_BYTES = 256 << 20
+MAX_PROCESSES = 64
+POLL_S = 0.2
+OTHERS_BOUND_S = 10.0
+"""How long an attempt waits for memory that other programs hold while nothing of ours runs."""
+
+
+class NeverFitsError(Exception):
+    """The attempt cannot be admitted; the text says what it needs and what there is."""
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """The right to run. ``usage_bytes`` is kept up to date by the engine; give it back with `Scheduler.release`."""
+
+    reserve_bytes: int
+    usage_bytes: int = 0
+    waiting_for: int = 0
+    """How many children this attempt awaits now."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the attempt awaits children."""
+        return self.waiting_for > 0
+
+    @property
+    def counts_bytes(self) -> int:
+        """What the attempt holds of the budget."""
+        return self.usage_bytes if self.waiting else max(self.reserve_bytes, self.usage_bytes)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    reserve_bytes: int
+    since_s: float
+    future: asyncio.Future[Ticket] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Scheduler:
+    """Admits attempts in order as memory allows."""
+
+    def __init__(
+        self,
+        *,
+        capacity_bytes: Callable[[], int],
+        available_bytes: Callable[[], int],
+        max_processes: int = MAX_PROCESSES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._capacity_bytes = capacity_bytes
+        self._available_bytes = available_bytes
+        self._max_processes = max_processes
+        self._clock = clock
+        self._queue: deque[_Waiter] = deque()
+        self._tickets: set[Ticket] = set()
+        self._poll: asyncio.TimerHandle | None = None
+
+    async def admit(self, limits: Limits) -> Ticket:
+        """Wait for the right to run under these limits. Raises `NeverFitsError`; cancelling gives up the place."""
+        reserve = reserve_bytes(limits)
+        capacity = self._capacity_bytes()
+        if reserve > capacity:
+            msg = f"needs {format_memory(reserve)} of memory, this machine has {format_memory(capacity)} in all"
+            raise NeverFitsError(msg)
+        waiter = _Waiter(reserve, self._clock())
+        self._queue.append(waiter)
+        self.pump()
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            if waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
+                self.release(waiter.future.result())
+            elif waiter in self._queue:
+                self._queue.remove(waiter)
+                self.pump()
+            raise
+
+    def release(self, ticket: Ticket) -> None:
+        """Give a ticket back; idempotent."""
+        self._tickets.discard(ticket)
+        self.pump()
+
+    def awaits_child(self, ticket: Ticket, change: int) -> None:
+        """Say that an attempt began (+1) or ceased (-1) to await a child."""
+        ticket.waiting_for += change
+        self.pump()
+
+    @property
+    def queued(self) -> int:
+        """How many attempts wait for admission."""
+        return len(self._queue)
+
+    def pump(self) -> None:
+        """Admit from the head of the queue as long as the head fits."""
+        while self._queue:
+            waiter = self._queue[0]
+            if waiter.future.done():
+                self._queue.popleft()
+                continue
+            try:
+                fits = self._fits(waiter)
+            except NeverFitsError as error:
+                self._queue.popleft()
+                waiter.future.set_exception(error)
+                continue
+            if not fits:
+                break
+            self._queue.popleft()
+            ticket = Ticket(waiter.reserve_bytes)
+            self._tickets.add(ticket)
+            waiter.future.set_result(ticket)
+        self._poll_again()
+
+    def _fits(self, waiter: _Waiter) -> bool:
+        running = sum(not ticket.waiting for ticket in self._tickets)
+        if running >= self._max_processes:
+            return False
+        available = self._available_bytes()
+        budget = available + sum(ticket.usage_bytes for ticket in self._tickets)
+        held = sum(ticket.counts_bytes for ticket in self._tickets)
+        if held + waiter.reserve_bytes <= budget:
+            return True
+        if running:
+            return False  # one of them will end
+        if self._tickets:
+            # Only parents that wait for children are left: nobody will ever make room for this one.
+            if waiter.reserve_bytes <= available:
+                return True
+            msg = (
+                f"needs {format_memory(waiter.reserve_bytes)} of memory, {format_memory(available)} is free, and only "
+                f"{len(self._tickets)} waiting parent tasks hold the rest ({format_memory(held)}); waiting would "
+                "never end. Lower the memory of the child or of its parents"
+            )
+            raise NeverFitsError(msg)
+        if self._clock() - waiter.since_s > OTHERS_BOUND_S:
+            msg = (
+                f"needs {format_memory(waiter.reserve_bytes)} of memory, other programs leave "
+                f"{format_memory(available)} of this machine's {format_memory(self._capacity_bytes())}"
+            )
+            raise NeverFitsError(msg)
+        return False
+
+    def _poll_again(self) -> None:
+        # Memory that other programs release announces itself to nobody.
+        if self._queue and self._poll is None:
+            self._poll = asyncio.get_running_loop().call_later(POLL_S, self._polled)
+
+    def _polled(self) -> None:
+        self._poll = None
+        self.pump()
+
+
+def reserve_bytes(limits: Limits) -> int:
+    """Return what admission reserves for these limits: the request, else the limit, else 256 MiB."""
+    if limits.memory_request_bytes is not None:
+        return limits.memory_request_bytes
+    if limits.memory_bytes is not None:
+        return limits.memory_bytes
+    return DEFAULT_RESERVE_BYTES

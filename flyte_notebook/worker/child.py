@@ -1,0 +1,175 @@
+"""The worker: says that it is ready, gets one job, runs it, answers, ends.
+
+It knows neither Flyte nor cells: a job names the function that is to be called. stdout and stderr are the user's; the
+channel is a descriptor of its own. When the channel ends, the kernel is gone, and so is the worker.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import importlib
+import io
+import itertools
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+import types
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.worker import context, protocol
+from flyte_notebook.worker.raised import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import BinaryIO
+
+FAREWELL_BOUND_S = 2.0
+"""How long ``atexit`` handlers and the flushing of open files may take."""
+
+EXIT_LOST = 70
+
+
+class Channel:
+    """The worker's end of the channel: tells, and asks for other attempts."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._calls: dict[int, Future[dict[str, Any]]] = {}
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send a message to the kernel."""
+        with self._lock:
+            protocol.send(self._sock, message)
+
+    def call(self, request: dict[str, Any]) -> tuple[int, Future[dict[str, Any]]]:
+        """Ask the kernel for an attempt of another action; the future holds its reply."""
+        number = next(self._numbers)
+        future: Future[dict[str, Any]] = Future()
+        self._calls[number] = future
+        self.tell({**request, "kind": "call", "number": number})
+        return number, future
+
+    def cancel(self, number: int) -> None:
+        """Tell the kernel that nobody waits for that call any more."""
+        self._calls.pop(number, None)
+        with contextlib.suppress(protocol.ChannelClosedError):
+            self.tell({"kind": "cancel", "number": number})
+
+    def listen(self) -> None:
+        """Receive replies until the kernel is gone; then end this process and what it started."""
+        while True:
+            try:
+                message = protocol.receive(self._sock)
+            except protocol.ChannelClosedError:
+                # The supervisor kills the whole group as well; this is for the case that it is gone too.
+                with contextlib.suppress(OSError):
+                    os.killpg(0, signal.SIGKILL)
+                os._exit(EXIT_LOST)
+            future = self._calls.pop(message.get("number", -1), None)
+            if future is not None and future.set_running_or_notify_cancel():
+                future.set_result(message)
+
+
+channel: Channel | None = None
+"""This worker's channel; ``None`` in any other process."""
+
+
+def main(arguments: list[str]) -> None:
+    """Entry of the worker process; ``arguments`` hold the ``module:function`` that jobs will name."""
+    global channel  # noqa: PLW0603 - one worker process, one channel
+    sock = socket.socket(fileno=protocol.CHANNEL_FD)
+    os.set_inheritable(protocol.CHANNEL_FD, False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # By line: the last prints before a SIGKILL must have left the process.
+            stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")
+    entry: Callable[[BinaryIO], bytes] = _named(arguments[0])
+    channel = Channel(sock)
+    channel.tell({"kind": "ready", "pid": os.getpid()})
+    try:
+        job = protocol.receive(sock)
+    except protocol.ChannelClosedError:
+        os._exit(EXIT_LOST)
+    threading.Thread(target=channel.listen, name="flyte-notebook-channel", daemon=True).start()
+    context.connect(channel.tell)
+    _empty_main()
+    _farewell(_answer(channel, entry, job))
+
+
+def _answer(to: Channel, entry: Callable[[BinaryIO], bytes], job: dict[str, Any]) -> int:
+    """Run the job and send what came of it; return the exit status."""
+    context.stage("loading")
+    try:
+        with _payload(job) as file:
+            before, after = job["before"], job["after"]
+            del job
+            for name in before:
+                _named(name)()
+            try:
+                answer = entry(file)
+            finally:
+                _finish(after)
+    except BaseException as error:
+        to.tell({"kind": "raised", "raised": describe(error)})
+        return 1
+    to.tell({"kind": "answer", "answer": answer})
+    return 0
+
+
+def _finish(names: Sequence[str]) -> None:
+    """Call what the kernel wants called after the job; a failure there is shown and changes nothing."""
+    for name in names:
+        try:
+            _named(name)()
+        except Exception:  # noqa: PERF203 - each is called on its own
+            traceback.print_exc()
+
+
+def _named(name: str) -> Callable[..., Any]:
+    """Return what ``module:function`` names."""
+    module, _, function = name.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def _payload(job: dict[str, Any]) -> BinaryIO:
+    if job["path"] is None:
+        return io.BytesIO(job["payload"])
+    file = open(job["path"], "rb")  # noqa: SIM115 - closed by the caller
+    os.unlink(job["path"])
+    return file
+
+
+def _empty_main() -> None:
+    """Give user code an empty ``__main__``: ``inspect`` must not find our command line in place of the notebook."""
+    main_module = types.ModuleType("__main__")
+    main_module.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = main_module
+    sys.argv = [""]
+
+
+def _farewell(status: int) -> None:
+    """Run ``atexit`` handlers and flush open files, for two seconds at most; then end without further ado.
+
+    ``os._exit`` because threads of user code or of the SDK must not keep a finished task alive.
+    """
+    timer = threading.Timer(FAREWELL_BOUND_S, os._exit, (status,))
+    timer.daemon = True
+    timer.start()
+    try:
+        atexit._run_exitfuncs()  # noqa: SLF001 - the only way to run them before os._exit
+        for thing in gc.get_objects():
+            # By type(): isinstance asks lazy proxies for their __class__, and some answer by importing a library.
+            if issubclass(type(thing), (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)):
+                with contextlib.suppress(Exception):
+                    thing.flush()
+    finally:
+        os._exit(status)

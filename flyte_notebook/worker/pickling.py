@@ -1,0 +1,337 @@
+"""Pickling of notebook code and values; the only place that knows cloudpickle.
+
+Three things are added to cloudpickle:
+
+- the sentinels of `dataclasses` travel by name. cloudpickle ships them by value, after which
+  ``field.default is MISSING`` is false and every dataclass defined in a notebook is broken on the other side;
+- *namespace sharing*: a function whose ``__globals__`` is the notebook's namespace is bound, on the loading side, to
+  that side's own namespace (``__main__`` of the worker, the user namespace of the kernel) instead of a private copy, so
+  that a function that sets a global or calls another function behaves as it does in a plain cell;
+- *sources*: the text of notebook cells, kept in `linecache` only, travels along, so that tracebacks and
+  `inspect.getsource` work in a process that never saw the cells.
+
+Classes of ``__main__`` keep their identity over a round trip (cloudpickle tracks them); a class that the loading side
+knows already is not written over.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import dataclasses
+import functools
+import io
+import linecache
+import os
+import pickle
+import sys
+import types
+from collections import ChainMap
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+import cloudpickle
+
+from flyte_notebook.worker import sharing
+from flyte_notebook.worker.unpicklable import PicklingProblem, locate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+
+__all__ = [
+    "CellPickler",
+    "CellUnpickler",
+    "PicklingProblem",
+    "by_name_everywhere",
+    "dump",
+    "dumps",
+    "dumps_with_sources",
+    "explain",
+    "install_sources",
+    "load",
+    "loads",
+    "sources",
+    "sources_of",
+]
+
+PROTOCOL = 5
+
+Sources: TypeAlias = dict[str, list[str]]
+"""Lines of code by file name, for files that exist in `linecache` only."""
+
+_CACHING: type = type(functools.lru_cache(lambda: None))
+
+_SENTINEL_NAMES = ("MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY")
+
+
+def _by_name(sentinel: object) -> str:
+    return next(name for name in _SENTINEL_NAMES if getattr(dataclasses, name, None) is sentinel)
+
+
+_SENTINELS: dict[type, Callable[[Any], Any]] = {
+    type(getattr(dataclasses, name)): _by_name for name in _SENTINEL_NAMES if hasattr(dataclasses, name)
+}
+
+
+def by_name_everywhere() -> None:
+    """Let every pickler of this process ship the sentinels of `dataclasses` by name, those of the SDK included.
+
+    Changes `copyreg`, so it is for workers, where the SDK pickles with a cloudpickle of its own. Idempotent.
+    """
+    for sentinel_type, reduce in _SENTINELS.items():
+        copyreg.pickle(sentinel_type, reduce)
+
+
+class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    """Pickler of notebook code and values; see the module's text.
+
+    ``namespace`` is the notebook's namespace; functions of it are shared, all others go cloudpickle's way. The globals
+    that shared functions read travel with them, except those in ``without``: names that the other side has, or gets
+    by another way. Several `dump` calls on one pickler share its memo, as one unpickler's `load` calls do.
+    Errors are those of pickle; `explain` turns them into a `PicklingProblem`.
+    """
+
+    def __init__(
+        self, file: IO[bytes] | Any, namespace: dict[str, Any] | None = None, *, without: Collection[str] = ()
+    ) -> None:
+        self.files: set[str] = set()
+        """File names of all code pickled so far."""
+        note_file = self.files.add
+        reduce_code = cloudpickle.Pickler.dispatch_table[types.CodeType]
+
+        def reduce_code_noting_file(code: types.CodeType) -> Any:
+            note_file(code.co_filename)
+            return reduce_code(code)
+
+        # Read by the C pickler's __init__. A closure over the set, not a bound method: no reference cycle.
+        self.dispatch_table = ChainMap(
+            {**_SENTINELS, types.CodeType: reduce_code_noting_file}, cloudpickle.Pickler.dispatch_table
+        )
+        super().__init__(file, protocol=PROTOCOL)
+        self._namespace = namespace
+        self._without = frozenset(without)
+        self._stand_in = sharing.NamespaceStandIn()
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Reduce functions of the shared namespace our way, all else cloudpickle's way."""
+        kind = type(obj)
+        if kind is types.FunctionType and obj.__globals__ is self._namespace and not _importable(obj):
+            return self._reduce_shared(obj)
+        if kind is _CACHING and not _importable(obj) and type(obj.__wrapped__) is types.FunctionType:
+            return self._reduce_caching(obj)
+        return super().reducer_override(obj)
+
+    def _reduce_caching(self, caching: Any) -> Any:
+        """Reduce what ``functools.lru_cache`` made; pickle knows it by name only, and the worker has no such name."""
+        function = caching.__wrapped__
+        if function.__globals__ is not self._namespace:
+            return sharing.caching_function, (function, caching.cache_parameters())
+        _, arguments, state, *_ = self._reduce_shared(function)
+        # The function is made empty and filled as state: it may refer to itself, by way of its cache.
+        return (
+            sharing.caching_shared,
+            (*arguments, caching.cache_parameters()),
+            state,
+            None,
+            None,
+            sharing.set_caching_state,
+        )
+
+    def _reduce_shared(self, function: types.FunctionType) -> Any:
+        namespace = function.__globals__
+        wanted = [name for name in global_names(function.__code__) if name not in self._without and name in namespace]
+        state = {
+            "globals": {name: namespace[name] for name in wanted},
+            "closure": [_cell_contents(cell) for cell in function.__closure__ or ()],
+            "dict": dict(function.__dict__),
+            "attributes": {
+                "__qualname__": function.__qualname__,
+                "__module__": function.__module__,
+                "__doc__": function.__doc__,
+                "__defaults__": function.__defaults__,
+                "__kwdefaults__": function.__kwdefaults__,
+                "__annotations__": function.__annotations__,
+            },
+            # loaded for their effect: "import a.b" in the notebook lets a function use a.b through the name a
+            "submodules": _submodules_used(function.__code__, (namespace[name] for name in wanted)),
+        }
+        arguments = (function.__code__, self._stand_in, function.__name__)
+        return sharing.shared_function, arguments, state, None, None, sharing.set_shared_function_state
+
+
+class CellUnpickler(pickle.Unpickler):
+    """Loads what a `CellPickler` wrote.
+
+    ``namespace`` is what shared functions are bound to: ``__main__`` of this process when it is ``None``. A class
+    that this process knows already, because it came from here or came before, is left as it is.
+    """
+
+    def __init__(self, file: IO[bytes] | Any, namespace: dict[str, Any] | None = None) -> None:
+        super().__init__(file)
+        self._namespace = namespace
+        self._known_classes: set[int] = set()
+        self.renew_classes = False
+        """Whether classes known already are written over as well; may be set between two `load` calls."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what the pickle names; called once per distinct name."""
+        if module == sharing.__name__ and name == sharing.shared_namespace.__name__ and self._namespace is not None:
+            namespace = self._namespace
+            return lambda: namespace
+        found = super().find_class(module, name)
+        if module == cloudpickle.cloudpickle.__name__:
+            if name in {"_make_skeleton_class", "_make_skeleton_enum"}:
+                return _noting_known_classes(found, self._known_classes)
+            if name == "_class_setstate":
+                return self._skipping_known_classes(found)
+        return found
+
+    def _skipping_known_classes(self, set_state: Callable[..., Any]) -> Callable[..., Any]:
+        def set_state_if_new(obj: Any, state: Any) -> Any:
+            keep = id(obj) in self._known_classes and not self.renew_classes
+            return obj if keep else set_state(obj, state)
+
+        return set_state_if_new
+
+
+def _noting_known_classes(make: Callable[..., Any], known: set[int]) -> Callable[..., Any]:
+    """Return ``make``, adding the id of each class that it did not make but find."""
+    tracked = getattr(cloudpickle.cloudpickle, "_DYNAMIC_CLASS_TRACKER_BY_ID", {})
+
+    def make_or_find(*arguments: Any) -> Any:
+        before = tracked.get(arguments[-2])  # the last two arguments of both: the tracker's id, and one to spare
+        result = make(*arguments)
+        if result is before:
+            known.add(id(result))
+        return result
+
+    return make_or_find
+
+
+def dump(obj: Any, file: IO[bytes] | Any, namespace: dict[str, Any] | None = None, *, name: str = "value") -> None:
+    """Write ``obj`` to a binary file; raises `PicklingProblem`, whose path begins with ``name``."""
+    try:
+        CellPickler(file, namespace).dump(obj)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise explain(obj, error, name=name, namespace=namespace) from error
+
+
+def dumps(obj: Any, namespace: dict[str, Any] | None = None, *, name: str = "value") -> bytes:
+    """Return ``obj`` as bytes; raises `PicklingProblem`, whose path begins with ``name``."""
+    file = io.BytesIO()
+    dump(obj, file, namespace, name=name)
+    return file.getvalue()
+
+
+def load(file: IO[bytes] | Any, namespace: dict[str, Any] | None = None) -> Any:
+    """Read one object from a binary file; ``namespace`` as in `CellUnpickler`."""
+    return CellUnpickler(file, namespace).load()
+
+
+def loads(data: bytes, namespace: dict[str, Any] | None = None) -> Any:
+    """Return the object that ``data`` holds; ``namespace`` as in `CellUnpickler`."""
+    return load(io.BytesIO(data), namespace)
+
+
+def dumps_with_sources(
+    obj: Any, namespace: dict[str, Any] | None = None, *, without: Collection[str] = (), name: str = "value"
+) -> tuple[bytes, Sources]:
+    """Return ``obj`` as bytes, and the text of the notebook code in it; raises `PicklingProblem`."""
+    file = io.BytesIO()
+    pickler = CellPickler(file, namespace, without=without)
+    try:
+        pickler.dump(obj)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise explain(obj, error, name=name, namespace=namespace) from error
+    return file.getvalue(), sources_of(pickler.files)
+
+
+def sources(obj: Any, namespace: dict[str, Any] | None = None) -> Sources:
+    """Return the text of all notebook code reachable from ``obj``."""
+    return dumps_with_sources(obj, namespace)[1]
+
+
+def sources_of(files: Iterable[str]) -> Sources:
+    """Return the lines of those files that `linecache` knows and the disk does not."""
+    return {
+        file: list(linecache.getlines(file))
+        for file in sorted(files)
+        if file in linecache.cache and not os.path.exists(file)
+    }
+
+
+def install_sources(sources: Mapping[str, Iterable[str]]) -> None:
+    """Put lines of code into `linecache`, with no time stamp, so that `linecache.checkcache` keeps them."""
+    for file, text in sources.items():
+        lines = list(text)
+        linecache.cache[file] = (sum(map(len, lines)), None, lines, file)
+
+
+def explain(
+    obj: Any, error: Exception, *, name: str = "value", namespace: dict[str, Any] | None = None
+) -> PicklingProblem:
+    """Return why ``obj`` cannot be pickled: the path of attributes and items to the part that cannot.
+
+    Takes at most about two seconds, after which the path ends early.
+    """
+
+    def attempt(part: Any) -> Exception | None:
+        try:
+            CellPickler(_Nowhere(), namespace).dump(part)
+        except MemoryError:
+            raise
+        except Exception as problem:
+            return problem
+        return None
+
+    return locate(obj, error, name=name, attempt=attempt, reads=_globals_read)
+
+
+class _Nowhere:
+    """A file that forgets."""
+
+    def write(self, data: Any) -> int:
+        return len(data)
+
+
+def global_names(code: types.CodeType) -> list[str]:
+    """Return the global names that code reads, writes or deletes, nested functions included, in a stable order."""
+    extract_names = getattr(cloudpickle.cloudpickle, "_extract_code_globals", None)
+    if extract_names is not None:
+        return list(extract_names(code))
+    names = dict.fromkeys(code.co_names)  # too many: attribute names are among them
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names.update(dict.fromkeys(global_names(constant)))
+    return list(names)
+
+
+def _globals_read(function: types.FunctionType) -> dict[str, Any]:
+    names = global_names(function.__code__)
+    return {name: function.__globals__[name] for name in names if name in function.__globals__}
+
+
+def _importable(function: Any) -> bool:
+    """Whether a function can be had by importing its module; those of ``__main__`` cannot."""
+    if function.__module__ == "__main__":
+        return False
+    module = sys.modules.get(function.__module__ or "")
+    found: Any = module
+    for part in function.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return module is not None and found is function
+
+
+def _cell_contents(cell: types.CellType) -> tuple[Any, ...]:
+    """Return the contents in a tuple of one, or an empty tuple for a cell that is empty."""
+    try:
+        return (cell.cell_contents,)
+    except ValueError:
+        return ()
+
+
+def _submodules_used(code: types.CodeType, values: Iterable[Any]) -> list[types.ModuleType]:
+    find = getattr(cloudpickle.cloudpickle, "_find_imported_submodules", None)
+    return [] if find is None else list(find(code, values))

@@ -1,0 +1,157 @@
+"""The bytes between kernel, supervisor and worker; no other file knows them.
+
+Every message is a frame: eight bytes of length, then that many bytes. Frames between kernel and worker hold a pickled
+``dict`` (both run as the same user, in the same trust). Frames between kernel and supervisor hold JSON, and may carry
+file descriptors beside their first byte (``SCM_RIGHTS``), as many as their ``"fds"`` entry says.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import pickle
+import socket
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Sequence
+
+CHANNEL_FD = 3
+"""Where a worker finds its end of the channel."""
+
+INLINE_BYTES = 1 << 20
+"""A payload above this travels as a file in the session directory, so that nobody holds it twice."""
+
+MAX_FRAME_BYTES = 1 << 34
+MAX_FDS = 16
+
+_HEADER = struct.Struct("!Q")
+
+Message = dict[str, Any]
+
+
+class ChannelClosedError(ConnectionError):
+    """The other side is gone, or what it sent is no frame."""
+
+
+def frame(message: Message) -> bytes:
+    """Return the bytes of a message between kernel and worker."""
+    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    return _HEADER.pack(len(body)) + body
+
+
+def send(sock: socket.socket, message: Message) -> None:
+    """Send a message to the other side of a worker's channel; blocks. The caller holds the lock."""
+    try:
+        sock.sendall(frame(message))
+    except OSError as error:
+        msg = f"the other side of the channel is gone: {error}"
+        raise ChannelClosedError(msg) from error
+
+
+def receive(sock: socket.socket) -> Message:
+    """Wait for the next message on a worker's channel. Raises `ChannelClosedError` at its end."""
+    (length,) = _HEADER.unpack(_read_exactly(sock, _HEADER.size))
+    return _loads(_read_exactly(sock, _checked(length)))
+
+
+async def receive_async(reader: asyncio.StreamReader) -> Message:
+    """As `receive`, on an asyncio stream."""
+    import asyncio  # noqa: PLC0415 - supervisor and worker never need it for their side
+
+    try:
+        (length,) = _HEADER.unpack(await reader.readexactly(_HEADER.size))
+        return _loads(await reader.readexactly(_checked(length)))
+    except (asyncio.IncompleteReadError, OSError) as error:
+        msg = f"the worker's channel ended: {error}"
+        raise ChannelClosedError(msg) from error
+
+
+def send_control(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
+    """Send a message between kernel and supervisor, with descriptors; blocks."""
+    body = json.dumps({**message, "fds": len(fds)}).encode()
+    data = _HEADER.pack(len(body)) + body
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sent = sock.sendmsg([data], ancillary)
+    if sent < len(data):
+        sock.sendall(data[sent:])
+
+
+class ControlReader:
+    """Cuts the byte stream between kernel and supervisor into messages, and gives each its descriptors."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._buffer = bytearray()
+        self._fds: deque[int] = deque()
+
+    def read(self) -> list[tuple[Message, list[int]]]:
+        """Read once and return the messages that are whole now. Raises `ChannelClosedError` at the end."""
+        space = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+        try:
+            data, ancillary, _flags, _address = self._sock.recvmsg(1 << 16, space)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            raise ChannelClosedError(str(error)) from error
+        for level, kind, raw in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                received = array.array("i")
+                received.frombytes(raw[: len(raw) - len(raw) % received.itemsize])
+                self._fds.extend(received)
+        if not data:
+            msg = "the other side closed the connection"
+            raise ChannelClosedError(msg)
+        self._buffer += data
+        return list(self._whole())
+
+    def _whole(self) -> list[tuple[Message, list[int]]]:
+        messages = []
+        while len(self._buffer) >= _HEADER.size:
+            (length,) = _HEADER.unpack_from(self._buffer)
+            end = _HEADER.size + _checked(length)
+            if len(self._buffer) < end:
+                break
+            message = json.loads(bytes(self._buffer[_HEADER.size : end]))
+            del self._buffer[:end]
+            messages.append((message, [self._fds.popleft() for _ in range(message.pop("fds", 0))]))
+        return messages
+
+
+def _loads(body: bytes) -> Message:
+    try:
+        message = pickle.loads(body)  # noqa: S301 - kernel and worker run as the same user, in the same trust
+    except Exception as error:
+        msg = f"a frame that is no message: {error!r}"
+        raise ChannelClosedError(msg) from error
+    if not isinstance(message, dict):
+        msg = f"a frame that is no message: {type(message).__name__}"
+        raise ChannelClosedError(msg)
+    return message
+
+
+def _checked(length: int) -> int:
+    if length > MAX_FRAME_BYTES:
+        msg = f"a frame that claims {length} bytes"
+        raise ChannelClosedError(msg)
+    return length
+
+
+def _read_exactly(sock: socket.socket, size: int) -> bytes:
+    buffer = bytearray(size)
+    view = memoryview(buffer)
+    done = 0
+    while done < size:
+        try:
+            count = sock.recv_into(view[done:])
+        except OSError as error:
+            raise ChannelClosedError(str(error)) from error
+        if not count:
+            msg = f"the channel ended after {done} of {size} bytes"
+            raise ChannelClosedError(msg)
+        done += count
+    view.release()
+    return bytes(buffer)

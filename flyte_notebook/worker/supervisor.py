@@ -1,0 +1,245 @@
+"""The supervisor: a process of its own that starts workers under their limits, watches them, and reports facts.
+
+Why a process: it outlives a killed kernel and cleans up after it; its clock does not wait for the kernel's interpreter
+lock; and for an ordinary user under cgroup v2 only a process inside the delegated scope may put others into groups
+there. It is small (no asyncio, no Flyte), single-threaded (so that fork is safe), and decides nothing about meaning.
+
+From the kernel: ``spawn`` (with the worker's channel, stdout and stderr), ``arm`` (the worker is ready: clocks start),
+``stop``, ``close``. To the kernel: ``hello``, ``spawned``, ``refused``, ``usage``, ``ended``. The end of the socket
+means that the kernel is gone: everything is killed and removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.limiters import selection
+from flyte_notebook.limits import Limits
+from flyte_notebook.worker import protocol
+from flyte_notebook.worker.watched import Watched
+
+if TYPE_CHECKING:
+    from flyte_notebook.limiters.base import Limiter, TaskGroup
+
+USAGE_EVERY_S = 0.1
+CLEANUP_BOUND_S = 5.0
+PR_SET_PDEATHSIG = 1
+LOWEST_FREE_FD = 10
+OOM_SCORE_ADJ = b"1000"
+"""When the machine itself runs short the kernel takes the task, not the notebook (proc(5), oom_score_adj)."""
+
+
+class Supervisor:
+    """The loop of the supervisor process."""
+
+    def __init__(self, control: socket.socket, limiter: Limiter, session_dir: str) -> None:
+        self._control = control
+        self._reader = protocol.ControlReader(control)
+        self._limiter = limiter
+        self._session_dir = session_dir
+        self._watched: dict[int, Watched] = {}
+        self._closing = False
+        self._usage_due_s = 0.0
+        self._libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+    def run(self) -> None:
+        """Serve until the kernel closes or is gone; then kill and remove everything."""
+        wake_read, wake_write = socket.socketpair()
+        wake_read.setblocking(False)
+        wake_write.setblocking(False)
+        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        selector = selectors.DefaultSelector()
+        selector.register(self._control, selectors.EVENT_READ)
+        selector.register(wake_read, selectors.EVENT_READ)
+        try:
+            self._tell({"kind": "hello", "pid": os.getpid(), "enforcement": _enforcement(self._limiter)})
+            while not self._closing:
+                for key, _ in selector.select(self._wait_s()):
+                    if key.fileobj is wake_read:
+                        with contextlib.suppress(BlockingIOError):
+                            wake_read.recv(4096)
+                    else:
+                        self._read_control()
+                self._tick()
+        finally:
+            self._clean_up()
+
+    def _on_sigterm(self, *_: object) -> None:
+        self._closing = True
+
+    def _wait_s(self) -> float | None:
+        if not self._watched:
+            return None
+        now = time.monotonic()
+        due = min(watched.due_s for watched in self._watched.values())
+        return max(0.0, min(due, self._usage_due_s) - now)
+
+    def _read_control(self) -> None:
+        try:
+            messages = self._reader.read()
+        except protocol.ChannelClosedError:
+            self._closing = True
+            return
+        for message, fds in messages:
+            self._handle(message, fds)
+
+    def _handle(self, message: dict[str, Any], fds: list[int]) -> None:
+        kind = message["kind"]
+        watched = self._watched.get(message.get("id", -1))
+        if kind == "spawn":
+            self._spawn(message, fds)
+        elif kind == "close":
+            self._closing = True
+        elif watched is None:
+            return  # it ended while the message was on its way
+        elif kind == "arm":
+            watched.arm(message["max_runtime_s"], message["deadline_in_s"])
+        elif kind == "stop":
+            watched.trip("stopped")
+
+    def _spawn(self, message: dict[str, Any], fds: list[int]) -> None:
+        limits = Limits(memory_bytes=message["memory_bytes"], cpu_cores=message["cpu_cores"])
+        group: TaskGroup | None = None
+        try:
+            group = self._limiter.group(message["name"], limits)
+            pid = self._fork(message, fds, group)
+        except OSError as error:
+            if group is not None:
+                with contextlib.suppress(OSError):
+                    group.remove()
+            self._tell({"kind": "refused", "id": message["id"], "error": str(error)})
+            return
+        finally:
+            for fd in fds:
+                os.close(fd)
+        group.attach(pid)
+        self._watched[message["id"]] = Watched(pid, group, limits)
+        self._tell({"kind": "spawned", "id": message["id"], "pid": pid})
+
+    def _fork(self, message: dict[str, Any], fds: list[int], group: TaskGroup) -> int:
+        """Fork and exec a worker; it joins its group before exec, so that interpreter and imports count."""
+        null = os.open(os.devnull, os.O_RDONLY)
+        error_read, error_write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._become_worker(message, [null, fds[1], fds[2], fds[0]], group)
+            except BaseException as error:
+                with contextlib.suppress(OSError):
+                    os.write(error_write, str(error).encode(errors="replace")[:4096])
+            os._exit(127)
+        os.close(null)
+        os.close(error_write)
+        # The write end closes on exec, so this ends either at once or with the reason.
+        with open(error_read, "rb") as pipe:
+            reason = pipe.read()
+        if reason:
+            os.waitpid(pid, 0)
+            raise OSError(reason.decode(errors="replace"))
+        return pid
+
+    def _become_worker(self, message: dict[str, Any], fds: list[int], group: TaskGroup) -> None:
+        parent = os.getppid()
+        os.setsid()  # an interrupt of the notebook's process group must not reach it
+        if self._libc is not None:
+            self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(127)
+            with contextlib.suppress(OSError):
+                _write("/proc/self/oom_score_adj", OOM_SCORE_ADJ)
+        group.enter()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        # Out of the way of 0..3 first, so that no dup2 overwrites a descriptor that is still needed.
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_FREE_FD) for fd in fds]
+        for target, fd in enumerate(high):
+            os.dup2(fd, target)
+        os.chdir(message["cwd"])
+        environ = {os.fsencode(key): os.fsencode(value) for key, value in message["environ"].items()}
+        os.execve(message["argv"][0], message["argv"], environ)  # noqa: S606 - exactly the interpreter we run in
+
+    def _tick(self) -> None:
+        self._reap()
+        now = time.monotonic()
+        for number, watched in list(self._watched.items()):
+            if watched.due_s <= now:
+                watched.look(now)
+            if watched.over:
+                del self._watched[number]
+                self._tell({"kind": "ended", "id": number, **watched.facts()})
+        if self._watched and now >= self._usage_due_s:
+            self._usage_due_s = now + USAGE_EVERY_S
+            usage = {str(number): watched.usage_bytes for number, watched in self._watched.items()}
+            self._tell({"kind": "usage", "usage": usage})
+
+    def _reap(self) -> None:
+        """Collect our own dead children. Not ``waitpid(-1)``: each exit status belongs to one attempt."""
+        for watched in self._watched.values():
+            watched.reap()
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        try:
+            protocol.send_control(self._control, message)
+        except OSError:
+            self._closing = True
+
+    def _clean_up(self) -> None:
+        for watched in self._watched.values():
+            watched.trip("stopped")
+        until = time.monotonic() + CLEANUP_BOUND_S
+        while self._watched and time.monotonic() < until:
+            self._reap()
+            now = time.monotonic()
+            for number, watched in list(self._watched.items()):
+                watched.look(now)
+                if watched.over:
+                    del self._watched[number]
+            time.sleep(0.002)
+        self._limiter.close()
+        shutil.rmtree(self._session_dir, ignore_errors=True)
+
+
+def _enforcement(limiter: Limiter) -> dict[str, Any]:
+    enforcement = limiter.enforcement
+    return {"memory": enforcement.memory, "cpu": enforcement.cpu, "hints": list(enforcement.hints)}
+
+
+def _write(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
+def main(arguments: list[str]) -> None:
+    """Entry of the supervisor process: control descriptor, session name, session directory."""
+    fd, settings = int(arguments[0]), json.loads(arguments[1])
+    # The end of the socket says that the kernel is gone, unless a process that it forked holds a copy: then this does.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != settings["kernel_pid"]:
+            return
+    control = socket.socket(fileno=fd)
+    log = Path(settings["session_dir"]) / "supervisor.log"
+    error_log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(error_log, 2)
+    os.close(error_log)
+    selection.sweep()
+    limiter = selection.choose(session=settings["session"])
+    Supervisor(control, limiter, settings["session_dir"]).run()

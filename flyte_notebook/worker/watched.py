@@ -1,0 +1,140 @@
+"""One worker process and its group, as the supervisor sees them: samples, clocks, the first reason, the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.trace import TraceRecorder
+
+if TYPE_CHECKING:
+    from flyte_notebook.limiters.base import TaskGroup
+    from flyte_notebook.limits import Limits
+    from flyte_notebook.outcome import Tripped
+
+DENSE_S = 0.005
+"""Between samples in the first second, and while memory moves."""
+SPARSE_S = 0.25
+"""Between samples of a task whose memory stands still."""
+DENSE_FOR_S = 1.0
+MOVING_BYTES = 1 << 20
+COUNTERS_EVERY_S = 0.05
+KILL_AGAIN_S = 0.005
+EMPTY_BOUND_S = 10.0
+"""How long a killed group may take to empty (a process in an uninterruptible call) before we go on without it."""
+
+
+class Watched:
+    """Watches one attempt from fork to the removal of its group."""
+
+    def __init__(self, pid: int, group: TaskGroup, limits: Limits) -> None:
+        self.pid = pid
+        self.usage_bytes = 0
+        self.over = False
+        self.due_s = self.started_s = time.monotonic()
+        self._group = group
+        self._limits = limits
+        self._recorder = TraceRecorder(first_interval_s=DENSE_S)
+        self._interval_s = DENSE_S
+        self._counters_due_s = 0.0
+        self._ends: dict[Tripped, float] = {}
+        self._baseline_bytes: int | None = None
+        self._tripped: Tripped | None = None
+        self._wait_status: int | None = None
+        self._ended_s: float | None = None
+
+    def arm(self, max_runtime_s: float | None, deadline_in_s: float | None) -> None:
+        """Start the clocks: the worker is ready. What it uses now is the baseline."""
+        now = time.monotonic()
+        self._baseline_bytes = self._group.sample()
+        if max_runtime_s is not None:
+            self._ends["max_runtime"] = now + max_runtime_s
+        if deadline_in_s is not None:
+            self._ends["deadline"] = now + deadline_in_s
+        self.due_s = now
+
+    def trip(self, reason: Tripped) -> None:
+        """End the attempt for a reason; the first one stands."""
+        if self._wait_status is None and self._tripped is None:
+            self._tripped = reason
+        self._group.kill()
+        self.due_s = time.monotonic()
+
+    def reap(self) -> None:
+        """Take the exit status of the worker, if it is there."""
+        if self._wait_status is not None:
+            return
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            pid, status = self.pid, 0
+        if pid:
+            self._wait_status = status
+            self._ended_s = self.due_s = time.monotonic()
+
+    def look(self, now: float) -> None:
+        """Sample, compare, and kill what has to be killed; sets when to look again."""
+        if self._wait_status is not None:
+            self._finish(now)
+            return
+        used = self._group.sample()
+        moved = abs(used - self.usage_bytes) > MOVING_BYTES
+        self.usage_bytes = used
+        self._recorder.add(now - self.started_s, used)
+        if self._group.exceeded():
+            self.trip("memory")
+        elif now >= self._counters_due_s or self._near(used):
+            self._counters_due_s = now + COUNTERS_EVERY_S
+            if self._group.counters().oom_kills:
+                # A child may have been the victim: the attempt is over for all of them.
+                self.trip("memory")
+        for reason, end_s in self._ends.items():
+            if now >= end_s:
+                self.trip(reason)
+        dense = moved or now - self.started_s < DENSE_FOR_S
+        self._interval_s = DENSE_S if dense else min(SPARSE_S, self._interval_s * 1.5)
+        wait_s = min(self._interval_s, self._group.poll_interval_s or SPARSE_S)
+        if self._tripped is not None:
+            self._group.kill()
+            wait_s = KILL_AGAIN_S
+        self.due_s = min([now + wait_s, *(end for end in self._ends.values() if end > now)])
+
+    def _near(self, used: int) -> bool:
+        limit = self._limits.memory_bytes
+        return limit is not None and used > 0.9 * limit
+
+    def _finish(self, now: float) -> None:
+        """End what a worker that is gone has left, then let the group go."""
+        ended_s = self._ended_s if self._ended_s is not None else now
+        if self._group.empty() or now - ended_s > EMPTY_BOUND_S:
+            self.over = True
+            return
+        self._group.kill()
+        self.due_s = now + KILL_AGAIN_S
+
+    def facts(self) -> dict[str, Any]:
+        """Everything that was recorded, as JSON; removes the group."""
+        counters = self._group.counters()
+        with contextlib.suppress(OSError):
+            self._group.remove()
+        status = self._wait_status or 0
+        signalled = os.WIFSIGNALED(status)
+        highest = self._recorder.highest_bytes
+        exact = counters.peak_bytes is not None
+        points = self._recorder.points
+        return {
+            "exit_status": None if signalled else os.WEXITSTATUS(status),
+            "signal": os.WTERMSIG(status) if signalled else None,
+            "tripped": self._tripped,
+            "oom_kills": counters.oom_kills,
+            "limit_reached": counters.limit_reached,
+            "machine_oom_kills": getattr(counters, "machine_oom_kills", 0),
+            "duration_s": (self._ended_s or time.monotonic()) - self.started_s,
+            "times_s": [round(time_s, 4) for time_s, _ in points],
+            "memory_bytes": [memory for _, memory in points],
+            "baseline_bytes": self._baseline_bytes,
+            "peak_bytes": counters.peak_bytes if exact else highest,
+            "peak_source": counters.peak_source if exact else "samples",
+        }

@@ -1,0 +1,85 @@
+"""Output of a task: live, bounded, complete to its last line."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from typing import Any
+
+from flyte_notebook.engine.pump import LIVE_BYTES, TAIL_BYTES, Pump
+
+
+class Recorder:
+    """A sink that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.text = {"stdout": "", "stderr": ""}
+        self.writes = 0
+
+    def write(self, stream: str, text: str) -> None:
+        self.text[stream] += text
+        self.writes += 1
+
+    def display(self, message: dict[str, Any]) -> None:
+        raise AssertionError(message)
+
+    def flush(self) -> None:
+        pass
+
+
+async def pumped(data: bytes, clock: Any = None) -> tuple[Recorder, Pump]:
+    """Write ``data`` from another thread, as a task would, and pump it to its end."""
+    read, write = os.pipe()
+    err_read, err_write = os.pipe()
+    os.close(err_write)
+    sink = Recorder()
+    arguments = {} if clock is None else {"clock": clock}
+    pump = Pump(sink, {"stdout": read, "stderr": err_read}, **arguments)
+
+    def writer() -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(write, view[: 1 << 16]) :]
+        os.close(write)
+
+    thread = threading.Thread(target=writer)
+    thread.start()
+    while thread.is_alive():  # noqa: ASYNC110 - what is waited for happens on another thread
+        await asyncio.sleep(0.005)
+    thread.join()
+    pump.finish()
+    return sink, pump
+
+
+async def test_everything_small_arrives_as_it_was() -> None:
+    """Characters of several bytes, invalid bytes and a last line without a newline all arrive."""
+    sink, pump = await pumped("grün\n".encode() + b"\xff bad\n" + "ende €".encode())
+    assert "grün\n\ufffd bad\nende €" == sink.text["stdout"]
+    assert sink.text["stdout"] == pump.tail
+
+
+async def test_a_flood_is_cut_and_says_so() -> None:
+    """Of 100 MB about one arrives live, then a notice, then the end of the output; memory stays bounded."""
+    line = b"x" * 99 + b"\n"
+    sink, _ = await pumped(line * 1_000_000 + b"the very last line\n", clock=lambda: 0.0)
+    shown = len(sink.text["stdout"])
+    assert LIVE_BYTES - (1 << 17) < shown < LIVE_BYTES + 2 * TAIL_BYTES
+    assert sink.text["stdout"].endswith("x\nthe very last line\n")
+    assert "more than 1 MiB of output at once" in sink.text["stderr"]
+    assert "94.3 MiB of output not shown" in sink.text["stderr"]
+    assert all(99 == len(part) for part in sink.text["stdout"].split("\n")[-20:-2])
+
+
+async def test_a_slow_talker_loses_nothing() -> None:
+    """The allowance refills: the same megabytes spread over minutes all arrive."""
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    data = b"y" * (4 * LIVE_BYTES)
+    sink, _ = await pumped(data, clock=clock)
+    assert len(data) == len(sink.text["stdout"])
+    assert "" == sink.text["stderr"]

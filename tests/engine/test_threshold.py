@@ -1,0 +1,91 @@
+"""A limit found here is the limit of a container: what survives is what survives in a hand-made group."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import flyte
+import flyte.errors
+import pytest
+
+from flyte_notebook.limiters.control_groups import own
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = [pytest.mark.cgroup_v1, pytest.mark.usefixtures("session")]
+
+LIMIT_BYTES = 100 << 20
+STEP_BYTES = 1 << 19
+BAR_BYTES = 2 << 20
+
+env = flyte.TaskEnvironment(name="threshold", resources=flyte.Resources(cpu=1, memory="100Mi"))
+
+
+@env.task
+def allocate(size: int) -> int:
+    return len(bytearray(size))
+
+
+# What a worker imports before it gets its job, and the same task run by the SDK itself in that process.
+REFERENCE = """
+import sys
+import flyte_notebook.worker.child, flyte_notebook.sdk.inside
+import flyte
+env = flyte.TaskEnvironment(name="threshold")
+@env.task
+def allocate(size: int) -> int:
+    return len(bytearray(size))
+flyte.init()
+print(flyte.run(allocate, int(sys.argv[1])).outputs()[0])
+"""
+
+
+@pytest.fixture
+def hand_made_group() -> Iterator[Path]:
+    """Make a group of 100 MiB by hand, with nothing of ours."""
+    found = own("memory")
+    assert found is not None
+    group = Path(found[0], "fnb-hand-made")
+    group.mkdir()
+    (group / "memory.limit_in_bytes").write_text(str(LIMIT_BYTES))
+    yield group
+    group.rmdir()
+
+
+def largest(survives: Callable[[int], bool]) -> int:
+    """Return the largest size that survives, to half a MiB."""
+    low, high = 0, LIMIT_BYTES
+    while high - low > STEP_BYTES:
+        middle = (low + high) // 2
+        if survives(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def test_the_threshold_is_that_of_a_container(hand_made_group: Path, tmp_path: Path) -> None:
+    """The largest bytearray under 100Mi is within 2 MiB of what a fresh Python survives in a group made by hand."""
+    reference = tmp_path / "reference.py"
+    reference.write_text(REFERENCE)
+    join = f'echo $$ > "{hand_made_group}/cgroup.procs"; exec "$@"'
+
+    def by_hand(size: int) -> bool:
+        command = ["/bin/sh", "-c", join, "sh", sys.executable, str(reference), str(size)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode in {0, -9}, done.stderr
+        return done.stdout.strip() == str(size)
+
+    def as_a_task(size: int) -> bool:
+        try:
+            return bool(flyte.run(allocate, size).outputs()[0] == size)
+        except flyte.errors.OOMError:
+            return False
+
+    in_group, as_task = largest(by_hand), largest(as_a_task)
+    assert abs(in_group - as_task) <= BAR_BYTES, f"by hand {in_group >> 20} MiB, as a task {as_task >> 20} MiB"
+    assert in_group > LIMIT_BYTES // 2
