@@ -1,0 +1,286 @@
+"""Running the body of a cell as module code, and finding out what it gives back.
+
+In a worker the body runs in ``__main__``, as in a notebook. Elsewhere (the SDK alone, in the notebook's own process) it
+runs in a namespace of its own, so that nothing of the notebook is touched.
+"""
+
+from __future__ import annotations
+import __future__
+
+import ast
+import asyncio
+import importlib
+import inspect
+import linecache
+import logging
+import sys
+import types
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.cells.returned import CellOutcome
+from flyte_notebook.cells.selection import IPYTHONS_OWN
+from flyte_notebook.cells.values import RESULT, Output, write_outputs
+from flyte_notebook.cells.version import COMPARED_BYTES, digest
+from flyte_notebook.worker import context, pickling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+logger = logging.getLogger("flyte_notebook.cells")
+
+at_start: list[Callable[[], object]] = []
+"""Called before the body of each cell."""
+
+at_end: list[Callable[[], object]] = []
+"""Called when the body has ended, also with an error, before anything is serialised: open figures are shown here."""
+
+_FUTURES = 0
+for _name in __future__.all_feature_names:
+    _FUTURES |= getattr(__future__, _name).compiler_flag
+
+_LONGEST_REPR = 100_000
+_HELD_CHARS = 1_000
+_IMMUTABLE = (bool, int, float, complex, str, bytes, type(None))
+
+
+class MissingOutputError(NameError):
+    """``-o`` names something that the cell has not set when it ends. ``name`` is the name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A cell ready to run anywhere.
+
+    ``source`` is plain Python, magics translated; ``filename`` is what tracebacks call it. ``code`` are functions,
+    classes, modules and tasks that it uses, as `Selection.ship` gave them, and ``sources`` their text. ``outputs`` are
+    the names the user asked for, ``None`` to find out. The name tuples are those of `CellNames`; ``may_set`` is
+    that of `Selection`. ``begin`` and ``end`` are functions (``module:function``) to be called before and after the
+    body. ``version`` says when two cells do the same.
+    """
+
+    name: str
+    source: str
+    filename: str
+    code: bytes = b""
+    sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    outputs: tuple[str, ...] | None = None
+    assigned: tuple[str, ...] = ()
+    mutated: frozenset[str] = frozenset()
+    called_on: frozenset[str] = frozenset()
+    imports: tuple[str, ...] = ()
+    may_set: frozenset[str] = frozenset()
+    begin: tuple[str, ...] = ()
+    end: tuple[str, ...] = ()
+    version: str = ""
+
+
+async def run_cell(
+    cell: Cell,
+    inputs: Mapping[str, Any],
+    *,
+    place: Callable[[], str],
+    namespace: dict[str, Any] | None = None,
+    describe: Callable[[Any], Mapping[str, Any]] | None = None,
+) -> CellOutcome:
+    """Run a cell and return what it gives back. Raises what the cell raises.
+
+    ``place`` names a file for outputs that are too large to travel inline. ``describe`` gives the mimebundle of a last
+    value that cannot travel. A body without ``await`` runs in a thread, as the SDK runs tasks that are no coroutines,
+    so that it may call such tasks.
+    """
+    held = namespace if namespace is not None else _namespace()
+    linecache.cache[cell.filename] = (len(cell.source), None, cell.source.splitlines(keepends=True), cell.filename)
+    codes = _compiled(cell)
+    if cell.code:
+        pickling.install_sources(cell.sources)
+        held.update(pickling.loads(cell.code, held))
+    held.update(inputs)
+    before = _Before(cell, held, tuple(inputs))
+    value = await _run(codes, held, cell)
+    return before.outcome(value, has_value=codes[1] is not None, place=place, describe=describe or _described)
+
+
+def _namespace() -> dict[str, Any]:
+    if context.in_worker():
+        return sys.modules["__main__"].__dict__
+    return {"__name__": "__main__", "__builtins__": __builtins__, "__doc__": None}
+
+
+def _compiled(cell: Cell) -> tuple[types.CodeType, types.CodeType | None]:
+    """Return the code of the statements, and that of the last expression if the cell ends in one."""
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    tree = compile(cell.source, cell.filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    body = compile(tree, cell.filename, "exec", flags, dont_inherit=True)
+    if last is None:
+        return body, None
+    flags |= body.co_flags & _FUTURES
+    return body, compile(ast.Expression(last.value), cell.filename, "eval", flags, dont_inherit=True)
+
+
+async def _run(codes: Sequence[types.CodeType | None], namespace: dict[str, Any], cell: Cell) -> Any:
+    """Run code in a namespace and return the value of the last."""
+    for begin in (*at_start, *map(_function, cell.begin)):
+        begin()
+    try:
+        present = [code for code in codes if code is not None]
+        if not any(code.co_flags & inspect.CO_COROUTINE for code in present):
+            return await _in_thread(present, namespace)
+        value = None
+        for code in present:
+            value = eval(code, namespace)  # noqa: S307 - running the user's code is the point
+            if code.co_flags & inspect.CO_COROUTINE:
+                value = await value
+        return value
+    finally:
+        for end in (*map(_function, cell.end), *at_end):
+            _finish(end, cell.name)
+
+
+def _finish(end: Callable[[], object], name: str) -> None:
+    try:
+        end()
+    except Exception:
+        logger.exception("could not finish the cell %s", name)
+
+
+async def _in_thread(codes: Sequence[types.CodeType], namespace: dict[str, Any]) -> Any:
+    def run() -> tuple[Any, BaseException | None]:
+        # Nothing may leave the thread as an exception: a future takes no StopIteration, and waits for ever.
+        value = None
+        try:
+            for code in codes:
+                value = eval(code, namespace)  # noqa: S307 - running the user's code is the point
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything
+            return None, error
+        return value, None
+
+    value, error = await asyncio.to_thread(run)
+    if error is not None:
+        raise error
+    return value
+
+
+def _function(entry: str) -> Callable[[], object]:
+    module, _, name = entry.partition(":")
+    function: Callable[[], object] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def _described(value: Any) -> Mapping[str, Any]:
+    try:
+        text = repr(value)
+    except Exception as error:  # noqa: BLE001 - user code may raise anything
+        text = f"<{type(value).__name__}, whose repr raised {type(error).__name__}>"
+    return {"text/plain": text if len(text) <= _LONGEST_REPR else text[:_LONGEST_REPR] + "..."}
+
+
+class _Before:
+    """What a namespace was like before the body ran; holds no references to what the body may want to free."""
+
+    def __init__(self, cell: Cell, namespace: dict[str, Any], inputs: tuple[str, ...]) -> None:
+        self._cell = cell
+        self._namespace = namespace
+        self._inputs = inputs
+        self._same = {name: value if _is_small(value) else None for name, value in namespace.items()}
+        self._ids = {name: id(value) for name, value in namespace.items()}
+        self._known = frozenset(namespace)
+        surely = cell.outputs if cell.outputs is not None else (*cell.assigned, *cell.mutated)
+        watched = [name for name in inputs if name not in surely and type(namespace[name]) not in _IMMUTABLE]
+        self._digests = {name: digest(namespace[name]) for name in watched}
+
+    def outcome(
+        self,
+        value: Any,
+        *,
+        has_value: bool,
+        place: Callable[[], str],
+        describe: Callable[[Any], Mapping[str, Any]],
+    ) -> CellOutcome:
+        """Serialise what the namespace holds now that the notebook is to get."""
+        names = self._names()
+        modules = {name: self._namespace[name].__name__ for name in names if _is_module(self._namespace[name])}
+        outputs = [self._output(name) for name in names if name not in modules]
+        if value is not None:
+            wanted = any(output.wanted and output.value is value for output in outputs)
+            outputs.append(Output(name=RESULT, value=value, wanted=wanted))
+        sent = {output.name for output in outputs}
+        without = self._known | sent if self._cell.outputs is None else set(self._inputs) | sent
+        written = write_outputs(outputs, namespace=self._namespace, place=place, without=without)
+        shown = describe(value) if any(kept.name == RESULT for kept in written.kept) else None
+        changed, perhaps = self._changed(sent)
+        return CellOutcome(
+            segments=written.segments,
+            data=written.data,
+            path=written.path,
+            kept=written.kept,
+            deleted=tuple(sorted(self._gone())),
+            modules=modules,
+            submodules=tuple(name for name in self._cell.imports if "." in name and name in sys.modules),
+            changed=changed,
+            perhaps_changed=perhaps,
+            has_value=has_value,
+            shown=shown,
+            sources={file: text for file, text in written.sources.items() if file != self._cell.filename},
+        )
+
+    def _names(self) -> list[str]:
+        """Return the names that the notebook is to get, in alphabetical order."""
+        if self._cell.outputs is not None:
+            for name in self._cell.outputs:
+                if name not in self._namespace:
+                    raise MissingOutputError(f"-o names `{name}`, and the cell has not set it when it ends", name=name)
+            return list(dict.fromkeys(self._cell.outputs))
+        present = self._namespace.keys()
+        named = {name for name in self._cell.assigned if name in present}
+        named |= {name for name in self._cell.mutated & self._known if name in present and not self._is_module(name)}
+        named |= {name for name in self._cell.may_set if name in present and name not in self._known}
+        named |= {name for name in present if self._is_new(name)}
+        return sorted(name for name in named if not (name.startswith("__") and name.endswith("__")))
+
+    def _is_module(self, name: str) -> bool:
+        return _is_module(self._namespace[name])
+
+    def _is_new(self, name: str) -> bool:
+        """Whether a name was set while the body ran, by whatever means: ``import *``, ``exec``, a magic, a function."""
+        if name.startswith("_") or name in IPYTHONS_OWN:
+            return False
+        if name not in self._known or id(self._namespace[name]) != self._ids[name]:
+            return True
+        # A counter that a function sets may come to lie where it lay before.
+        before = self._same[name]
+        return before is not None and before is not self._namespace[name]
+
+    def _output(self, name: str) -> Output:
+        value = self._namespace[name]
+        renews = isinstance(value, type) and name in self._known and name not in self._cell.assigned
+        return Output(name=name, value=value, wanted=self._cell.outputs is not None, first=renews)
+
+    def _gone(self) -> set[str]:
+        return {name for name in self._known if name not in self._namespace and not name.startswith("__")}
+
+    def _changed(self, sent: set[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the inputs that changed and are not sent, and those that may have."""
+        changed, perhaps = [], []
+        for name, before in self._digests.items():
+            if name in sent or name not in self._namespace or id(self._namespace[name]) != self._ids[name]:
+                continue
+            value = self._namespace[name]
+            if before is None:
+                if name in self._cell.called_on and digest(value, limit_bytes=COMPARED_BYTES) is None:
+                    perhaps.append(name)
+                continue
+            after = digest(value)
+            # A value whose pickle is never the same twice says nothing.
+            if after != before and after == digest(value):
+                changed.append(name)
+        return tuple(changed), tuple(perhaps)
+
+
+def _is_small(value: Any) -> bool:
+    return type(value) in _IMMUTABLE and not (isinstance(value, (str, bytes)) and len(value) > _HELD_CHARS)
+
+
+def _is_module(value: Any) -> bool:
+    return isinstance(value, types.ModuleType) and value.__name__ in sys.modules

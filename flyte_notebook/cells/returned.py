@@ -1,0 +1,265 @@
+"""What a cell gave back: the record that travels from the worker, and how the notebook's kernel takes it in."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import io
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from flyte_notebook.cells.values import RESULT, Kept, Segment
+from flyte_notebook.limiters import machine
+from flyte_notebook.units import format_memory
+from flyte_notebook.worker import pickling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+SPARE_BYTES = 64 << 20
+"""What the kernel keeps free beside an output it loads."""
+
+HARMLESS_BYTES = 8 << 20
+"""Outputs below this are loaded without looking at the machine's memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellOutcome:
+    """What a cell gave back.
+
+    The values are one stream, inline in ``data`` or in the file ``path``; ``segments`` say what is in it, in order.
+    ``kept`` are outputs that stay in the task. ``deleted`` are inputs that the cell deleted. ``modules`` are to be
+    bound in the notebook, name to full module name; ``submodules`` are imported beside them. ``changed`` are inputs
+    that changed in the task only, ``perhaps_changed`` those that were too large to compare and had methods called.
+    ``has_value``: the cell ends in an expression. ``shown`` is the mimebundle of its value when the value itself
+    could not travel, ``None`` otherwise.
+    """
+
+    segments: tuple[Segment, ...] = ()
+    data: bytes | None = None
+    path: str | None = None
+    kept: tuple[Kept, ...] = ()
+    deleted: tuple[str, ...] = ()
+    modules: Mapping[str, str] = field(default_factory=dict)
+    submodules: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    perhaps_changed: tuple[str, ...] = ()
+    has_value: bool = False
+    shown: Mapping[str, Any] | None = None
+    sources: Mapping[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, one sentence each."""
+        return tuple(_notes(self))
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all values in the stream."""
+        return sum(segment.size_bytes for segment in self.segments)
+
+    def pack(self) -> bytes:
+        """Return the record as bytes; values in a file stay there."""
+        return pickling.dumps(self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> CellOutcome:
+        """Return the record that `pack` wrote."""
+        outcome = pickling.loads(data)
+        if not isinstance(outcome, cls):
+            message = f"this is not what a cell gives back: {type(outcome).__name__}"
+            raise TypeError(message)
+        return outcome
+
+    def moved(self, path: str | None) -> CellOutcome:
+        """Return the same record with its file at another path."""
+        return self if path == self.path else dataclasses.replace(self, path=path)
+
+    def discard(self) -> None:
+        """Remove the file with the values, if there is one. Not for cached results: the cache refers to it."""
+        if self.path is not None and os.path.exists(self.path):  # noqa: PTH110 - the SDK's paths are strings
+            os.unlink(self.path)  # noqa: PTH108 - the SDK's paths are strings
+
+
+class ReturnedValues:
+    """Loads the values of an outcome, in order and once, so that outputs that share objects still do.
+
+    ``namespace`` is what functions among them are bound to. An output that does not fit the memory that this process
+    can have, or that cannot be loaded, is not loaded; `lost` says why, by name.
+    """
+
+    def __init__(
+        self,
+        outcome: CellOutcome,
+        namespace: dict[str, Any] | None = None,
+        *,
+        available_bytes: Callable[[], int] = machine.available_bytes,
+    ) -> None:
+        self.outcome = outcome
+        self.lost: dict[str, str] = {}
+        self._namespace = namespace
+        self._available_bytes = available_bytes
+        self._loaded: dict[str, Any] = {}
+        self._todo = list(outcome.segments)
+        self._position = 0
+        self._unpickler: pickling.CellUnpickler | None = None
+        self._file: _Reopened | None = None
+        pickling.install_sources(outcome.sources)
+
+    @property
+    def result(self) -> Any:
+        """The value of the last expression; ``None`` when there is none or it could not travel."""
+        while RESULT not in self._loaded and any(segment.name == RESULT for segment in self._todo):
+            self._load_next()
+        return self._loaded.get(RESULT)
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """The named outputs, in alphabetical order; without the value of the last expression."""
+        while self._todo:
+            self._load_next()
+        return {name: self._loaded[name] for name in sorted(self._loaded) if name != RESULT}
+
+    def _load_next(self) -> None:
+        segment = self._todo[0]
+        refusal = self._refusal(segment)
+        if refusal is None:
+            try:
+                self._loaded[segment.name] = self._load(segment)
+            except MemoryError:
+                refusal = f"it needs {format_memory(segment.memory_bytes)} and the notebook's kernel ran out of memory"
+            except Exception as error:  # noqa: BLE001 - user code may raise anything
+                refusal = f"it could not be loaded: {type(error).__name__}: {error}"
+        if refusal is None:
+            del self._todo[0]
+            return
+        self.lost[segment.name] = refusal
+        for later in self._todo[1:]:  # they may share objects with what is missing
+            self.lost[later.name] = f"it comes after `{segment.name or '_'}`, which was not loaded"
+        self._todo.clear()
+
+    def _refusal(self, segment: Segment) -> str | None:
+        if segment.memory_bytes < HARMLESS_BYTES:
+            return None
+        available_bytes = self._available_bytes()
+        if segment.memory_bytes + SPARE_BYTES <= available_bytes:
+            return None
+        return (
+            f"it needs about {format_memory(segment.memory_bytes)} and the notebook's kernel can have "
+            f"{format_memory(available_bytes)}"
+        )
+
+    def _load(self, segment: Segment) -> Any:
+        if self._file is None:
+            self._file = _Reopened(self.outcome)
+            self._unpickler = pickling.CellUnpickler(self._file, self._namespace)
+        assert self._unpickler is not None
+        self._unpickler.renew_classes = segment.renews
+        with self._file.opened(self._position):
+            value = self._unpickler.load()
+        self._position += segment.size_bytes
+        return value
+
+
+class _Reopened:
+    """The stream, open only while a value is read from it: nobody has to close it."""
+
+    def __init__(self, outcome: CellOutcome) -> None:
+        self._outcome = outcome
+        self._file: BinaryIO = io.BytesIO()
+
+    @contextmanager
+    def opened(self, position: int) -> Iterator[None]:
+        """Open at a position."""
+        self._file = self._open()
+        try:
+            self._file.seek(position)
+            yield
+        finally:
+            self._file.close()
+
+    def _open(self) -> BinaryIO:
+        if self._outcome.path is None:
+            return io.BytesIO(self._outcome.data or b"")
+        return open(self._outcome.path, "rb")  # noqa: PTH123 - the SDK's paths are strings
+
+    def read(self, size: int = -1) -> bytes:
+        """Read bytes."""
+        return self._file.read(size)
+
+    def readline(self) -> bytes:
+        """Read a line."""
+        return self._file.readline()
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Read into a buffer: large values are read once, not copied."""
+        length: int | None = self._file.readinto(buffer)  # type: ignore[attr-defined]  # both kinds of file have it
+        return length
+
+
+def bind(values: ReturnedValues, namespace: dict[str, Any]) -> tuple[str, ...]:
+    """Give a notebook what its cell gave back, and return what the user should know, one sentence each.
+
+    All values are loaded before the first is assigned. Names that the cell deleted are removed, and so are older values
+    of names that could not be brought back because they cannot be pickled.
+    """
+    outcome = values.outcome
+    outputs = values.outputs
+    notes = list(outcome.notes)
+    for name in [*outcome.deleted, *(kept.name for kept in outcome.kept if kept.reason != "too large")]:
+        namespace.pop(name, None)
+    namespace.update(outputs)
+    older = sorted(kept.name for kept in outcome.kept if kept.reason == "too large" and kept.name in namespace)
+    if older:
+        notes.append(f"the notebook still has the older {_listed(older)}")
+    for name in outcome.submodules:
+        _import(name)
+    for name, module in outcome.modules.items():
+        problem = _import(module)
+        if problem is None:
+            namespace[name] = importlib.import_module(module)
+        else:
+            notes.append(f"`{name}` was imported in the task only: {problem}")
+    notes += [f"`{name or '_'}` was not brought back: {reason}" for name, reason in values.lost.items()]
+    return tuple(notes)
+
+
+def _import(module: str) -> str | None:
+    """Import a module; return why it cannot be, ``None`` when it can."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # noqa: BLE001 - user code may raise anything
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _notes(outcome: CellOutcome) -> Iterator[str]:
+    large = [kept for kept in outcome.kept if kept.reason == "too large"]
+    named = [kept for kept in large if kept.name != RESULT]
+    if named:
+        what = ", ".join(f"`{kept.name}`{_size(kept)}" for kept in named)
+        stays = "stays" if len(named) == 1 else "stay"
+        option = ",".join(kept.name for kept in named)
+        yield f"{what} {stays} in the task, being larger than 64 MiB; add `-o {option}`"
+    elif large:
+        yield f"the last value{_size(large[0])} stays in the task, being larger than 64 MiB"
+    unpicklable = [kept for kept in outcome.kept if kept.reason != "too large" and kept.name != RESULT]
+    if unpicklable:
+        what = ", ".join(f"`{kept.path or kept.name}` ({kept.type_name})" for kept in unpicklable)
+        yield f"{what} cannot be pickled and {'stays' if len(unpicklable) == 1 else 'stay'} in the task"
+    elif any(kept.name == RESULT for kept in outcome.kept if kept.reason != "too large"):
+        yield "the last value cannot be pickled; it is shown, and `_` is not set"
+    for name in outcome.changed:
+        yield f"`{name}` changed in the task only; add `-o {name}`"
+    for name in outcome.perhaps_changed:
+        yield f"`{name}` may have changed in the task only (too large to compare); add `-o {name}`"
+
+
+def _size(kept: Kept) -> str:
+    return "" if kept.size_bytes is None else f" ({format_memory(kept.size_bytes)})"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

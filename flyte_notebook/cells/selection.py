@@ -1,0 +1,199 @@
+"""Which notebook variables a cell takes along: data as inputs of the task, code with its text.
+
+Code is what has no content of its own to speak of: functions, classes, modules, Flyte tasks and environments. It is
+shipped with the cell and belongs to its version. All else is data, and travels as the task's inputs. Data that only
+helper functions read travels with those functions.
+"""
+
+from __future__ import annotations
+
+import builtins
+import difflib
+import functools
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.cells.scopes import global_uses
+from flyte_notebook.worker import pickling
+from flyte_notebook.worker.pickling import PicklingProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from flyte_notebook.cells.analysis import CellNames
+
+IPYTHONS_OWN = frozenset({"get_ipython", "display", "exit", "quit", "open", "In", "Out"})
+"""Names that IPython puts into a notebook; the worker has its own of those it needs."""
+
+_CODE_TYPES = (
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    types.ModuleType,
+    type,
+    type(functools.lru_cache(lambda: None)),
+    typing.TypeVar,
+    types.GenericAlias,
+)
+_FLYTE_DATA = ("flyte.io", "flyte.errors", "flyte.types")
+
+
+class UnknownNameError(NameError):
+    """A cell reads a name, or ``-i`` names one, that exists nowhere. ``name`` is the name."""
+
+
+class CannotSendError(ValueError):
+    """Something that a cell uses cannot be pickled. ``name`` is the notebook variable, ``problem`` says where in it."""
+
+    def __init__(self, name: str, problem: PicklingProblem) -> None:
+        super().__init__(f"`{name}` cannot be sent to the task: {problem}")
+        self.name = name
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[CannotSendError], tuple[str, PicklingProblem]]:
+        return type(self), (self.name, self.problem)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What a cell takes along.
+
+    ``inputs`` are the data, by name, in the order of the text. ``code`` is what is shipped with the cell.
+    ``may_set`` are notebook names that functions in ``code`` set with ``global``.
+    """
+
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    code: Mapping[str, Any] = field(default_factory=dict)
+    may_set: frozenset[str] = frozenset()
+
+    def ship(self) -> tuple[bytes, pickling.Sources]:
+        """Return ``code`` as bytes and the text of the cells it comes from. Raises `CannotSendError`."""
+        namespace = _home_of(self.code.values())
+        try:
+            return pickling.dumps_with_sources(dict(self.code), namespace, without=self.inputs, name="code")
+        except PicklingProblem as problem:
+            raise self._culprit(namespace, problem) from problem
+
+    def _culprit(self, namespace: dict[str, Any] | None, whole: PicklingProblem) -> CannotSendError:
+        for name, value in self.code.items():
+            problem = _problem_with(name, value, namespace, self.inputs)
+            if problem is not None:
+                return CannotSendError(name, problem)
+        return CannotSendError("code", whole)
+
+
+def _problem_with(
+    name: str, value: Any, namespace: dict[str, Any] | None, without: Iterable[str]
+) -> PicklingProblem | None:
+    try:
+        pickling.dumps_with_sources(value, namespace, without=tuple(without), name=name)
+    except PicklingProblem as problem:
+        return problem
+    return None
+
+
+def select(names: CellNames, namespace: Mapping[str, Any], *, inputs: Sequence[str] | None = None) -> Selection:
+    """Return what a cell takes along from a notebook. ``inputs`` are the data inputs when the user named them.
+
+    Raises `UnknownNameError` when a name that the cell surely reads exists nowhere, or one in ``inputs`` does not.
+    """
+    wanted = dict.fromkeys(name for name in names.reads if name in namespace)
+    wanted.update(dict.fromkeys(sorted(name for name in names.hints if name in namespace)))
+    if inputs is not None:
+        for name in inputs:
+            if name not in namespace:
+                text = f"-i names `{name}`, and the notebook has no such name"
+                raise UnknownNameError(_unknown(name, namespace, text), name=name)
+        wanted.update(dict.fromkeys(inputs))
+    data: dict[str, Any] = {}
+    code: dict[str, Any] = {}
+    for name in wanted:
+        value = namespace[name]
+        if _is_ipythons(name, value) or (name.startswith("__") and name.endswith("__")):
+            continue
+        if is_code(value):
+            code[name] = value
+        elif inputs is None or name in inputs:
+            data[name] = value
+    may_set = frozenset(_globals_set(code.values()))
+    for name in names.certain:
+        if name not in namespace and not hasattr(builtins, name) and name not in may_set and not _is_dunder(name):
+            raise UnknownNameError(_unknown(name, namespace, f"name '{name}' is not defined"), name=name)
+    return Selection(inputs=data, code=code, may_set=may_set)
+
+
+def is_code(value: Any) -> bool:
+    """Whether a value is shipped with the cell, rather than as an input of the task."""
+    if isinstance(value, _CODE_TYPES):
+        return not (isinstance(value, types.MethodType) and not isinstance(value.__self__, type))
+    if isinstance(value, functools.partial):
+        return False
+    return any(
+        kind.__module__.partition(".")[0] in {"flyte", "flyteplugins"} and not kind.__module__.startswith(_FLYTE_DATA)
+        for kind in type(value).__mro__
+    )
+
+
+def _is_dunder(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__")
+
+
+def _is_ipythons(name: str, value: Any) -> bool:
+    if name not in IPYTHONS_OWN:
+        return False
+    module = getattr(value, "__module__", None) or type(value).__module__
+    return (
+        name in {"In", "Out"} or str(module).partition(".")[0] in {"IPython", "ipykernel"} or _in_builtins(name, value)
+    )
+
+
+def _in_builtins(name: str, value: Any) -> bool:
+    return getattr(builtins, name, None) is value
+
+
+def _home_of(code: Iterable[Any]) -> dict[str, Any] | None:
+    """Return the namespace that functions of ``__main__`` among ``code`` live in, ``None`` if there are none."""
+    for function in _functions(code):
+        if function.__module__ == "__main__":
+            return function.__globals__
+    return None
+
+
+def _functions(code: Iterable[Any]) -> Iterator[types.FunctionType]:
+    """Yield functions among ``code``: themselves, methods of classes, wrapped ones, and those of Flyte tasks."""
+    for value in code:
+        found = getattr(value, "__wrapped__", None) or getattr(value, "func", None) or value
+        if isinstance(found, types.FunctionType):
+            yield found
+        elif isinstance(found, type):
+            for part in vars(found).values():
+                method = getattr(part, "__func__", None) or getattr(part, "fget", None) or part
+                if isinstance(method, types.FunctionType):
+                    yield method
+
+
+def _globals_set(code: Iterable[Any]) -> Iterator[str]:
+    """Yield the globals that functions set with ``global``, those that they call included."""
+    waiting = list(_functions(code))
+    seen: set[int] = set()
+    while waiting:
+        function = waiting.pop()
+        if id(function) in seen or function.__module__ != "__main__":
+            continue
+        seen.add(id(function))
+        codes = [function.__code__]
+        for part in codes:
+            codes.extend(constant for constant in part.co_consts if isinstance(constant, types.CodeType))
+            for name, use in global_uses(part):
+                if use == "assign":
+                    yield name
+                elif name in function.__globals__:
+                    waiting.extend(_functions([function.__globals__[name]]))
+
+
+def _unknown(name: str, namespace: Mapping[str, Any], text: str) -> str:
+    known = [known for known in namespace if not known.startswith("_")]
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"{text}; did you mean `{close[0]}`?" if close else text

@@ -1,0 +1,284 @@
+"""Serialising what a cell gives back: one stream, so that outputs that share objects still do, in bounded memory.
+
+Each output is a segment of the stream, written by one pickler with one memo. An output that turns out too large or
+cannot be pickled leaves the memo in a state that no longer fits the stream, so the stream is begun again without it.
+Small and odd values come first: what fails fails early, and what the notebook's kernel may refuse stands last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+from flyte_notebook.worker import context, pickling
+from flyte_notebook.worker.unpicklable import PicklingProblem, type_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+INLINE_BYTES = 1 << 20
+"""Outputs up to this many bytes in all travel inside the result; more go to a file."""
+
+LARGEST_BYTES = 64 << 20
+"""An output larger than this stays in the task unless it was asked for."""
+
+TRIED_BYTES = 1 << 20
+"""Outputs up to this size are loaded again at once, to see that they can be."""
+
+RESULT = ""
+"""The name of the segment that holds the value of the last expression."""
+
+_SAMPLED = 200
+_PLAIN = (bool, int, float, complex, str, bytes, bytearray, type(None))
+
+KeptReason = Literal["too large", "cannot be pickled", "cannot be loaded"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """An output before it is written. ``wanted``: it was asked for by name, so no limit holds and it must work."""
+
+    name: str
+    value: Any
+    wanted: bool = False
+    first: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One output in the stream. ``memory_bytes`` is about what it takes when loaded; ``renews``: a class changed."""
+
+    name: str
+    size_bytes: int
+    memory_bytes: int
+    type_name: str
+    renews: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """An output that stays in the task, and why. ``path`` leads to the part that cannot be pickled."""
+
+    name: str
+    reason: KeptReason
+    type_name: str
+    path: str = ""
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What came of writing outputs. Exactly one of ``data`` and ``path`` is set."""
+
+    segments: tuple[Segment, ...]
+    kept: tuple[Kept, ...]
+    data: bytes | None
+    path: str | None
+    sources: dict[str, list[str]]
+
+
+class OutputTooLargeError(Exception):
+    """An output has more bytes than it may have; ends the writing of it."""
+
+
+class SpoolError(OSError):
+    """The file for outputs cannot be written: most often the disk is full."""
+
+
+class Spool:
+    """A file for writing: in memory at first, on disk from `INLINE_BYTES` on. ``place`` names the file on disk."""
+
+    def __init__(self, place: Callable[[], str]) -> None:
+        self._place = place
+        self._file: BinaryIO = io.BytesIO()
+        self._hash = hashlib.sha256()
+        self.path: str | None = None
+        self.position = 0
+        self._end: int | None = None
+
+    def begin(self, limit_bytes: int | None) -> None:
+        """Begin a segment; writing more than ``limit_bytes`` from here raises `OutputTooLargeError`."""
+        self._end = None if limit_bytes is None else self.position + limit_bytes
+
+    def write(self, data: Any) -> int:
+        """Append ``data``."""
+        length = memoryview(data).nbytes
+        self.position += length
+        if self._end is not None and self.position > self._end:
+            raise OutputTooLargeError
+        self._hash.update(data)
+        try:
+            if self.path is None and self.position > INLINE_BYTES:
+                self._to_disk()
+            self._file.write(data)
+        except OSError as error:
+            message = f"outputs cannot be written to {self.path}: {error.strerror or error}"
+            raise SpoolError(error.errno, message) from error
+        return length
+
+    def _to_disk(self) -> None:
+        held = self._file
+        assert isinstance(held, io.BytesIO)
+        self.path = self._place()
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)  # noqa: PTH103, PTH120 - the SDK's paths are strings
+        self._file = open(self.path, "wb")  # noqa: PTH123, SIM115 - the SDK's paths are strings; closed by finish() and discard()
+        self._file.write(held.getbuffer())
+
+    def hexdigest(self) -> str:
+        """Return the digest of what was written."""
+        return self._hash.hexdigest()
+
+    def finish(self) -> bytes | None:
+        """Close; return what was written if it is still in memory."""
+        if isinstance(self._file, io.BytesIO):
+            return self._file.getvalue()
+        self._file.close()
+        return None
+
+    def discard(self) -> None:
+        """Close, and remove the file if there is one. Idempotent."""
+        self._file.close()
+        if self.path is not None and os.path.exists(self.path):  # noqa: PTH110 - the SDK's paths are strings
+            os.unlink(self.path)  # noqa: PTH108 - the SDK's paths are strings
+
+
+def write_outputs(
+    outputs: Sequence[Output],
+    *,
+    namespace: dict[str, Any],
+    place: Callable[[], str],
+    without: Collection[str] = (),
+) -> Written:
+    """Write outputs as one stream; ``without`` are globals that functions need not carry, see `CellPickler`.
+
+    Raises `PicklingProblem` when an output that was asked for by name cannot be pickled, `SpoolError` when the disk
+    is full, MemoryError. While it works it tells the outside which output it is at.
+    """
+    kept: dict[str, Kept] = {}
+    sizes = {output.name: shallow_bytes(output.value) for output in outputs}
+    for output in outputs:
+        if sizes[output.name] > LARGEST_BYTES and not output.wanted:
+            kept[output.name] = _kept(output, "too large", size_bytes=sizes[output.name])
+    # The value of the last expression stands before the others: who wants nothing else need not load them.
+    in_order = sorted(
+        (output for output in outputs if output.name not in kept),
+        key=lambda output: (not output.first, output.name != RESULT, sizes[output.name]),
+    )
+    while True:
+        spool = Spool(place)
+        try:
+            written = _attempt(in_order, spool, namespace, without, kept)
+        except BaseException:
+            spool.discard()
+            raise
+        if written is not None:
+            segments, files = written
+            data = spool.finish()
+            sources = pickling.sources_of(files)
+            return Written(segments=segments, kept=tuple(kept.values()), data=data, path=spool.path, sources=sources)
+        spool.discard()
+        in_order = [output for output in in_order if output.name not in kept]
+
+
+def _attempt(
+    outputs: Sequence[Output],
+    spool: Spool,
+    namespace: dict[str, Any],
+    without: Collection[str],
+    kept: dict[str, Kept],
+) -> tuple[tuple[Segment, ...], set[str]] | None:
+    """Write all outputs; or add the first that cannot be written to ``kept`` and return ``None``."""
+    pickler = pickling.CellPickler(spool, namespace, without=without)
+    segments = []
+    for output in outputs:
+        context.stage("returning", output.name or "the last value")
+        begin = spool.position
+        spool.begin(None if output.wanted else LARGEST_BYTES)
+        try:
+            pickler.dump(output.value)
+        except OutputTooLargeError:
+            kept[output.name] = _kept(output, "too large")
+            return None
+        except (MemoryError, SpoolError):
+            raise
+        except Exception as error:
+            problem = pickling.explain(output.value, error, name=output.name or "_", namespace=namespace)
+            if output.wanted:
+                raise problem from error
+            kept[output.name] = _kept(output, "cannot be pickled", problem=problem)
+            return None
+        size_bytes = spool.position - begin
+        if size_bytes <= TRIED_BYTES and not _loads_again(output.value, namespace):
+            if output.wanted:
+                raise PicklingProblem(output.name or "_", type_name(output.value), "its pickle cannot be loaded")
+            kept[output.name] = _kept(output, "cannot be loaded")
+            return None
+        segments.append(
+            Segment(
+                name=output.name,
+                size_bytes=size_bytes,
+                memory_bytes=max(size_bytes, deep_bytes(output.value)),
+                type_name=type_name(output.value),
+                renews=output.first,
+            )
+        )
+    return tuple(segments), pickler.files
+
+
+def _kept(
+    output: Output, reason: KeptReason, *, problem: PicklingProblem | None = None, size_bytes: int | None = None
+) -> Kept:
+    if problem is None:
+        return Kept(name=output.name, reason=reason, type_name=type_name(output.value), size_bytes=size_bytes)
+    return Kept(name=output.name, reason=reason, type_name=problem.type_name, path=problem.path)
+
+
+def _loads_again(value: Any, namespace: dict[str, Any]) -> bool:
+    """Whether what pickle wrote can be read; some exceptions and classes with a ``__new__`` of their own cannot."""
+    if type(value) in _PLAIN:
+        return True
+    try:
+        # Into a namespace of its own: a function that comes back must not set anything here.
+        pickling.loads(pickling.dumps(value, namespace), dict(namespace))
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - user code may raise anything
+        return False
+    return True
+
+
+def shallow_bytes(value: Any) -> int:
+    """Return the bytes that a value surely takes, from what it says of itself, in no time."""
+    size_bytes = getattr(value, "nbytes", None)
+    if isinstance(size_bytes, int) and not isinstance(value, type):
+        return size_bytes
+    # By name: asking pandas for its classes would load it where the SDK has put a lazy stand-in for it.
+    if type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "memory_usage"):
+        return int(_sum(value.memory_usage(deep=False)))
+    try:
+        return sys.getsizeof(value)
+    except Exception:  # noqa: BLE001 - user code may raise anything
+        return 0
+
+
+def _sum(usage: Any) -> Any:
+    return usage.sum() if hasattr(usage, "sum") else usage
+
+
+def deep_bytes(value: Any) -> int:
+    """Return about the bytes that a value takes with what it holds, from a sample of its items."""
+    size_bytes = shallow_bytes(value)
+    if not isinstance(value, (list, tuple, dict, set, frozenset)) or not value:
+        return size_bytes
+    items = list(zip(range(_SAMPLED), value.values() if isinstance(value, dict) else value, strict=False))
+    mean_bytes = sum(0 if _is_shared(item) else shallow_bytes(item) for _, item in items) / len(items)
+    return size_bytes + int(mean_bytes * len(value))
+
+
+def _is_shared(item: Any) -> bool:
+    """Whether an item is one of the few objects that Python makes once only."""
+    return item is None or isinstance(item, bool) or (type(item) is int and -5 <= item <= 256)  # noqa: PLR2004 - small numbers that Python itself defines

@@ -1,0 +1,244 @@
+"""A cell as a Flyte task.
+
+`read_cell` looks at a cell's text and at the notebook; `cell_task` makes the task. The task is an ordinary one for the
+SDK: ``flyte.run(task, x=5)``, ``await task.override(...)(x=5)``, retries, cache and map work, and it gives the value
+of the cell's last expression. The other outputs are found by run name in `last_outputs`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import tempfile
+import uuid
+import weakref
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import flyte
+import flyte.errors
+from flyte.extend import AsyncFunctionTaskTemplate
+from flyte.models import MAX_INLINE_IO_BYTES, NativeInterface
+
+from flyte_notebook.cells.analysis import CellNames, analyse
+from flyte_notebook.cells.execution import Cell, run_cell
+from flyte_notebook.cells.returned import CellOutcome, ReturnedValues
+from flyte_notebook.cells.selection import Selection, select
+from flyte_notebook.cells.version import cell_version
+from flyte_notebook.sdk.types import CellOutputs, LastOutputs, last_outputs, place, type_of
+from flyte_notebook.units import format_memory
+from flyte_notebook.worker import context
+from flyte_notebook.worker.sharing import shared_namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["CellParts", "CellTask", "LastOutputs", "cell_task", "last_outputs", "read_cell"]
+
+RESULT_NAME = "result"
+"""The name of a cell task's one output."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellParts:
+    """A cell that was read: its text, what it does with names, and what it takes from the notebook."""
+
+    source: str
+    filename: str
+    names: CellNames
+    selection: Selection
+    outputs: tuple[str, ...] | None = None
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """The values of the task's inputs, by name, in the order of the task's interface."""
+        return self.selection.inputs
+
+
+def read_cell(
+    source: str,
+    namespace: Mapping[str, Any],
+    *,
+    filename: str = "<cell>",
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+) -> CellParts:
+    """Read a cell. ``source`` is plain Python, magics translated; ``-i`` and ``-o`` give ``inputs`` and ``outputs``.
+
+    Raises SyntaxError as running the cell would, and `UnknownNameError` for a name that exists nowhere.
+    """
+    names = analyse(source, filename)
+    return CellParts(
+        source=source,
+        filename=filename,
+        names=names,
+        selection=select(names, namespace, inputs=inputs),
+        outputs=None if outputs is None else tuple(outputs),
+    )
+
+
+async def _body(**_inputs: Any) -> None:
+    """Stand for the cell where the SDK asks for a function; `CellTask.execute` runs the cell."""
+
+
+@dataclass(kw_only=True)
+class CellTask(AsyncFunctionTaskTemplate[Any, Any, Any]):
+    """The task of one cell."""
+
+    _: KW_ONLY
+    cell: Cell
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[no-untyped-call]  # the SDK's is not typed
+        cache = self.cache
+        if isinstance(cache, flyte.Cache) and cache.behavior == "auto" and cache.version_override is None:
+            # The SDK would take the text of our function, which is the same for all cells.
+            version = hashlib.sha256(f"{self.cell.version} {cache.salt}".encode()).hexdigest()
+            self.cache = replace(cache, version_override=version)
+
+    @property
+    def source_file(self) -> str | None:
+        """A cell is in no file."""
+        return None
+
+    async def execute(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Run the cell in this process and return what it gives back, a `CellOutcome`."""
+        outcome = await self._run(self._named(args, kwargs), fresh=False)
+        self._check_size(outcome)
+        return outcome
+
+    def forward(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Run the cell in this process, under no limit, in a namespace of its own; awaited, give its last value."""
+
+        async def run() -> Any:
+            outcome = await self._run(self._named(args, kwargs), fresh=True)
+            try:
+                return ReturnedValues(outcome, shared_namespace()).result
+            finally:
+                outcome.discard()
+
+        return run()
+
+    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return inputs by name. Not the SDK's function for it, which takes no input named ``self``."""
+        return {**dict(zip(self.native_interface.inputs, args, strict=False)), **kwargs}
+
+    async def _run(self, inputs: Mapping[str, Any], *, fresh: bool) -> CellOutcome:
+        try:
+            return await run_cell(self.cell, inputs, place=_temporary if fresh else place)
+        except RuntimeError as error:
+            # Python turns a StopIteration that leaves a coroutine into a RuntimeError.
+            stopped = error.__cause__
+            if isinstance(stopped, StopIteration):
+                native = flyte.errors.RuntimeUserError("StopIteration", str(stopped))
+                raise native.with_traceback(stopped.__traceback__) from stopped
+            raise
+        except SystemExit as error:
+            if context.in_worker():
+                raise  # a worker knows what to make of it
+            message = f"the cell called sys.exit({error.code!r})"
+            raise flyte.errors.RuntimeUserError("SystemExit", message) from error
+
+    def _check_size(self, outcome: CellOutcome) -> None:
+        """Hold outputs to a limit that was set. Without one they travel in files, which the SDK's limit does not count.
+
+        Raises InlineIOMaxBytesBreached.
+        """
+        limit_bytes = self.max_inline_io_bytes
+        if limit_bytes == MAX_INLINE_IO_BYTES or outcome.size_bytes <= limit_bytes:
+            return
+        outcome.discard()
+        largest = max(outcome.segments, key=lambda segment: segment.size_bytes)
+        name = f"output `{largest.name}`" if largest.name else "value of the last expression"
+        message = (
+            f"the {name} of {self.name} has {format_memory(largest.size_bytes)} "
+            f"({format_memory(outcome.size_bytes)} in all), above max_inline_io_bytes={limit_bytes} "
+            f"({format_memory(limit_bytes)}); raise --max-inline-io, or return less"
+        )
+        raise flyte.errors.InlineIOMaxBytesBreached(message)
+
+
+def cell_task(  # noqa: PLR0913 - one argument for each setting of a task
+    name: str,
+    parts: CellParts,
+    *,
+    resources: flyte.Resources | None = None,
+    retries: int | flyte.RetryStrategy | None = None,
+    timeout: Any = None,
+    cache: Any = None,
+    env: flyte.TaskEnvironment | None = None,
+    max_inline_io_bytes: int | None = None,
+    begin: Sequence[str] = (),
+    end: Sequence[str] = (),
+) -> CellTask:
+    """Return the task of a cell.
+
+    What is ``None`` comes from ``env``, a `flyte.TaskEnvironment`, else from the SDK. ``begin`` and ``end`` are
+    functions (``module:function``) called in the worker around the body. Raises `CannotSendError` when code that the
+    cell uses cannot be pickled.
+    """
+    names, selection = parts.names, parts.selection
+    code, sources = selection.ship()
+    version = cell_version(parts.source, selection.code, without=selection.inputs)
+    if parts.outputs is not None:
+        version = hashlib.sha256(f"{version} {sorted(parts.outputs)}".encode()).hexdigest()
+    cell = Cell(
+        name=name,
+        source=parts.source,
+        filename=parts.filename,
+        code=code,
+        sources=sources,
+        outputs=parts.outputs,
+        assigned=names.assigned,
+        mutated=names.mutated,
+        called_on=names.called_on,
+        imports=names.imports,
+        may_set=selection.may_set,
+        begin=tuple(begin),
+        end=tuple(end),
+        version=version,
+    )
+    given = {
+        "resources": resources,
+        "retries": retries,
+        "timeout": timeout,
+        "cache": cache,
+        "max_inline_io_bytes": max_inline_io_bytes,
+    }
+    settings = {**_settings_of(env), **{key: value for key, value in given.items() if value is not None}}
+    return CellTask(
+        name=f"{env.name}.{name}" if env is not None else name,
+        short_name=name,
+        func=_body,
+        cell=cell,
+        interface=NativeInterface(
+            inputs={key: (type_of(key, value), inspect.Parameter.empty) for key, value in selection.inputs.items()},
+            outputs={RESULT_NAME: CellOutputs},
+        ),
+        **settings,
+    )
+
+
+def _settings_of(env: flyte.TaskEnvironment | None) -> dict[str, Any]:
+    """Return what an environment says about its tasks, as `flyte.TaskEnvironment.task` takes it."""
+    if env is None:
+        return {}
+    names = (
+        "image",
+        "resources",
+        "cache",
+        "reusable",
+        "env_vars",
+        "secrets",
+        "service_account",
+        "pod_template",
+        "queue",
+        "interruptible",
+    )
+    settings = {name: getattr(env, name) for name in names if getattr(env, name, None) is not None}
+    return {**settings, "parent_env": weakref.ref(env), "parent_env_name": env.name}
+
+
+def _temporary() -> str:
+    return os.path.join(tempfile.gettempdir(), f"fnb-{uuid.uuid4().hex}")

@@ -1,0 +1,87 @@
+"""What runs inside a worker: the SDK itself on one attempt; nested calls go up the channel and become siblings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.diagnosis import diagnose
+from flyte_notebook.errors import InlineIOMaxBytesBreached
+from flyte_notebook.outcome import Failure
+from flyte_notebook.sdk import seam, tasks
+from flyte_notebook.worker import child, context, pickling
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+
+def canary(_file: BinaryIO) -> bytes:
+    """Answer with this process's pid: proof that a job runs outside of the kernel."""
+    return str(os.getpid()).encode()
+
+
+def execute(file: BinaryIO) -> bytes:
+    """Run one attempt and return its outputs, pickled. Raises what the user's code raised."""
+    pickling.by_name_everywhere()
+    seam.settle_in_worker()
+    body = tasks.unpack(file)
+    seam.replay_init(body["init"])
+    call = body["call"]
+    raised = _watch(call["task"])
+    outputs, error = asyncio.run(seam.dispatch_here(call, body["settings"], _dispatch))
+    if raised:
+        raise raised[0]
+    if error is not None:
+        raise seam.to_native(error)
+    _check_inline_size(call["task"], outputs)
+    return pickling.dumps(outputs)
+
+
+def _watch(task: Any) -> list[BaseException]:
+    """Keep the exception itself, of which the SDK keeps only code and message; and say when the user's code runs."""
+    raised: list[BaseException] = []
+    execute_task = task.execute
+
+    async def watched(*args: Any, **kwargs: Any) -> Any:
+        context.stage("running")
+        try:
+            result = await execute_task(*args, **kwargs)
+        except BaseException as error:
+            raised.append(error)
+            raise
+        context.stage("returning")
+        return result
+
+    task.execute = watched
+    return raised
+
+
+async def _dispatch(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    """Stand in for the SDK's direct dispatch: ask the kernel for a sibling."""
+    call = seam.call_arguments(args, kwargs)
+    try:
+        job = tasks.job_for(call, root=False)
+        tasks.check_inline_size(call["task"], call["inputs"].proto_inputs.literals, "input")
+    except (ValueError, InlineIOMaxBytesBreached) as error:
+        return None, seam.for_retry_loop(tasks.refusal(error), last=tasks.attempts_of(call["task"]) == 1)
+    channel = child.channel
+    assert channel is not None
+    number, future = channel.call({"job": job})
+    try:
+        reply = await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        channel.cancel(number)
+        raise
+    if reply["answer"] is not None:
+        return pickling.loads(reply["answer"]), None
+    job, report = reply["facts"]
+    outcome = diagnose(job, report, unpickle=pickling.loads)
+    assert isinstance(outcome, Failure)
+    return None, seam.for_retry_loop(outcome.error, last=job.attempt + 1 >= job.max_attempts)
+
+
+def _check_inline_size(task: Any, outputs: Any) -> None:
+    """Refuse outputs above ``max_inline_io_bytes``, as a cluster does."""
+    if outputs is not None:
+        tasks.check_inline_size(task, outputs.proto_outputs.literals, "output")

@@ -1,0 +1,213 @@
+"""Where the Flyte SDK is met: every private name of it that is used anywhere, once.
+
+The seam is one module attribute, ``flyte._internal.controllers._local_controller.direct_dispatch``. The SDK's local
+controller does action ids, cache, retries, traces, groups and conversion, and calls it once per attempt. In the kernel
+it is replaced by a function that ships the attempt to a worker; in the worker by one that asks the kernel. The SDK's
+own function runs in the worker. A contract test holds each name below to what is expected of it here.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import flyte
+import flyte.errors
+import flyte.models
+import flyte.report
+from flyte import _context, _initialize, _run
+from flyte._internal.controllers import _local_controller, create_controller
+from flyte._internal.runtime import convert
+from flyte._internal.runtime.entrypoints import direct_dispatch as _sdk_direct_dispatch
+from flyte.extend import AsyncFunctionTaskTemplate, TaskTemplate
+from flyte.report import _report
+from flyte.syncify import _api as _syncify
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable
+
+    Dispatch = Callable[..., Awaitable[tuple[Any, Any]]]
+
+__all__ = ["AsyncFunctionTaskTemplate", "TaskTemplate"]
+
+_INIT_FIELDS = (
+    "org",
+    "project",
+    "domain",
+    "root_dir",
+    "storage",
+    "batch_size",
+    "image_builder",
+    "images",
+    "image_registry",
+    "sync_local_sys_paths",
+)
+"""What ``flyte.init`` is given again in a worker; never the client, which belongs to the kernel."""
+
+
+def replace_dispatch(dispatch: Dispatch) -> Callable[[], None]:
+    """Put a function in the place of the SDK's; return what undoes it. Raises RuntimeError when the seam is gone."""
+    module: Any = _local_controller
+    before = getattr(module, "direct_dispatch", None)
+    if before is None:
+        msg = f"flyte {flyte.__version__} has no local direct_dispatch; flyte_notebook cannot isolate its tasks"
+        raise RuntimeError(msg)
+    module.direct_dispatch = dispatch
+
+    def undo() -> None:
+        module.direct_dispatch = before
+
+    return undo
+
+
+def replace_call(outside: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]) -> Callable[[], None]:
+    """Let ``task(...)`` outside of any run go through ``outside(task, args, kwargs)``; return what undoes it.
+
+    Without it the SDK runs such a call as a plain function in the kernel, under no limit.
+    """
+    template: Any = TaskTemplate
+    before = template.__call__
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _context.internal_ctx().is_task_context():
+            return before(self, *args, **kwargs)
+        return outside(self, args, kwargs)
+
+    template.__call__ = call
+
+    def undo() -> None:
+        template.__call__ = before
+
+    return undo
+
+
+def run_local(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str | None = None) -> Any:
+    """Run a task through the SDK's local mode and return the run; blocks."""
+    return flyte.with_runcontext(mode="local", name=name).run(task, *args, **kwargs)
+
+
+async def run_local_async(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str | None = None) -> Any:
+    """As `run_local`, awaited."""
+    return await flyte.with_runcontext(mode="local", name=name).run.aio(task, *args, **kwargs)
+
+
+def native_outputs(task: Any, run: Any) -> Any:
+    """Return what the task returned, from the run that local mode gave."""
+    outputs = run._outputs
+    if len(task.native_interface.outputs) <= 1 and len(outputs) == 1:
+        return outputs[0]
+    return tuple(outputs)
+
+
+def init_settings() -> dict[str, Any] | None:
+    """Return what ``flyte.init`` was given, as far as it matters in a worker; ``None`` when it was not called."""
+    config = _initialize._get_init_config()
+    if config is None:
+        return None
+    return {name: getattr(config, name) for name in _INIT_FIELDS if hasattr(config, name)}
+
+
+def replay_init(settings: dict[str, Any] | None) -> None:
+    """Initialise the SDK of a worker as that of the kernel was."""
+    if settings is not None:
+        flyte.init(**settings)
+
+
+def context_settings() -> dict[str, Any]:
+    """Return what of the caller's context a worker needs to run an attempt in the same way."""
+    data = _context.internal_ctx().data
+    task_context = data.task_context
+    return {
+        "disable_run_cache": bool(task_context and task_context.disable_run_cache),
+        "raw_data_path": data.raw_data_path,
+        "preserve_original_types": data.preserve_original_types,
+    }
+
+
+async def dispatch_here(call: dict[str, Any], settings: dict[str, Any], dispatch: Dispatch) -> tuple[Any, Any]:
+    """Run an attempt in this process, as the SDK does; nested calls go through ``dispatch``.
+
+    The context has mode ``hybrid``: under ``local`` the SDK runs the items of ``flyte.map`` one after the other.
+    """
+    replace_dispatch(dispatch)
+    _run._run_mode_var.set("local")
+    parent = flyte.models.TaskContext(
+        action=call["action"],
+        version=call["version"],
+        raw_data_path=call["raw_data_path"],
+        output_path=call["output_path"],
+        run_base_dir=call["run_base_dir"],
+        report=flyte.report.Report(name=call["action"].name),
+        mode="hybrid",
+        disable_run_cache=settings["disable_run_cache"],
+    )
+    data = _context.ContextData(
+        task_context=parent,
+        raw_data_path=settings["raw_data_path"],
+        preserve_original_types=settings["preserve_original_types"],
+    )
+    with _context.Context(data):
+        return await _sdk_direct_dispatch(**call, controller=create_controller("local"))
+
+
+def recorder_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the recorder of the controller that dispatches, ``None`` when it records nothing."""
+    controller = kwargs.get("controller") or next((item for item in args if hasattr(item, "_recorder")), None)
+    recorder = getattr(controller, "_recorder", None)
+    return recorder if recorder is not None and recorder.is_active else None
+
+
+def claim_loop(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+    """Keep the SDK from putting its polling-error handler on a loop that has one; return what undoes it."""
+    if id(loop) in _syncify._configured_loops:
+        return lambda: None
+    _syncify._configured_loops.add(id(loop))
+
+    def unclaim() -> None:
+        _syncify._configured_loops.discard(id(loop))
+
+    return unclaim
+
+
+def to_native(error: Any) -> Exception:
+    """Return the exception for an error in the SDK's wire form."""
+    native = convert.convert_error_to_native(error)
+    if native is None:
+        return flyte.errors.RuntimeSystemError("BadError", f"the SDK gave an error without content: {error!r}")
+    return native
+
+
+def for_retry_loop(error: BaseException, *, last: bool) -> BaseException:
+    """Return the error as the SDK's retry loop is to get it.
+
+    The loop asks for ``recoverable`` only to skip attempts; after the last one there is none to skip, and False would
+    only make it log a warning that says nothing.
+    """
+    if last:
+        error.recoverable = True  # type: ignore[attr-defined]  # the loop reads it from any exception
+    return error
+
+
+def settle_in_worker() -> None:
+    """Correct what the SDK gets wrong in a worker.
+
+    It logs the traceback that the error carries anyway; and a report that is flushed where IPython is loaded becomes an
+    object for display, which cannot be written.
+    """
+    report: Any = _report
+    report.ipython_check = lambda: False
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Task failed with error")
+
+    logging.getLogger("flyte").addFilter(wanted)
+
+
+def call_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of one dispatch by name, without the controller, which each side has of its own."""
+    call = dict(kwargs)
+    if args:
+        call["task"] = args[0]
+    call.pop("controller", None)
+    return call

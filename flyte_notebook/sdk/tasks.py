@@ -1,0 +1,151 @@
+"""What a Flyte task declares, as a `Job`: limits, attempts, environment, inputs, and the payload for a worker."""
+
+from __future__ import annotations
+
+import io
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from flyte_notebook import units
+from flyte_notebook.errors import InlineIOMaxBytesBreached, RuntimeUserError
+from flyte_notebook.job import InputFact, Job
+from flyte_notebook.limits import Limits
+from flyte_notebook.sdk import seam
+from flyte_notebook.worker import pickling
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+ENTRY = "flyte_notebook.sdk.inside:execute"
+ROOT_ACTION = "a0"
+"""The name of a run's first action, as on a cluster."""
+
+
+def job_for(call: dict[str, Any], *, root: bool) -> Job:
+    """Return the job of one dispatch. Raises `UnitError` or `PicklingProblem`; run and parent may be set later."""
+    task, action = call["task"], call["action"]
+    return Job(
+        label=task.name,
+        run=action.run_name or action.name,
+        action=ROOT_ACTION if root else action.name,
+        entry=ENTRY,
+        payload=pack(call),
+        max_attempts=attempts_of(task),
+        limits=limits_of(task),
+        env_vars=dict(task.env_vars or {}),
+        inputs=input_facts(task, call.get("inputs")),
+    )
+
+
+def limits_of(task: Any) -> Limits:
+    """Return the limits that a task declares. In ``flyte.Resources`` a tuple is (request, limit)."""
+    resources = task.resources
+    request, memory = _request_and_limit(resources.memory if resources is not None else None, units.parse_memory)
+    _, cpu = _request_and_limit(resources.cpu if resources is not None else None, units.parse_cpu)
+    timeout = task.timeout
+    if timeout is None or isinstance(timeout, (int, timedelta)):
+        bounds = (timeout, None, None)
+    else:
+        bounds = (timeout.max_runtime, timeout.max_queued_time, timeout.deadline)
+    runtime, queued, deadline = map(_seconds, bounds)
+    return Limits(
+        memory_bytes=memory,
+        memory_request_bytes=request,
+        cpu_cores=cpu,
+        max_runtime_s=runtime,
+        max_queued_time_s=queued,
+        deadline_s=deadline,
+        max_inline_io_bytes=task.max_inline_io_bytes,
+    )
+
+
+def not_enforced(task: Any) -> tuple[str, ...]:
+    """Return the names of resources that the task declares and no local machine enforces."""
+    resources = task.resources
+    names = ("gpu", "disk", "shm")
+    return tuple(name for name in names if resources is not None and getattr(resources, name, None) is not None)
+
+
+def attempts_of(task: Any) -> int:
+    """Return how often the SDK will try: retries + 1."""
+    retries = task.retries
+    return int(getattr(retries, "count", retries) or 0) + 1
+
+
+def input_facts(task: Any, inputs: Any) -> tuple[InputFact, ...]:
+    """Return the inputs by name, type and serialised size."""
+    if inputs is None:
+        return ()
+    types = task.native_interface.inputs
+    return tuple(
+        InputFact(
+            name=literal.name,
+            type_name=_type_name(types[literal.name][0]) if literal.name in types else "?",
+            size_bytes=literal.value.ByteSize(),
+        )
+        for literal in inputs.proto_inputs.literals
+    )
+
+
+def pack(call: dict[str, Any]) -> bytes:
+    """Return what a worker needs for one dispatch as bytes. Raises `PicklingProblem`, which names the culprit."""
+    body = {"call": call, "settings": seam.context_settings(), "init": seam.init_settings()}
+    data, sources = pickling.dumps_with_sources(body, name=call["task"].name)
+    return data + pickling.dumps(sources)
+
+
+def unpack(file: BinaryIO) -> dict[str, Any]:
+    """Read what `pack` wrote, and make the notebook's sources known to tracebacks."""
+    body: dict[str, Any] = pickling.load(file)
+    pickling.install_sources(pickling.load(file))
+    return body
+
+
+def unpack_bytes(data: bytes) -> dict[str, Any]:
+    """As `unpack`, from bytes."""
+    return unpack(io.BytesIO(data))
+
+
+def refusal(error: Exception) -> Exception:
+    """Return the error of an attempt that cannot start: a bad quantity, code that cannot travel, inputs too large."""
+    refused = error
+    if not isinstance(error, RuntimeUserError):
+        refused = RuntimeUserError(type(error).__name__, str(error))
+        refused.__cause__ = error
+    refused.recoverable = False  # type: ignore[attr-defined]  # the SDK's retry loop reads it from any exception
+    return refused
+
+
+def check_inline_size(task: Any, literals: Any, what: str) -> None:
+    """Refuse inputs or outputs above ``max_inline_io_bytes``, as a cluster does. Raises InlineIOMaxBytesBreached."""
+    limit = task.max_inline_io_bytes
+    sizes = {literal.name: literal.value.ByteSize() for literal in literals}
+    total = sum(sizes.values())
+    if limit and total > limit:
+        name = max(sizes, key=lambda key: sizes[key])
+        msg = (
+            f"the {what} `{name}` of task {task.name} has {units.format_memory(sizes[name])} inline "
+            f"({units.format_memory(total)} in all), above max_inline_io_bytes={limit} "
+            f"({units.format_memory(limit)}); raise max_inline_io_bytes or pass a flyte.io.File"
+        )
+        raise InlineIOMaxBytesBreached(msg)
+
+
+def _request_and_limit(value: Any, parse: Any) -> tuple[Any, Any]:
+    if value is None:
+        return None, None
+    if isinstance(value, tuple):
+        request, limit = value
+        return parse(request), parse(limit)
+    return None, parse(value)
+
+
+def _seconds(value: int | timedelta | None) -> float | None:
+    """Return seconds; zero means unlimited to the SDK."""
+    if not value:
+        return None
+    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+
+
+def _type_name(kind: Any) -> str:
+    return getattr(kind, "__name__", None) or str(kind)

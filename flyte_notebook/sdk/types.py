@@ -1,0 +1,238 @@
+"""The Flyte types of a cell's inputs and outputs.
+
+The SDK's own types are used only where a value comes back exactly as it went: ``bool``, ``int`` of 64 bits, ``float``,
+and ``str`` that is valid Unicode. (The SDK turns tuples into lists and naive datetimes into UTC, and refuses ``None``,
+``2**70``, ``OrderedDict`` and ``np.float64``.) Everything else is pickled: up to 1 MiB inside the literal, more in a
+file at the run's raw data path. The literal carries a hash of the content, so that equal inputs hit the cache however
+their pickles differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import uuid
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+
+import flyte
+import flyte.storage
+from flyte.types import TypeEngine, TypeTransformer
+from flyteidl2.core import literals_pb2, types_pb2  # type: ignore[import-untyped]  # generated, without types
+
+from flyte_notebook.cells.returned import CellOutcome, ReturnedValues
+from flyte_notebook.cells.values import Spool
+from flyte_notebook.cells.version import digest
+from flyte_notebook.worker import pickling
+from flyte_notebook.worker.sharing import shared_namespace
+from flyte_notebook.worker.unpicklable import type_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PICKLE_TAG = "flyte_notebook.pickle"
+OUTCOME_TAG = "flyte_notebook.outcome"
+TYPE_KEY = "python_type"
+SIZE_KEY = "size_bytes"
+"""Keys of a literal's metadata: the Python type and the pickled size of an input."""
+
+LONGEST_TEXT = 100_000
+_INT64 = range(-(2**63), 2**63)
+KEPT_RUNS = 20
+
+
+class CellInput:
+    """The Python type of an input that is pickled; ``Annotated[CellInput, name]`` knows the variable's name."""
+
+
+class CellOutputs:
+    """The Python type of what a cell gives back: a `CellOutcome` in the task, the last value for its caller."""
+
+
+def type_of(name: str, value: Any) -> Any:
+    """Return the type of a task's input for a notebook variable: Flyte's where the round trip is exact."""
+    if type(value) in {bool, float} or (type(value) is int and value in _INT64):
+        return type(value)
+    if type(value) is str and len(value) <= LONGEST_TEXT and _is_unicode(value):
+        return str
+    return Annotated[CellInput, name]
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate: protobuf refuses it
+        return False
+    return True
+
+
+class LastOutputs:
+    """What cells gave back, by run name: the last `KEPT_RUNS` runs of this process; cached results too.
+
+    In the notebook's kernel the values are loaded when they are asked for, into the notebook's namespace.
+    """
+
+    def __init__(self) -> None:
+        self._runs: OrderedDict[str, ReturnedValues] = OrderedDict()
+        self._listeners: list[Callable[[str, ReturnedValues], None]] = []
+
+    def record(self, run_name: str, values: ReturnedValues) -> None:
+        """Keep what the root action of a run gave back, and tell the listeners. The last one of a run stands."""
+        self._runs.pop(run_name, None)
+        self._runs[run_name] = values
+        while len(self._runs) > KEPT_RUNS:
+            self._runs.popitem(last=False)
+        for listener in tuple(self._listeners):
+            listener(run_name, values)
+
+    def of(self, run_name: str) -> ReturnedValues | None:
+        """Return what the cell of that run gave back, ``None`` if it gave nothing or is too long ago."""
+        return self._runs.get(run_name)
+
+    def take(self, run_name: str) -> ReturnedValues | None:
+        """As `of`, and forget it."""
+        return self._runs.pop(run_name, None)
+
+    def listen(self, listener: Callable[[str, ReturnedValues], None]) -> Callable[[], None]:
+        """Have a function called with run name and values of each cell that ends well; return what undoes it."""
+        self._listeners.append(listener)
+
+        def undo() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return undo
+
+
+last_outputs = LastOutputs()
+"""Where the cell magic finds what a run gave back."""
+
+
+def place() -> str:
+    """Return the path of a new file for values that are too large to travel inline; local, and in no use yet."""
+    raw_data_path: Any = flyte.ctx().raw_data_path  # None outside of a run, whatever its annotation says
+    if raw_data_path is not None:
+        path: str = raw_data_path.get_random_remote_path()
+        if not flyte.storage.is_remote(path):
+            return path
+    return os.path.join(tempfile.gettempdir(), f"fnb-{uuid.uuid4().hex}")
+
+
+async def published(path: str | None) -> str | None:
+    """Return where others find a file that was written at `place`: it is uploaded where the raw data are remote."""
+    raw_data_path: Any = flyte.ctx().raw_data_path  # None outside of a run, whatever its annotation says
+    if path is None or raw_data_path is None or not flyte.storage.is_remote(raw_data_path.path):
+        return path
+    uploaded: str = await flyte.storage.put(path, raw_data_path.get_random_remote_path())
+    await asyncio.to_thread(os.unlink, path)
+    return uploaded
+
+
+async def fetched(path: str) -> str:
+    """Return a local path of a file that `published` named."""
+    if not flyte.storage.is_remote(path):
+        return path
+    local: str = await flyte.storage.get(path)
+    return local
+
+
+class CellInputTransformer(TypeTransformer[CellInput]):
+    """Any Python value to a literal and back, exactly."""
+
+    def __init__(self) -> None:
+        super().__init__(PICKLE_TAG, CellInput, enable_type_assertions=False)
+
+    def get_literal_type(self, _type: Any = None) -> types_pb2.LiteralType:
+        """Return a type of our own: bytes, tagged."""
+        return _binary_type(self.name)
+
+    def guess_python_type(self, literal_type: types_pb2.LiteralType) -> Any:
+        """Return `CellInput` for the type that `get_literal_type` gives. Raises ValueError for any other."""
+        return _guessed(literal_type, self.name, CellInput)
+
+    async def to_literal(self, python_val: Any, python_type: Any, expected: Any) -> literals_pb2.Literal:
+        """Pickle a value. Raises `PicklingProblem`, whose path begins with the variable's name."""
+        name = get_args(python_type)[1] if get_origin(python_type) is Annotated else "value"
+        spool = Spool(place)
+        try:
+            pickling.dump(python_val, spool, shared_namespace(), name=name)
+            data = spool.finish()
+        except BaseException:
+            spool.discard()
+            raise
+        literal = literals_pb2.Literal(hash=digest(python_val) or spool.hexdigest())
+        literal.metadata[TYPE_KEY] = type_name(python_val)
+        literal.metadata[SIZE_KEY] = str(spool.position)
+        if data is not None:
+            literal.scalar.binary.value = data
+            literal.scalar.binary.tag = self.name
+        else:
+            literal.scalar.blob.uri = await published(spool.path) or ""
+            literal.scalar.blob.metadata.type.format = self.name
+        return literal
+
+    async def to_python_value(self, lv: literals_pb2.Literal, expected_python_type: Any) -> Any:
+        """Load a value; functions in it are bound to this process's ``__main__``."""
+        if lv.scalar.HasField("binary"):
+            return pickling.loads(lv.scalar.binary.value)
+        with open(await fetched(lv.scalar.blob.uri), "rb") as file:  # noqa: ASYNC230 - loading blocks anyway
+            return pickling.load(file)
+
+
+class CellOutputsTransformer(TypeTransformer[CellOutputs]):
+    """A `CellOutcome` to a literal; back, the value of the last expression, and all else to `last_outputs`."""
+
+    def __init__(self) -> None:
+        super().__init__(OUTCOME_TAG, CellOutputs, enable_type_assertions=False)
+
+    def get_literal_type(self, _type: Any = None) -> types_pb2.LiteralType:
+        """Return a type of our own: bytes, tagged."""
+        return _binary_type(self.name)
+
+    def guess_python_type(self, literal_type: types_pb2.LiteralType) -> Any:
+        """Return `CellOutputs` for the type that `get_literal_type` gives. Raises ValueError for any other."""
+        return _guessed(literal_type, self.name, CellOutputs)
+
+    async def to_literal(self, python_val: Any, python_type: Any, expected: Any) -> literals_pb2.Literal:
+        """Pack what a cell gave back; large values are in a file already."""
+        outcome: CellOutcome = python_val
+        outcome = outcome.moved(await published(outcome.path))
+        literal = literals_pb2.Literal()
+        literal.scalar.binary.value = outcome.pack()
+        literal.scalar.binary.tag = self.name
+        return literal
+
+    async def to_python_value(self, lv: literals_pb2.Literal, expected_python_type: Any) -> Any:
+        """Return the value of the last expression."""
+        outcome = CellOutcome.unpack(lv.scalar.binary.value)
+        if outcome.path is not None:
+            path = await fetched(outcome.path)
+            if not os.path.exists(path):  # noqa: ASYNC240 - a local file
+                message = f"the outputs of this cell are gone from {path}; run it again with --cache disable"
+                raise FileNotFoundError(message)
+            outcome = outcome.moved(path)
+        values = ReturnedValues(outcome, shared_namespace())
+        action: Any = flyte.ctx().action  # as in place()
+        result = values.result
+        if action is None:
+            return result
+        last_outputs.record(action.run_name or action.name, values)
+        # To flyte.run a tuple means several outputs; the context of a run itself has the run's name.
+        at_root = action.name == action.run_name
+        return (result,) if at_root and isinstance(result, tuple) else result
+
+
+def _binary_type(tag: str) -> types_pb2.LiteralType:
+    return types_pb2.LiteralType(simple=types_pb2.SimpleType.BINARY, structure=types_pb2.TypeStructure(tag=tag))
+
+
+def _guessed(literal_type: types_pb2.LiteralType, tag: str, kind: type) -> type:
+    if literal_type.HasField("structure") and literal_type.structure.tag == tag:
+        return kind
+    message = f"not a {tag}"
+    raise ValueError(message)
+
+
+TypeEngine.register(CellInputTransformer())
+TypeEngine.register(CellOutputsTransformer())

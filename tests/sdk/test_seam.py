@@ -1,0 +1,142 @@
+"""The contract with the SDK: every private name that is used is there and does what is expected of it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import Any
+
+import flyte
+import flyte.errors
+import pytest
+from flyte import _context, _initialize, _run
+from flyte._internal.controllers import _local_controller, create_controller
+from flyte._internal.runtime import convert
+from flyte._internal.runtime.entrypoints import direct_dispatch
+from flyte.report import _report
+from flyte.syncify import _api
+
+from flyte_notebook.sdk import seam
+
+env = flyte.TaskEnvironment(name="seam")
+
+
+@env.task
+async def add(x: int, y: int = 1) -> int:
+    return x + y
+
+
+def test_the_seam_is_one_module_attribute() -> None:
+    """The local controller looks direct_dispatch up in its module, once per attempt, with these keywords."""
+    heard: list[dict[str, Any]] = []
+
+    async def dispatch(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        heard.append(seam.call_arguments(args, kwargs))
+        return None, seam.for_retry_loop(flyte.errors.NonRecoverableError("heard"), last=True)
+
+    undo = seam.replace_dispatch(dispatch)
+    try:
+        with pytest.raises(flyte.errors.NonRecoverableError, match="heard"):
+            flyte.run(add, 1)
+    finally:
+        undo()
+    assert direct_dispatch is _local_controller.direct_dispatch
+    (call,) = heard
+    assert {"task", "action", "raw_data_path", "inputs", "version", "output_path", "run_base_dir"} <= set(call)
+    assert "controller" not in call
+    assert add.name == call["task"].name
+
+
+def test_a_missing_seam_is_refused_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the attribute nothing is patched and the error names the SDK's version."""
+    monkeypatch.delattr(_local_controller, "direct_dispatch")
+    with pytest.raises(RuntimeError, match=rf"flyte {flyte.__version__} has no local direct_dispatch"):
+        seam.replace_dispatch(None)  # type: ignore[arg-type]  # never called
+
+
+def test_an_exception_passes_the_sdks_conversion_as_it_is() -> None:
+    """convert_error_to_native gives back the very exception, so class, cause and failure survive."""
+    error = flyte.errors.OOMError("OOMKilled", "message", "worker")
+    assert error is convert.convert_error_to_native(error)
+    assert error is seam.to_native(error)
+
+
+def test_a_call_outside_of_a_run_is_ours_and_inside_the_sdks() -> None:
+    """Only a call without a task context goes through the function that was given."""
+    heard: list[tuple[Any, ...]] = []
+
+    def outside(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        heard.append((task, args, kwargs))
+        return "outside"
+
+    undo = seam.replace_call(outside)
+    try:
+        assert "outside" == add(1, y=2)
+        assert 5 == flyte.run(add, 2, y=3).outputs()[0]
+    finally:
+        undo()
+    assert [(add, (1,), {"y": 2})] == heard
+    assert 3 == asyncio.run(add(2))
+
+
+def test_the_private_names_are_there() -> None:
+    """Names that are only read or set: each exists with the shape that is relied on."""
+    assert "local" in inspect.getsource(create_controller)
+    assert callable(_initialize._get_init_config)
+    assert _run._run_mode_var.get() is None
+    assert isinstance(_api._configured_loops, set)
+    assert callable(_report.ipython_check)
+    data = _context.internal_ctx().data
+    assert {"task_context", "raw_data_path", "preserve_original_types"} <= set(type(data).__dataclass_fields__)
+    assert hasattr(_local_controller.LocalController(), "_recorder")
+    assert add._call_as_synchronous is False
+
+
+def test_settings_of_init_can_be_given_again() -> None:
+    """What init_settings returns, flyte.init accepts; the client is not among it."""
+    flyte.init(project="p", domain="d")
+    try:
+        settings = seam.init_settings()
+        assert settings is not None
+        assert ("p", "d") == (settings["project"], settings["domain"])
+        assert "client" not in settings
+        seam.replay_init(settings)
+    finally:
+        flyte.init()
+
+
+def test_a_claimed_loop_keeps_its_handler() -> None:
+    """After claim_loop an .aio() call leaves the loop's exception handler alone; unclaimed, the SDK sets its own."""
+
+    def ours(loop: Any, context: Any) -> None:
+        raise AssertionError(context)
+
+    async def main() -> tuple[Any, Any]:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(ours)
+        unclaim = seam.claim_loop(loop)
+        await flyte.run.aio(add, 1)
+        claimed = loop.get_exception_handler()
+        unclaim()
+        await flyte.run.aio(add, 1)
+        return claimed, loop.get_exception_handler()
+
+    claimed, unclaimed = asyncio.run(main())
+    assert claimed is ours
+    assert flyte.errors.silence_polling_error is unclaimed
+
+
+def test_native_outputs_are_what_the_task_returned() -> None:
+    """One output is itself, none is None, two are a tuple."""
+
+    @env.task
+    async def two() -> tuple[int, str]:
+        return 1, "a"
+
+    @env.task
+    async def none() -> None:
+        pass
+
+    assert 3 == seam.native_outputs(add, seam.run_local(add, (1, 2), {}))
+    assert (1, "a") == seam.native_outputs(two, seam.run_local(two, (), {}))
+    assert seam.native_outputs(none, seam.run_local(none, (), {})) is None
