@@ -1,0 +1,133 @@
+"""What is enforced on this machine, by which mechanism, how exact it is, and what would give more."""
+
+from __future__ import annotations
+
+import html
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flyte_notebook.limiters import machine
+from flyte_notebook.sdk import enforcement
+from flyte_notebook.units import format_cpu, format_memory
+
+if TYPE_CHECKING:
+    from flyte_notebook.limits import Enforcement
+    from flyte_notebook.sdk.session import Session
+
+EXACTNESS = {
+    "cgroup_v2": "the kernel refuses the first page above the limit; the peak is the kernel's own counter",
+    "cgroup_v1": "the kernel refuses the first page above the limit; the peak is the kernel's own counter",
+    "watchdog": "read every 5 ms: a fast allocation may pass the limit by about 100 MiB before it is killed; "
+    "the peak is the largest sample",
+    "none": "nothing holds the limit",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line of the report: a subject, what holds, and how exact that is."""
+
+    subject: str
+    holds: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Doctor:
+    """The report. ``str()`` of it is for a terminal; a notebook shows it as a table.
+
+    ``hints`` are sentences about what is missing, each with the command that would give it; empty when nothing is.
+    """
+
+    enforcement: Enforcement
+    findings: tuple[Finding, ...]
+    hints: tuple[str, ...]
+
+    def __str__(self) -> str:
+        width = max(len(finding.subject) for finding in self.findings)
+        lines = []
+        for finding in self.findings:
+            lines.append(f"{finding.subject:<{width}}  {finding.holds}")
+            if finding.detail:
+                lines.append(f"{'':<{width}}  {finding.detail}")
+        lines += [f"hint: {hint}" for hint in self.hints]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th scope='row' style='text-align:left'>{html.escape(finding.subject)}</th>"
+            f"<td style='text-align:left'>{html.escape(finding.holds)}"
+            f"{'<br><small>' + html.escape(finding.detail) + '</small>' if finding.detail else ''}</td></tr>"
+            for finding in self.findings
+        )
+        hints = "".join(f"<li>{html.escape(hint)}</li>" for hint in self.hints)
+        return f"<table>{rows}</table>" + (f"<ul>{hints}</ul>" if hints else "")
+
+
+def examine(*, silenced_polling_errors: int | None = None) -> Doctor:
+    """Look at this machine, through the open session or one opened for the purpose, with a worker that really ran.
+
+    Raises ``EngineError`` when no isolated worker can be started; its text says why.
+    """
+    session = enforcement.current()
+    if session is not None:
+        return _report(session, silenced_polling_errors)
+    session = enforcement.open_session()
+    try:
+        return _report(session, silenced_polling_errors)
+    finally:
+        enforcement.close_session()
+
+
+def versions_line() -> str:
+    """Return the versions of what stands on each other here, on one line."""
+    names = (("flyte-notebook", "flyte_notebook"), ("flyte", "flyte"))
+    found = [f"{name} {_version(distribution)}" for distribution, name in names]
+    return " · ".join([*found, f"Python {platform.python_version()}"])
+
+
+def enforcement_line(found: Enforcement) -> str:
+    """Return what this machine enforces, on one line."""
+    return f"memory: {found.memory_words} · cpu: {found.cpu_words} · time: yes"
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed, run from its source)"
+
+
+def _report(session: Session, silenced: int | None) -> Doctor:
+    session.engine.wait_until_proven()
+    found = session.engine.enforcement
+    baseline = session.engine.baseline_bytes
+    cores = machine.cpu_count()
+    findings = [
+        Finding(subject="versions", holds=versions_line()),
+        Finding(subject="memory", holds=found.memory_words, detail=EXACTNESS[found.memory]),
+        Finding(subject="cpu", holds=found.cpu_words, detail=f"{format_cpu(cores)} are there to share"),
+        Finding(subject="time", holds="yes", detail="max_runtime, max_queued_time and deadline, to about 10 ms"),
+        Finding(
+            subject="machine",
+            holds=f"{format_memory(machine.capacity_bytes())} of memory, "
+            f"{format_memory(machine.available_bytes())} free now",
+            detail="tasks wait in order for memory that others have reserved",
+        ),
+        Finding(
+            subject="isolation",
+            holds="proven: a job ran in a process of its own",
+            detail="a fresh interpreter for every action"
+            + (f"; it holds {format_memory(baseline)} before any code of yours" if baseline else ""),
+        ),
+    ]
+    if silenced is not None:
+        findings.append(
+            Finding(subject="event loop", holds="polling errors are silenced", detail=f"{silenced} silenced so far")
+        )
+    return Doctor(enforcement=found, findings=tuple(findings), hints=found.hints)

@@ -1,0 +1,159 @@
+"""One ``%%flyte_task`` cell from its text to its outputs in the notebook."""
+
+from __future__ import annotations
+
+import dataclasses
+import linecache
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.error import UsageError
+
+from flyte_notebook.cells.returned import bind
+from flyte_notebook.cells.selection import CannotSendError, UnknownNameError
+from flyte_notebook.errors import RunAbortedError
+from flyte_notebook.limiters import machine
+from flyte_notebook.outcome import Failure
+from flyte_notebook.sdk import celltask, enforcement, settings
+from flyte_notebook.units import format_memory, quantity_memory
+
+if TYPE_CHECKING:
+    from flyte_notebook.cells.returned import ReturnedValues
+    from flyte_notebook.notebook.options import CellOptions
+    from flyte_notebook.sdk.celltask import CellParts, CellTask
+    from flyte_notebook.sdk.session import Session
+
+STOP_BOUND_S = 3.0
+
+
+class CellRun:
+    """Runs one cell as a task. Everything that can be wrong is said before anything runs, as far as it can be known."""
+
+    def __init__(self, shell: Any, said: CellOptions, cell: str) -> None:
+        session = enforcement.current()
+        if session is None:
+            raise UsageError("%%flyte_task: limits are not enforced now; run %reload_ext flyte_notebook")
+        self._session: Session = session
+        self._shell = shell
+        self._said = said
+        self._cell = cell
+
+    def run(self) -> Any:
+        """Run the cell; bind its outputs; return the value of its last expression. Raises what the task raised."""
+        self._check_limits()
+        task, parts = self._task()
+        if self._said.name is not None:
+            self._shell.user_ns[self._said.name] = task
+        name = f"{self._said.name or 'cell'}-{uuid.uuid4().hex[:12]}"
+        run = enforcement.history.begin(name, task.name)
+        try:
+            self._session.run(task, dict(parts.inputs), name=name)
+        except KeyboardInterrupt as interrupt:
+            raise self._aborted(name, interrupt) from None
+        values = celltask.last_outputs.take(name)
+        run.cached = not run.actions
+        if values is None:
+            return None
+        return self._bind(values, name, cached=run.cached)
+
+    def _check_limits(self) -> None:
+        memory_bytes = self._said.memory_bytes
+        if memory_bytes is None:
+            return
+        self._session.engine.wait_until_proven()
+        needed = self._session.engine.baseline_bytes
+        if needed is not None and memory_bytes < needed:
+            raise UsageError(
+                f"%%flyte_task: --memory {quantity_memory(memory_bytes)} is below what Python and Flyte themselves "
+                f"need ({format_memory(needed)}); write for example --memory 128Mi"
+            )
+        capacity = machine.capacity_bytes()
+        if memory_bytes > capacity:
+            raise UsageError(
+                f"%%flyte_task: --memory {quantity_memory(memory_bytes)} is more than this machine has "
+                f"({format_memory(capacity)})"
+            )
+
+    def _task(self) -> tuple[CellTask, CellParts]:
+        said, shell = self._said, self._shell
+        source = shell.transform_cell(self._cell)
+        # Not execution_count, which counts this cell already in some versions and not yet in others.
+        filename = f"Cell In[{len(shell.history_manager.input_hist_raw) - 1}]"
+        linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+        try:
+            parts = celltask.read_cell(
+                source, shell.user_ns, filename=filename, inputs=said.inputs, outputs=said.outputs
+            )
+        except (SyntaxError, UnknownNameError) as error:
+            error.of_flyte_cell = True  # type: ignore[union-attr]  # render shows it as a plain cell would
+            raise
+        self._check_name(parts)
+        environment = None if said.env is None else self._environment(said.env)
+        try:
+            task = celltask.cell_task(
+                said.name or "cell",
+                parts,
+                env=environment,
+                **settings.task_settings(_task_options(said), environment),
+            )
+        except CannotSendError as error:
+            raise UsageError(f"%%flyte_task: {error}") from None
+        return task, parts
+
+    def _check_name(self, parts: CellParts) -> None:
+        name = self._said.name
+        if name is None:
+            return
+        if name in parts.names.assigned:
+            raise UsageError(
+                f"%%flyte_task: NAME {name!r} is also assigned in the cell; it will hold the task, so give one of them "
+                "another name"
+            )
+        held = self._shell.user_ns.get(name)
+        if name in self._shell.user_ns and not settings.is_task(held):
+            raise UsageError(
+                f"%%flyte_task: NAME {name!r} would replace your variable ({type(held).__name__}); "
+                f"use another name or del {name}"
+            )
+
+    def _environment(self, name: str) -> Any:
+        held = self._shell.user_ns.get(name)
+        if not settings.is_environment(held):
+            what = "does not exist" if name not in self._shell.user_ns else f"is a {type(held).__name__}"
+            raise UsageError(f'%%flyte_task: --env {name}: it {what}; {name} = flyte.TaskEnvironment(name="{name}")')
+        return held
+
+    def _aborted(self, name: str, interrupt: KeyboardInterrupt) -> BaseException:
+        """Wait until the stopped run is gone, and return the error that says so."""
+        self._session.stop_all("interrupt")
+        self._session.wait_until_idle(STOP_BOUND_S)
+        run = enforcement.history.find(name)
+        if run is not None:
+            for action in run.actions:
+                if isinstance(action.outcome, Failure) and action.outcome.reason == "stopped":
+                    run.failure = action.outcome
+                    return action.outcome.error
+        return interrupt.__cause__ or RunAbortedError("the cell was interrupted before its task started")
+
+    def _bind(self, values: ReturnedValues, name: str, *, cached: bool) -> Any:
+        outputs = values.outputs
+        result = values.result
+        notes = bind(values, self._shell.user_ns)
+        run = enforcement.history.find(name)
+        if run is not None:
+            run.outputs = {**outputs, **({"result": result} if values.outcome.has_value else {})}
+        if not cached and self._said.cache != "auto":
+            values.outcome.discard()
+        for note in (*(["the result is from the cache"] if cached else []), *notes):
+            self._show({"text/plain": f"[flyte_notebook: {note}]"})
+        if values.outcome.shown is not None:
+            self._show(dict(values.outcome.shown))
+        return result
+
+    def _show(self, data: dict[str, Any]) -> None:
+        self._shell.display_pub.publish(data=data, metadata={})
+
+
+def _task_options(said: CellOptions) -> settings.TaskOptions:
+    names = (field.name for field in dataclasses.fields(settings.TaskOptions))
+    return settings.TaskOptions(**{name: getattr(said, name) for name in names})

@@ -1,0 +1,398 @@
+"""The options of ``%%flyte_task``: one table, from which come the parser, the help text and Tab completion."""
+
+from __future__ import annotations
+
+import difflib
+import keyword
+import re
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from IPython.core.error import UsageError
+
+from flyte_notebook.units import UnitError, parse_cpu, parse_duration, parse_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAGIC = "%%flyte_task"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellOptions:
+    """What the first line of a ``%%flyte_task`` cell said; ``None`` means not said: an environment's word counts.
+
+    ``env`` is the name of a notebook variable. ``inputs`` and ``outputs`` are names, ``None`` to infer them.
+    ``disk`` and ``shm`` are quantities as ``flyte.Resources`` takes them, ``gpu`` a number or ``"A100:1"``.
+    """
+
+    name: str | None = None
+    memory_bytes: int | None = None
+    cpu_cores: float | None = None
+    gpu: int | str | None = None
+    disk: str | None = None
+    shm: str | None = None
+    max_runtime_s: float | None = None
+    deadline_s: float | None = None
+    max_queued_time_s: float | None = None
+    retries: int | None = None
+    env: str | None = None
+    inputs: tuple[str, ...] | None = None
+    outputs: tuple[str, ...] | None = None
+    cache: Literal["auto", "disable"] | None = None
+    max_inline_io_bytes: int | None = None
+    no_raise: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One row of the table. Without ``metavar`` it is a flag; ``missing`` says why this version does not have it."""
+
+    name: str
+    field: str
+    meaning: str
+    short: str | None = None
+    metavar: str | None = None
+    parse: Callable[[str], object] = str
+    choices: tuple[str, ...] = ()
+    typical: tuple[str, ...] = ()
+    completes: Literal["environments", "variables"] | None = None
+    missing: str | None = None
+
+    @property
+    def right(self) -> str:
+        """The option as one may write it."""
+        return f"{self.name} {self.example}".rstrip()
+
+    @property
+    def example(self) -> str:
+        """A value that is right; empty for a flag."""
+        return self.choices[0] if self.choices else self.metavar or ""
+
+
+def _memory_limit(text: str) -> int:
+    if text == "fit" or ":" in text:
+        what = "finding the limit (fit)" if text == "fit" else "a sweep over limits"
+        raise ValueError(f"{what} is not in this version; give one limit, for example 250Mi")
+    return parse_memory(text)
+
+
+def _quantity(text: str) -> str:
+    parse_memory(text)
+    return text
+
+
+def _shm(text: str) -> str:
+    return text if text == "auto" else _quantity(text)
+
+
+def _gpu(text: str) -> int | str:
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    if re.fullmatch(r"[A-Za-z][\w ./-]*:[1-9]\d*", text, re.ASCII):
+        return text
+    raise ValueError(f"{text} is neither a number of GPUs nor a type with a number; write for example 1 or A100:1")
+
+
+def _retries(text: str) -> int:
+    if text.isdecimal():
+        return int(text)
+    raise ValueError(f"{text} is not a number of retries; write 0, 1, 2, ...")
+
+
+def _identifier(text: str) -> str:
+    if not text.isidentifier():
+        raise ValueError(f"{text!r} is not a Python name")
+    if keyword.iskeyword(text):
+        raise ValueError(f"{text!r} is a keyword of Python and cannot be a name")
+    return text
+
+
+def _identifiers(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_identifier(part.strip()) for part in text.split(",") if part.strip()))
+
+
+_SIZES = ("128Mi", "256Mi", "512Mi", "1Gi", "2Gi", "4Gi")
+
+OPTIONS: tuple[Option, ...] = (
+    Option(name="--memory", short="-m", field="memory_bytes", metavar="250Mi", parse=_memory_limit, typical=_SIZES,
+           meaning="hard memory limit: Ki Mi Gi Ti, k M G T, or plain bytes"),
+    Option(name="--cpu", short="-c", field="cpu_cores", metavar="0.5", parse=parse_cpu, typical=("0.5", "1", "2"),
+           meaning="CPU quota in cores: 1, 0.5 or 500m"),
+    Option(name="--gpu", field="gpu", metavar="1", parse=_gpu, typical=("1",),
+           meaning="GPUs, as in flyte.Resources: 1 or A100:1"),
+    Option(name="--disk", field="disk", metavar="10Gi", parse=_quantity, typical=("1Gi", "10Gi"),
+           meaning="disk, as in flyte.Resources"),
+    Option(name="--shm", field="shm", metavar="1Gi", parse=_shm, typical=("auto", "256Mi", "1Gi"),
+           meaning="shared memory, as in flyte.Resources: a quantity or auto"),
+    Option(name="--timeout", short="-t", field="max_runtime_s", metavar="30s", parse=parse_duration,
+           typical=("30s", "5m", "1h"), meaning="longest run of one attempt (max_runtime)"),
+    Option(name="--deadline", field="deadline_s", metavar="10m", parse=parse_duration, typical=("1m", "10m", "1h"),
+           meaning="longest time from submission to the end, over all attempts"),
+    Option(name="--max-queued-time", field="max_queued_time_s", metavar="1m", parse=parse_duration,
+           typical=("10s", "1m", "10m"), meaning="longest wait for memory before the run starts"),
+    Option(name="--retries", short="-r", field="retries", metavar="2", parse=_retries, typical=("1", "2", "3"),
+           meaning="attempts after the first"),
+    Option(name="--env", short="-e", field="env", metavar="ENV", parse=_identifier, completes="environments",
+           meaning="a flyte.TaskEnvironment of the notebook: its settings are the defaults"),
+    Option(name="--inputs", short="-i", field="inputs", metavar="a,b", parse=_identifiers, completes="variables",
+           meaning="the variables that go in, instead of those the cell reads"),
+    Option(name="--outputs", short="-o", field="outputs", metavar="x,y", parse=_identifiers, completes="variables",
+           meaning="the variables that come back, instead of those the cell assigns"),
+    Option(name="--cache", field="cache", metavar="auto|disable", choices=("auto", "disable"),
+           meaning="the SDK's cache"),
+    Option(name="--max-inline-io", field="max_inline_io_bytes", metavar="10Mi", parse=parse_memory,
+           typical=("1Mi", "10Mi", "100Mi"), meaning="most that inputs and outputs may weigh (max_inline_io_bytes)"),
+    Option(name="--no-raise", field="no_raise", meaning="show a failure and go on; it is kept in _"),
+    Option(name="--quiet", field="quiet", meaning="no live line while it runs"),
+    Option(name="--on-oom", field="", metavar="x2:4Gi", meaning="on OOM, run again with more memory",
+           missing="give more --memory, or rerun from the error card"),
+    Option(name="--background", field="", meaning="return at once with a live handle",
+           missing="leave it out, and the cell waits for its task"),
+    Option(name="--remote", field="", meaning="run on the Flyte cluster",
+           missing="leave it out, and the cell runs on this machine"),
+)  # fmt: skip
+
+NAME_MEANING = "task name, and the notebook variable that will hold the task"
+
+EXAMPLES = (
+    "%%flyte_task --memory 250Mi",
+    "%%flyte_task oomer -m 250Mi -c 1 -t 30s -r 1",
+    "%%flyte_task train --env env --inputs df,params --outputs model --memory=2Gi",
+)
+
+_BY_FLAG = {flag: option for option in OPTIONS for flag in (option.name, option.short) if flag}
+_MEANT = {"--max-runtime": "--timeout", "--max-inline-io-bytes": "--max-inline-io", "--name": "NAME", "-q": "--quiet"}
+
+
+def parse(line: str) -> CellOptions:
+    """Read the text after ``%%flyte_task``.
+
+    Values may be quoted and follow after a space or ``=``; ``$name`` and ``{name}`` are not replaced; ``#`` starts a
+    comment. Raises UsageError with one line that names the option, what was wrong, and what would be right.
+    """
+    words = _words(line)
+    values: dict[str, Any] = {}
+    while words:
+        word = words.pop(0)
+        if _is_flag(word):
+            option, value = _option(word)
+            if option.field in values:
+                raise _usage(f"{option.name} is given twice; give it once, for example {option.right}")
+            values[option.field] = _value(option, value, words)
+        elif "name" in values:
+            raise _usage(f"{word!r} is one word too many after {values['name']!r}; {_options_hint(word)}")
+        else:
+            values["name"] = _name(word)
+    return CellOptions(**values)
+
+
+def help_text() -> str:
+    """Return what ``%%flyte_task?`` shows: every option, aligned, and examples."""
+    rows = [("NAME", NAME_MEANING)]
+    for option in OPTIONS:
+        if option.missing is None:
+            flags = f"{option.short}, {option.name}" if option.short else f"    {option.name}"
+            rows.append((f"{flags} {option.metavar or ''}".rstrip(), option.meaning))
+    width = max(len(left) for left, _ in rows)
+    return "\n".join(
+        (
+            "Run this cell as a Flyte task in a process of its own, under limits that hold.",
+            "",
+            f"    {MAGIC} [NAME] [options]",
+            "",
+            *(f"    {left:<{width}}  {right}" for left, right in rows),
+            "",
+            "Variables that the cell reads go in; names that it assigns come back when it succeeds.",
+            "",
+            "Examples:",
+            "",
+            *(f"    {example}" for example in EXAMPLES),
+            "",
+        )
+    )
+
+
+def _usage(message: str) -> Exception:
+    error: Exception = UsageError(f"{MAGIC}: {' '.join(message.split())}")
+    return error
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line, comments=True)
+    except ValueError:
+        raise _usage(
+            'a quotation mark is not closed; quote a value on both sides, for example --inputs "a, b"'
+        ) from None
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and not re.fullmatch(r"-[\d.].*|-", word)
+
+
+def _option(word: str) -> tuple[Option, str | None]:
+    """Return the option that ``word`` names and the value attached to it, as in ``--cpu=1`` and ``-c1``."""
+    flag, equals, value = word.partition("=")
+    attached = value if equals else None
+    if flag[:2] in _BY_FLAG and flag[2:3].isdecimal():  # -c1; -memory is a long option with a dash missing
+        flag, attached = flag[:2], word[2:]
+    option = _BY_FLAG.get(flag)
+    if option is None:
+        raise _usage(f"there is no option {flag}; {_meant(flag)}")
+    if option.missing is not None:
+        raise _usage(f"{option.name} is not in this version; {option.missing}")
+    return option, attached
+
+
+def _value(option: Option, attached: str | None, words: list[str]) -> object:
+    if option.metavar is None:
+        if attached is not None:
+            raise _usage(f"{option.name} takes no value; write just {option.name}")
+        return True
+    if attached is None:
+        if not words or _is_flag(words[0]):
+            raise _usage(f"{option.name} needs a value, for example {option.right}")
+        attached = words.pop(0)
+    if option.choices and attached not in option.choices:
+        raise _usage(f"{option.name}: {attached!r} is not one of {', '.join(option.choices)}; write {option.right}")
+    try:
+        return option.parse(attached)
+    except (UnitError, ValueError) as error:
+        example = "" if option.example in str(error) else f"; write for example {option.right}"
+        raise _usage(f"{option.name}: {error}{example}") from None
+
+
+def _name(word: str) -> str:
+    try:
+        return _identifier(word)
+    except ValueError as error:
+        raise _usage(f"NAME: {error}; {_options_hint(word)}") from None
+
+
+def _options_hint(word: str) -> str:
+    """Return what to write instead of a word that cannot be a NAME."""
+    for option in (_BY_FLAG["--memory"], _BY_FLAG["--timeout"]):
+        try:
+            option.parse(word)
+        except ValueError:
+            continue
+        return f"write {option.name} {word}"
+    return f"write for example {EXAMPLES[1]}"
+
+
+def _meant(flag: str) -> str:
+    known = [option.name for option in OPTIONS if option.missing is None]
+    close = [_MEANT[flag]] if flag in _MEANT else []
+    close += [name for name in known if len(flag) > len("--") and name.startswith(flag.lower())]
+    close += difflib.get_close_matches(flag.lower(), known, n=1)
+    if not close:
+        return f"{MAGIC}? lists the options, for example {_BY_FLAG['--memory'].right}"
+    option = _BY_FLAG.get(close[0])
+    return f"did you mean {close[0] if option is None else option.right}?"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """Names of the notebook that completion may offer."""
+
+    environments: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
+
+
+def complete(line: str, names: Names | None = None) -> list[str]:
+    """Return what may stand at the cursor. ``line`` is the text after ``%%flyte_task`` up to the cursor.
+
+    Each candidate replaces `fragment` of the line.
+    """
+    names = names or Names()
+    start = fragment(line)
+    *before, word = line.split(" ")
+    flag, equals, _ = word.partition("=")
+    option = _BY_FLAG.get(flag if equals else next((previous for previous in reversed(before) if previous), ""))
+    if option is not None and option.metavar is not None:
+        offered = option.choices or option.typical
+        if option.completes is not None:
+            offered = names.environments if option.completes == "environments" else names.variables
+        return [value for value in offered if value.startswith(start)]
+    if not word.startswith("-"):
+        return [] if word else _unused(before)
+    return [name for name in _unused(before) if name.startswith(word)]
+
+
+def fragment(line: str) -> str:
+    """Return the end of ``line`` that a candidate of `complete` replaces: a word, a value, or the last of a list."""
+    word = line.rpartition(" ")[2]
+    return re.split(r"[=,]", word)[-1]
+
+
+def _unused(before: list[str]) -> list[str]:
+    used = {option.name for word in before if (option := _BY_FLAG.get(word.partition("=")[0]))}
+    return [option.name for option in OPTIONS if option.missing is None and option.name not in used]
+
+
+class Completer:
+    """What `install_completer` added to a shell."""
+
+    def __init__(self, shell: Any, sub_commands: tuple[str, ...]) -> None:
+        self._shell = shell
+        self._sub_commands = sub_commands
+        self._matcher: Any = self._match  # one bound method, so that it can be found again
+        shell.Completer.custom_matchers.append(self._matcher)
+
+    def uninstall(self) -> None:
+        """Offer nothing more. Idempotent."""
+        matchers = self._shell.Completer.custom_matchers
+        if self._matcher in matchers:
+            matchers.remove(self._matcher)
+
+    def _match(self, context: Any) -> dict[str, Any]:
+        found, replaced = self._candidates(context)
+        from IPython.core.completer import SimpleCompletion  # noqa: PLC0415 - loaded with the first Tab
+
+        return {
+            "completions": [SimpleCompletion(text, type="param") for text in found],
+            "matched_fragment": replaced,
+            "suppress": bool(found),
+            "ordered": True,
+        }
+
+    _match.matcher_api_version = 2  # type: ignore[attr-defined]  # how IPython tells matchers apart
+
+    def _candidates(self, context: Any) -> tuple[list[str], str]:
+        magic, space, rest = context.text_until_cursor.lstrip().partition(" ")
+        if not space:
+            return [], ""
+        if magic == "%flyte" and " " not in rest.lstrip():
+            word = rest.lstrip()
+            return [command for command in self._sub_commands if command.startswith(word)], word
+        first = not "".join(context.full_text.split("\n")[: context.cursor_line]).strip()
+        if magic == MAGIC and first:
+            return complete(rest, self._names()), fragment(rest)
+        return [], ""
+
+    def _names(self) -> Names:
+        hidden = self._shell.user_ns_hidden
+        own = {name: value for name, value in self._shell.user_ns.items() if name[:1] != "_" and name not in hidden}
+        return Names(
+            environments=tuple(sorted(name for name, value in own.items() if _is_environment(value))),
+            variables=tuple(sorted(name for name, value in own.items() if type(value).__name__ != "module")),
+        )
+
+
+def install_completer(
+    shell: Any,
+    sub_commands: tuple[str, ...] = (),
+) -> Completer:
+    """Let Tab complete the first line of a ``%%flyte_task`` cell, and ``sub_commands`` after ``%flyte``."""
+    return Completer(shell, sub_commands)
+
+
+def _is_environment(value: object) -> bool:
+    # By name: only sdk/ imports flyte.
+    return any(
+        base.__name__ == "TaskEnvironment" and base.__module__.partition(".")[0] == "flyte"
+        for base in type(value).__mro__
+    )
