@@ -174,7 +174,7 @@ def _memory_headline(limit_bytes: int | None, report: WorkerReport, *, machine: 
     if report.answer is not None and report.oom_kills:
         why = "when the machine ran out of memory" if machine else f"at the limit of {limit}"
         return f"a process that it started was killed{_by(report)} {why}; the task itself ended well"
-    killed = f"was killed{_by(report)} {format_duration(report.duration_s)} in{_while(report)}{_on_line(report.raised)}"
+    killed = f"was killed{_by(report)} {format_duration(report.ran_s)} in{_while(report)}{_on_line(report.raised)}"
     if machine:
         own = "" if limit_bytes is None else f" of {limit}"
         return f"the machine ran out of memory, not the task's own limit{own}; {killed}"
@@ -194,7 +194,7 @@ def _more_memory(job: Job, report: WorkerReport, limit_bytes: int) -> Suggestion
 
 
 def _timed_out(job: Job, report: WorkerReport) -> _Verdict:
-    limits, ran_s = job.limits, format_duration(report.duration_s)
+    limits, ran_s = job.limits, format_duration(report.ran_s)
     if report.tripped == "max_runtime":
         headline = f"ran longer than its max_runtime{_of(limits.max_runtime_s)}; was stopped {ran_s} in{_while(report)}"
     elif report.tripped == "deadline":
@@ -222,7 +222,7 @@ def _stopped(job: Job, report: WorkerReport) -> _Verdict:
         reason="stopped",
         headline="was stopped before it started"
         if waiting
-        else f"was stopped {format_duration(report.duration_s)} in{_while(report)}",
+        else f"was stopped {format_duration(report.ran_s)} in{_while(report)}",
         recoverable=False,
     )
 
@@ -269,7 +269,7 @@ def _lost(job: Job, report: WorkerReport) -> _Verdict:
     Not recoverable by the task's own retries: a cluster charges these to the platform, and repeating a deterministic
     segfault would repeat its side effects.
     """
-    after = f"{format_duration(report.duration_s)} in{_while(report)}"
+    after = f"{format_duration(report.ran_s)} in{_while(report)}"
     reason: TerminationReason
     if report.signal is not None:
         message = _pod_failed(job, _SIGNAL_STATUS + report.signal, "Error")

@@ -69,8 +69,9 @@ class WorkerReport:
     ``answer`` is the opaque result, ``None`` when there was none. ``exit_status`` and ``signal`` are of the worker
     process, at most one of them set. ``oom_kills`` is the rise of the kernel's counter for this task's group and
     ``limit_reached`` whether the group itself was at its limit: a kill without it was the machine running short.
-    ``returning`` names the output being serialised when the attempt ended. ``started_s`` and ``ended_s`` are
-    monotonic; ``queued_for_s`` is the wait for admission.
+    ``returning`` names the output being serialised when the attempt ended. ``queued_for_s`` is the wait for admission;
+    ``duration_s`` counts from the start of the process, of which ``ready_after_s`` passed before it was ready,
+    ``None`` if it never was.
     """
 
     answer: bytes | None = None
@@ -89,6 +90,12 @@ class WorkerReport:
     output_tail: str = ""
     queued_for_s: float = 0.0
     duration_s: float = 0.0
+    ready_after_s: float | None = None
+
+    @property
+    def ran_s(self) -> float:
+        """Seconds from the moment the worker was ready, which ``max_runtime`` counts; from its start if it never was."""
+        return max(0.0, self.duration_s - (self.ready_after_s or 0.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

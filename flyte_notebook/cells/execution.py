@@ -77,7 +77,7 @@ class Cell:
 
 async def run_cell(
     cell: Cell,
-    inputs: Mapping[str, Any],
+    inputs: dict[str, Any],
     *,
     place: Callable[[], str],
     namespace: dict[str, Any] | None = None,
@@ -85,6 +85,7 @@ async def run_cell(
 ) -> CellOutcome:
     """Run a cell and return what it gives back. Raises what the cell raises.
 
+    ``inputs`` is emptied, so that what the body lets go is freed.
     ``place`` names a file for outputs that are too large to travel inline. ``describe`` gives the mimebundle of a last
     value that cannot travel. A body without ``await`` runs in a thread, as the SDK runs tasks that are no coroutines,
     so that it may call such tasks.
@@ -96,7 +97,9 @@ async def run_cell(
         pickling.install_sources(cell.sources)
         held.update(pickling.loads(cell.code, held))
     held.update(inputs)
-    before = _Before(cell, held, tuple(inputs))
+    names = tuple(inputs)
+    inputs.clear()
+    before = _Before(cell, held, names)
     value = await _run(codes, held, cell)
     return before.outcome(value, has_value=codes[1] is not None, place=place, describe=describe or _described)
 

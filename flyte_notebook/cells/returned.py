@@ -156,7 +156,7 @@ class ReturnedValues:
             self._file = _Reopened(self.outcome)
             self._unpickler = pickling.CellUnpickler(self._file, self._namespace)
         assert self._unpickler is not None
-        self._unpickler.renew_classes = segment.renews
+        self._unpickler.renew_classes(segment.renews)
         with self._file.opened(self._position):
             value = self._unpickler.load()
         self._position += segment.size_bytes

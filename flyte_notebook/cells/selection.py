@@ -37,6 +37,7 @@ _CODE_TYPES = (
     typing.TypeVar,
     types.GenericAlias,
 )
+_METHOD_TYPES = (types.BuiltinFunctionType, types.MethodType)
 _FLYTE_DATA = ("flyte.io", "flyte.errors", "flyte.types")
 
 
@@ -111,7 +112,7 @@ def select(names: CellNames, namespace: Mapping[str, Any], *, inputs: Sequence[s
     code: dict[str, Any] = {}
     for name in wanted:
         value = namespace[name]
-        if _is_ipythons(name, value) or (name.startswith("__") and name.endswith("__")):
+        if _is_ipythons(name, value) or _is_dunder(name):
             continue
         if is_code(value):
             code[name] = value
@@ -119,7 +120,8 @@ def select(names: CellNames, namespace: Mapping[str, Any], *, inputs: Sequence[s
             data[name] = value
     may_set = frozenset(_globals_set(code.values()))
     for name in names.certain:
-        if name not in namespace and not hasattr(builtins, name) and name not in may_set and not _is_dunder(name):
+        known = name in namespace or hasattr(builtins, name) or name in IPYTHONS_OWN or name in may_set
+        if not known and not _is_dunder(name):
             raise UnknownNameError(_unknown(name, namespace, f"name '{name}' is not defined"), name=name)
     return Selection(inputs=data, code=code, may_set=may_set)
 
@@ -127,7 +129,8 @@ def select(names: CellNames, namespace: Mapping[str, Any], *, inputs: Sequence[s
 def is_code(value: Any) -> bool:
     """Whether a value is shipped with the cell, rather than as an input of the task."""
     if isinstance(value, _CODE_TYPES):
-        return not (isinstance(value, types.MethodType) and not isinstance(value.__self__, type))
+        bound_to = getattr(value, "__self__", None) if isinstance(value, _METHOD_TYPES) else None
+        return bound_to is None or isinstance(bound_to, (type, types.ModuleType))
     if isinstance(value, functools.partial):
         return False
     return any(
@@ -195,5 +198,5 @@ def _globals_set(code: Iterable[Any]) -> Iterator[str]:
 
 def _unknown(name: str, namespace: Mapping[str, Any], text: str) -> str:
     known = [known for known in namespace if not known.startswith("_")]
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     return f"{text}; did you mean `{close[0]}`?" if close else text

@@ -7,6 +7,7 @@ Small and odd values come first: what fails fails early, and what the notebook's
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -116,9 +117,11 @@ class Spool:
                 self._to_disk()
             self._file.write(data)
         except OSError as error:
-            message = f"outputs cannot be written to {self.path}: {error.strerror or error}"
-            raise SpoolError(error.errno, message) from error
+            raise self._problem(error) from error
         return length
+
+    def _problem(self, error: OSError) -> SpoolError:
+        return SpoolError(error.errno, f"outputs cannot be written to {self.path}: {error.strerror or error}")
 
     def _to_disk(self) -> None:
         held = self._file
@@ -136,12 +139,16 @@ class Spool:
         """Close; return what was written if it is still in memory."""
         if isinstance(self._file, io.BytesIO):
             return self._file.getvalue()
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._problem(error) from error
         return None
 
     def discard(self) -> None:
         """Close, and remove the file if there is one. Idempotent."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what is still in a buffer need not find room
+            self._file.close()
         if self.path is not None and os.path.exists(self.path):  # noqa: PTH110 - the SDK's paths are strings
             os.unlink(self.path)  # noqa: PTH108 - the SDK's paths are strings
 
@@ -172,12 +179,12 @@ def write_outputs(
         spool = Spool(place)
         try:
             written = _attempt(in_order, spool, namespace, without, kept)
+            data = spool.finish()
         except BaseException:
             spool.discard()
             raise
         if written is not None:
             segments, files = written
-            data = spool.finish()
             sources = pickling.sources_of(files)
             return Written(segments=segments, kept=tuple(kept.values()), data=data, path=spool.path, sources=sources)
         spool.discard()

@@ -129,11 +129,12 @@ class AttemptInWorker:
             if self._stopped:
                 self.stop()
             await self._converse(ours, pump)
-            facts = await asyncio.wait_for(asyncio.shield(self._handle.ended), END_BOUND_S)
-        except (SupervisorError, asyncio.TimeoutError) as error:
-            self._lost = str(error) or "the supervisor did not report the end of the attempt"
-        except asyncio.CancelledError:
-            await self._end_cancelled()
+            facts = await self._end()
+        except SupervisorError as error:
+            self._lost = str(error)
+        except BaseException:
+            # Cancelled, or something of ours went wrong: nobody may find the attempt running afterwards.
+            await self._end_now()
             raise
         finally:
             await self._end_children()
@@ -244,7 +245,19 @@ class AttemptInWorker:
         if children:
             await asyncio.gather(*children, return_exceptions=True)
 
-    async def _end_cancelled(self) -> None:
+    async def _end(self) -> dict[str, Any]:
+        """Wait for the end of an attempt whose channel has ended, kill it when it takes too long; return the facts."""
+        assert self._handle is not None
+        done, _ = await asyncio.wait({self._handle.ended}, timeout=END_BOUND_S)
+        if not done:
+            self._lost = "the worker closed its channel and went on"
+            self.stop()
+            await asyncio.wait({self._handle.ended}, timeout=END_BOUND_S)
+        if not self._handle.ended.done():
+            raise SupervisorError("the supervisor did not report the end of the attempt")
+        return self._handle.ended.result()
+
+    async def _end_now(self) -> None:
         self.stop()
         if self._handle is not None:
             # Nobody may wait for an attempt that still runs: a second cancel must not cut this short either.
@@ -286,6 +299,7 @@ class AttemptInWorker:
             enforcement=self._link.enforcement,
             output_tail=tail,
             duration_s=facts.get("duration_s", duration_s),
+            ready_after_s=facts.get("ready_after_s"),
         )
 
 

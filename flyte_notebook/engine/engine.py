@@ -238,16 +238,24 @@ class Engine:
                 tripped=tripped, tripped_detail=detail, queued_for_s=queued_for_s, enforcement=self._link.enforcement
             )
         await asyncio.shield(self._probe)
-        await self._ensure_supervisor()
 
         async def call(request: dict[str, Any]) -> dict[str, Any]:
             return await self._nested(living, request, origin)
 
-        living.worker = AttemptInWorker(living.job, origin, self._link, call)
-        if living.stop.is_set():
-            living.worker.stop()
-        report = await living.worker.run()
+        try:
+            await self._ensure_supervisor()
+            living.worker = AttemptInWorker(living.job, origin, self._link, call)
+            if living.stop.is_set():
+                living.worker.stop()
+            report = await living.worker.run()
+        except (OSError, SupervisorError) as error:
+            report = self._not_run(error)
         return replace(report, queued_for_s=queued_for_s)
+
+    def _not_run(self, error: Exception) -> WorkerReport:
+        """Return the facts of an attempt that our own side could not run: no descriptors, no disk, no supervisor."""
+        detail = f"no worker could be run: {error}"
+        return WorkerReport(tripped_detail=detail, enforcement=self._link.enforcement)
 
     async def _admit(self, living: _Living) -> tuple[Tripped | None, str]:
         """Wait for admission; return why it was not granted, or ``None``."""
@@ -279,7 +287,10 @@ class Engine:
     async def _nested(self, parent: _Living, request: dict[str, Any], origin: Origin) -> dict[str, Any]:
         """Run a task that a worker called, as its sibling; return the reply for the worker."""
         job: Job = replace(request["job"], run=parent.job.run, parent=parent.job.action)
-        outcome = await self.run(job, origin, parent.ticket)
+        try:
+            outcome = await self.run(job, origin, parent.ticket)
+        except EngineError as error:
+            return {"kind": "reply", "answer": None, "facts": (replace(job, payload=b""), self._not_run(error))}
         if isinstance(outcome, Success):
             return {"kind": "reply", "answer": outcome.answer}
         # Facts travel, not the error: the parent's worker draws the same conclusion from them.

@@ -26,11 +26,13 @@ class Extension:
     def __init__(self, shell: Any) -> None:
         self._shell = shell
         self._undo: list[Callable[[], object]] = []
+        self._running = _running_loop()
+        self._beating: asyncio.Task[None] | None = None
         self.polling: loop.PollingErrorHandler | None = None
 
     def load(self) -> None:
         """Put everything in place. Raises `EngineError` when no worker can be started; then nothing is changed."""
-        session = enforcement.open_session(sink=output.cell_sink)
+        session = enforcement.open_session(sink=self._sink)
         self._undo.append(enforcement.close_session)
         try:
             self._install(session)
@@ -38,35 +40,44 @@ class Extension:
             self.unload()
             raise
 
+    def _sink(self) -> output.Sink:
+        """Return where the output of a run goes that begins now, in the context of its cell."""
+        if self._running is not None:
+            self._running.call_soon_threadsafe(self._beat)
+        return output.cell_sink()
+
+    def _beat(self) -> None:
+        """Keep the loop waking while something runs: a signal may be delivered to another thread than the main one."""
+        session = enforcement.current()
+        if session is not None and self._running is not None and (self._beating is None or self._beating.done()):
+            self._beating = interrupts.heartbeat(self._running, lambda: bool(session.engine.active))
+
     def _install(self, session: Any) -> None:
-        running = _running_loop()
+        running = self._running
         if running is not None:
             loop.apply_nest_asyncio2(running)
             self.polling = loop.PollingErrorHandler(running, claim=seam.claim_loop)
             self.polling.install()
             self._undo.append(self.polling.uninstall)
-            self._register("pre_run_cell", lambda *_: self._before_cell(session, running))
+            self._register("pre_run_cell", lambda *_: self.polling and self.polling.check())
         guard = interrupts.InterruptGuard(session.stop_all)
         guard.install(self._shell)
         self._undo.append(guard.uninstall)
         classes = (BaseRuntimeError, ActionNotFoundError, KeyboardInterrupt, SyntaxError, UnknownNameError)
         self._undo.append(uncaught.install(self._shell, render, classes).uninstall)
         magics = FlyteMagics(self._shell, lambda: self.polling.silenced if self.polling is not None else None)
-        before = {kind: dict(table) for kind, table in self._shell.magics_manager.magics.items()}
         self._shell.register_magics(magics)
-        self._undo.append(lambda: self._shell.magics_manager.magics.update(before))
+        self._undo.append(self._forget_magics)
         self._undo.append(options.install_completer(self._shell, SUB_COMMANDS).uninstall)
 
-    def _register(self, event: str, callback: Callable[..., None]) -> None:
+    def _forget_magics(self) -> None:
+        tables = self._shell.magics_manager.magics
+        tables["cell"].pop("flyte_task", None)
+        tables["line"].pop("flyte", None)
+
+    def _register(self, event: str, callback: Callable[..., object]) -> None:
         self._shell.events.register(event, callback)
         self._undo.append(lambda: self._shell.events.unregister(event, callback))
-
-    def _before_cell(self, session: Any, running: asyncio.AbstractEventLoop) -> None:
-        """Keep our handler on top, and keep the loop waking while something runs, so that an interrupt is heard."""
-        if self.polling is not None:
-            self.polling.check()
-        if session.engine.active:
-            interrupts.heartbeat(running, lambda: bool(session.engine.active))
 
     def unload(self) -> None:
         """Take everything back, in reverse order. Idempotent."""

@@ -124,7 +124,7 @@ class CellTask(AsyncFunctionTaskTemplate[Any, Any, Any]):
         """Return inputs by name. Not the SDK's function for it, which takes no input named ``self``."""
         return {**dict(zip(self.native_interface.inputs, args, strict=False)), **kwargs}
 
-    async def _run(self, inputs: Mapping[str, Any], *, fresh: bool) -> CellOutcome:
+    async def _run(self, inputs: dict[str, Any], *, fresh: bool) -> CellOutcome:
         try:
             return await run_cell(self.cell, inputs, place=_temporary if fresh else place)
         except RuntimeError as error:

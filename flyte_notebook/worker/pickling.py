@@ -167,9 +167,11 @@ class CellUnpickler(pickle.Unpickler):
     def __init__(self, file: IO[bytes] | Any, namespace: dict[str, Any] | None = None) -> None:
         super().__init__(file)
         self._namespace = namespace
-        self._known_classes: set[int] = set()
-        self.renew_classes = False
-        """Whether classes known already are written over as well; may be set between two `load` calls."""
+        self._classes = _Classes()
+
+    def renew_classes(self, renew: bool) -> None:  # noqa: FBT001 - it is what the name asks
+        """Say whether the following loads write over classes known already, too."""
+        self._classes.renew = renew
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what the pickle names; called once per distinct name."""
@@ -179,31 +181,43 @@ class CellUnpickler(pickle.Unpickler):
         found = super().find_class(module, name)
         if module == cloudpickle.cloudpickle.__name__:
             if name in {"_make_skeleton_class", "_make_skeleton_enum"}:
-                return _noting_known_classes(found, self._known_classes)
+                return self._classes.noting_known(found)
             if name == "_class_setstate":
-                return self._skipping_known_classes(found)
+                return self._classes.skipping_known(found)
         return found
 
-    def _skipping_known_classes(self, set_state: Callable[..., Any]) -> Callable[..., Any]:
+
+class _Classes:
+    """The classes that were known before they were loaded.
+
+    Apart from the unpickler, whose memo keeps the functions made here: it would be part of a cycle, and everything that
+    was ever loaded would stay until the next full collection.
+    """
+
+    def __init__(self) -> None:
+        self.renew = False
+        self._known: set[int] = set()
+
+    def noting_known(self, make: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``make``, noting each class that it did not make but find."""
+        tracked = getattr(cloudpickle.cloudpickle, "_DYNAMIC_CLASS_TRACKER_BY_ID", {})
+
+        def make_or_find(*arguments: Any) -> Any:
+            before = tracked.get(arguments[-2])  # the last two arguments of both: the tracker's id, and one to spare
+            result = make(*arguments)
+            if result is before:
+                self._known.add(id(result))
+            return result
+
+        return make_or_find
+
+    def skipping_known(self, set_state: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``set_state``, which leaves known classes alone unless they are to be renewed."""
+
         def set_state_if_new(obj: Any, state: Any) -> Any:
-            keep = id(obj) in self._known_classes and not self.renew_classes
-            return obj if keep else set_state(obj, state)
+            return obj if id(obj) in self._known and not self.renew else set_state(obj, state)
 
         return set_state_if_new
-
-
-def _noting_known_classes(make: Callable[..., Any], known: set[int]) -> Callable[..., Any]:
-    """Return ``make``, adding the id of each class that it did not make but find."""
-    tracked = getattr(cloudpickle.cloudpickle, "_DYNAMIC_CLASS_TRACKER_BY_ID", {})
-
-    def make_or_find(*arguments: Any) -> Any:
-        before = tracked.get(arguments[-2])  # the last two arguments of both: the tracker's id, and one to spare
-        result = make(*arguments)
-        if result is before:
-            known.add(id(result))
-        return result
-
-    return make_or_find
 
 
 def dump(obj: Any, file: IO[bytes] | Any, namespace: dict[str, Any] | None = None, *, name: str = "value") -> None:

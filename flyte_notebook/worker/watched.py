@@ -41,6 +41,7 @@ class Watched:
         self._counters_due_s = 0.0
         self._ends: dict[Tripped, float] = {}
         self._baseline_bytes: int | None = None
+        self._ready_after_s: float | None = None
         self._tripped: Tripped | None = None
         self._wait_status: int | None = None
         self._ended_s: float | None = None
@@ -49,6 +50,7 @@ class Watched:
         """Start the clocks: the worker is ready. What it uses now is the baseline."""
         now = time.monotonic()
         self._baseline_bytes = self._group.sample()
+        self._ready_after_s = now - self.started_s
         if max_runtime_s is not None:
             self._ends["max_runtime"] = now + max_runtime_s
         if deadline_in_s is not None:
@@ -132,6 +134,7 @@ class Watched:
             "limit_reached": counters.limit_reached,
             "machine_oom_kills": getattr(counters, "machine_oom_kills", 0),
             "duration_s": (self._ended_s or time.monotonic()) - self.started_s,
+            "ready_after_s": self._ready_after_s,
             "times_s": [round(time_s, 4) for time_s, _ in points],
             "memory_bytes": [memory for _, memory in points],
             "baseline_bytes": self._baseline_bytes,

@@ -92,7 +92,7 @@ def test_the_version_is_the_same_in_another_kernel_and_another_cell() -> None:
         ("BLUE = ", "GREEN = "),
         ('{"k": [1]}', '{"k": [2]}'),
         ("return helper(self.x)", "return helper(self.x + 1)"),
-        ("default_factory=set", "default_factory=frozenset"),
+        ("default_factory=set", "default_factory=lambda: set()"),
         ("fib(n - 2)", "fib(n - 3)"),
         ("outer(3)", "outer(4)"),
         ('{"q", "r", "sss"}', '{"q", "r", "sst"}'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import inspect
 import io
 import linecache
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -162,7 +164,7 @@ def test_a_class_is_written_over_when_that_is_asked_for() -> None:
     pickling.loads(data, namespace)
     assert 1 == namespace["Model"].rate
     unpickler = pickling.CellUnpickler(io.BytesIO(data), namespace)
-    unpickler.renew_classes = True
+    unpickler.renew_classes(True)  # noqa: FBT003 - it is what the name asks
     unpickler.load()
     assert 2 == namespace["Model"].rate
 
@@ -293,6 +295,19 @@ def test_one_pickler_and_one_unpickler_keep_shared_objects_shared() -> None:
     file.seek(0)
     unpickler = pickling.CellUnpickler(file)
     assert unpickler.load()["first"] is unpickler.load()[0]
+
+
+def test_what_was_loaded_and_dropped_is_freed_at_once() -> None:
+    """Neither pickler nor unpickler is part of a reference cycle that would keep what went through it."""
+    namespace = notebook("class Big: pass\nbig = Big()")
+    gc.disable()
+    try:
+        loaded = weakref.ref(pickling.loads(pickling.dumps(namespace["big"], namespace), namespace))
+        assert loaded() is None
+        dumped = weakref.ref(namespace.pop("big"))
+        assert dumped() is None
+    finally:
+        gc.enable()
 
 
 def test_a_function_of_an_importable_module_travels_by_name() -> None:

@@ -1,0 +1,193 @@
+"""A real Jupyter kernel for tests, and what its cells answer."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import subprocess
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import zmq
+from jupyter_client import KernelManager
+from jupyter_core.utils import ensure_event_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PATIENCE_S = 60
+CARD = "application/vnd.flyte-notebook.failure+json"
+
+
+@dataclass
+class Reply:
+    """What one cell answered. ``events`` goes on growing if output lands in the cell later."""
+
+    cell: str
+    events: list[tuple[str, dict[str, Any]]]
+    content: dict[str, Any] = field(default_factory=dict)
+    late_s: float = 0.0
+    """Seconds from the interrupt to the end of the cell."""
+
+    @property
+    def status(self) -> str:
+        """Status of the execute reply: ok or error."""
+        return str(self.content["status"])
+
+    @property
+    def ename(self) -> str | None:
+        """Class of the exception in the execute reply, None when the cell succeeded."""
+        return self.content.get("ename")
+
+    @property
+    def evalue(self) -> str:
+        """Message of the exception in the execute reply."""
+        return str(self.content.get("evalue", ""))
+
+    @property
+    def traceback(self) -> str:
+        """The traceback that is shown under the cell, without colours."""
+        lines = [line for kind, content in self.events if kind == "error" for line in content["traceback"]]
+        return plain("\n".join(lines))
+
+    @property
+    def stdout(self) -> str:
+        """What the cell has on standard output by now."""
+        return self._stream("stdout")
+
+    @property
+    def stderr(self) -> str:
+        """What the cell has on standard error by now."""
+        return self._stream("stderr")
+
+    @property
+    def displays(self) -> list[tuple[str, dict[str, Any]]]:
+        """Everything that is no stream, result or error: kind of message and content."""
+        return [event for event in self.events if event[0] not in {"stream", "execute_result", "error"}]
+
+    @property
+    def shown(self) -> list[dict[str, Any]]:
+        """The mime bundles that are displayed by now, in order."""
+        return [content["data"] for kind, content in self.events if kind == "display_data"]
+
+    @property
+    def notes(self) -> list[str]:
+        """Our own one-line remarks, without the brackets."""
+        texts = [bundle.get("text/plain", "") for bundle in self.shown]
+        return [text[len("[flyte_notebook: ") : -1] for text in texts if text.startswith("[flyte_notebook: ")]
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """The one failure card of the cell: its mime bundle."""
+        cards = [bundle for bundle in self.shown if CARD in bundle]
+        assert len(cards) == 1, f"{len(cards)} cards"
+        return cards[0]
+
+    @property
+    def failure(self) -> dict[str, Any]:
+        """What the card says to tools."""
+        found: dict[str, Any] = self.card[CARD]
+        return found
+
+    @property
+    def result(self) -> str | None:
+        """Plain text of the value of the last expression, None when nothing is shown for it."""
+        results = [content["data"] for kind, content in self.events if kind == "execute_result"]
+        return results[0]["text/plain"] if results else None
+
+    def ok(self) -> Reply:
+        """Return itself; fails with what was shown when the cell did not succeed."""
+        assert self.status == "ok", f"{self.ename}: {self.evalue}\n{self.traceback}"
+        return self
+
+    def _stream(self, name: str) -> str:
+        return "".join(content["text"] for kind, content in self.events if kind == "stream" and content["name"] == name)
+
+
+def plain(text: str) -> str:
+    """Return text without terminal colours."""
+    while (start := text.find("\x1b[")) >= 0:
+        end = next(at for at in range(start + 2, len(text)) if text[at].isalpha())
+        text = text[:start] + text[end + 1 :]
+    return text
+
+
+class Kernel:
+    """A real kernel, one cell at a time. Output is kept by the cell that it belongs to."""
+
+    def __init__(self) -> None:
+        # A context of our own: closing it closes every socket, whatever the client forgot.
+        self.context = zmq.Context()
+        self.manager = KernelManager(kernel_name="python3", context=self.context)
+        self.manager.start_kernel(stderr=subprocess.DEVNULL)
+        self.client = self.manager.blocking_client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=PATIENCE_S)
+        self._events: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+
+    def close(self) -> None:
+        """End the kernel."""
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+        self.manager.cleanup_resources()
+        self.context.destroy(linger=0)
+        ensure_event_loop().close()  # the blocking client keeps one for this thread
+
+    def run(self, source: str, *, interrupt_after: str | None = None) -> Reply:
+        """Run a cell to its end. ``interrupt_after`` is what it prints when it is ready to be interrupted."""
+        cell = self.client.execute(source)
+        reply = Reply(cell, self._events.setdefault(cell, []))
+        sent_s = time.monotonic()
+        while True:
+            try:
+                event = self.client.get_iopub_msg(timeout=PATIENCE_S)
+            except queue.Empty:
+                pytest.fail(f"the kernel says nothing; so far {reply.events!r}")
+            kind, content = event["msg_type"], event["content"]
+            owner = event["parent_header"].get("msg_id")
+            if kind == "status":
+                if content["execution_state"] == "idle" and owner == cell:
+                    break
+                continue
+            if kind != "execute_input":
+                self._events.setdefault(owner, []).append((kind, content))
+            if interrupt_after is not None and interrupt_after in reply.stdout:
+                interrupt_after = None
+                time.sleep(0.3)  # the cell must be inside its wait, not on the way to it
+                sent_s = time.monotonic()
+                self.manager.interrupt_kernel()
+        reply.late_s = time.monotonic() - sent_s
+        reply.content = self._answer(cell)
+        return reply
+
+    def value(self, expression: str) -> Any:
+        """Return what a plain cell says an expression is worth; strings, numbers, tuples and the like."""
+        reply = self.run(f"print(repr({expression}))").ok()
+        return eval(reply.stdout, {"__builtins__": {}})  # noqa: S307 - our own kernel wrote it
+
+    def complete(self, source: str, at: int | None = None) -> list[str]:
+        """Return what Tab offers at a position, the end if None."""
+        return list(self._answer(self.client.complete(source, at))["matches"])
+
+    def inspect(self, source: str) -> str:
+        """Return the text that Shift-Tab shows."""
+        answer = self._answer(self.client.inspect(source, detail_level=0))
+        return plain(answer["data"].get("text/plain", ""))
+
+    def _answer(self, asked: str) -> dict[str, Any]:
+        reply = self.client.get_shell_msg(timeout=PATIENCE_S)
+        assert asked == reply["parent_header"]["msg_id"]
+        content: dict[str, Any] = reply["content"]
+        return content
+
+
+@contextlib.contextmanager
+def started() -> Iterator[Kernel]:
+    """Give a kernel, and end it."""
+    kernel = Kernel()
+    try:
+        yield kernel
+    finally:
+        kernel.close()
