@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_POINTS = 2_000
+DENSE_FOR_S = 1.0
+"""How long from its start a trace keeps every point."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,16 +56,18 @@ class MemoryTrace:
 
 
 class TraceRecorder:
-    """Collects samples into at most `MAX_POINTS` points, and says when the next one is due.
+    """Collects samples into at most `MAX_POINTS` points.
 
-    Sampling starts at ``first_interval_s``. When the buffer is full every two neighbours are merged into the larger one
-    and the interval doubles, so that a trace of any length keeps its peaks in bounded space.
+    Samples closer together than half of ``interval_s`` become one, the larger. What came in the first second stays as
+    dense as it was recorded. When the buffer is full, every two neighbours after that second are merged into the larger
+    one and ``interval_s`` doubles, so that a trace of any length keeps its peaks in bounded space.
     """
 
     def __init__(self, *, first_interval_s: float = 0.005, max_points: int = MAX_POINTS) -> None:
         self.interval_s = first_interval_s
         self._max_points = max_points
         self._points: list[tuple[float, int]] = []
+        self._dense_points = 0
         self._bucket_end_s = 0.0
 
     def add(self, time_s: float, memory_bytes: int) -> None:
@@ -73,9 +77,11 @@ class TraceRecorder:
                 self._points[-1] = (time_s, memory_bytes)
             return
         if len(self._points) >= self._max_points:
-            self._points = list(_merged(self._points))
+            self._points[self._dense_points :] = _merged(self._points[self._dense_points :])
             self.interval_s *= 2
         self._points.append((time_s, memory_bytes))
+        if time_s < DENSE_FOR_S and len(self._points) <= self._max_points // 2:
+            self._dense_points = len(self._points)
         self._bucket_end_s = time_s + self.interval_s * 0.5
 
     @property

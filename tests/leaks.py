@@ -157,7 +157,8 @@ def _groups(ours: set[str]) -> dict[str, str]:
         members = {pid for procs in path.rglob("cgroup.procs") for pid in _read(procs).decode().split()}
         if members and not members & ours:
             continue
-        if not members:
+        owner = re.match(rf"{PREFIX}(\d+)-", path.relative_to(CGROUP_ROOT).as_posix().rpartition("/")[2])
+        if not members and (owner is None or owner[1] not in ours):
             strangers = _strangers(ours) if strangers is None else strangers
             # The session's name stands in the command line of its supervisor; a test run of somebody else may hold any.
             name = path.relative_to(CGROUP_ROOT).as_posix().partition(PREFIX)[2].partition("/")[0]

@@ -102,3 +102,17 @@ def test_a_trace_becomes_a_data_frame() -> None:
     assert list(TRACE.times_s) == frame.index.tolist()
     assert list(TRACE.memory_bytes) == frame["memory_bytes"].tolist()
     assert frame.index.name == "time_s"
+
+
+def test_the_first_second_stays_dense_however_long_the_task_runs() -> None:
+    """After an hour the first second still has a point every 10 ms, and the whole is bounded with its peak kept."""
+    recorder = TraceRecorder()
+    for step in range(200):
+        recorder.add(step * 0.005, 1_000 + step)
+    for step in range(1, 3600 * 20):
+        recorder.add(1.0 + step * 0.05, 10**9 if step == 31_415 else 2_000)
+    times = [time for time, _ in recorder.points]
+    assert 2_000 >= len(times)
+    first = [time for time in times if time < 1.0]
+    assert max(later - earlier for earlier, later in pairwise(first)) <= 0.01
+    assert 10**9 == recorder.highest_bytes

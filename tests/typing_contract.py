@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing_extensions import assert_type
 
+    import flyte_notebook as fn
     from flyte_notebook.history import Action, Attempt, History, Run
     from flyte_notebook.limits import Limits
     from flyte_notebook.outcome import Failure, Outcome, SourceLine, Suggestion, TerminationReason
@@ -43,6 +44,18 @@ if TYPE_CHECKING:
         assert_type(failure.reason, TerminationReason)
         assert_type(failure.line, SourceLine | None)
         assert_type(failure.suggestions, tuple[Suggestion, ...])
+
+    def enables() -> None:
+        """Switch enforcement on and off, and look at what ran."""
+        with fn.enable(max_processes=8) as enforced:
+            assert_type(enforced, fn.Enforced)
+        fn.disable()
+        assert_type(fn.runs, History)
+        assert_type(fn.last_run, Run | None)
+        assert_type(fn.last_failure, Failure | None)
+        report = fn.doctor()
+        assert_type(report.hints, tuple[str, ...])
+        assert_type(str(report), str)
 
     def refuses() -> None:
         """Write what a checker must refuse: an ignore that is not needed is an error too."""

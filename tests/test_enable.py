@@ -1,0 +1,113 @@
+"""Enforcement in scripts: on, off, and what is left of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import flyte
+import flyte.errors
+import pytest
+from flyte._internal.controllers import _local_controller
+from flyte._internal.runtime.entrypoints import direct_dispatch
+from flyte.extend import TaskTemplate
+
+import flyte_notebook as fn
+from flyte_notebook.engine import EngineError
+from flyte_notebook.sdk import enforcement
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.cgroup
+
+
+def test_enable_takes_the_seam_and_disable_gives_it_back() -> None:
+    """While enabled the SDK's dispatch and its call outside of runs are ours; afterwards both are the SDK's own."""
+    call = TaskTemplate.__call__
+    with fn.enable():
+        assert direct_dispatch is not _local_controller.direct_dispatch
+        assert call is not TaskTemplate.__call__
+    assert direct_dispatch is _local_controller.direct_dispatch
+    assert call is TaskTemplate.__call__
+    assert enforcement.current() is None
+
+
+def test_enable_and_disable_may_be_called_twice() -> None:
+    """A second enable changes nothing, a second disable does nothing."""
+    fn.enable()
+    first = enforcement.current()
+    fn.enable()
+    assert first is enforcement.current()
+    fn.disable()
+    fn.disable()
+    assert enforcement.current() is None
+
+
+def test_disable_leaves_no_thread_and_no_process() -> None:
+    """The engine's thread and the supervisor are gone when disable returns."""
+    fn.enable()
+    session = enforcement.current()
+    assert session is not None
+    pid = session.engine.supervisor_pid
+    assert pid is not None
+    os.kill(pid, 0)
+    fn.disable()
+    assert "flyte-notebook-engine" not in {thread.name for thread in threading.enumerate()}
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_machine_without_workers_is_refused_and_the_sdk_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the supervisor cannot start, enable raises with its last words, and nothing is patched."""
+    monkeypatch.setenv("FLYTE_NOTEBOOK_LIMITER", "no_such_mechanism")
+    with pytest.raises(EngineError, match=r"no_such_mechanism: it may be cgroup_v2, cgroup_v1, watchdog"):
+        fn.enable()
+    assert direct_dispatch is _local_controller.direct_dispatch
+    assert enforcement.current() is None
+
+
+def test_the_history_outlives_a_session() -> None:
+    """Runs of an earlier session are still in fn.runs."""
+    before = len(fn.runs)
+    with fn.enable(), pytest.raises(flyte.errors.RuntimeUserError):
+        flyte.run(fails)
+    assert before + 1 == len(fn.runs)
+    assert fn.last_run is fn.runs[-1]
+    assert fn.last_failure is not None
+    assert "ZeroDivisionError" == fn.last_failure.code
+
+
+@flyte.TaskEnvironment(name="enable").task
+def fails() -> float:
+    return 1 / 0
+
+
+def test_the_doctor_in_a_terminal() -> None:
+    """The command line says what is enforced, by what, how exact, after a worker really ran; status 0."""
+    done = subprocess.run([sys.executable, "-m", "flyte_notebook"], capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stderr
+    assert "memory" in done.stdout
+    assert "kernel (cgroup v" in done.stdout
+    assert "a job ran in a process of its own" in done.stdout
+
+
+def test_the_doctor_says_when_limits_are_only_polled() -> None:
+    """With the watchdog the report says polled, and by how much it may overshoot."""
+    environ = {**os.environ, "FLYTE_NOTEBOOK_LIMITER": "watchdog"}
+    command = [sys.executable, "-m", "flyte_notebook"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+    assert "polled every 5 ms, may overshoot by about 100 MiB" in done.stdout
+
+
+def test_a_module_next_to_the_script_cannot_break_the_supervisor(tmp_path: Path) -> None:
+    """A user's socket.py in the current directory is not what the supervisor imports."""
+    (tmp_path / "selectors.py").write_text("raise RuntimeError('the wrong module')\n")
+    program = "import sys; sys.path[0:0] = ['/']; import flyte_notebook as fn; fn.enable(); fn.disable(); print('fine')"
+    option = "-P" if sys.version_info >= (3, 11) else "-I"  # without it the program itself reads the wrong module
+    command = [sys.executable, option, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "fine\n" == done.stdout, done.stderr
