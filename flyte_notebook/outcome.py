@@ -94,7 +94,7 @@ class WorkerReport:
 
     @property
     def ran_s(self) -> float:
-        """Seconds from the moment the worker was ready, which ``max_runtime`` counts; from its start if it never was."""
+        """Seconds since the worker was ready, which is what ``max_runtime`` counts; since its start if it never was."""
         return max(0.0, self.duration_s - (self.ready_after_s or 0.0))
 
 

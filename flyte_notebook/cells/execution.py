@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.cells.returned import CellOutcome
-from flyte_notebook.cells.selection import IPYTHONS_OWN
+from flyte_notebook.cells.selection import IPYTHONS_OWN, is_code
 from flyte_notebook.cells.values import RESULT, Output, write_outputs
 from flyte_notebook.cells.version import COMPARED_BYTES, digest
 from flyte_notebook.worker import context, pickling
@@ -190,8 +190,10 @@ class _Before:
         self._ids = {name: id(value) for name, value in namespace.items()}
         self._known = frozenset(namespace)
         surely = cell.outputs if cell.outputs is not None else (*cell.assigned, *cell.mutated)
-        watched = [name for name in inputs if name not in surely and type(namespace[name]) not in _IMMUTABLE]
-        self._digests = {name: digest(namespace[name]) for name in watched}
+        # What came with helper functions is no input of the task, but a plain cell would change it all the same.
+        carried = [name for name in namespace if not name.startswith("_") and not is_code(namespace[name])]
+        watched = [name for name in dict.fromkeys((*inputs, *carried)) if name not in surely]
+        self._digests = {name: digest(namespace[name]) for name in watched if type(namespace[name]) not in _IMMUTABLE}
 
     def outcome(
         self,

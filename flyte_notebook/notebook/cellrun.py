@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from flyte_notebook.sdk.session import Session
 
 STOP_BOUND_S = 3.0
+FINISH = "flyte_notebook.notebook.shell_in_worker:finish_cell"
+"""Called in the worker when the body has ended, before outputs are serialised: figures left open are shown."""
 
 
 class CellRun:
@@ -47,7 +49,7 @@ class CellRun:
         name = f"{self._said.name or 'cell'}-{uuid.uuid4().hex[:12]}"
         run = enforcement.history.begin(name, task.name)
         try:
-            self._session.run(task, dict(parts.inputs), name=name)
+            self._session.run(task, tuple(parts.inputs.values()), name=name)
         except KeyboardInterrupt as interrupt:
             raise self._aborted(name, interrupt) from None
         values = celltask.last_outputs.take(name)
@@ -94,6 +96,7 @@ class CellRun:
                 said.name or "cell",
                 parts,
                 env=environment,
+                end=(FINISH,),
                 **settings.task_settings(_task_options(said), environment),
             )
         except CannotSendError as error:

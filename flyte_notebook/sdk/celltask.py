@@ -26,7 +26,7 @@ from flyte_notebook.cells.execution import Cell, run_cell
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues
 from flyte_notebook.cells.selection import Selection, select
 from flyte_notebook.cells.version import cell_version
-from flyte_notebook.sdk.types import CellOutputs, LastOutputs, last_outputs, place, type_of
+from flyte_notebook.sdk.types import CellOutputs, LastOutputs, last_outputs, place, released, type_of
 from flyte_notebook.units import format_memory
 from flyte_notebook.worker import context
 from flyte_notebook.worker.sharing import shared_namespace
@@ -102,6 +102,19 @@ class CellTask(AsyncFunctionTaskTemplate[Any, Any, Any]):
         """A cell is in no file."""
         return None
 
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """As for any task of a coroutine: awaited, it gives the value of the last expression."""
+        called = super().__call__(*args, **kwargs)
+
+        async def value() -> Any:
+            return released(await called)
+
+        return value()
+
+    async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
+        """As for any task."""
+        return released(await super().aio(*args, **kwargs))
+
     async def execute(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the cell in this process and return what it gives back, a `CellOutcome`."""
         outcome = await self._run(self._named(args, kwargs), fresh=False)
@@ -122,7 +135,8 @@ class CellTask(AsyncFunctionTaskTemplate[Any, Any, Any]):
 
     def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return inputs by name. Not the SDK's function for it, which takes no input named ``self``."""
-        return {**dict(zip(self.native_interface.inputs, args, strict=False)), **kwargs}
+        given = {**dict(zip(self.native_interface.inputs, args, strict=False)), **kwargs}
+        return {name: released(value) for name, value in given.items()}
 
     async def _run(self, inputs: dict[str, Any], *, fresh: bool) -> CellOutcome:
         try:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.engine import Engine, Origin
@@ -87,9 +88,12 @@ class Session:
             time.sleep(0.005)
         return not self.engine.active
 
-    def run(self, task: Any, kwargs: dict[str, Any], *, name: str) -> Any:
-        """Run a task under a run name of our choice and return its native result; blocks."""
-        return seam.native_outputs(task, seam.run_local(task, (), kwargs, name=name))
+    def run(self, task: Any, args: tuple[Any, ...], *, name: str) -> Any:
+        """Run a task under a run name of our choice and return its native result; blocks.
+
+        By position: inputs named ``task`` or ``self`` would collide with names of the SDK.
+        """
+        return seam.native_outputs(task, seam.run_local(task, args, {}, name=name))
 
     def _call_outside(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Give ``task(...)`` outside of any run an enforced run of its own."""
@@ -147,7 +151,13 @@ def surroundings() -> Surroundings:
 
 
 def _origin_of(failure: Failure, run: Run) -> Failure:
-    """Return the failure that the user is to see: that of the attempt which the error came from."""
-    if failure.reason == "raised" and failure.worker:
-        return run.failure_of(failure.worker) or failure
-    return failure
+    """Return the failure that the user is to see: that of the attempt which the error came from.
+
+    A killed attempt has no lines of its own; those of the callers that let its error through say where it came up.
+    """
+    origin = run.failure_of(failure.worker) if failure.reason == "raised" and failure.worker else None
+    if origin is None:
+        return failure
+    if origin.lines:
+        return origin
+    return replace(origin, lines=failure.lines, traceback=failure.traceback)

@@ -16,6 +16,10 @@ from flyte_notebook.worker import pickling
 if TYPE_CHECKING:
     from typing import BinaryIO
 
+TYPE_KEY = "python_type"
+SIZE_KEY = "size_bytes"
+"""Keys of a literal's metadata: the Python type and the pickled size of an input that travels as a pickle."""
+
 ENTRY = "flyte_notebook.sdk.inside:execute"
 ROOT_ACTION = "a0"
 """The name of a run's first action, as on a cluster."""
@@ -80,8 +84,8 @@ def input_facts(task: Any, inputs: Any) -> tuple[InputFact, ...]:
     return tuple(
         InputFact(
             name=literal.name,
-            type_name=_type_name(types[literal.name][0]) if literal.name in types else "?",
-            size_bytes=literal.value.ByteSize(),
+            type_name=literal.value.metadata.get(TYPE_KEY) or _type_name(types.get(literal.name, ("?",))[0]),
+            size_bytes=int(literal.value.metadata.get(SIZE_KEY, literal.value.ByteSize())),
         )
         for literal in inputs.proto_inputs.literals
     )
@@ -148,4 +152,4 @@ def _seconds(value: int | timedelta | None) -> float | None:
 
 
 def _type_name(kind: Any) -> str:
-    return getattr(kind, "__name__", None) or str(kind)
+    return str(getattr(kind, "__name__", kind))

@@ -24,6 +24,7 @@ from flyteidl2.core import literals_pb2, types_pb2  # type: ignore[import-untype
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues
 from flyte_notebook.cells.values import Spool
 from flyte_notebook.cells.version import digest
+from flyte_notebook.sdk.tasks import SIZE_KEY, TYPE_KEY
 from flyte_notebook.worker import pickling
 from flyte_notebook.worker.sharing import shared_namespace
 from flyte_notebook.worker.unpicklable import type_name
@@ -33,10 +34,6 @@ if TYPE_CHECKING:
 
 PICKLE_TAG = "flyte_notebook.pickle"
 OUTCOME_TAG = "flyte_notebook.outcome"
-TYPE_KEY = "python_type"
-SIZE_KEY = "size_bytes"
-"""Keys of a literal's metadata: the Python type and the pickled size of an input."""
-
 LONGEST_TEXT = 100_000
 _INT64 = range(-(2**63), 2**63)
 KEPT_RUNS = 20
@@ -48,6 +45,18 @@ class CellInput:
 
 class CellOutputs:
     """The Python type of what a cell gives back: a `CellOutcome` in the task, the last value for its caller."""
+
+
+class Held:
+    """Holds a value that is an exception, which the SDK would take for a failure of the conversion."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def released(value: Any) -> Any:
+    """Return a value that may be held."""
+    return value.value if isinstance(value, Held) else value
 
 
 def type_of(name: str, value: Any) -> Any:
@@ -173,7 +182,11 @@ class CellInputTransformer(TypeTransformer[CellInput]):
         return literal
 
     async def to_python_value(self, lv: literals_pb2.Literal, expected_python_type: Any) -> Any:
-        """Load a value; functions in it are bound to this process's ``__main__``."""
+        """Load a value; functions in it are bound to this process's ``__main__``. An exception comes `Held`."""
+        value = await self._loaded(lv)
+        return Held(value) if isinstance(value, Exception) else value
+
+    async def _loaded(self, lv: literals_pb2.Literal) -> Any:
         if lv.scalar.HasField("binary"):
             return pickling.loads(lv.scalar.binary.value)
         with open(await fetched(lv.scalar.blob.uri), "rb") as file:  # noqa: ASYNC230 - loading blocks anyway
@@ -215,12 +228,12 @@ class CellOutputsTransformer(TypeTransformer[CellOutputs]):
         values = ReturnedValues(outcome, shared_namespace())
         action: Any = flyte.ctx().action  # as in place()
         result = values.result
-        if action is None:
-            return result
-        last_outputs.record(action.run_name or action.name, values)
-        # To flyte.run a tuple means several outputs; the context of a run itself has the run's name.
-        at_root = action.name == action.run_name
-        return (result,) if at_root and isinstance(result, tuple) else result
+        if action is not None:
+            last_outputs.record(action.run_name or action.name, values)
+            # To flyte.run a tuple means several outputs; the context of a run itself has the run's name.
+            if action.name == action.run_name and isinstance(result, (tuple, Exception)):
+                return (result,)
+        return Held(result) if isinstance(result, Exception) else result
 
 
 def _binary_type(tag: str) -> types_pb2.LiteralType:

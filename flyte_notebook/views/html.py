@@ -33,11 +33,14 @@ MESSAGE_CHARACTERS: Final = 6_000
 OUTPUT_CHARACTERS: Final = 20_000
 TRACEBACK_CHARACTERS: Final = 16_000
 INPUTS: Final = 20
+SIZE_BYTES: Final = 1024
+"""An input smaller than this fills no memory, and its size is not shown."""
 
 _NO_MATH: Final = "tex2jax_ignore mathjax_ignore"  # else JupyterLab sets "$5 and $6" as a formula
 
 # Colours come from JupyterLab's theme, else VS Code's, else the reader's system. Background and text are always set
-# together, so that a dark system and a white page do not mix.
+# together, so that a dark system and a white page do not mix. Jupyter has rules of its own for what stands in an output
+# (it floats dt and dd, and breaks words in pre): what those set is set here too, by selectors that weigh more.
 _STYLE: Final = """
 .flyte-notebook-card{--fnb-text:var(--jp-ui-font-color1,var(--vscode-foreground,#1f2328));
 --fnb-soft:var(--jp-ui-font-color2,var(--vscode-descriptionForeground,#59636e));
@@ -55,30 +58,36 @@ font:14px/1.5 var(--jp-ui-font-family,var(--vscode-font-family,system-ui,sans-se
 --fnb-code:var(--jp-layout-color2,var(--vscode-textCodeBlock-background,#21262d));
 --fnb-edge:var(--jp-border-color2,var(--vscode-panel-border,#3d444d))}}
 .flyte-notebook-card .fnb-body{padding:.7rem .9rem;overflow-wrap:anywhere}
-.flyte-notebook-card .fnb-body>*{margin:0 0 .6rem}
+.flyte-notebook-card .fnb-body>*{margin:0 0 .7rem}
 .flyte-notebook-card .fnb-body>:last-child{margin-bottom:0}
-.flyte-notebook-card h3{font-size:1.1em;font-weight:700;line-height:1.3;margin:0;color:inherit}
-.flyte-notebook-card h4{font-size:.9em;font-weight:600;margin:0 0 .2rem;color:var(--fnb-soft)}
-.flyte-notebook-card h3 small{font-size:.8em;font-weight:400;color:var(--fnb-soft);margin-left:.4em}
-.flyte-notebook-card dl{display:flex;flex-wrap:wrap;gap:.3rem .4rem;padding:0}
-.flyte-notebook-card dl div{display:inline-flex;border:1px solid var(--fnb-edge);border-radius:1rem;
-padding:0 .6rem;font-size:.85em;max-width:100%;box-sizing:border-box}
-.flyte-notebook-card dt{font-weight:400;color:var(--fnb-soft);margin:0 .4em 0 0;padding:0;white-space:nowrap}
-.flyte-notebook-card dd{font-weight:600;margin:0;padding:0;min-width:0}
-.flyte-notebook-card .fnb-soft{color:var(--fnb-soft);font-size:.85em}
-.flyte-notebook-card svg{display:block;width:100%;height:1rem;margin-bottom:.15rem}
-.flyte-notebook-card .fnb-track{fill:var(--fnb-code);stroke:var(--fnb-soft)}
-.flyte-notebook-card .fnb-used{fill:var(--fnb-used)}
-.flyte-notebook-card .fnb-base{fill:var(--fnb-base)}
-.flyte-notebook-card .fnb-limit{stroke:var(--fnb-text)}
-.flyte-notebook-card pre{margin:0;padding:.4rem .6rem;border-radius:.2rem;background:var(--fnb-code);color:inherit;
-font:12.5px/1.45 var(--jp-code-font-family,var(--vscode-editor-font-family,ui-monospace,monospace));
-white-space:pre-wrap;overflow-wrap:anywhere;max-height:24rem;overflow:auto}
-.flyte-notebook-card mark{display:block;background:none;color:inherit;font-weight:700;
+.flyte-notebook-card .fnb-body h3{font-size:1.15em;font-weight:700;line-height:1.3;margin:0 0 .3rem;color:inherit}
+.flyte-notebook-card .fnb-body h4{font-size:.85em;font-weight:600;line-height:1.3;margin:0 0 .25rem;
+color:var(--fnb-soft)}
+.flyte-notebook-card .fnb-body h3 small{font-size:.75em;font-weight:400;color:var(--fnb-soft);margin-left:.5em}
+.flyte-notebook-card .fnb-body p{margin:0 0 .3rem}
+.flyte-notebook-card .fnb-body>p{margin:0 0 .7rem}
+.flyte-notebook-card .fnb-body p:last-child{margin-bottom:0}
+.flyte-notebook-card .fnb-body dl{display:flex;flex-wrap:wrap;gap:.3rem .4rem;padding:0;width:auto}
+.flyte-notebook-card .fnb-body dl div{display:inline-flex;border:1px solid var(--fnb-edge);border-radius:1rem;
+padding:.05rem .65rem;font-size:.85em;max-width:100%;box-sizing:border-box}
+.flyte-notebook-card .fnb-body dt{float:none;width:auto;font-weight:400;color:var(--fnb-soft);margin:0 .4em 0 0;
+padding:0;white-space:nowrap}
+.flyte-notebook-card .fnb-body dd{float:none;width:auto;font-weight:600;margin:0;padding:0;min-width:0}
+.flyte-notebook-card .fnb-body .fnb-soft{color:var(--fnb-soft);font-size:.85em}
+.flyte-notebook-card .fnb-body svg{display:block;width:100%;height:1rem;margin-bottom:.15rem}
+.flyte-notebook-card .fnb-body .fnb-track{fill:var(--fnb-code);stroke:var(--fnb-soft)}
+.flyte-notebook-card .fnb-body .fnb-used{fill:var(--fnb-used)}
+.flyte-notebook-card .fnb-body .fnb-base{fill:var(--fnb-base)}
+.flyte-notebook-card .fnb-body .fnb-limit{stroke:var(--fnb-text)}
+.flyte-notebook-card .fnb-body pre{margin:0;padding:.4rem .6rem;border-radius:.2rem;background:var(--fnb-code);
+color:inherit;font:12.5px/1.45 var(--jp-code-font-family,var(--vscode-editor-font-family,ui-monospace,monospace));
+white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere;max-height:24rem;overflow:auto}
+.flyte-notebook-card .fnb-body mark{display:block;background:none;color:inherit;font-weight:700;
 box-shadow:inset .2rem 0 var(--fnb-bad);margin-left:-.6rem;padding-left:.6rem}
-.flyte-notebook-card summary{cursor:pointer;font-size:.9em;font-weight:600}
-.flyte-notebook-card summary:focus-visible{outline:2px solid var(--fnb-used);outline-offset:2px}
-.flyte-notebook-card details pre{margin-top:.3rem}
+.flyte-notebook-card .fnb-body summary{cursor:pointer;font-size:.85em;font-weight:600;color:var(--fnb-soft)}
+.flyte-notebook-card .fnb-body summary:focus-visible{outline:2px solid var(--fnb-used);outline-offset:2px}
+.flyte-notebook-card .fnb-body details{margin:0 0 .3rem}
+.flyte-notebook-card .fnb-body details pre{margin-top:.3rem}
 """
 
 
@@ -96,10 +105,10 @@ def failure_html(failure: Failure) -> str:
     parts = [
         _heading(failure),
         _badges(failure),
-        _memory(failure),
         _source(failure),
-        _message(failure),
+        _memory(failure),
         _advice(failure),
+        _message(failure),
         _folded("Last output", clean(failure.output_tail, OUTPUT_CHARACTERS, keep="tail")),
         _folded("Traceback in the worker", clean(failure.traceback, TRACEBACK_CHARACTERS)),
     ]
@@ -116,7 +125,7 @@ def _heading(failure: Failure) -> str:
     if failure.inputs:
         named = [
             f"{_line(fact.name, 60)}: {_line(fact.type_name, 60)}"
-            + ("" if fact.size_bytes is None else f" ({format_memory(fact.size_bytes)})")
+            + (f" ({format_memory(fact.size_bytes)})" if (fact.size_bytes or 0) >= SIZE_BYTES else "")
             for fact in failure.inputs[:INPUTS]
         ]
         more = len(failure.inputs) - INPUTS
@@ -178,9 +187,12 @@ def _source(failure: Failure) -> str:
 
 
 def _message(failure: Failure) -> str:
+    """Return the message, folded unless user code wrote it: a cluster's words say less than what stands above them."""
     message = clean(failure.message, MESSAGE_CHARACTERS).strip()
     if not message or message in failure.headline:
         return ""
+    if failure.reason != "raised":
+        return _folded("Message, as a cluster words it", message)
     return f'<div><h4>Message</h4><pre dir="auto">{escape(message)}</pre></div>'
 
 
@@ -188,7 +200,10 @@ def _advice(failure: Failure) -> str:
     sentences = [item.sentence for item in failure.suggestions[:SUGGESTIONS]]
     # What this machine lacks for a better answer: each hint carries the command that gives more.
     sentences += failure.report.enforcement.hints[:SUGGESTIONS]
-    return "\n".join(f'<p dir="auto">{_sentence(sentence)}</p>' for sentence in sentences)
+    if not sentences:
+        return ""
+    said = "\n".join(f'<p dir="auto">{_sentence(sentence)}</p>' for sentence in sentences)
+    return f"<div><h4>What to try</h4>{said}</div>"
 
 
 def _folded(summary: str, text: str) -> str:

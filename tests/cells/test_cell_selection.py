@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import pickle
 import threading
 from typing import Any
 
@@ -132,7 +131,7 @@ def test_code_that_cannot_be_pickled_is_named_with_the_culprit(notebook: dict[st
         found.ship()
     assert "locked" == caught.value.name
     assert "`locked` cannot be sent to the task: `locked -> lock` is a _thread.lock" in str(caught.value)
-    assert str(caught.value) == str(pickle.loads(pickle.dumps(caught.value)))
+    assert str(caught.value) == str(pickling.loads(pickling.dumps(caught.value)))
 
 
 @pytest.mark.parametrize(

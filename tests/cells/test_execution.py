@@ -9,7 +9,6 @@ import sys
 import textwrap
 import traceback
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,6 +23,7 @@ from flyte_notebook.worker.pickling import PicklingProblem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
 FILE = "<cell execution>"
 LARGE = "[0] * 10_000_000"
@@ -169,6 +169,16 @@ def test_an_input_that_changed_otherwise_is_named_once(notebook: Notebook) -> No
     assert (0, [1]) == (notebook.names["model"].w, notebook.names["rows"])
     notebook.task("model.fit()", outputs=["model"])
     assert (1, ()) == (notebook.names["model"].w, notebook.notes)
+
+
+def test_what_helpers_change_is_named_too(notebook: Notebook) -> None:
+    """A global that only a helper function reads and changes does not change silently in the task only."""
+    notebook.plain("rows = []\nlimit = {'n': 3}\ndef record(x):\n    if x < limit['n']: rows.append(x)")
+    notebook.task("for i in range(5): record(i)")
+    assert ([], ("`rows` changed in the task only; add `-o rows`",)) == (notebook.names["rows"], notebook.notes)
+    notebook.task("for i in range(5): record(i)", outputs=["rows"])
+    notebook.plain("record(1)")
+    assert [0, 1, 2, 1] == notebook.names["rows"]
 
 
 def test_an_input_too_large_to_compare_is_named_if_a_method_was_called(

@@ -41,7 +41,7 @@ def test_what_a_value_surely_takes(value: Any, at_least: int, at_most: int) -> N
         ([0] * 1_000_000, 8_000_000, 8_100_000),
         ([float(i) for i in range(100_000)], 3_000_000, 3_500_000),
         ([b"x" * 1_000] * 1_000, 1_000_000, 1_100_000),
-        ({i: b"x" * 1_000 for i in range(1_000)}, 1_000_000, 1_200_000),
+        (dict.fromkeys(range(1_000), b"x" * 1_000), 1_000_000, 1_200_000),
         ([], 50, 100),
     ],
 )

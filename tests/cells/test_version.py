@@ -68,7 +68,10 @@ def version_of(source: str = NOTEBOOK, *, cell: str = "helper(x)", file: str = "
 def test_the_version_is_the_same_in_another_kernel_and_another_cell() -> None:
     """Neither the process, its hash seed, the number of the cell nor comments count."""
     here = Path(__file__).parent
-    code = "import test_version as t; print(t.version_of('# a comment\\n' + t.NOTEBOOK, cell='helper(x) # why', file='<9>'))"
+    code = (
+        "import test_version as t\n"
+        "print(t.version_of('# a comment\\n' + t.NOTEBOOK, cell='helper(x) # why', file='<cell 9>'))"
+    )
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
         cwd=here,

@@ -83,6 +83,11 @@ async def call_look_up(key: str) -> int:
 
 
 @env.task
+async def call_allocate(mebibytes: int) -> int:
+    return await allocate.aio(mebibytes)
+
+
+@env.task
 def ask_for_too_much() -> int:
     return len(bytearray(10**15))
 
@@ -192,6 +197,16 @@ def test_an_exception_passes_through_a_parent() -> None:
     assert fn.last_run is not None
     assert [None, "a0"] == [action.parent for action in fn.last_run.actions]
     assert error.worker == fn.last_run.actions[1].attempts[0].worker
+
+
+def test_an_oom_that_passes_through_a_parent_shows_where_it_came_up() -> None:
+    """The failure the user sees is the child's, with its limit and peak, and the lines of the parent that awaited it."""
+    error = error_of(call_allocate, 600)
+    assert flyte.errors.OOMError is type(error)
+    assert "memory" == error.failure.reason
+    assert "deaths.allocate" == error.failure.task_name
+    assert error.failure.line is None
+    assert ["return await allocate.aio(mebibytes)"] == [line.text for line in error.failure.lines]
 
 
 def test_memory_error_of_python_is_told_apart() -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import fractions
 import inspect
 import logging
 import math
-import os
 import pathlib
 import random
 import re
@@ -19,6 +19,7 @@ import sys
 import threading
 import types
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import flyte
@@ -43,7 +44,7 @@ from flyte_notebook.worker.pickling import PicklingProblem
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NAIVE = datetime.datetime(2024, 1, 2, 3, 4, 5, 6)  # noqa: DTZ001 - that it is naive is the point
+NAIVE = dt.datetime(2024, 1, 2, 3, 4, 5, 6)  # noqa: DTZ001 - that it is naive is the point
 NAN = float("nan")
 
 
@@ -120,12 +121,12 @@ VALUES: tuple[Any, ...] = (
     Color.RED,
     types.SimpleNamespace(a=1),
     NAIVE,
-    NAIVE.replace(tzinfo=datetime.timezone.utc),
-    NAIVE.replace(tzinfo=datetime.timezone(datetime.timedelta(hours=5, minutes=30)), fold=1),
+    NAIVE.replace(tzinfo=dt.timezone.utc),
+    NAIVE.replace(tzinfo=dt.timezone(dt.timedelta(hours=5, minutes=30)), fold=1),
     NAIVE.date(),
     NAIVE.time(),
-    datetime.timedelta(days=-1, microseconds=1),
-    datetime.timezone.utc,
+    dt.timedelta(days=-1, microseconds=1),
+    dt.timezone.utc,
     decimal.Decimal("1.10"),
     fractions.Fraction(1, 3),
     uuid.UUID(int=5),
@@ -136,7 +137,7 @@ VALUES: tuple[Any, ...] = (
     np.float64(1.5),
     np.float32(1.5),
     np.int64(7),
-    np.bool_(True),  # noqa: FBT003 - a value
+    np.bool_(True),
     np.arange(6).reshape(2, 3),
     np.array(["a", None], dtype=object),
     np.datetime64("2024-01-02"),
@@ -145,11 +146,11 @@ VALUES: tuple[Any, ...] = (
     pd.Series([1, 2], name="s"),
     pd.DataFrame({"a": [1, 2], "b": ["x", None]}, index=["i", "j"]),
     ValueError("bad", 3),
-    random.Random(3),
+    random.Random(3),  # noqa: S311 - a value
 )
 
 
-def same(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:  # noqa: PLR0911 - one line for each kind
     """Whether two values are the same in type and content, all the way down."""
     if type(one) is not type(other):
         return False
@@ -246,15 +247,16 @@ async def test_a_literal_tells_type_and_size() -> None:
     assert 80 < int(literal.metadata[SIZE_KEY]) < 400
 
 
-async def test_up_to_a_mebibyte_is_inline_and_more_is_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_to_a_mebibyte_is_inline_and_more_is_in_a_file() -> None:
     """Large inputs are written to a file once; both kinds come back."""
     small, large = b"x" * (1 << 19), b"x" * (1 << 21)
-    inline, filed = await literal_of(small), await literal_of(large)
+    inline, filed = asyncio.run(literal_of(small)), asyncio.run(literal_of(large))
     assert (True, False) == (inline.scalar.HasField("binary"), filed.scalar.HasField("binary"))
-    assert len(large) <= os.path.getsize(filed.scalar.blob.uri) < len(large) + 100
-    assert small == await TypeEngine.to_python_value(inline, CellInput)
-    assert large == await TypeEngine.to_python_value(filed, Annotated[CellInput, "x"])
-    os.unlink(filed.scalar.blob.uri)
+    file = Path(filed.scalar.blob.uri)
+    assert len(large) <= file.stat().st_size < len(large) + 100
+    assert small == asyncio.run(TypeEngine.to_python_value(inline, CellInput))
+    assert large == asyncio.run(TypeEngine.to_python_value(filed, Annotated[CellInput, "x"]))
+    file.unlink()
 
 
 async def test_an_input_that_cannot_be_pickled_is_named_with_its_culprit() -> None:

@@ -164,7 +164,7 @@ def test_a_class_is_written_over_when_that_is_asked_for() -> None:
     pickling.loads(data, namespace)
     assert 1 == namespace["Model"].rate
     unpickler = pickling.CellUnpickler(io.BytesIO(data), namespace)
-    unpickler.renew_classes(True)  # noqa: FBT003 - it is what the name asks
+    unpickler.renew_classes(True)
     unpickler.load()
     assert 2 == namespace["Model"].rate
 
