@@ -82,6 +82,8 @@ def _mark(attempt: Attempt) -> str:
 def _why(attempt: Attempt) -> str:
     if not isinstance(attempt.outcome, Failure):
         return ""
+    if attempt.outcome.worker != attempt.worker:
+        return f" · {type(attempt.outcome.error).__name__} of a task that it called"
     return f" · {type(attempt.outcome.error).__name__}: {clean_line(attempt.outcome.headline, 120)}"
 
 
