@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from types import ModuleType, TracebackType
+    from typing import Literal
 
     from IPython.core.interactiveshell import InteractiveShell
 
     from flyte_notebook.capabilities import Doctor
+    from flyte_notebook.catalogue import Explanation
     from flyte_notebook.history import Action, Attempt, History, Run
     from flyte_notebook.outcome import Failure
     from flyte_notebook.trace import MemoryTrace
@@ -38,6 +40,7 @@ __all__ = [
     "Attempt",
     "Doctor",
     "Enforced",
+    "Explanation",
     "Failure",
     "MemoryTrace",
     "Run",
@@ -45,6 +48,7 @@ __all__ = [
     "doctor",
     "enable",
     "errors",
+    "explain",
     "last_failure",
     "last_run",
     "load_ipython_extension",
@@ -56,6 +60,7 @@ _HOMES = {
     "Action": "flyte_notebook.history",
     "Attempt": "flyte_notebook.history",
     "Doctor": "flyte_notebook.capabilities",
+    "Explanation": "flyte_notebook.catalogue",
     "Failure": "flyte_notebook.outcome",
     "MemoryTrace": "flyte_notebook.trace",
     "Run": "flyte_notebook.history",
@@ -74,17 +79,18 @@ class Enforced:
         disable()
 
 
-def enable(*, max_processes: int = 64) -> Enforced:
+def enable(*, max_processes: int = 64, semantics: Literal["cluster", "reference"] = "cluster") -> Enforced:
     """Enforce declared limits in every local ``flyte.run`` of this process, each action in a process of its own.
 
-    ``max_processes`` bounds the tasks that run at one time; parents that wait for children do not count. Idempotent.
-    Usable as a context manager. Raises ``EngineError`` when this machine cannot start an isolated worker; the SDK is
-    then left untouched.
+    ``max_processes`` bounds the tasks that run at one time; parents that wait for children do not count.
+    ``semantics`` says whose error classes a failure gets where the two differ: those that today's cluster raises, or
+    those of the published reference. Idempotent; usable as a context manager. Raises ``EngineError`` when this machine
+    cannot start an isolated worker; the SDK is then left untouched.
     """
     enforcement = importlib.import_module("flyte_notebook.sdk.enforcement")
     interrupts = importlib.import_module("flyte_notebook.notebook.interrupts")
     if enforcement.current() is None:
-        session = enforcement.open_session(max_processes=max_processes)
+        session = enforcement.open_session(max_processes=max_processes, semantics=semantics)
         session.on_close(interrupts.install_for_script(session.stop_all).uninstall)
     return Enforced()
 
@@ -97,6 +103,19 @@ def disable() -> None:
 def doctor() -> Doctor:
     """Return what is enforced on this machine, by which mechanism, how exact, and how to get the rest."""
     result: Doctor = importlib.import_module("flyte_notebook.capabilities").examine()
+    return result
+
+
+def explain(thing: object) -> Explanation:
+    """Explain an error: what it means, when it is raised on a cluster and here, how to recover from it in code.
+
+    ``thing`` is a class, an error, or a name such as ``"OOMError"`` or ``"OOMKilled"``; Python's own exceptions are
+    explained too. What is returned shows itself, in a terminal and in a notebook. Raises LookupError for a name that
+    nothing has, with the closest ones, and TypeError for what is no error.
+    """
+    catalogue = importlib.import_module("flyte_notebook.catalogue")
+    view = importlib.import_module("flyte_notebook.views.explanation")
+    result: Explanation = view.shown(catalogue.explain(thing))
     return result
 
 

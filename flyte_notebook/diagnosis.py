@@ -30,6 +30,7 @@ from flyte_notebook.errors import (
     recoverable,
 )
 from flyte_notebook.outcome import Failure, Raised, Success, Suggestion
+from flyte_notebook.semantics import Ended, in_reference
 from flyte_notebook.units import format_duration, format_memory, quantity_memory
 
 if TYPE_CHECKING:
@@ -106,6 +107,20 @@ def diagnose(job: Job, report: WorkerReport, *, unpickle: Callable[[bytes], Any]
             _attach(as_raised, "__cause__", WorkerTraceback(raised.traceback))
         if error is not as_raised:
             _attach(error, "__cause__", as_raised)
+    note = ""
+    if job.semantics == "reference":
+        differing = in_reference(
+            Ended(
+                error=error,
+                reason=verdict.reason,
+                worker=job.worker,
+                attempt=job.attempt,
+                max_attempts=job.max_attempts,
+                recoverable=verdict.recoverable,
+            )
+        )
+        if differing is not None:
+            error, note = differing
     worker = getattr(error, "worker", None)
     failure = Failure(
         error=error,
@@ -116,6 +131,7 @@ def diagnose(job: Job, report: WorkerReport, *, unpickle: Callable[[bytes], Any]
         message=raised.message if raised is not None and error is as_raised else str(error),
         reason=verdict.reason,
         headline=verdict.headline,
+        note=note,
         task_name=job.label,
         attempt=job.attempt,
         max_attempts=job.max_attempts,
@@ -256,11 +272,17 @@ def _raised(raised: Raised, as_raised: BaseException) -> _Verdict:
         said = f" ({_one_line(raised.message)})" if raised.message else ""
         headline = f"one allocation was larger than the machine could promise{said}; this is not an OOM kill"
     return _Verdict(
-        error=error or RuntimeUserError(code, message),
+        error=error or RuntimeUserError(code, message, _worker_of(as_raised)),
         reason="raised",
         headline=headline + _on_line(raised),
         recoverable=raised.recoverable and recoverable(as_raised),
     )
+
+
+def _worker_of(error: BaseException) -> str | None:
+    """Return the attempt that an error of the SDK came from, if it says so."""
+    worker = getattr(error, "worker", None)
+    return worker if isinstance(error, CustomError) and worker not in _NOBODY else None
 
 
 def _lost(job: Job, report: WorkerReport) -> _Verdict:

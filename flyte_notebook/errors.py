@@ -57,6 +57,21 @@ else:
     RunAbortedError = _first("RunAbortedError", "ActionAbortedError")
     silence_grpc_polling_error = _first("silence_grpc_polling_error", "silence_polling_error")
 
+    def _bound(name: str) -> type[RuntimeUserError]:
+        """Return the class of one bound of ``flyte.Timeout``; older SDKs know only its base, so it is made here."""
+        if hasattr(flyte.errors, name):
+            return getattr(flyte.errors, name)
+
+        def init(self: RuntimeUserError, message: str) -> None:
+            RuntimeUserError.__init__(self, name, message, "user")
+
+        words = {"__doc__": "As in newer SDKs.", "__module__": __name__, "__qualname__": name, "__init__": init}
+        return type(name, (flyte.errors.TaskTimeoutError,), words)
+
+    DeadlineExceededError = _bound("DeadlineExceededError")
+    MaxQueuedTimeExceededError = _bound("MaxQueuedTimeExceededError")
+    MaxRuntimeExceededError = _bound("MaxRuntimeExceededError")
+
 ReferenceTaskError: type[RuntimeUserError] | tuple[type[RuntimeUserError], ...] = getattr(
     flyte.errors,
     "ReferenceTaskError",

@@ -46,12 +46,13 @@ class Action:
         return self.attempts[-1].outcome if self.attempts else None
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, repr=False)
 class Run:
     """One ``flyte.run`` or one cell: its actions, flat, in start order.
 
     ``failure`` is why the run failed, ``None`` while it runs and when it succeeded, also if failures inside were
-    caught. ``outputs`` are the results by name.
+    caught. ``outputs`` are the results of a cell by name; only the run that gave some last still has them, so that the
+    history does not keep everything that was ever returned.
     """
 
     name: str
@@ -60,7 +61,12 @@ class Run:
     failure: Failure | None = None
     outputs: dict[str, Any] = field(default_factory=dict)
     cached: bool = False
-    _by_name: dict[str, Action] = field(default_factory=dict, repr=False)
+    _by_name: dict[str, Action] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        count = f"{len(self.actions)} action{'' if len(self.actions) == 1 else 's'}"
+        failed = "" if self.failure is None else f", {type(self.failure.error).__name__}"
+        return f"<Run {self.name} of {self.task_name}: {count}{failed}>"
 
     def action(self, name: str) -> Action | None:
         """Return the action of that name, or ``None``."""
@@ -113,7 +119,18 @@ class History:
 
     def find(self, name: str) -> Run | None:
         """Return the run of that name, or ``None``."""
-        return next((run for run in reversed(self._runs) if run.name == name), None)
+        return next((run for run in reversed(tuple(self._runs)) if run.name == name), None)
+
+    def forget(self, name: str) -> None:
+        """Remove the run of that name: nothing of it ever started."""
+        self._runs = deque((run for run in self if run.name != name), maxlen=self._runs.maxlen)
+
+    def keep_outputs(self, name: str, outputs: dict[str, Any]) -> None:
+        """Give the run of that name its outputs, and take those of all others away; nothing if it is not known."""
+        if self.find(name) is None:
+            return
+        for run in self:
+            run.outputs = outputs if run.name == name else {}
 
     @property
     def last_run(self) -> Run | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from flyte_notebook.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+Semantics: TypeAlias = Literal["cluster", "reference"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,7 @@ class Job:
     ``attempt`` counts from 0, as ``flyte.ctx().attempt_number`` does; ``max_attempts`` is retries + 1.
     ``parent`` is the action name of the action that asked for this one, ``None`` for the root of a run.
     ``queued_s`` is the monotonic time of the action's first submission; a deadline counts from there.
+    ``semantics`` says whose error classes a failure gets: today's cluster's, or those of the published reference.
     """
 
     label: str
@@ -51,6 +55,7 @@ class Job:
     env_vars: Mapping[str, str] = field(default_factory=dict)
     inputs: tuple[InputFact, ...] = ()
     queued_s: float = 0.0
+    semantics: Semantics = "cluster"
 
     @property
     def worker(self) -> str:

@@ -123,7 +123,8 @@ class Failure:
 
     ``error`` is the ``flyte.errors`` exception that reaches the user; it carries this object as ``exc.failure``.
     ``headline`` is one plain sentence with measured against allowed. ``wire_code`` is the code a cluster puts on the
-    wire when it differs from ``code``. ``line`` is the user's line where it failed, ``None`` when not known.
+    wire when it differs from ``code``. ``note`` says in one sentence that a cluster
+    would raise another class, when it would. ``line`` is the user's line where it failed, ``None`` when not known.
     """
 
     error: BaseException
@@ -139,6 +140,7 @@ class Failure:
     limits: Limits
     report: WorkerReport
     wire_code: str | None = None
+    note: str = ""
     line: SourceLine | None = None
     lines: tuple[SourceLine, ...] = ()
     traceback: str = ""
@@ -162,6 +164,7 @@ class Failure:
             "message": self.message,
             "reason": self.reason,
             "headline": self.headline,
+            "note": self.note,
             "task_name": self.task_name,
             "attempt": self.attempt + 1,
             "max_attempts": self.max_attempts,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ class MemoryTrace:
     measured.
     """
 
-    times_s: tuple[float, ...] = ()
-    memory_bytes: tuple[int, ...] = ()
+    times_s: tuple[float, ...] = field(default=(), repr=False)
+    memory_bytes: tuple[int, ...] = field(default=(), repr=False)
     limit_bytes: int | None = None
     baseline_bytes: int | None = None
     peak_bytes: int | None = None

@@ -22,8 +22,8 @@ PACKAGE = "flyte_notebook"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("units", "errors"),
     ("limits", "trace"),
-    ("job", "outcome"),
-    ("diagnosis", "advice", "catalogue", "history"),
+    ("job", "outcome", "semantics"),
+    ("diagnosis", "advice", "catalogue.*", "history"),
     ("limiters.*",),
     ("worker.*",),
     ("scheduler",),

@@ -26,6 +26,7 @@ PUBLIC = (
     "Attempt",
     "Doctor",
     "Enforced",
+    "Explanation",
     "Failure",
     "MemoryTrace",
     "Run",
@@ -33,6 +34,7 @@ PUBLIC = (
     "doctor",
     "enable",
     "errors",
+    "explain",
     "last_failure",
     "last_run",
     "load_ipython_extension",
@@ -48,6 +50,10 @@ FIELDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("outcome", "Failure"): (
         *("error", "kind", "code", "worker", "message", "reason", "line", "traceback", "output_tail"),
         *("suggestions", "to_dict", "to_json"),
+    ),
+    ("catalogue", "Explanation"): (
+        *("name", "meaning", "kind", "codes", "raised_on_cluster", "raised_here", "real_here"),
+        *("recover", "prevent", "related", "signature", "bases", "facts"),
     ),
     ("outcome", "SourceLine"): ("file", "number", "text"),
     ("trace", "MemoryTrace"): (
@@ -73,7 +79,7 @@ def test_nothing_else_looks_public() -> None:
     """A name without underscore is public or a module."""
     seen = {name for name in vars(fn) if not name.startswith("_")}
     modules = {name for name in seen if isinstance(vars(fn)[name], types.ModuleType)}
-    assert set() == seen - modules - set(PUBLIC) - {"annotations", "TYPE_CHECKING", "Any"}
+    assert set() == seen - modules - set(PUBLIC) - {"annotations", "TYPE_CHECKING", "Any", "Literal"}
 
 
 def test_dir_shows_the_public_names() -> None:

@@ -136,3 +136,37 @@ def test_a_run_tells_tools_names_and_numbers_but_no_values() -> None:
     }
     assert [expected] == run.to_dict()["actions"]
     assert ["secret"] == run.to_dict()["outputs"]
+
+
+def test_only_the_run_that_gave_outputs_last_has_them() -> None:
+    """The outputs of earlier runs are let go; outputs of a run that is not known change nothing."""
+    history = History()
+    first, second = history.begin("r1", "first"), history.begin("r2", "second")
+    history.keep_outputs("r1", {"x": 1})
+    assert ({"x": 1}, {}) == (first.outputs, second.outputs)
+    history.keep_outputs("r2", {"y": 2})
+    history.keep_outputs("unknown", {"z": 3})
+    assert ({}, {"y": 2}) == (first.outputs, second.outputs)
+
+
+def test_a_run_that_never_started_can_be_forgotten() -> None:
+    """It is gone, the others stay in order, and the number of kept runs is as before."""
+    history = History(kept=2)
+    history.begin("r1", "first")
+    history.begin("r2", "second")
+    history.forget("r2")
+    history.forget("unknown")
+    assert ["r1"] == [run.name for run in history]
+    for name in ("r3", "r4"):
+        history.begin(name, "later")
+    assert ["r3", "r4"] == [run.name for run in history]
+
+
+def test_a_run_is_shown_in_one_line() -> None:
+    """Its name, its task, how many actions it has, and why it failed."""
+    run = Run(name="r1", task_name="oomer")
+    run.begin_action("a0", "oomer", None, Limits())
+    assert "<Run r1 of oomer: 1 action>" == repr(run)
+    run.begin_action("a1", "other", "a0", Limits())
+    run.failure = _failure()
+    assert "<Run r1 of oomer: 2 actions, ValueError>" == repr(run)

@@ -57,6 +57,16 @@ if TYPE_CHECKING:
         assert_type(report.hints, tuple[str, ...])
         assert_type(str(report), str)
 
+    def explains(failure: Failure) -> None:
+        """Ask what an error means."""
+        explanation = fn.explain(failure.error)
+        assert_type(explanation, fn.Explanation)
+        assert_type(explanation.codes, tuple[str, ...])
+        assert_type(explanation.real_here, bool)
+        assert_type(explanation.facts, str | None)
+        fn.explain("OOMError")
+        fn.explain(fn.errors.ReferenceTaskError)
+
     def refuses() -> None:
         """Write what a checker must refuse: an ignore that is not needed is an error too."""
         Limits(memory_bytes="250Mi")  # type: ignore[arg-type] # quantities are parsed in units, not here

@@ -34,7 +34,8 @@ class CellOutcome:
     bound in the notebook, name to full module name; ``submodules`` are imported beside them. ``changed`` are inputs
     that changed in the task only, ``perhaps_changed`` those that were too large to compare and had methods called.
     ``has_value``: the cell ends in an expression. ``shown`` is the mimebundle of its value when the value itself
-    could not travel, ``None`` otherwise.
+    could not travel, ``None`` otherwise. ``disposable``: no cache refers to the file, and it may go when the values
+    are loaded.
     """
 
     segments: tuple[Segment, ...] = ()
@@ -48,6 +49,7 @@ class CellOutcome:
     perhaps_changed: tuple[str, ...] = ()
     has_value: bool = False
     shown: Mapping[str, Any] | None = None
+    disposable: bool = False
     sources: Mapping[str, list[str]] = field(default_factory=dict)
 
     @property

@@ -7,15 +7,21 @@ import linecache
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from IPython.core.displayhook import DisplayHook
 from IPython.core.error import UsageError
 
 from flyte_notebook.cells.returned import bind
 from flyte_notebook.cells.selection import CannotSendError, UnknownNameError
-from flyte_notebook.errors import RunAbortedError
+from flyte_notebook.errors import BaseRuntimeError, RunAbortedError
 from flyte_notebook.limiters import machine
+from flyte_notebook.notebook import refusals
+from flyte_notebook.notebook.options import MAGIC
+from flyte_notebook.notebook.render import of_this_process
 from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk import celltask, enforcement, settings
+from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.units import format_memory, quantity_memory
+from flyte_notebook.worker.pickling import PicklingProblem
 
 if TYPE_CHECKING:
     from flyte_notebook.cells.returned import ReturnedValues
@@ -29,16 +35,20 @@ FINISH = "flyte_notebook.notebook.shell_in_worker:finish_cell"
 
 
 class CellRun:
-    """Runs one cell as a task. Everything that can be wrong is said before anything runs, as far as it can be known."""
+    """Runs one cell as a task. Everything that can be wrong is said before anything runs, as far as it can be known.
+
+    ``interrupted``: it was stopped by an interrupt of the kernel.
+    """
 
     def __init__(self, shell: Any, said: CellOptions, cell: str) -> None:
         session = enforcement.current()
         if session is None:
-            raise UsageError("%%flyte_task: limits are not enforced now; run %reload_ext flyte_notebook")
+            raise UsageError(f"{MAGIC}: limits are not enforced now; run %reload_ext flyte_notebook")
         self._session: Session = session
         self._shell = shell
         self._said = said
         self._cell = cell
+        self.interrupted = False
 
     def run(self) -> Any:
         """Run the cell; bind its outputs; return the value of its last expression. Raises what the task raised."""
@@ -49,14 +59,31 @@ class CellRun:
         name = f"{self._said.name or 'cell'}-{uuid.uuid4().hex[:12]}"
         run = enforcement.history.begin(name, task.name)
         try:
-            self._session.run(task, tuple(parts.inputs.values()), name=name)
+            values = self._returned(task, parts, name)
         except KeyboardInterrupt as interrupt:
+            self.interrupted = True
             raise self._aborted(name, interrupt) from None
-        values = celltask.last_outputs.take(name)
+        except PicklingProblem as problem:
+            enforcement.history.forget(name)
+            spooled.end(name, failed=False)
+            raise UsageError(f"{MAGIC}: {problem}; make it in the cell, or leave it out with --inputs") from None
+        except BaseRuntimeError as error:
+            if getattr(error, "failure", None) is None:  # the session refused it
+                run.failure = of_this_process(error, task.name, "it did not start")
+                enforcement.history.last_failure = run.failure
+                error.failure = run.failure  # type: ignore[attr-defined]  # as on every error that reaches the user
+            raise
         run.cached = not run.actions
-        if values is None:
-            return None
-        return self._bind(values, name, cached=run.cached)
+        return None if values is None else self._bind(values, cached=run.cached)
+
+    def _returned(self, task: CellTask, parts: CellParts, name: str) -> ReturnedValues | None:
+        heard: list[ReturnedValues] = []
+        undo = celltask.last_outputs.listen(lambda run, values: heard.append(values) if run == name else None)
+        try:
+            self._session.run(task, tuple(parts.inputs.values()), name=name)
+        finally:
+            undo()
+        return heard[-1] if heard else None
 
     def _check_limits(self) -> None:
         memory_bytes = self._said.memory_bytes
@@ -66,13 +93,13 @@ class CellRun:
         needed = self._session.engine.baseline_bytes
         if needed is not None and memory_bytes < needed:
             raise UsageError(
-                f"%%flyte_task: --memory {quantity_memory(memory_bytes)} is below what Python and Flyte themselves "
+                f"{MAGIC}: --memory {quantity_memory(memory_bytes)} is below what Python and Flyte themselves "
                 f"need ({format_memory(needed)}); write for example --memory 128Mi"
             )
         capacity = machine.capacity_bytes()
         if memory_bytes > capacity:
             raise UsageError(
-                f"%%flyte_task: --memory {quantity_memory(memory_bytes)} is more than this machine has "
+                f"{MAGIC}: --memory {quantity_memory(memory_bytes)} is more than this machine has "
                 f"({format_memory(capacity)})"
             )
 
@@ -86,9 +113,12 @@ class CellRun:
             parts = celltask.read_cell(
                 source, shell.user_ns, filename=filename, inputs=said.inputs, outputs=said.outputs
             )
-        except (SyntaxError, UnknownNameError) as error:
-            error.of_flyte_cell = True  # type: ignore[union-attr]  # render shows it as a plain cell would
-            raise
+        except SyntaxError as error:
+            raise refusals.syntax_error(error, source) from None
+        except UnknownNameError as error:
+            if error.name in (said.inputs or ()):
+                raise UsageError(f"{MAGIC}: {error}") from None
+            raise refusals.name_error(error, source, filename) from None
         self._check_name(parts)
         environment = None if said.env is None else self._environment(said.env)
         try:
@@ -100,30 +130,33 @@ class CellRun:
                 **settings.task_settings(_task_options(said), environment),
             )
         except CannotSendError as error:
-            raise UsageError(f"%%flyte_task: {error}") from None
+            raise UsageError(f"{MAGIC}: {error}") from None
         return task, parts
 
     def _check_name(self, parts: CellParts) -> None:
         name = self._said.name
         if name is None:
             return
-        if name in parts.names.assigned:
+        if name in parts.names.assigned or name in (self._said.outputs or ()):
+            where = "assigned in the cell" if name in parts.names.assigned else "an output"
             raise UsageError(
-                f"%%flyte_task: NAME {name!r} is also assigned in the cell; it will hold the task, so give one of them "
-                "another name"
+                f"{MAGIC}: NAME {name!r} is also {where}; it will hold the task, so give one of them another name"
             )
         held = self._shell.user_ns.get(name)
         if name in self._shell.user_ns and not settings.is_task(held):
             raise UsageError(
-                f"%%flyte_task: NAME {name!r} would replace your variable ({type(held).__name__}); "
+                f"{MAGIC}: NAME {name!r} would replace your variable ({type(held).__name__}); "
                 f"use another name or del {name}"
             )
 
     def _environment(self, name: str) -> Any:
         held = self._shell.user_ns.get(name)
         if not settings.is_environment(held):
-            what = "does not exist" if name not in self._shell.user_ns else f"is a {type(held).__name__}"
-            raise UsageError(f'%%flyte_task: --env {name}: it {what}; {name} = flyte.TaskEnvironment(name="{name}")')
+            is_there = name in self._shell.user_ns
+            what = f"is of type {type(held).__name__}, no flyte.TaskEnvironment" if is_there else "does not exist"
+            other = "env" if is_there else name
+            right = f'{other} = flyte.TaskEnvironment(name="{other}")'
+            raise UsageError(f"{MAGIC}: --env: `{name}` {what}; write in another cell, for example, {right}")
         return held
 
     def _aborted(self, name: str, interrupt: KeyboardInterrupt) -> BaseException:
@@ -138,18 +171,13 @@ class CellRun:
                     return action.outcome.error
         return interrupt.__cause__ or RunAbortedError("the cell was interrupted before its task started")
 
-    def _bind(self, values: ReturnedValues, name: str, *, cached: bool) -> Any:
-        outputs = values.outputs
+    def _bind(self, values: ReturnedValues, *, cached: bool) -> Any:
         result = values.result
         notes = bind(values, self._shell.user_ns)
-        run = enforcement.history.find(name)
-        if run is not None:
-            run.outputs = {**outputs, **({"result": result} if values.outcome.has_value else {})}
-        if not cached and self._said.cache != "auto":
-            values.outcome.discard()
         for note in (*(["the result is from the cache"] if cached else []), *notes):
             self._show({"text/plain": f"[flyte_notebook: {note}]"})
-        if values.outcome.shown is not None:
+        silenced = DisplayHook.semicolon_at_end_of_expression(self._cell)  # type: ignore[no-untyped-call]  # IPython's
+        if values.outcome.shown is not None and not silenced:
             self._show(dict(values.outcome.shown))
         return result
 

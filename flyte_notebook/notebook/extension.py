@@ -7,15 +7,16 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook import capabilities
-from flyte_notebook.cells.selection import UnknownNameError
-from flyte_notebook.errors import ActionNotFoundError, BaseRuntimeError
 from flyte_notebook.notebook import interrupts, loop, options, output, uncaught
-from flyte_notebook.notebook.magics import SUB_COMMANDS, FlyteMagics
-from flyte_notebook.notebook.render import render
-from flyte_notebook.sdk import enforcement, seam
+from flyte_notebook.notebook.magics import COMPLETIONS, FlyteMagics
+from flyte_notebook.notebook.render import CLASSES, Renderer
+from flyte_notebook.sdk import celltask, enforcement, seam
+from flyte_notebook.sdk.spooled import spooled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from flyte_notebook.sdk.session import Session
 
 _loaded: dict[int, Extension] = {}
 
@@ -28,6 +29,7 @@ class Extension:
         self._undo: list[Callable[[], object]] = []
         self._running = _running_loop()
         self._beating: asyncio.Task[None] | None = None
+        self._renderer = Renderer(shell)
         self.polling: loop.PollingErrorHandler | None = None
 
     def load(self) -> None:
@@ -52,23 +54,34 @@ class Extension:
         if session is not None and self._running is not None and (self._beating is None or self._beating.done()):
             self._beating = interrupts.heartbeat(self._running, lambda: bool(session.engine.active))
 
-    def _install(self, session: Any) -> None:
+    def _install(self, session: Session) -> None:
         running = self._running
         if running is not None:
             loop.apply_nest_asyncio2(running)
             self.polling = loop.PollingErrorHandler(running, claim=seam.claim_loop)
             self.polling.install()
             self._undo.append(self.polling.uninstall)
-            self._register("pre_run_cell", lambda *_: self.polling and self.polling.check())
-        guard = interrupts.InterruptGuard(session.stop_all)
+        self._register("pre_run_cell", lambda *_: self._before_cell())
+        guard = interrupts.InterruptGuard(lambda reason: self._stop_all(session, reason))
         guard.install(self._shell)
         self._undo.append(guard.uninstall)
-        classes = (BaseRuntimeError, ActionNotFoundError, KeyboardInterrupt, SyntaxError, UnknownNameError)
-        self._undo.append(uncaught.install(self._shell, render, classes).uninstall)
-        magics = FlyteMagics(self._shell, lambda: self.polling.silenced if self.polling is not None else None)
+        self._undo.append(uncaught.install(self._shell, self._renderer, CLASSES).uninstall)
+        self._undo.append(celltask.last_outputs.listen(_keep_outputs))
+        magics = FlyteMagics(
+            self._shell, self._renderer, lambda: self.polling.silenced if self.polling is not None else None
+        )
         self._shell.register_magics(magics)
         self._undo.append(self._forget_magics)
-        self._undo.append(options.install_completer(self._shell, SUB_COMMANDS).uninstall)
+        self._undo.append(options.install_completer(self._shell, COMPLETIONS).uninstall)
+
+    def _before_cell(self) -> None:
+        self._renderer.stopped = None
+        if self.polling is not None:
+            self.polling.check()
+
+    def _stop_all(self, session: Session, reason: str) -> BaseException | None:
+        self._renderer.stopped = session.stop_all(reason)
+        return self._renderer.stopped
 
     def _forget_magics(self) -> None:
         tables = self._shell.magics_manager.magics
@@ -106,6 +119,18 @@ def unload(shell: Any) -> None:
     extension.unload()
     if getattr(asyncio, "_nest_patched", False):
         sys.stdout.write("flyte_notebook is unloaded; the patch of nest-asyncio2 stays until the kernel restarts.\n")
+
+
+def _keep_outputs(run_name: str, values: Any) -> None:
+    """Give a run what its cell gave back, by name; the value of the last expression is called ``result``."""
+    outputs = values.outputs
+    if values.outcome.has_value:
+        outputs["result"] = values.result
+    enforcement.history.keep_outputs(run_name, outputs)
+    if values.outcome.disposable:
+        values.outcome.discard()
+    spooled.end(run_name, failed=False)  # a result from the cache comes without the end of a run
+    celltask.last_outputs.take(run_name)  # nobody else asks for it: the values would stay in memory
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

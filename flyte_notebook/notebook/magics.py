@@ -7,25 +7,31 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand, output_can_be_silenced
 
-from flyte_notebook import capabilities
-from flyte_notebook.notebook import options, render
+from flyte_notebook import capabilities, catalogue
+from flyte_notebook.notebook import options
 from flyte_notebook.notebook.cellrun import CellRun
+from flyte_notebook.notebook.render import Text
 from flyte_notebook.sdk import enforcement
-from flyte_notebook.views import runs
+from flyte_notebook.views import explanation, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SUB_COMMANDS = ("doctor", "last", "runs")
+    from flyte_notebook.notebook.render import Renderer
+
+SUB_COMMANDS = ("doctor", "explain", "last", "runs")
+COMPLETIONS = {"": SUB_COMMANDS, "explain": catalogue.names()}
+"""What may follow ``%flyte``, and what may follow a sub-command."""
 
 
 @magics_class
 class FlyteMagics(Magics):
     """``%%flyte_task`` and ``%flyte`` of one shell. ``silenced`` counts the loop's silenced polling errors."""
 
-    def __init__(self, shell: Any, silenced: Callable[[], int | None]) -> None:
+    def __init__(self, shell: Any, renderer: Renderer, silenced: Callable[[], int | None]) -> None:
         super().__init__(shell)
         self._shell = shell
+        self._renderer = renderer
         self._silenced = silenced
 
     @no_var_expand
@@ -38,12 +44,12 @@ class FlyteMagics(Magics):
         try:
             return run.run()
         except Exception as error:
-            rendered = render.render(error) if said.no_raise else None
+            failure = self._renderer.failure_of(error) if said.no_raise and not run.interrupted else None
+            rendered = None if failure is None else self._renderer(error)
             if rendered is None:
                 raise
-            bundle, _ = rendered
-            self._shell.display_pub.publish(data=bundle, metadata={})
-            self._shell.displayhook.update_user_ns(error.failure)  # type: ignore[attr-defined]  # it was rendered
+            self._shell.display_pub.publish(data=rendered[0], metadata={})
+            self._shell.displayhook.update_user_ns(failure)
             return None
 
     @no_var_expand
@@ -51,22 +57,38 @@ class FlyteMagics(Magics):
     def flyte(self, line: str) -> Any:
         """Look at this kernel's tasks.
 
-        %flyte doctor   what is enforced here, by which mechanism, and what would give more
-        %flyte last     the run that began last: its actions, their limits, peaks and outcomes
-        %flyte runs     all runs of this kernel
+        %flyte doctor          what is enforced here, by which mechanism, and what would give more
+        %flyte explain [NAME]  what an error means and how to recover; without a name, the last failure
+        %flyte last            the run that began last: its actions, their limits, peaks and outcomes
+        %flyte runs            all runs of this kernel
         """
         command = line.strip() or "doctor"
         if command == "doctor":
             return capabilities.examine(silenced_polling_errors=self._silenced())
+        if command.partition(" ")[0] == "explain":
+            return self._explain(command.partition(" ")[2].strip())
         if command == "last":
             run = enforcement.history.last_run
             if run is None:
                 raise UsageError("%flyte last: nothing has run yet; run a %%flyte_task cell or flyte.run(task) first")
-            return render.Text(runs.run_text(run))
+            return Text(runs.run_text(run))
         if command == "runs":
-            return render.Text(runs.runs_text(list(enforcement.history)))
+            return Text(runs.runs_text(list(enforcement.history)))
         close = f"%flyte {command}: there is no such command; there are " + ", ".join(SUB_COMMANDS)
         raise UsageError(close)
+
+    def _explain(self, name: str) -> Any:
+        """Explain what a name stands for: a variable that holds an error, a class, a code; else the last failure."""
+        thing = self._shell.user_ns.get(name, name)
+        if not name:
+            failure = enforcement.history.last_failure
+            if failure is None:
+                raise UsageError("%flyte explain: nothing has failed yet; name an error, as in %flyte explain OOMError")
+            thing = failure.error
+        try:
+            return explanation.shown(catalogue.explain(thing))
+        except (LookupError, TypeError) as error:
+            raise UsageError(f"%flyte explain: {error.args[0]}") from None
 
 
 FlyteMagics.flyte_task.__doc__ = options.help_text()

@@ -284,6 +284,8 @@ def _options_hint(word: str) -> str:
 
 
 def _meant(flag: str) -> str:
+    if flag in {"-h", "--help", "-?"}:
+        return f"{MAGIC}? shows the help, for example {EXAMPLES[0]}"
     known = [option.name for option in OPTIONS if option.missing is None]
     close = [_MEANT[flag]] if flag in _MEANT else []
     close += [name for name in known if len(flag) > len("--") and name.startswith(flag.lower())]
@@ -336,9 +338,9 @@ def _unused(before: list[str]) -> list[str]:
 class Completer:
     """What `install_completer` added to a shell."""
 
-    def __init__(self, shell: Any, sub_commands: tuple[str, ...]) -> None:
+    def __init__(self, shell: Any, after: dict[str, tuple[str, ...]]) -> None:
         self._shell = shell
-        self._sub_commands = sub_commands
+        self._after = after
         self._matcher: Any = self._match  # one bound method, so that it can be found again
         shell.Completer.custom_matchers.append(self._matcher)
 
@@ -365,9 +367,9 @@ class Completer:
         magic, space, rest = context.text_until_cursor.lstrip().partition(" ")
         if not space:
             return [], ""
-        if magic == "%flyte" and " " not in rest.lstrip():
-            word = rest.lstrip()
-            return [command for command in self._sub_commands if command.startswith(word)], word
+        if magic == "%flyte":
+            before, _, word = rest.lstrip().rpartition(" ")
+            return [name for name in self._after.get(before.strip(), ()) if name.lower().startswith(word.lower())], word
         first = not "".join(context.full_text.split("\n")[: context.cursor_line]).strip()
         if magic == MAGIC and first:
             return complete(rest, self._names()), fragment(rest)
@@ -384,10 +386,10 @@ class Completer:
 
 def install_completer(
     shell: Any,
-    sub_commands: tuple[str, ...] = (),
+    after: dict[str, tuple[str, ...]] | None = None,
 ) -> Completer:
-    """Let Tab complete the first line of a ``%%flyte_task`` cell, and ``sub_commands`` after ``%flyte``."""
-    return Completer(shell, sub_commands)
+    """Let Tab complete the first line of a ``%%flyte_task`` cell, and ``%flyte``: ``after`` which words comes what."""
+    return Completer(shell, after or {})
 
 
 def _is_environment(value: object) -> bool:

@@ -2,48 +2,121 @@
 
 from __future__ import annotations
 
-import traceback
-from typing import Any
+import asyncio
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.errors import ActionNotFoundError, BaseRuntimeError
 from flyte_notebook.limits import Limits
+from flyte_notebook.notebook.refusals import CellTextError
 from flyte_notebook.outcome import Failure, WorkerReport
 from flyte_notebook.views import bundle, text
-from flyte_notebook.worker.raised import describe
+from flyte_notebook.worker.pickling import PicklingProblem
+from flyte_notebook.worker.raised import describe, user_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from flyte_notebook.outcome import SourceLine
+
+CLASSES: tuple[type[BaseException], ...] = (
+    BaseRuntimeError,
+    ActionNotFoundError,
+    PicklingProblem,
+    CellTextError,
+    KeyboardInterrupt,
+    asyncio.CancelledError,
+)
+"""The exceptions that a `Renderer` is asked about; most of the last two are none of ours."""
+
+MOST_LINES = 3
+"""How many lines of the notebook's own code stand above the error of a task."""
+
+_NOBODY = (None, "", "user", "UNKNOWN")
+"""What the SDK writes where a worker's name belongs."""
 
 
-def render(error: BaseException) -> tuple[dict[str, Any], list[str]] | None:
-    """Return what to show for an error that left a cell; ``None`` for one that is not ours to show.
+class Renderer:
+    """Says how an error that left a cell of one shell is shown.
 
-    An interrupt of a run arrives as a KeyboardInterrupt whose cause is the error of the run.
+    ``stopped`` is what the runs that an interrupt stopped in this cell end with, ``None`` when it stopped none: a cell
+    that awaits is cancelled by the kernel, and its CancelledError does not tell why.
     """
-    if isinstance(error, KeyboardInterrupt):
-        if error.__cause__ is None:
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self.stopped: BaseException | None = None
+
+    def __call__(self, error: BaseException) -> tuple[dict[str, Any], list[str]] | None:
+        """Return the bundle and the lines to show for an error; ``None`` for one that is not ours to show."""
+        if isinstance(error, CellTextError):
+            return {}, list(error.lines)
+        if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
+            # An interrupt of a run arrives as a KeyboardInterrupt whose cause is the error of the run.
+            cause = self.stopped if isinstance(error, asyncio.CancelledError) else error.__cause__
+            return None if cause is None else ({}, [*self._here(error), f"{type(error).__name__}: {cause}"])
+        if isinstance(error, PicklingProblem):
+            return {}, [*self._here(error), f"PicklingProblem: {error}"]
+        failure = self.failure_of(error)
+        if failure is None:
             return None
-        return {}, [f"KeyboardInterrupt: {error.__cause__}"]
-    if getattr(error, "of_flyte_cell", False):
-        return {}, _as_in_a_plain_cell(error)
-    failure = getattr(error, "failure", None)
-    if not isinstance(failure, Failure):
-        if not isinstance(error, (BaseRuntimeError, ActionNotFoundError)):
-            return None
-        failure = _of_this_process(error)
-    return bundle.failure_bundle(failure), text.short_traceback(failure)
+        shown = self._with_cell_names(failure)
+        # What happened in the notebook itself, when the failure is that of a task which it started.
+        here = self._here(error) if failure is getattr(error, "failure", None) else []
+        return bundle.failure_bundle(shown), [*here, *text.short_traceback(shown)]
+
+    def failure_of(self, error: BaseException) -> Failure | None:
+        """Return the failure that an error carries, or stands for when no task raised it; ``None`` for other errors."""
+        failure = getattr(error, "failure", None)
+        if isinstance(failure, Failure):
+            return failure
+        return of_this_process(error) if isinstance(error, (BaseRuntimeError, ActionNotFoundError)) else None
+
+    def _here(self, error: BaseException) -> list[str]:
+        """Return the lines of plain cells on the way to an error; a magic's own line says nothing."""
+        lines = [line for line in user_lines(error.__traceback__) if not _is_of_a_magic(line)]
+        return [
+            f"  {text.clean_line(line.file)}, line {line.number}: {text.clean_line(line.text)}"
+            for line in self._named(lines[-MOST_LINES:])
+        ]
+
+    def _with_cell_names(self, failure: Failure) -> Failure:
+        lines = self._named(failure.lines)
+        traceback = failure.traceback
+        for file, name in {(old.file, new.file) for old, new in zip(failure.lines, lines, strict=True)}:
+            traceback = traceback.replace(f'"{file}"', f'"{name}"')
+        line = None if failure.line is None else self._named([failure.line])[0]
+        return dataclasses.replace(failure, lines=lines, line=line, traceback=traceback)
+
+    def _named(self, lines: Iterable[SourceLine]) -> tuple[SourceLine, ...]:
+        """Name cells as their numbers do, where the kernel calls them by the paths of files that do not exist."""
+        return tuple(dataclasses.replace(line, file=self._cell_name(line.file)) for line in lines)
+
+    def _cell_name(self, file: str) -> str:
+        found = self._shell.compile.format_code_name(file)
+        return file if found is None else " ".join(found)
 
 
-def _of_this_process(error: BaseException) -> Failure:
-    """Return the failure that an error of the SDK stands for when no task of ours raised it."""
+def of_this_process(
+    error: BaseException, task_name: str = "this cell", why: str = "raised in the notebook itself"
+) -> Failure:
+    """Return the failure that an error of the SDK stands for when it came from no attempt of a task.
+
+    ``why`` says so in a few words.
+    """
     raised = describe(error)
+    raised = dataclasses.replace(raised, lines=tuple(line for line in raised.lines if not _is_of_a_magic(line)))
     said = raised.message.strip().splitlines() or [raised.type_name]
+    worker = getattr(error, "worker", None)
     return Failure(
         error=error,
         kind=str(getattr(error, "kind", "user")),
         code=str(getattr(error, "code", raised.type_name)),
-        worker=str(getattr(error, "worker", None) or "none: it was raised in the notebook itself"),
+        worker=f"none: {why}" if worker in _NOBODY else str(worker),
         message=raised.message,
         reason="raised",
-        headline=f"{said[0][:200]} (raised in the notebook itself)",
-        task_name="this cell",
+        headline=f"{said[0][:200]} ({why})",
+        task_name=task_name,
         attempt=0,
         max_attempts=1,
         limits=Limits(),
@@ -54,13 +127,9 @@ def _of_this_process(error: BaseException) -> Failure:
     )
 
 
-def _as_in_a_plain_cell(error: BaseException) -> list[str]:
-    """Return the lines of an error in a cell's text: what a plain cell shows, none of our frames."""
-    name = "NameError" if isinstance(error, NameError) else type(error).__name__
-    if not isinstance(error, SyntaxError):
-        return [f"{name}: {error}"]
-    lines = traceback.format_exception_only(type(error), error)
-    return "".join(lines).replace('  File "', "  ", 1).replace('", line', ", line", 1).rstrip().split("\n")
+def _is_of_a_magic(line: SourceLine) -> bool:
+    """Whether a line is what IPython makes of a cell magic; it says nothing to a reader."""
+    return line.text.startswith("get_ipython().run_cell_magic(")
 
 
 class Text(str):

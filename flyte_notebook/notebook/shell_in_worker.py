@@ -98,7 +98,7 @@ def forbid_prompts() -> None:
 
 def _no_prompt(what: str, instead: str) -> Callable[..., NoReturn]:
     def refuse(*_arguments: object, **_options: object) -> NoReturn:
-        raise RuntimeError(f"{what} cannot ask anything here: the cell runs in a process of its own; {instead}.")
+        raise RuntimeError(f"{what} cannot ask anything here: the cell runs in a process of its own; {instead}")
 
     return refuse
 

@@ -97,6 +97,13 @@ class CellTask(AsyncFunctionTaskTemplate[Any, Any, Any]):
             version = hashlib.sha256(f"{self.cell.version} {cache.salt}".encode()).hexdigest()
             self.cache = replace(cache, version_override=version)
 
+    def __repr__(self) -> str:
+        declared = (
+            {name: value for name, value in vars(self.resources).items() if value is not None} if self.resources else {}
+        )
+        limits = "".join(f", {name}={value!r}" for name, value in declared.items())
+        return f"<CellTask {self.name}({', '.join(self.native_interface.inputs)}) of {self.cell.filename}{limits}>"
+
     @property
     def source_file(self) -> str | None:
         """A cell is in no file."""
@@ -119,7 +126,8 @@ class CellTask(AsyncFunctionTaskTemplate[Any, Any, Any]):
         """Run the cell in this process and return what it gives back, a `CellOutcome`."""
         outcome = await self._run(self._named(args, kwargs), fresh=False)
         self._check_size(outcome)
-        return outcome
+        assert isinstance(self.cache, flyte.Cache)  # the SDK made it one
+        return replace(outcome, disposable=self.cache.behavior == "disable")
 
     def forward(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the cell in this process, under no limit, in a namespace of its own; awaited, give its last value."""

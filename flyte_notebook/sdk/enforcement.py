@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flyte_notebook.engine import Sink
+    from flyte_notebook.job import Semantics
 
 history = History()
 """The runs of this process."""
@@ -28,12 +29,17 @@ def current() -> Session | None:
     return _session
 
 
-def open_session(*, sink: Callable[[], Sink] = StandardSink, max_processes: int = MAX_PROCESSES) -> Session:
+def open_session(
+    *,
+    sink: Callable[[], Sink] = StandardSink,
+    max_processes: int = MAX_PROCESSES,
+    semantics: Semantics = "cluster",
+) -> Session:
     """Open the session of this process, or return the open one. Raises `EngineError` when nothing can be isolated."""
     global _session  # noqa: PLW0603 - enforcement is a property of the process: the SDK has one seam
     with _lock:
         if _session is None:
-            session = Session(history=history, sink=sink, max_processes=max_processes)
+            session = Session(history=history, sink=sink, max_processes=max_processes, semantics=semantics)
             session.open()
             atexit.register(close_session)
             _session = session

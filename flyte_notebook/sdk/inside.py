@@ -10,6 +10,8 @@ from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.errors import InlineIOMaxBytesBreached
 from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk import seam, tasks
+from flyte_notebook.sdk.inputs import NamingConversion
+from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.worker import child, context, pickling
 
 if TYPE_CHECKING:
@@ -25,11 +27,15 @@ def execute(file: BinaryIO) -> bytes:
     """Run one attempt and return its outputs, pickled. Raises what the user's code raised."""
     pickling.by_name_everywhere()
     seam.settle_in_worker()
+    seam.replace_conversion(NamingConversion)
     body = tasks.unpack(file)
     seam.replay_init(body["init"])
     call = body["call"]
     raised = _watch(call["task"])
-    outputs, error = asyncio.run(seam.dispatch_here(call, body["settings"], _dispatch))
+    try:
+        outputs, error = asyncio.run(seam.dispatch_here(call, body["settings"], _dispatch))
+    finally:
+        spooled.clear()
     if raised:
         raise raised[0]
     if error is not None:
@@ -48,13 +54,19 @@ def _watch(task: Any) -> list[BaseException]:
         try:
             result = await execute_task(*args, **kwargs)
         except BaseException as error:
-            raised.append(error)
+            raised.append(_as_raised(error))
             raise
         context.stage("returning")
         return result
 
     task.execute = watched
     return raised
+
+
+def _as_raised(error: BaseException) -> BaseException:
+    """Return what the user's code raised: a StopIteration cannot leave a coroutine and comes as a cause."""
+    cause = error.__cause__
+    return cause if isinstance(cause, StopIteration) and getattr(error, "code", None) == "StopIteration" else error
 
 
 async def _dispatch(*args: Any, **kwargs: Any) -> tuple[Any, Any]:

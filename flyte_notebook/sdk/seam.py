@@ -9,6 +9,7 @@ own function runs in the worker. A contract test holds each name below to what i
 from __future__ import annotations
 
 import logging
+import sys
 from typing import TYPE_CHECKING, Any
 
 import flyte
@@ -61,6 +62,30 @@ def replace_dispatch(dispatch: Dispatch) -> Callable[[], None]:
     return undo
 
 
+def replace_conversion(naming: Callable[[Any, Callable[..., Awaitable[Any]]], Any]) -> Callable[[], None]:
+    """Put ``naming(convert, convert_inputs)`` where the local controller looks for its conversions.
+
+    Return what undoes it.
+    """
+    module: Any = _local_controller
+    before = module.convert
+    module.convert = naming(before, before.convert_from_native_to_inputs)
+
+    def undo() -> None:
+        module.convert = before
+
+    return undo
+
+
+def submitted_task_name(depth: int) -> str:
+    """Return the name of the task that ``LocalController.submit`` is submitting, ``depth`` frames up; empty elsewhere.
+
+    The controller hands its conversions no more than the task's interface.
+    """
+    task = sys._getframe(depth + 1).f_locals.get("_task")
+    return str(getattr(task, "name", ""))
+
+
 def replace_call(outside: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]) -> Callable[[], None]:
     """Let ``task(...)`` outside of any run go through ``outside(task, args, kwargs)``; return what undoes it.
 
@@ -84,12 +109,24 @@ def replace_call(outside: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any])
 
 def run_local(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str | None = None) -> Any:
     """Run a task through the SDK's local mode and return the run; blocks."""
+    args, kwargs = _by_position(task, args, kwargs)
     return flyte.with_runcontext(mode="local", name=name).run(task, *args, **kwargs)
 
 
 async def run_local_async(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str | None = None) -> Any:
     """As `run_local`, awaited."""
+    args, kwargs = _by_position(task, args, kwargs)
     return await flyte.with_runcontext(mode="local", name=name).run.aio(task, *args, **kwargs)
+
+
+def _by_position(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the same arguments, by position as far as can be: the SDK's own functions have some names for theirs."""
+    ordered, named = list(args), dict(kwargs)
+    for name in list(task.native_interface.inputs)[len(args) :]:
+        if name not in named:
+            break
+        ordered.append(named.pop(name))
+    return tuple(ordered), named
 
 
 def native_outputs(task: Any, run: Any) -> Any:

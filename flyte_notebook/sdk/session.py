@@ -17,7 +17,9 @@ from flyte_notebook.job import Surroundings
 from flyte_notebook.outcome import Failure, Success
 from flyte_notebook.scheduler import MAX_PROCESSES
 from flyte_notebook.sdk import seam, tasks
+from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.recording import Recording
+from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.worker import pickling
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from flyte_notebook.engine import Sink
     from flyte_notebook.history import Run
-    from flyte_notebook.job import Job
+    from flyte_notebook.job import Job, Semantics
 
 CANARY = "flyte_notebook.sdk.inside:canary"
 BEFORE = (
@@ -39,7 +41,8 @@ AFTER = ("flyte_notebook.notebook.shell_in_worker:finish_cell",)
 class Session:
     """One stretch of enforcement, from `open` to `close`. At most one is open in a process.
 
-    ``sink`` is called where a run begins, in its context, and returns where the run's output goes.
+    ``sink`` is called where a run begins, in its context, and returns where the run's output goes. ``semantics`` may be
+    set at any time; it counts for attempts that begin afterwards.
     """
 
     def __init__(
@@ -48,7 +51,9 @@ class Session:
         history: History | None = None,
         sink: Callable[[], Sink] = StandardSink,
         max_processes: int = MAX_PROCESSES,
+        semantics: Semantics = "cluster",
     ) -> None:
+        self.semantics: Semantics = semantics
         self.history = history if history is not None else History()
         self.engine = Engine(history=self.history, canary=CANARY, max_processes=max_processes)
         self._sink = sink
@@ -61,6 +66,7 @@ class Session:
         try:
             self._undo.append(seam.replace_dispatch(self._dispatch))
             self._undo.append(seam.replace_call(self._call_outside))
+            self._undo.append(seam.replace_conversion(NamingConversion))
         except BaseException:
             self.close()
             raise
@@ -74,6 +80,7 @@ class Session:
         while self._undo:
             self._undo.pop()()
         self.engine.close()
+        spooled.clear()
 
     def stop_all(self, reason: str = "interrupted") -> BaseException | None:
         """Have everything that runs stopped; returns at once, the error that says so, ``None`` if nothing ran."""
@@ -109,7 +116,7 @@ class Session:
         """Stand in for the SDK's direct dispatch in the kernel: run the attempt in a worker."""
         call = seam.call_arguments(args, kwargs)
         try:
-            job = tasks.job_for(call, root=True)
+            job = replace(tasks.job_for(call, root=True), semantics=self.semantics)
             tasks.check_inline_size(call["task"], call["inputs"].proto_inputs.literals, "input")
         except (ValueError, InlineIOMaxBytesBreached) as error:
             return None, seam.for_retry_loop(tasks.refusal(error), last=tasks.attempts_of(call["task"]) == 1)
@@ -123,7 +130,12 @@ class Session:
         )
         self._say_what_is_not_enforced(call["task"], job, origin.sink)
         run = self.history.begin(job.run, job.label)
-        outcome = await asyncio.wrap_future(self.engine.submit(job, origin))
+        failed = False
+        try:
+            outcome = await asyncio.wrap_future(self.engine.submit(job, origin))
+            failed = isinstance(outcome, Failure)
+        finally:
+            spooled.end(job.run, failed=failed)
         if isinstance(outcome, Success):
             run.failure = None
             return pickling.loads(outcome.answer), None

@@ -50,7 +50,8 @@ def limits_of(task: Any) -> Limits:
     if timeout is None or isinstance(timeout, (int, timedelta)):
         bounds = (timeout, None, None)
     else:
-        bounds = (timeout.max_runtime, timeout.max_queued_time, timeout.deadline)
+        # Older SDKs know fewer bounds.
+        bounds = (timeout.max_runtime, getattr(timeout, "max_queued_time", None), getattr(timeout, "deadline", None))
     runtime, queued, deadline = map(_seconds, bounds)
     return Limits(
         memory_bytes=memory,

@@ -24,8 +24,9 @@ from flyteidl2.core import literals_pb2, types_pb2  # type: ignore[import-untype
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues
 from flyte_notebook.cells.values import Spool
 from flyte_notebook.cells.version import digest
+from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.tasks import SIZE_KEY, TYPE_KEY
-from flyte_notebook.worker import pickling
+from flyte_notebook.worker import context, pickling
 from flyte_notebook.worker.sharing import shared_namespace
 from flyte_notebook.worker.unpicklable import type_name
 
@@ -178,6 +179,9 @@ class CellInputTransformer(TypeTransformer[CellInput]):
             literal.scalar.binary.tag = self.name
         else:
             literal.scalar.blob.uri = await published(spool.path) or ""
+            action: Any = flyte.ctx().action  # as in place()
+            if action is not None:
+                spooled.add(action.run_name or action.name, literal.scalar.blob.uri, spool.position)
             literal.scalar.blob.metadata.type.format = self.name
         return literal
 
@@ -228,8 +232,11 @@ class CellOutputsTransformer(TypeTransformer[CellOutputs]):
         values = ReturnedValues(outcome, shared_namespace())
         action: Any = flyte.ctx().action  # as in place()
         result = values.result
+        if context.in_worker() and outcome.disposable:
+            outcome.discard()  # nobody can ask a worker for the other outputs
         if action is not None:
-            last_outputs.record(action.run_name or action.name, values)
+            if not context.in_worker():
+                last_outputs.record(action.run_name or action.name, values)
             # To flyte.run a tuple means several outputs; the context of a run itself has the run's name.
             if action.name == action.run_name and isinstance(result, (tuple, Exception)):
                 return (result,)

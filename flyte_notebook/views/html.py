@@ -41,7 +41,7 @@ _NO_MATH: Final = "tex2jax_ignore mathjax_ignore"  # else JupyterLab sets "$5 an
 # Colours come from JupyterLab's theme, else VS Code's, else the reader's system. Background and text are always set
 # together, so that a dark system and a white page do not mix. Jupyter has rules of its own for what stands in an output
 # (it floats dt and dd, and breaks words in pre): what those set is set here too, by selectors that weigh more.
-_STYLE: Final = """
+STYLE: Final = """
 .flyte-notebook-card{--fnb-text:var(--jp-ui-font-color1,var(--vscode-foreground,#1f2328));
 --fnb-soft:var(--jp-ui-font-color2,var(--vscode-descriptionForeground,#59636e));
 --fnb-page:var(--jp-layout-color1,var(--vscode-editor-background,#fff));
@@ -115,7 +115,7 @@ def failure_html(failure: Failure) -> str:
     body = "\n".join(part for part in parts if part)
     return (
         f'<section class="flyte-notebook-card"{attributes} role="region" aria-label="{label}">'
-        f'<style>{_STYLE}</style>\n<div class="fnb-body {_NO_MATH}">\n{body}\n</div></section>'
+        f'<style>{STYLE}</style>\n<div class="fnb-body {_NO_MATH}">\n{body}\n</div></section>'
     )
 
 
@@ -133,7 +133,7 @@ def _heading(failure: Failure) -> str:
     return (
         f'<h3><span dir="auto">{_line(title_of(failure), 120)}</span>'
         f"<small>task <bdi>{_line(failure.task_name, 200)}</bdi> · {attempt}{inputs}</small></h3>\n"
-        f'<p dir="auto">{_sentence(failure.headline)}</p>'
+        f'<p dir="auto">{with_code(failure.headline)}</p>'
     )
 
 
@@ -202,8 +202,8 @@ def _advice(failure: Failure) -> str:
     sentences += failure.report.enforcement.hints[:SUGGESTIONS]
     if not sentences:
         return ""
-    said = "\n".join(f'<p dir="auto">{_sentence(sentence)}</p>' for sentence in sentences)
-    return f"<div><h4>What to try</h4>{said}</div>"
+    said = "\n".join(f'<p dir="auto">{with_code(sentence)}</p>' for sentence in sentences)
+    return f"<div><h4>What to do next</h4>{said}</div>"
 
 
 def _folded(summary: str, text: str) -> str:
@@ -213,7 +213,7 @@ def _folded(summary: str, text: str) -> str:
     return f'<details><summary>{summary}</summary><pre dir="auto">{escape(text)}</pre></details>'
 
 
-def _sentence(text: str) -> str:
+def with_code(text: str) -> str:
     """Return a sentence with what stands between backticks as code."""
     pieces = clean_line(text, 600).split("`")
     if len(pieces) % 2 == 0:  # a lone backtick is just a character

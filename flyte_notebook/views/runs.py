@@ -66,7 +66,9 @@ def _walk(run: Run) -> Iterator[tuple[Action, int]]:
 def _action_lines(action: Action) -> Iterator[str]:
     for attempt in action.attempts:
         number = f" (attempt {attempt.number})" if len(action.attempts) > 1 else ""
-        peak = f"{_bytes(attempt.trace.peak_bytes)} of {_bytes(attempt.limits.memory_bytes)}"
+        limit_bytes = attempt.limits.memory_bytes
+        limit = ", no limit" if limit_bytes is None else f" of {_bytes(limit_bytes)}"
+        peak = f"{_bytes(attempt.trace.peak_bytes)}{limit}"
         yield (
             f"{_mark(attempt)} {clean_line(action.task_name)}{number} · {format_duration(attempt.duration_s)} · "
             f"{peak}{_why(attempt)}"
@@ -92,8 +94,10 @@ def _end(run: Run) -> str:
         return type(run.failure.error).__name__
     if run.cached:
         return "from the cache"
-    done = bool(run.actions) and run.actions[0].outcome is not None
-    return "succeeded" if done else "not finished"
+    outcome = run.actions[0].outcome if run.actions else None
+    if isinstance(outcome, Failure):  # nobody waited for it any more: the cell was cancelled
+        return type(outcome.error).__name__
+    return "not finished" if outcome is None else "succeeded"
 
 
 def _bytes(memory_bytes: int | None) -> str:

@@ -165,11 +165,16 @@ def _farewell(status: int) -> None:
     timer.daemon = True
     timer.start()
     try:
+        _flush_files()  # first as well: a handler may take all the time there is
         atexit._run_exitfuncs()  # noqa: SLF001 - the only way to run them before os._exit
-        for thing in gc.get_objects():
-            # By type(): isinstance asks lazy proxies for their __class__, and some answer by importing a library.
-            if issubclass(type(thing), (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)):
-                with contextlib.suppress(Exception):
-                    thing.flush()
+        _flush_files()
     finally:
         os._exit(status)
+
+
+def _flush_files() -> None:
+    for thing in gc.get_objects():
+        # By type(): isinstance asks lazy proxies for their __class__, and some answer by importing a library.
+        if issubclass(type(thing), (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)):
+            with contextlib.suppress(Exception):
+                thing.flush()

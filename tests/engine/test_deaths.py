@@ -164,7 +164,7 @@ def test_a_signal_from_outside_is_not_an_oom(number: signal.Signals) -> None:
 def test_an_endless_loop_ends_at_max_runtime() -> None:
     """max_runtime=1: MaxRuntimeExceededError about a second after the worker was ready."""
     error = error_of(spin)
-    assert flyte.errors.MaxRuntimeExceededError is type(error)
+    assert fn.errors.MaxRuntimeExceededError is type(error)
     assert "max_runtime" == error.failure.reason
     assert "MAX_RUNTIME_EXCEEDED" == error.failure.wire_code
     assert 1.0 <= error.failure.report.ran_s < 2.0
@@ -200,7 +200,7 @@ def test_an_exception_passes_through_a_parent() -> None:
 
 
 def test_an_oom_that_passes_through_a_parent_shows_where_it_came_up() -> None:
-    """The failure the user sees is the child's, with its limit and peak, and the lines of the parent that awaited it."""
+    """The failure that the user sees is the child's, with the lines of the parent that awaited it."""
     error = error_of(call_allocate, 600)
     assert flyte.errors.OOMError is type(error)
     assert "memory" == error.failure.reason

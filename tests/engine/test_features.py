@@ -218,7 +218,7 @@ def test_a_non_recoverable_error_is_one_attempt() -> None:
 
 def test_a_deadline_counts_over_all_attempts() -> None:
     """A deadline ends the run whatever retries are left."""
-    with pytest.raises(flyte.errors.DeadlineExceededError):
+    with pytest.raises(fn.errors.DeadlineExceededError):
         outputs(past_the_deadline)
     assert fn.last_run is not None
     assert 1 == len(fn.last_run.actions[0].attempts)
@@ -235,7 +235,7 @@ def test_queued_too_long_is_an_error(session: Any) -> None:
         first = asyncio.ensure_future(flyte.run.aio(holder))
         while not session.engine.active:  # noqa: ASYNC110 - what is waited for happens on another thread
             await asyncio.sleep(0.01)
-        with pytest.raises(flyte.errors.MaxQueuedTimeExceededError, match="longer than its max_queued_time of 1 s"):
+        with pytest.raises(fn.errors.MaxQueuedTimeExceededError, match="longer than its max_queued_time of 1 s"):
             await flyte.run.aio(waiter, 2)
         session.stop_all("test")
         with pytest.raises(flyte.errors.ActionAbortedError):
@@ -377,3 +377,40 @@ def test_nested_actions_are_in_the_sdks_own_record() -> None:
     flyte.with_runcontext(mode="local", _tracker=Tracker()).run(gather_squares, 2)
     assert 2 == sum(entry == ("record_start", "features.square") for entry in heard)
     assert 3 == sum(name == "record_complete" for name, _ in heard)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "variable"),
+    [
+        (("a",), {}, "variable x, failed"),
+        ((), {}, "variable x, failed"),
+        ((1, 2), {}, "variable number 2, failed"),
+        ((1,), {"y": 3}, "variable y, failed"),
+    ],
+)
+def test_inputs_that_do_not_fit_name_their_variable(args: Any, kwargs: Any, variable: str) -> None:
+    """A wrong, a missing and a superfluous input are RuntimeDataValidationError, as on a cluster, in a parent too."""
+    with pytest.raises(flyte.errors.RuntimeDataValidationError, match=f"In task features.square {variable}") as caught:
+        flyte.run(square, *args, **kwargs)
+    assert ("user", "DataValidationError") == (caught.value.kind, caught.value.code)
+
+    @env.task
+    async def parent() -> str:
+        try:
+            await square(*args, **kwargs)
+        except flyte.errors.RuntimeDataValidationError as error:
+            return str(error)
+        return "nothing"
+
+    assert variable in outputs(parent)
+
+
+def test_a_wrong_output_names_itself() -> None:
+    """An output of another type than declared is RuntimeDataValidationError with the output's name."""
+
+    @env.task
+    async def wrong() -> int:
+        return "a"  # type: ignore[return-value]  # on purpose
+
+    with pytest.raises(flyte.errors.RuntimeDataValidationError, match="variable o0"):
+        outputs(wrong)

@@ -176,6 +176,11 @@ class Kernel:
         answer = self._answer(self.client.inspect(source, detail_level=0))
         return plain(answer["data"].get("text/plain", ""))
 
+    def paged(self, source: str) -> str:
+        """Return the text that a cell shows in a pager, as a cell that ends in a question mark does."""
+        pages = self.run(source).ok().content["payload"]
+        return "".join(plain(page["data"]["text/plain"]) for page in pages)
+
     def _answer(self, asked: str) -> dict[str, Any]:
         reply = self.client.get_shell_msg(timeout=PATIENCE_S)
         assert asked == reply["parent_header"]["msg_id"]

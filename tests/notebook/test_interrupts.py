@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import queue
 import signal
 import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import zmq
-from jupyter_client import KernelManager
-from jupyter_core.utils import ensure_event_loop
+from kernels import started
 
 from flyte_notebook.notebook.interrupts import heartbeat, install_for_script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from kernels import Kernel
 
 PATIENCE_S = 60
 PROMPT_S = 1.0
@@ -42,69 +41,18 @@ guard.install(get_ipython())
 """
 
 
-class Kernel:
-    """A real kernel, and the messages of one cell at a time."""
-
-    def __init__(self) -> None:
-        # A context of our own: closing it closes every socket, whatever the client forgot.
-        self.context = zmq.Context()
-        self.manager = KernelManager(kernel_name="python3", context=self.context)
-        self.manager.start_kernel(stderr=subprocess.DEVNULL)
-        self.client = self.manager.blocking_client()
-        self.client.start_channels()
-        self.client.wait_for_ready(timeout=PATIENCE_S)
-
-    def close(self) -> None:
-        """End the kernel."""
-        self.client.stop_channels()
-        self.manager.shutdown_kernel(now=True)
-        self.manager.cleanup_resources()
-        self.context.destroy(linger=0)
-        ensure_event_loop().close()  # the blocking client keeps one for this thread
-
-    def run(self, code: str, *, interrupt_after: str | None = None) -> tuple[dict[str, Any], str, float]:
-        """Run a cell; return its reply, what it printed, and the seconds from the interrupt to the reply.
-
-        ``interrupt_after`` is what the cell prints when it is ready to be interrupted.
-        """
-        message = self.client.execute(code)
-        printed, sent_s = "", time.monotonic()
-        while True:
-            try:
-                event = self.client.get_iopub_msg(timeout=PATIENCE_S)
-            except queue.Empty:
-                pytest.fail(f"the kernel says nothing; so far {printed!r}")
-            if event["parent_header"].get("msg_id") != message:
-                continue
-            if event["msg_type"] == "stream":
-                printed += event["content"]["text"]
-                if interrupt_after is not None and interrupt_after in printed:
-                    interrupt_after = None
-                    time.sleep(0.3)  # the cell must be inside its wait, not on the way to it
-                    sent_s = time.monotonic()
-                    self.manager.interrupt_kernel()
-            elif event["msg_type"] == "status" and event["content"]["execution_state"] == "idle":
-                break
-        late_s = time.monotonic() - sent_s
-        reply = self.client.get_shell_msg(timeout=PATIENCE_S)
-        assert message == reply["parent_header"]["msg_id"]
-        return reply["content"], printed, late_s
-
-
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[Kernel]:
     """Give a kernel in which the guard is installed with a ``stop_all`` that records."""
-    kernel = Kernel()
-    reply, printed, _ = kernel.run(LOAD)
-    assert reply["status"] == "ok", (reply, printed)
-    yield kernel
-    kernel.close()
+    with started() as kernel:
+        kernel.run(LOAD).ok()
+        yield kernel
 
 
 @pytest.mark.jupyter
 def test_a_blocked_cell_is_interrupted_at_once_and_cannot_swallow_it(kernel: Kernel) -> None:
     """The runs are stopped first, then KeyboardInterrupt from their error passes ``except Exception``."""
-    reply, printed, late_s = kernel.run(
+    reply = kernel.run(
         """
 stopped.clear()
 for _ in range(3):
@@ -116,17 +64,17 @@ for _ in range(3):
 """,
         interrupt_after="waiting",
     )
-    assert reply["ename"] == "KeyboardInterrupt"
-    assert "swallowed" not in printed
-    assert late_s < PROMPT_S
-    assert "ActionAbortedError" in "\n".join(reply["traceback"])
-    assert "['interrupt']" in kernel.run("print(stopped)")[1]
+    assert reply.ename == "KeyboardInterrupt"
+    assert "swallowed" not in reply.stdout
+    assert reply.late_s < PROMPT_S
+    assert "ActionAbortedError" in reply.traceback
+    assert "['interrupt']" in kernel.run("print(stopped)").stdout
 
 
 @pytest.mark.jupyter
 def test_the_interrupt_of_a_blocked_cell_carries_the_error_of_the_runs_as_cause(kernel: Kernel) -> None:
     """What the cell catches is a KeyboardInterrupt whose cause is what ``stop_all`` returned."""
-    reply, printed, _ = kernel.run(
+    reply = kernel.run(
         """
 try:
     print("waiting", flush=True)
@@ -136,60 +84,60 @@ except KeyboardInterrupt as interrupt:
 """,
         interrupt_after="waiting",
     )
-    assert reply["status"] == "ok"
-    assert "ActionAbortedError('stopped') 2" in printed
+    assert reply.status == "ok"
+    assert "ActionAbortedError('stopped') 2" in reply.stdout
 
 
 @pytest.mark.jupyter
 def test_a_cell_that_awaits_is_cancelled_at_once(kernel: Kernel) -> None:
     """The runs are stopped and the kernel's own handler cancels the cell, though nothing else wakes the loop."""
-    reply, _, late_s = kernel.run(
+    reply = kernel.run(
         "stopped.clear()\nprint('waiting', flush=True)\nawait asyncio.sleep(30)", interrupt_after="waiting"
     )
-    assert reply["ename"] == "CancelledError"
-    assert late_s < PROMPT_S
-    assert "['interrupt']" in kernel.run("print(stopped)")[1]
+    assert reply.ename == "CancelledError"
+    assert reply.late_s < PROMPT_S
+    assert "['interrupt']" in kernel.run("print(stopped)").stdout
 
 
 @pytest.mark.jupyter
 def test_cells_run_on_after_interrupts_and_find_the_handler_of_the_kernel(kernel: Kernel) -> None:
     """A cell sees our handler over the kernel's, a cell inside it the same one, and none is left over."""
-    reply, printed, _ = kernel.run(
+    reply = kernel.run(
         """
 outer = signal.getsignal(signal.SIGINT)
 get_ipython().run_cell("inner = signal.getsignal(signal.SIGINT)")
 print(inner is outer, outer.previous is signal.default_int_handler, len(guard._handlers))
 """
     )
-    assert reply["status"] == "ok"
-    assert "True True 1" in printed
-    _, printed, _ = kernel.run(
+    assert reply.status == "ok"
+    assert "True True 1" in reply.stdout
+    reply = kernel.run(
         "await asyncio.sleep(0)\nprint(signal.getsignal(signal.SIGINT).previous.__qualname__, len(guard._handlers))"
     )
-    assert "_cancel_on_sigint" in printed
-    assert " 1\n" in printed
+    assert "_cancel_on_sigint" in reply.stdout
+    assert " 1\n" in reply.stdout
 
 
 @pytest.mark.jupyter
 def test_a_stop_that_fails_does_not_hold_up_the_interrupt(kernel: Kernel) -> None:
     """When ``stop_all`` raises, the cell is interrupted all the same."""
     kernel.run("def failing(reason): raise ValueError(reason)\nguard._stop_all = failing")
-    reply, _, late_s = kernel.run("print('waiting', flush=True)\ntime.sleep(30)", interrupt_after="waiting")
+    reply = kernel.run("print('waiting', flush=True)\ntime.sleep(30)", interrupt_after="waiting")
     kernel.run("guard._stop_all = stop_all")
-    assert reply["ename"] == "KeyboardInterrupt"
-    assert late_s < PROMPT_S
+    assert reply.ename == "KeyboardInterrupt"
+    assert reply.late_s < PROMPT_S
 
 
 @pytest.mark.jupyter
 def test_uninstall_leaves_the_kernel_as_it_was(kernel: Kernel) -> None:
     """After uninstall the kernel's own handler stands in the same cell, and in the next no run is stopped."""
-    _, printed, _ = kernel.run(
+    reply = kernel.run(
         "guard.uninstall()\nguard.uninstall()\nprint(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     )
-    assert "True" in printed
-    reply, _, _ = kernel.run("stopped.clear()\nprint('waiting', flush=True)\ntime.sleep(30)", interrupt_after="waiting")
-    assert reply["ename"] == "KeyboardInterrupt"
-    assert "[]" in kernel.run("print(stopped)\nguard.install(get_ipython())")[1]
+    assert "True" in reply.stdout
+    reply = kernel.run("stopped.clear()\nprint('waiting', flush=True)\ntime.sleep(30)", interrupt_after="waiting")
+    assert reply.ename == "KeyboardInterrupt"
+    assert "[]" in kernel.run("print(stopped)\nguard.install(get_ipython())").stdout
 
 
 SCRIPT = """

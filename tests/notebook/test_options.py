@@ -203,13 +203,14 @@ def test_tab_completes_the_first_line_of_a_cell(shell: InteractiveShell, *, jedi
     """In a real shell, with jedi or without, Tab gives our candidates only, and none once uninstalled."""
     shell.Completer.use_jedi = jedi
     shell.user_ns.update(my_env=TaskEnvironment(), table=1)
-    completer = install_completer(shell, ("doctor", "last", "runs"))
+    completer = install_completer(shell, {"": ("doctor", "explain", "runs"), "explain": ("OOMError", "CustomError")})
     try:
         assert ["%%flyte_task --memory"] == tab(shell, "%%flyte_task --mem")
         assert ["\n%%flyte_task oomer --memory=512Mi"] == tab(shell, "\n%%flyte_task oomer --memory=5")
         assert ["%%flyte_task --memory 1Gi -e my_env"] == tab(shell, "%%flyte_task --memory 1Gi -e ")
         assert ["%%flyte_task -i my_env,table"] == tab(shell, "%%flyte_task -i my_env,tab")
-        assert ["%flyte doctor", "%flyte last", "%flyte runs"] == tab(shell, "%flyte ")
+        assert ["%flyte doctor", "%flyte explain", "%flyte runs"] == tab(shell, "%flyte ")
+        assert ["%flyte explain OOMError"] == tab(shell, "%flyte explain oom")
         assert ["x = 1\n%flyte doctor"] == tab(shell, "x = 1\n%flyte d")
         assert "%%flyte_task\n--memory" not in tab(shell, "%%flyte_task\n--mem")
     finally:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import zmq
 from IPython.core.interactiveshell import InteractiveShell
-from jupyter_client import KernelManager
-from jupyter_core.utils import ensure_event_loop
+from kernels import started
 from traitlets.config import Config
 
 from flyte_notebook.notebook.output import PublisherSink, StreamSink, cell_sink
@@ -20,63 +17,14 @@ from flyte_notebook.notebook.output import PublisherSink, StreamSink, cell_sink
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PATIENCE_S = 60
-
-
-class Kernel:
-    """A real kernel; keeps every output message by the cell it belongs to."""
-
-    def __init__(self) -> None:
-        self.context = zmq.Context()
-        self.manager = KernelManager(kernel_name="python3", context=self.context)
-        self.manager.start_kernel(stderr=subprocess.DEVNULL)
-        self.client = self.manager.blocking_client()
-        self.client.start_channels()
-        self.client.wait_for_ready(timeout=PATIENCE_S)
-        self.outputs: dict[str, list[tuple[str, Any]]] = {}
-
-    def close(self) -> None:
-        """End the kernel."""
-        self.client.stop_channels()
-        self.manager.shutdown_kernel(now=True)
-        self.manager.cleanup_resources()
-        self.context.destroy(linger=0)
-        ensure_event_loop().close()  # the blocking client keeps one for this thread
-
-    def run(self, code: str) -> str:
-        """Run a cell to its end; return its key in ``outputs``."""
-        cell: str = self.client.execute(code)
-        while True:
-            event = self.client.get_iopub_msg(timeout=PATIENCE_S)
-            kind, content = event["msg_type"], event["content"]
-            owner = event["parent_header"].get("msg_id")
-            if kind == "status" and content["execution_state"] == "idle" and owner == cell:
-                break
-            if kind not in {"status", "execute_input"}:
-                self.outputs.setdefault(owner, []).append((kind, content))
-        reply = self.client.get_shell_msg(timeout=PATIENCE_S)["content"]
-        assert reply["status"] == "ok", reply
-        return cell
-
-    def text(self, cell: str, stream: str) -> str:
-        """Return what stands in a stream of a cell by now."""
-        contents = [content for kind, content in self.outputs.get(cell, []) if kind == "stream"]
-        return "".join(content["text"] for content in contents if content["name"] == stream)
-
-    def displays(self, cell: str) -> list[tuple[str, str]]:
-        """Return kind and plain text of everything rich in a cell by now."""
-        return [
-            (kind, content.get("data", {}).get("text/plain", str(content.get("wait"))))
-            for kind, content in self.outputs.get(cell, [])
-            if kind != "stream"
-        ]
+    from kernels import Kernel, Reply
 
 
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[Kernel]:
     """Give a kernel with an engine: one thread, older than every cell that uses it, that calls what it is given."""
-    kernel = Kernel()
-    kernel.run("""
+    with started() as kernel:
+        kernel.run("""
 import queue, threading
 from flyte_notebook.notebook.output import cell_sink
 work, done = queue.Queue(), queue.Queue()
@@ -84,9 +32,15 @@ def engine():
     while True:
         done.put(work.get()())
 threading.Thread(target=engine, daemon=True).start()
-""")
-    yield kernel
-    kernel.close()
+""").ok()
+        yield kernel
+
+
+def displays(reply: Reply) -> list[tuple[str, str]]:
+    """Return kind and plain text of everything rich in a cell by now."""
+    return [
+        (kind, content.get("data", {}).get("text/plain", str(content.get("wait")))) for kind, content in reply.displays
+    ]
 
 
 STARTS = {
@@ -99,7 +53,7 @@ STARTS = {
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
 def test_while_another_cell_runs_output_lands_in_the_cell_that_started_it(kernel: Kernel, start: str) -> None:
     """Streams, displays, updates and clearing go to cell one, though an older thread sends them during cell two."""
-    one = kernel.run(start)
+    one = kernel.run(start).ok()
     two = kernel.run("""
 print("two starts")
 def write():
@@ -113,18 +67,18 @@ def write():
 work.put(write)
 done.get(timeout=30)
 print("two ends")
-""")
-    assert kernel.text(one, "stdout") == "one starts\ntext of one\nend of one\n"
-    assert kernel.text(one, "stderr") == "complaint of one\n"
-    assert kernel.displays(one) == [
+""").ok()
+    assert one.stdout == "one starts\ntext of one\nend of one\n"
+    assert one.stderr == "complaint of one\n"
+    assert displays(one) == [
         ("display_data", "picture"),
         ("update_display_data", "newer"),
         ("clear_output", "True"),
     ]
-    assert kernel.text(two, "stdout") == "two starts\ntwo ends\n"
-    assert kernel.displays(two) == []
+    assert two.stdout == "two starts\ntwo ends\n"
+    assert displays(two) == []
     # What was printed before a display stands above it.
-    order = [kind if kind != "stream" else content["text"] for kind, content in kernel.outputs[one]]
+    order = [kind if kind != "stream" else content["text"] for kind, content in one.events]
     assert order.index("display_data") > max(order.index("text of one\n"), order.index("complaint of one\n"))
 
 
@@ -139,9 +93,9 @@ def write():
     sink.flush()
 work.put(write)
 done.get(timeout=30)
-""")
-    assert kernel.text(cell, "stdout") == "".join(f"{number}\n" for number in range(10_000))
-    assert len(kernel.outputs[cell]) < 1_000
+""").ok()
+    assert cell.stdout == "".join(f"{number}\n" for number in range(10_000))
+    assert len(cell.events) < 1_000
 
 
 @pytest.mark.jupyter
@@ -155,9 +109,9 @@ def write():
     sink.flush()
 work.put(write)
 done.get(timeout=30)
-""")
-    shown = kernel.run("print(repr(seen.stdout), [output.data for output in seen.outputs])")
-    assert kernel.text(shown, "stdout") == "'text' [{'text/plain': 'picture'}]\n"
+""").ok()
+    shown = kernel.run("print(repr(seen.stdout), [output.data for output in seen.outputs])").ok()
+    assert shown.stdout == "'text' [{'text/plain': 'picture'}]\n"
 
 
 def test_a_script_writes_to_its_standard_streams(capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,3 +140,15 @@ def test_native_outputs_are_what_the_task_returned() -> None:
     assert 3 == seam.native_outputs(add, seam.run_local(add, (1, 2), {}))
     assert (1, "a") == seam.native_outputs(two, seam.run_local(two, (), {}))
     assert seam.native_outputs(none, seam.run_local(none, (), {})) is None
+
+
+def test_arguments_may_have_the_names_of_the_sdks_own() -> None:
+    """Given by keyword, an input named ``obj`` reaches the task; a default in between is left to the SDK."""
+
+    @env.task
+    async def named(obj: int, task: int = 10, kind: int = 100) -> int:
+        return obj + task + kind
+
+    assert 111 == seam.native_outputs(named, seam.run_local(named, (), {"obj": 1}))
+    assert 103 == seam.native_outputs(named, seam.run_local(named, (), {"obj": 1, "task": 2}))
+    assert 14 == seam.native_outputs(named, asyncio.run(seam.run_local_async(named, (), {"obj": 1, "kind": 3})))

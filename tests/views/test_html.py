@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import TYPE_CHECKING
 
 import pytest
 from failures import NASTY, OOM, hostile
@@ -12,6 +13,9 @@ from failures import NASTY, OOM, hostile
 from flyte_notebook.limits import Enforcement, Limits
 from flyte_notebook.trace import MemoryTrace
 from flyte_notebook.views.html import CARD_BYTES, failure_html
+
+if TYPE_CHECKING:
+    from flyte_notebook.outcome import Failure
 
 ALLOWED = {
     *("section", "style", "div", "h3", "h4", "span", "small", "bdi", "p", "code", "dl", "dt", "dd"),
@@ -85,7 +89,7 @@ def test_the_card_is_one_section_that_says_what_it_is() -> None:
     [
         "needed more than 250 MiB; was killed by the kernel 0.21 s in",
         "attempt 1 of 3",
-        "x: int (28 B)",
+        "inputs x: int",
         "peak 125 MiB (kernel counter, 36 MiB of it before any input), limit 250 MiB",
         "memory: kernel (cgroup v1)",
         "In [3], line 12, in pipeline",
@@ -105,9 +109,28 @@ def test_the_failing_line_is_marked_and_only_that() -> None:
     assert ["> 4 | return [0] * 10**9"] == Tree(failure_html(OOM)).marked
 
 
-def test_the_output_is_folded() -> None:
-    """The output tail and the traceback stand in details elements that open without a script."""
-    assert 2 == sum(tag == "details" for tag, _ in Tree(failure_html(OOM)).elements)
+def _folded(failure: Failure) -> list[str]:
+    return re.findall(r"<summary>(.*?)</summary>", failure_html(failure))
+
+
+def test_what_is_long_or_secondary_is_folded() -> None:
+    """A cluster's message, the output tail and the traceback stand in details elements that open without a script."""
+    assert ["Message, as a cluster words it", "Last output", "Traceback in the worker"] == _folded(OOM)
+
+
+def test_a_message_of_user_code_is_not_folded() -> None:
+    """What user code raised is its author's words, and stands open."""
+    raised = replace(OOM, reason="raised", message="no such fruit: plum")
+    assert ["Last output", "Traceback in the worker"] == _folded(raised)
+    assert '<h4>Message</h4><pre dir="auto">no such fruit: plum</pre>' in failure_html(raised)
+
+
+def test_the_size_of_an_input_is_shown_where_it_matters() -> None:
+    """A few bytes say nothing about memory; a large input says where it went."""
+    fact = OOM.inputs[0]
+    large = replace(OOM, inputs=(replace(fact, size_bytes=3 * 2**20),))
+    assert "inputs x: int (3 MiB)" in Tree(failure_html(large)).text
+    assert "inputs x: int\n" in Tree(failure_html(OOM)).text
 
 
 def _bar(limit_bytes: int | None, peak_bytes: int | None) -> dict[str, float]:

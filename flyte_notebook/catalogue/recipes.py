@@ -1,0 +1,130 @@
+"""The form that the catalogue's programs share: a task that fails, a parent that catches it and goes on.
+
+Each is whole: it imports what it needs, runs as it is, and prints a line that begins with ``caught``.
+"""
+
+from __future__ import annotations
+
+from textwrap import indent
+from typing import Final
+
+from flyte_notebook import errors
+
+LIMITS_NEEDED: Final = (
+    "# Run this after %load_ext flyte_notebook or fn.enable(): the SDK alone neither limits nor isolates tasks.\n"
+)
+
+IN_REFERENCE: Final = 'After `fn.enable(semantics="reference")` it is raised as the reference says.'
+"""For the classes that the published reference promises and today's backend no longer sends."""
+
+_CAUGHT: Final = 'print("caught", type(error).__name__, {code})\n'
+_CODE: Final = "error.code"
+
+
+def in_a_run(  # noqa: PLR0913 - the blanks of one form
+    catch: str,
+    *,
+    tasks: str,
+    attempt: str,
+    recover: str,
+    imports: str = "",
+    before: str = "",
+    settings: str = "",
+    only_code: str | None = None,
+    note: str = "",
+    limited: bool = False,
+) -> str:
+    """Return a program in which a parent task awaits ``attempt``, catches ``catch`` and returns ``recover``.
+
+    ``tasks`` are the tasks it calls, ``imports`` lines of the standard library, ``before`` lines above the
+    environment, ``settings`` arguments of it. ``only_code`` lets errors of any other code pass. ``note`` is a comment
+    beside the clause. ``limited`` says that the failure needs limits that are enforced.
+    """
+    handler = (_other_codes_pass(only_code) if only_code else "") + _CAUGHT.format(code=_CODE) + f"return {recover}\n"
+    return (
+        (LIMITS_NEEDED if limited else "")
+        + _imports(catch, imports)
+        + (f"{before}\n" if before else "")
+        + f'env = flyte.TaskEnvironment(name="explain"{settings and f", {settings}"})\n\n\n'
+        + f"{tasks.strip()}\n\n\n"
+        + "@env.task\n"
+        + "async def main() -> str:\n"
+        + f"    try:\n        return {attempt}\n"
+        + f"    except {catch} as error:{note and f'  # {note}'}\n{indent(handler, ' ' * 8)}\n\n"
+        + "print(flyte.run(main).outputs()[0])\n"
+    )
+
+
+def by_hand_in_a_run(name: str, arguments: str, *, better: str, raises: str | None = None) -> str:
+    """Return a program in which a task raises what a cluster raises, by hand, so that the clause can be tried.
+
+    ``better`` is what the parent asks for the second time: the name of a way that works. ``raises`` is the class to
+    raise where that is not the one to catch.
+    """
+    tasks = f"""
+@env.task
+async def step(way: str) -> str:
+    if way != "{better}":
+        # Raised by hand, to try the clause below: here only a cluster raises it by itself.
+        raise {raises or name}({arguments})
+    return f"done by {{way}}"
+"""
+    attempt, recover = 'await step("the first way")', f'await step("{better}")'
+    return in_a_run(name, tasks=tasks, attempt=attempt, recover=recover)
+
+
+def in_this_process(  # noqa: PLR0913 - the blanks of one form
+    catch: str, *, attempt: str, recover: str, imports: str = "", before: str = "", coded: bool = True
+) -> str:
+    """Return a program that fails outside of any task: what it calls raises, and it goes on.
+
+    ``before`` defines what ``attempt`` and ``recover`` need; the latter two are whole statements.
+    """
+    handler = _CAUGHT.format(code=_CODE if coded else "error") + f"{recover.strip()}\n"
+    needs_flyte = "flyte." in before + attempt + recover
+    before = before.strip()
+    return (
+        _imports(catch, imports, flyte=needs_flyte).removesuffix("\n")
+        + (f"{_gap_above(before)}{before}\n{_gap_below(before)}" if before else "\n")
+        + f"try:\n{indent(attempt.strip(), ' ' * 4)}\n"
+        + f"except {catch} as error:\n{indent(handler, ' ' * 4)}"
+    )
+
+
+def by_hand(name: str, arguments: str, *, doing: str, recover: str, coded: bool = True) -> str:
+    """Return a program in which a function raises by hand what only a control plane raises by itself."""
+    before = f"""
+def {doing}() -> str:
+    # Raised by hand, to try the clause below: by itself it needs a control plane.
+    raise {name}({arguments})
+"""
+    return in_this_process(name, before=before, attempt=f"{doing}()", recover=recover, coded=coded)
+
+
+def _imports(catch: str, imports: str, *, flyte: bool = True) -> str:
+    lines = f"{imports.strip()}\n\n" if imports else ""
+    lines += "import flyte\n" if flyte else ""
+    names: dict[str, list[str]] = {}
+    for name in catch.strip("()").split(", "):
+        names.setdefault(_home(name), []).append(name)
+    return lines + "".join(f"from {home} import {', '.join(found)}\n" for home, found in names.items()) + "\n"
+
+
+def _home(name: str) -> str:
+    """Return the module to import a class from: ours for what is made there, else the SDK's."""
+    made_by = getattr(getattr(errors, name, None), "__module__", None)
+    return errors.__name__ if made_by == errors.__name__ else "flyte.errors"
+
+
+def _other_codes_pass(code: str) -> str:
+    return f'if error.code != "{code}":\n    raise\n'
+
+
+def _gap_above(text: str) -> str:
+    if text.startswith(("import ", "from ")):
+        return ""
+    return "\n\n" if text.startswith(("def ", "async def ", "class ", "@")) else "\n"
+
+
+def _gap_below(text: str) -> str:
+    return "\n\n" if text.rpartition("\n")[2].startswith(" ") else "\n"

@@ -1,0 +1,55 @@
+"""Inputs that do not fit a task are said as a cluster says them: RuntimeDataValidationError, with the variable's name.
+
+The SDK's local mode lets the bare TypeError or ValueError of its conversion through.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.errors import RuntimeDataValidationError
+from flyte_notebook.sdk import seam
+from flyte_notebook.worker.pickling import PicklingProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+_NAMED = re.compile(r"variable '(\w+)'")
+
+
+class NamingConversion:
+    """Stands for the SDK's ``convert`` module where the local controller looks it up; all but one name pass through."""
+
+    def __init__(self, convert: Any, convert_inputs: Callable[..., Awaitable[Any]]) -> None:
+        self._convert = convert
+        self._convert_inputs = convert_inputs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._convert, name)
+
+    async def convert_from_native_to_inputs(self, interface: Any, *args: Any, **kwargs: Any) -> Any:
+        """Convert inputs as the SDK does. Raises RuntimeDataValidationError for inputs that do not fit."""
+        try:
+            return await self._convert_inputs(interface, *args, **kwargs)
+        except PicklingProblem:
+            raise  # it names the variable, and the attribute inside it
+        except (TypeError, ValueError, AssertionError) as error:
+            variable = _variable(interface, args, kwargs, error)
+            raise RuntimeDataValidationError(variable, error, seam.submitted_task_name(1)) from error
+
+
+def _variable(interface: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:
+    """Return the name of the input that did not fit; several for several that are missing."""
+    names = list(interface.inputs)
+    unknown = [name for name in kwargs if name not in names]
+    if unknown:
+        return ", ".join(unknown)
+    if len(args) > len(names):
+        return f"number {len(names) + 1}"
+    found = _NAMED.search(str(error))
+    if found is not None:
+        return found[1]
+    given = {*names[: len(args)], *kwargs}
+    missing = [name for name in names if name not in given and name in interface.required_inputs()]
+    return ", ".join(missing) or "inputs"

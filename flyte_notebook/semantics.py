@@ -1,0 +1,85 @@
+"""Which error a failure becomes: the one that today's cluster raises, or the one that the published reference promises.
+
+For a few classes the two differ: the reference promises ``RetriesExhaustedError``, ``CustomError`` and
+``TaskInterruptedError``, and today's backend no longer sends them. An ``except`` clause that works here must work on a
+cluster, so ``cluster`` is the default; ``reference`` is there so that every class can be raised and caught for real.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from flyte_notebook.errors import (
+    CustomError,
+    OOMError,
+    RetriesExhaustedError,
+    RuntimeUserError,
+    TaskInterruptedError,
+    TaskTimeoutError,
+)
+
+_TIMEOUTS: Final = frozenset({"max_runtime", "max_queued_time", "deadline"})
+_LOST: Final = frozenset({"exited", "signalled", "worker_lost"})
+_NEVER_RETRIED: Final = frozenset({"stopped", "never_fits"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How an attempt ended, as far as it matters here. ``reason`` is the termination reason of its failure."""
+
+    error: BaseException
+    reason: str
+    worker: str
+    attempt: int
+    max_attempts: int
+    recoverable: bool
+
+
+class Differing(NamedTuple):
+    """The error of the reference, and a sentence about the difference."""
+
+    error: Exception
+    sentence: str
+
+
+def in_reference(ended: Ended) -> Differing | None:
+    """Return what the reference promises where that is another error; ``None`` where both agree."""
+    single = _of_one_attempt(ended)
+    here = type(ended.error).__name__
+    if single is not None:
+        single.__cause__ = ended.error.__cause__
+    if _is_exhausted(ended):
+        last = single or ended.error
+        code = str(getattr(last, "code", type(last).__name__))
+        done = f"[{ended.max_attempts}/{ended.max_attempts}] currentAttempt done."
+        exhausted = RetriesExhaustedError(f"RetriesExhausted|{code}", f"{done} Last Error: USER::{last}", ended.worker)
+        exhausted.__cause__ = last
+        return Differing(exhausted, _sentence("RetriesExhaustedError", here))
+    if single is None or type(single) is type(ended.error):
+        return None
+    return Differing(single, _sentence(type(single).__name__, here))
+
+
+def _of_one_attempt(ended: Ended) -> Exception | None:
+    error = ended.error
+    if ended.reason in _TIMEOUTS:
+        return TaskTimeoutError(str(error))
+    if ended.reason in _LOST:
+        return TaskInterruptedError("Interrupted", str(error), ended.worker)
+    if type(error) is RuntimeUserError:
+        custom = CustomError(error.code, str(error))
+        custom.worker = error.worker
+        return custom
+    return None
+
+
+def _is_exhausted(ended: Ended) -> bool:
+    """Whether this was the last of several attempts, and another one might have helped."""
+    if ended.max_attempts == 1 or ended.attempt + 1 < ended.max_attempts or not ended.recoverable:
+        return False
+    return ended.reason not in _NEVER_RETRIED and not isinstance(ended.error, OOMError)
+
+
+def _sentence(reference: str, cluster: str) -> str:
+    return f"the reference says {reference}; today's cluster raises {cluster}"

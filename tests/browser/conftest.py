@@ -1,0 +1,171 @@
+"""A JupyterLab of the tests' own, and a browser that has it open."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import capabilities
+import nbformat
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from playwright.sync_api import Browser, Locator, Page
+
+PATIENCE_S = 30
+TOKEN = "for-tests"  # noqa: S105 - of a server on the loopback that lives as long as the tests
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+
+# No question about news over the page, and nothing asked of the network.
+SETTINGS = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+
+CURRENT = "window.jupyterapp?.shell.currentWidget"
+READY = f"""(name) => {{
+    const panel = {CURRENT};
+    return panel?.context?.path === name && panel.context.isReady && panel.sessionContext.isReady
+        && panel.sessionContext.session?.kernel?.status === "idle" && panel.content.widgets.length > 0;
+}}"""
+RUN = f"""async (index) => {{
+    const notebook = {CURRENT}.content;
+    notebook.activeCellIndex = index;
+    await notebook.scrollToItem(index, "start");
+    await window.jupyterapp.commands.execute("notebook:run-cell").catch(() => null);
+}}"""
+THEME = """async (name) => {
+    await window.jupyterapp.commands.execute("apputils:change-theme", {theme: name});
+}"""
+SHUT_DOWN = f"async () => {{ await {CURRENT}?.sessionContext?.shutdown(); }}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lab:
+    """A server that runs; ``place`` is the folder that it serves."""
+
+    address: str
+    place: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notebook:
+    """A notebook that is open in a page, with its kernel ready."""
+
+    page: Page
+
+    def run(self, index: int) -> Locator:
+        """Run a cell to its end; return its outputs."""
+        self.page.evaluate(RUN, index)
+        return self.page.locator(f".jp-Notebook .jp-Cell[data-windowed-list-index='{index}'] .jp-OutputArea")
+
+    def cell(self, index: int) -> Locator:
+        """Return a cell, input and outputs."""
+        return self.page.locator(f".jp-Notebook .jp-Cell[data-windowed-list-index='{index}']")
+
+    def theme(self, name: str) -> None:
+        """Change the theme: ``Light`` or ``Dark``."""
+        self.page.evaluate(THEME, f"JupyterLab {name}")
+        self.page.wait_for_selector(f"body[data-jp-theme-name='JupyterLab {name}']", state="attached")
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Start JupyterLab without anybody's settings, and end it with its kernels."""
+    home = tmp_path_factory.mktemp("lab")
+    place = home / "notebooks"
+    settings = home / "config" / "labconfig" / "default_setting_overrides.json"
+    for folder in (place, settings.parent):
+        folder.mkdir(parents=True)
+    settings.write_text(json.dumps(SETTINGS))
+    names = ("CONFIG", "DATA", "RUNTIME")
+    own = {f"JUPYTER_{name}_DIR": str(home / name.lower()) for name in names}
+    own |= {f"JUPYTERLAB_{name}_DIR": str(home / name.lower()) for name in ("WORKSPACES", "SETTINGS")}
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser"),
+        *("--ip=127.0.0.1", f"--port={_free_port()}", f"--IdentityProvider.token={TOKEN}"),
+        f"--ServerApp.root_dir={place}",
+    ]
+    log = home / "server.log"
+    with log.open("wb") as written:
+        server = subprocess.Popen(command, env=os.environ | own, stdout=written, stderr=subprocess.STDOUT)
+    try:
+        yield Lab(address=_address(home / "runtime", server, log), place=place)
+    finally:
+        server.terminate()
+        server.wait(PATIENCE_S)
+
+
+@pytest.fixture
+def chromium() -> Iterator[Browser]:
+    """Start a browser, and end it and what drives it.
+
+    One for each test: it starts helper processes when it first needs them, and while Playwright's synchronous interface
+    is open this thread has a running event loop, with which no other test can use ``asyncio.run``.
+    """
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - a machine without it skips these tests
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=capabilities.chromium(), args=FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@pytest.fixture
+def opened(lab: Lab, chromium: Browser) -> Iterator[Callable[[str, list[str]], Notebook]]:
+    """Give a function that writes a notebook with these cells and opens it. Its kernel ends with the test."""
+    page = chromium.new_page(viewport={"width": 1050, "height": 1000}, device_scale_factor=2)
+    page.set_default_timeout(PATIENCE_S * 1000)
+
+    def opened(name: str, cells: list[str]) -> Notebook:
+        kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+        notebook: Any = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(source) for source in cells], metadata={"kernelspec": kernel}
+        )
+        nbformat.write(notebook, lab.place / name)
+        page.goto(f"{lab.address}lab/workspaces/{Path(name).stem}/tree/{name}?token={TOKEN}")
+        page.wait_for_function(READY, arg=name)
+        return Notebook(page=page)
+
+    yield opened
+    page.evaluate(SHUT_DOWN)
+
+
+@pytest.fixture(scope="session")
+def screenshots(request: pytest.FixtureRequest) -> Path:
+    """Give the folder for pictures that a person may look at."""
+    folder: Path = request.config.rootpath / "build" / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def _address(runtime: Path, server: subprocess.Popen[bytes], log: Path) -> str:
+    """Wait until the server says where it listens: it takes another port when somebody was faster."""
+    until_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until_s and server.poll() is None:
+        for path in runtime.glob("jpserver-*.json"):
+            with contextlib.suppress(ValueError):  # it is being written
+                return str(json.loads(path.read_text())["url"])
+        time.sleep(0.05)
+    server.terminate()
+    server.wait(PATIENCE_S)
+    pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")

@@ -1,0 +1,85 @@
+"""What a newcomer sees in JupyterLab: a cell that needs too much, its card, and a notebook that goes on."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Notebook
+
+pytestmark = [pytest.mark.browser, pytest.mark.jupyter, pytest.mark.slow]
+
+CELLS = [
+    "%load_ext flyte_notebook\nx = 5",
+    "%%flyte_task oomer --memory 250Mi\nlarge_list = [0] * 100_000_000 * x\nlen(large_list)",
+    "x + 1",
+]
+READABLE = 4.5
+"""Least contrast of text that the Web Content Accessibility Guidelines ask for (WCAG 2, AA)."""
+
+# Contrast as WCAG 2 defines it, of an element's text against the nearest background that is painted behind it. Text of
+# JupyterLab is translucent: what is seen is a mixture of both.
+CONTRAST = """(element) => {
+    const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const luminance = (colour) => colour.map((value) => value / 255)
+        .map((value) => value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, value, index) => sum + value * [0.2126, 0.7152, 0.0722][index], 0);
+    let behind = element;
+    while (numbers(getComputedStyle(behind).backgroundColor)[3] === 0) behind = behind.parentElement;
+    const page = numbers(getComputedStyle(behind).backgroundColor).slice(0, 3);
+    const [red, green, blue, alpha = 1] = numbers(getComputedStyle(element).color);
+    const seen = [red, green, blue].map((value, index) => alpha * value + (1 - alpha) * page[index]);
+    const [low, high] = [luminance(seen), luminance(page)].sort((one, other) => one - other);
+    return (high + 0.05) / (low + 0.05);
+}"""
+
+# Where the text itself ends and begins: the box of an element may be narrower than what is in it.
+GAP = """(badge) => {
+    const [name, value] = ["dt", "dd"].map((tag) => {
+        const range = document.createRange();
+        range.selectNodeContents(badge.querySelector(tag));
+        return range.getBoundingClientRect();
+    });
+    return value.left - name.right;
+}"""
+
+
+def test_a_cell_that_needs_too_much_shows_its_card_and_the_notebook_goes_on(
+    opened: Callable[[str, list[str]], Notebook], screenshots: Path
+) -> None:
+    """The card says what died and why, in both themes; the traceback is short; the next cell runs."""
+    notebook = opened("first_look.ipynb", CELLS)
+    assert "memory: " in notebook.run(0).inner_text()
+    outputs = notebook.run(1)
+    card = outputs.locator("section.flyte-notebook-card")
+    said = {name: card.get_attribute(f"data-{name}") for name in ("error", "kind", "code")}
+    assert {"error": "OOMError", "kind": "user", "code": "OOMKilled"} == said
+    worker = card.get_attribute("data-worker") or ""
+    assert re.fullmatch(r"oomer-[0-9a-f]+-a0-0", worker)
+    assert "needed more than 250 MiB; was killed" in card.inner_text()
+
+    badges = card.locator("dl > div")
+    assert [f"kind user, code OOMKilled, worker {worker}"] == [
+        ", ".join(text.replace("\n", " ") for text in badges.all_inner_texts())
+    ]
+    assert all(badge.evaluate(GAP) > 0 for badge in badges.all()), "the name of a badge stands over its value"
+
+    traceback = outputs.locator("[data-mime-type='application/vnd.jupyter.stderr']").inner_text().strip()
+    assert traceback.startswith("OOMError: needed more than 250 MiB")
+    assert len(traceback.splitlines()) <= 5
+
+    assert "6" == notebook.run(2).inner_text().strip().splitlines()[-1]
+
+    for theme in ("Light", "Dark"):
+        notebook.theme(theme)
+        texts = card.locator("h3, h3 small, h4, p, dt, dd, summary, .fnb-soft").all()
+        assert len(texts) > 10
+        faint = [text.inner_text() for text in texts if text.evaluate(CONTRAST) < READABLE]
+        assert [] == faint, theme
+        notebook.cell(1).screenshot(path=screenshots / f"card_{theme.lower()}.png")

@@ -1,0 +1,190 @@
+"""Real tasks wait their turn for memory and processes: never more than fit, in order, and never for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import flyte
+import pytest
+
+import flyte_notebook as fn
+from flyte_notebook.errors import UnschedulableError
+from flyte_notebook.limiters import machine
+from flyte_notebook.sdk import enforcement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flyte_notebook.sdk.session import Session
+
+pytestmark = [pytest.mark.cgroup, pytest.mark.usefixtures("session")]
+
+env = flyte.TaskEnvironment(name="admission", resources=flyte.Resources(cpu=1, memory="200Mi"))
+BOUND_S = 60.0
+
+
+def mebibytes(share: float) -> str:
+    return f"{int(machine.available_bytes() * share) >> 20}Mi"
+
+
+@env.task
+async def interval(number: int, seconds: float) -> list[float]:
+    """Say from when to when it ran; the clock is the machine's."""
+    began = time.monotonic()
+    await asyncio.sleep(seconds)
+    return [float(number), began, time.monotonic()]
+
+
+@env.task
+async def intervals(count: int, seconds: float, memory: str, most: str) -> list[list[float]]:
+    """Start many at once, each with a limit, or with a request and a limit."""
+    wanted = (memory, most) if most else memory
+    one = interval.override(resources=flyte.Resources(cpu=1, memory=wanted))
+    return list(await asyncio.gather(*(one(number, seconds) for number in range(count))))
+
+
+@env.task
+async def nest(levels: int) -> int:
+    return 1 if levels == 1 else 1 + await nest(levels - 1)
+
+
+@env.task
+async def call_with(memory: str) -> list[float]:
+    return await interval.override(resources=flyte.Resources(memory=memory))(1, 0.0)
+
+
+@env.task
+async def holds_and_calls(held: int, memory: str) -> str:
+    """Keep memory while a child is awaited that cannot have what is left."""
+    kept = bytearray(held << 20)
+    try:
+        await interval.override(resources=flyte.Resources(memory=memory))(1, 0.0)
+    except UnschedulableError as error:
+        return f"{len(kept) >> 20} {error}"
+    return "it ran"
+
+
+def most_at_a_time(spans: list[list[float]]) -> int:
+    return max(sum(began <= moment < ended for _, began, ended in spans) for _, moment, _ in spans)
+
+
+def in_start_order(spans: list[list[float]]) -> list[int]:
+    return [int(number) for number, _, _ in sorted(spans, key=lambda span: span[1])]
+
+
+@pytest.fixture
+def small_machine(session: Session, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Let the scheduler believe in a machine of 1000 MiB, so that tests need not fill this one; give its size."""
+    size = 1000 << 20
+    scheduler = session.engine._scheduler
+
+    def available() -> int:
+        return size - sum(ticket.usage_bytes for ticket in scheduler._tickets)
+
+    monkeypatch.setattr(scheduler, "_capacity_bytes", lambda: size)
+    monkeypatch.setattr(scheduler, "_available_bytes", available)
+    return size
+
+
+def test_a_gather_never_runs_more_than_fit() -> None:
+    """Twelve tasks that each may take 30% of what is free: three at a time, and every one finishes."""
+    began = time.monotonic()
+    spans = flyte.run(intervals, 12, 0.4, mebibytes(0.3), "").outputs()[0]
+    assert list(range(12)) == [int(number) for number, _, _ in spans]
+    assert 2 <= most_at_a_time(spans) <= 3
+    assert time.monotonic() - began < BOUND_S
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_machine")
+def test_thirty_tasks_run_four_at_a_time_in_order() -> None:
+    """Thirty tasks of 240Mi on a machine of 1000 MiB: at most four at a time, admitted in the order of the gather."""
+    spans = flyte.run(intervals, 30, 0.3, "240Mi", "").outputs()[0]
+    assert list(range(30)) == [int(number) for number, _, _ in spans]
+    assert 2 <= most_at_a_time(spans) <= 4
+    assert fn.last_run is not None
+    admitted = [int(span[0]) for span in sorted(spans, key=lambda span: span[2])]
+    # Those admitted together may overtake each other on their way to the first line, those after them cannot.
+    assert all(abs(place - number) < 4 for place, number in enumerate(in_start_order(spans)))
+    assert all(abs(place - number) < 4 for place, number in enumerate(admitted))
+
+
+@pytest.mark.usefixtures("small_machine")
+def test_a_request_is_what_is_reserved_and_the_limit_is_what_is_held() -> None:
+    """memory=("100Mi", "900Mi"): admitted by the request, so that six run at once, and held to the limit."""
+    spans = flyte.run(intervals, 6, 1.5, "100Mi", "900Mi").outputs()[0]
+    assert 4 <= most_at_a_time(spans) <= 6
+    assert fn.last_run is not None
+    limits = {action.limits.memory_bytes for action in fn.last_run.actions if action.parent is not None}
+    assert {900 << 20} == limits
+
+
+def test_nested_levels_with_a_core_each_do_not_deadlock() -> None:
+    """Four levels of cpu=1, each awaiting the next, end on a machine of any number of cores."""
+    began = time.monotonic()
+    assert 4 == flyte.run(nest, 4).outputs()[0]
+    assert time.monotonic() - began < BOUND_S
+
+
+@pytest.mark.usefixtures("small_machine")
+def test_nested_levels_wait_at_what_they_use() -> None:
+    """Five levels of 300Mi each on a machine of 1000 MiB: a parent that waits counts what it uses, not its limit."""
+    assert 5 == flyte.run(nest.override(resources=flyte.Resources(memory="300Mi")), 5).outputs()[0]
+
+
+@pytest.mark.usefixtures("small_machine")
+def test_a_child_larger_than_what_its_parent_leaves_is_an_error() -> None:
+    """A parent that holds 400 MiB and awaits a child of 700Mi on 1000 MiB: a named error, not a deadlock."""
+    began = time.monotonic()
+    parent = holds_and_calls.override(resources=flyte.Resources(memory="500Mi"))
+    answer = flyte.run(parent, 400, "700Mi").outputs()[0]
+    held, _, message = answer.partition(" ")
+    assert "400" == held
+    assert "needs 700 MiB of memory" in message
+    assert "only 1 waiting parent tasks hold the rest" in message
+    assert "waiting would never end. Lower the memory of the child or of its parents" in message
+    assert time.monotonic() - began < 20
+
+
+def test_a_child_larger_than_the_machine_is_an_error_at_once() -> None:
+    """More than the machine has is refused by name, with both sizes, whoever asks."""
+    with pytest.raises(UnschedulableError, match=r"needs 900 TiB of memory, this machine has") as caught:
+        flyte.run(call_with, "900Ti")
+    assert "never_fits" == caught.value.failure.reason
+
+
+def test_the_first_in_the_queue_is_not_overtaken(session: Session, small_machine: int) -> None:
+    """A small task that comes after a large one waits behind it, so that large ones do not starve."""
+    assert small_machine > 0
+    memory = flyte.Resources(memory="600Mi")
+    small = flyte.Resources(memory="100Mi")
+
+    async def main() -> list[list[float]]:
+        runs = []
+        for number, resources in enumerate((memory, memory, small)):
+            task = interval.override(resources=resources)
+            runs.append(asyncio.ensure_future(flyte.run.aio(task, number, 1.0)))
+            while session.engine.active <= number:  # noqa: ASYNC110 - what is waited for happens on another thread
+                await asyncio.sleep(0.01)
+        return [(await run).outputs()[0] for run in runs]
+
+    first, large, late = asyncio.run(main())
+    assert first[2] <= large[1]
+    assert first[2] <= late[1]
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_no_more_processes_than_allowed(session: Session, most: int) -> None:
+    """max_processes bounds how many tasks run at a time; a parent that waits does not count."""
+    assert session.engine.active == 0
+    fn.disable()
+    with fn.enable(max_processes=most):
+        opened = enforcement.current()
+        assert opened is not None
+        opened.engine.wait_until_proven()
+        spans = flyte.run(intervals, 6, 0.3, "120Mi", "").outputs()[0]
+    assert list(range(6)) == [int(number) for number, _, _ in spans]
+    assert most == most_at_a_time(spans)
+

@@ -1,0 +1,39 @@
+"""One kernel with the extension loaded, for the tests of a module."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from kernels import started
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kernels import Kernel
+
+LOAD = """%load_ext flyte_notebook
+import os
+import flyte, flyte.errors
+import flyte_notebook as fn
+_kept = {*globals(), "_kept"}
+"""
+
+CLEAR = """for _name in [name for name in globals() if name not in _kept and not name.startswith("_")]:
+    del globals()[_name]
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded_kernel() -> Iterator[Kernel]:
+    """Give a kernel with the extension loaded, and ``flyte``, ``fn`` and ``os`` imported, to the tests of a module."""
+    with started() as kernel:
+        kernel.run(LOAD).ok()
+        yield kernel
+
+
+@pytest.fixture
+def kernel(loaded_kernel: Kernel) -> Kernel:
+    """Give the module's kernel without the variables of earlier tests."""
+    loaded_kernel.run(CLEAR).ok()
+    return loaded_kernel

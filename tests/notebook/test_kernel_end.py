@@ -1,0 +1,290 @@
+"""However a cell, a run or a kernel is ended, it is over at once, and nothing of ours goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import leaks
+import pytest
+from kernels import Kernel, Reply, started
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [pytest.mark.jupyter, pytest.mark.cgroup]
+
+PROMPT_S = 1.0
+"""How soon a cell is idle after the interrupt, the bound that is promised."""
+GONE_S = 2.0
+"""How soon after the end of a kernel everything is gone."""
+OURS = frozenset({"descriptor", "thread"})
+"""Of the process that tests, not of the kernel: looked at by the fixtures of all tests."""
+
+SETUP = """
+%load_ext flyte_notebook
+import asyncio, os, subprocess, sys, threading, time
+from datetime import timedelta
+import flyte, flyte.errors
+from flyte_notebook.sdk import enforcement
+flyte.init()
+env = flyte.TaskEnvironment(name="end", resources=flyte.Resources(cpu=1, memory="250Mi"))
+kept = {"value": 1}
+
+def start_a_grandchild():
+    program = "import os, time; os.setsid(); time.sleep(120)"
+    subprocess.Popen([sys.executable, "-c", program])
+
+@env.task
+def sleeper(seconds: int) -> int:
+    start_a_grandchild()
+    print("asleep", flush=True)
+    time.sleep(seconds)
+    return seconds
+
+@env.task
+async def parent() -> list[int]:
+    try:
+        return list(await asyncio.gather(sleeper.aio(100), sleeper.aio(100)))
+    except Exception as error:
+        print("the parent went on", type(error).__name__, flush=True)
+        return [await sleeper.aio(0)]
+
+@env.task
+async def grandparent() -> list[int]:
+    return await parent()
+
+@env.task(retries=flyte.RetryStrategy(count=5, backoff=flyte.Backoff(base=timedelta(seconds=30))))
+def fails(name: str) -> None:
+    with open(name, "a") as file:
+        file.write("attempt ")
+    raise ValueError("again")
+
+@env.task
+async def calls_fails(name: str) -> None:
+    await fails.aio(name)
+
+def engine():
+    return enforcement.current().engine
+
+engine().wait_until_proven()
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Kernel]:
+    """Give a kernel with the extension loaded and the tasks of this module defined."""
+    with started() as kernel:
+        kernel.run(SETUP).ok()
+        kernel.run("1 / 0")  # at the first error of any kind IPython loads half a second of libraries, pandas too
+        yield kernel
+
+
+def interrupted(kernel: Kernel, cell: str, *, after: str = "asleep") -> Reply:
+    """Run a cell, interrupt it when it says the word; it must end at once, and nothing may go on."""
+    before = leaks.Snapshot.take()
+    reply = kernel.run(cell, interrupt_after=after)
+    assert [] == leaks.settle(before, leave=OURS, grace_s=GONE_S)
+    assert reply.late_s < PROMPT_S, f"idle {reply.late_s:.2f} s after the interrupt"
+    assert kernel.value("(kept, engine().active)") == ({"value": 1}, 0)
+    return reply
+
+
+def test_a_task_cell_ends_as_aborted(kernel: Kernel) -> None:
+    """■ in a %%flyte_task cell: ActionAbortedError in two short lines; nothing is assigned."""
+    reply = interrupted(
+        kernel,
+        "%%flyte_task napper --memory 200Mi\n"
+        "start_a_grandchild()\nprint('asleep', flush=True)\ntime.sleep(100)\nassigned = 1",
+    )
+    assert "ActionAbortedError" == reply.ename
+    lines = [line for line in reply.traceback.splitlines() if line.strip()]
+    assert 1 <= len(lines) <= 2, reply.traceback
+    assert all(len(line) < 160 for line in lines)
+    assert kernel.value("'assigned' in globals()") is False
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["flyte.run(sleeper, 100)", "sleeper(100)", "flyte.run(parent)", "flyte.run(grandparent)"],
+)
+def test_a_plain_cell_cannot_swallow_the_interrupt(kernel: Kernel, body: str) -> None:
+    """■ in a plain cell: KeyboardInterrupt from the run's ActionAbortedError, past ``except Exception`` in a loop."""
+    reply = interrupted(
+        kernel,
+        f"for _ in range(3):\n    try:\n        {body}\n    except Exception as error:\n        print('swallowed')",
+    )
+    assert "KeyboardInterrupt" == reply.ename
+    assert "swallowed" not in reply.stdout
+    assert "the parent went on" not in reply.stdout
+    assert "aborted" in reply.traceback
+    lines = [line for line in reply.traceback.splitlines() if line.strip()]
+    assert len(lines) <= 2, reply.traceback
+
+
+def test_the_interrupt_carries_the_error_of_the_run(kernel: Kernel) -> None:
+    """A cell that catches KeyboardInterrupt finds ActionAbortedError as its cause, and goes on."""
+    reply = interrupted(
+        kernel,
+        "try:\n    flyte.run(sleeper, 100)\n"
+        "except KeyboardInterrupt as interrupt:\n    print(type(interrupt.__cause__).__name__)\n"
+        "print(flyte.run(sleeper, 0).outputs()[0])",
+    )
+    assert reply.ok().stdout.endswith("ActionAbortedError\nasleep\n0\n")
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["await flyte.run.aio(sleeper, 100)", "await flyte.run.aio(parent)", "await parent()", "await grandparent()"],
+)
+def test_a_cell_that_awaits_ends(kernel: Kernel, body: str) -> None:
+    """■ in a cell that awaits a run: the cell ends with an error at once, and so does the run."""
+    reply = interrupted(kernel, body)
+    assert reply.ename in {"CancelledError", "KeyboardInterrupt", "ActionAbortedError"}
+    assert "the parent went on" not in reply.stdout
+
+
+def test_a_loop_that_awaits_cannot_swallow_the_interrupt(kernel: Kernel) -> None:
+    """■ in a cell that awaits a run in a loop with ``except Exception``: the loop ends as well."""
+    reply = interrupted(
+        kernel,
+        "for _ in range(3):\n    try:\n        await flyte.run.aio(sleeper, 100)\n"
+        "    except Exception as error:\n        print('swallowed', repr(error))",
+    )
+    assert "swallowed" not in reply.stdout
+    assert "error" == reply.status
+
+
+def test_a_run_inside_asyncio_run_ends(kernel: Kernel) -> None:
+    """■ while asyncio.run(main()) copied from a script awaits a run: the same."""
+    reply = interrupted(
+        kernel, "async def main():\n    await flyte.run.aio(sleeper, 100)\nasyncio.run(main())\nprint('went on')"
+    )
+    assert "error" == reply.status
+    assert "went on" not in reply.stdout
+
+
+@pytest.mark.parametrize("body", ["flyte.run(fails, name)", "flyte.run(calls_fails, name)", "fails(name)"])
+def test_between_two_attempts_the_run_ends(kernel: Kernel, body: str) -> None:
+    """■ while the SDK sleeps before the next attempt, of a root task or of a nested one: no attempt follows."""
+    name = kernel.value("(lambda path: (os.path.exists(path) and os.remove(path), path)[1])(os.path.abspath('tries'))")
+    watch = (
+        "def say():\n"
+        "    while not os.path.exists(name):\n        time.sleep(0.01)\n"
+        "    time.sleep(1.0)\n    print('backing off', flush=True)\n"
+        "watcher = threading.Thread(target=say)\nwatcher.start()\n"
+    )
+    reply = interrupted(kernel, f"name = {name!r}\n{watch}{body}", after="backing off")
+    assert "KeyboardInterrupt" == reply.ename
+    assert "attempt " == kernel.value("open(name).read()")
+    kernel.run("watcher.join(); os.remove(name)").ok()
+
+
+def test_what_waits_for_admission_never_starts(kernel: Kernel) -> None:
+    """■ while one task runs and two wait for memory: those never start."""
+    reply = interrupted(
+        kernel,
+        "from flyte_notebook.limiters import machine\n"
+        "large = flyte.Resources(memory=f'{int(machine.available_bytes() * 0.7) >> 20}Mi')\n"
+        "@env.task\n"
+        "async def three() -> None:\n"
+        "    await asyncio.gather(*(sleeper.override(resources=large).aio(100) for _ in range(3)))\n"
+        "flyte.run(three)",
+    )
+    assert "KeyboardInterrupt" == reply.ename
+    kernel.run("time.sleep(0.5)").ok()  # output of a task that started all the same would come now
+    assert 1 == reply.stdout.count("asleep")
+
+
+def test_a_root_that_waits_for_admission_ends(kernel: Kernel) -> None:
+    """■ while nothing runs yet, as other programs hold the memory: the run ends."""
+    reply = interrupted(
+        kernel,
+        "scheduler = engine()._scheduler\n"
+        "before, scheduler._available_bytes = scheduler._available_bytes, lambda: 0\n"
+        "try:\n    print('waiting', flush=True)\n    flyte.run(sleeper, 100)\n"
+        "finally:\n    scheduler._available_bytes = before",
+        after="waiting",
+    )
+    assert "KeyboardInterrupt" == reply.ename
+    assert "asleep" not in reply.stdout
+
+
+def test_an_interrupt_of_a_cell_without_runs_is_as_ever(kernel: Kernel) -> None:
+    """■ where nothing of ours runs: a plain KeyboardInterrupt."""
+    reply = interrupted(kernel, "print('asleep', flush=True)\ntime.sleep(100)")
+    assert "KeyboardInterrupt" == reply.ename
+    assert "time.sleep(100)" in reply.traceback
+
+
+def test_runs_work_after_all_these_interrupts(kernel: Kernel) -> None:
+    """The same kernel runs tasks and cells as before."""
+    kernel.run("flyte.run(sleeper, 0).outputs()").ok()
+    kernel.run("%%flyte_task\nanswer = kept['value'] + 41").ok()
+    assert 42 == kernel.value("answer")
+
+
+def busy(kernel: Kernel, cell: str) -> leaks.Snapshot:
+    """Set the kernel up, start a cell and return when its task runs; the snapshot is from before that."""
+    kernel.run(SETUP).ok()
+    before = leaks.Snapshot.take()
+    message = kernel.client.execute(cell)
+    until_s = time.monotonic() + 30
+    while time.monotonic() < until_s:
+        event = kernel.client.get_iopub_msg(timeout=30)
+        if event["parent_header"].get("msg_id") == message and "asleep" in event["content"].get("text", ""):
+            return before
+    pytest.fail("the task did not start")
+
+
+ENDS = ["kill", "shutdown", "shutdown now", "restart", "restart now"]
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("cell", ["flyte.run(parent)", "%%flyte_task\nlen(large)\nsleeper.forward(100)"])
+def test_the_end_of_a_kernel_is_the_end_of_everything(end: str, cell: str) -> None:
+    """SIGKILL, shutdown or restart while tasks with grandchildren run: two seconds later nothing of ours is there."""
+    nothing = leaks.Snapshot.take()
+    with started() as kernel:
+        kernel.run("import os\nlarge = os.urandom(9_000_000)").ok()
+        before = busy(kernel, cell)
+        assert [line for line in leaks.leaked(before, leaks.Snapshot.take(), leave=OURS) if line.startswith("process")]
+        began_s = time.monotonic()
+        if end == "kill":
+            os.kill(kernel.manager.provisioner.pid, signal.SIGKILL)
+        elif end.startswith("shutdown"):
+            kernel.manager.shutdown_kernel(now=end.endswith("now"))
+        else:
+            kernel.manager.restart_kernel(now=end.endswith("now"))
+        assert time.monotonic() - began_s < 8
+        while kernel.manager.is_alive() != end.startswith("restart"):
+            assert time.monotonic() - began_s < 8 + GONE_S
+            time.sleep(0.01)
+        left = leaks.settle(nothing, leave=OURS, grace_s=GONE_S)
+        # A kernel that was started again is there, with nothing in it.
+        assert [] == [line for line in left if "ipykernel_launcher" not in line]
+
+
+def test_unloading_leaves_no_thread_and_no_process() -> None:
+    """%unload_ext while nothing runs: no thread, child or descriptor of ours stays; loading again brings no more."""
+    look = """
+import psutil, threading
+def look():
+    names = [thread.name for thread in threading.enumerate() if thread.name.startswith("flyte-notebook")]
+    process = psutil.Process()
+    return names, len(process.children(recursive=True)), process.num_fds()
+"""
+    with started() as kernel:
+        kernel.run(SETUP + look).ok()
+        kernel.run("flyte.run(sleeper, 0)").ok()
+        threads, children, descriptors = kernel.value("look()")
+        assert (["flyte-notebook-engine"], 1) == (threads, children)
+        kernel.run("%unload_ext flyte_notebook").ok()
+        assert ([], 0) == kernel.value("look()")[:2]
+        assert kernel.value("look()")[2] < descriptors
+        for _ in range(2):
+            kernel.run("%load_ext flyte_notebook\nengine().wait_until_proven()\nflyte.run(sleeper, 0)").ok()
+            assert (["flyte-notebook-engine"], 1, descriptors) == kernel.value("look()")
+            kernel.run("%unload_ext flyte_notebook").ok()
