@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 MAX_POINTS = 2_000
 DENSE_FOR_S = 1.0
@@ -25,8 +26,8 @@ class MemoryTrace:
     measured.
     """
 
-    times_s: tuple[float, ...] = field(default=(), repr=False)
-    memory_bytes: tuple[int, ...] = field(default=(), repr=False)
+    times_s: Sequence[float] = field(default=(), repr=False)
+    memory_bytes: Sequence[int] = field(default=(), repr=False)
     limit_bytes: int | None = None
     baseline_bytes: int | None = None
     peak_bytes: int | None = None
@@ -53,6 +54,16 @@ class MemoryTrace:
 
         index = pd.Index(self.times_s, name="time_s")
         return pd.DataFrame({"memory_bytes": list(self.memory_bytes)}, index=index)
+
+
+def compact_times(times_s: Iterable[float]) -> Sequence[float]:
+    """Return times in 8 bytes each: a history keeps hundreds of traces, and a tuple of floats takes four times that."""
+    return array("d", times_s)
+
+
+def compact_sizes(memory_bytes: Iterable[int]) -> Sequence[int]:
+    """Return sizes in 8 bytes each; see `compact_times`."""
+    return array("q", memory_bytes)
 
 
 class TraceRecorder:

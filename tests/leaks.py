@@ -154,7 +154,8 @@ def _groups(ours: set[str]) -> dict[str, str]:
     for path in _walk(CGROUP_ROOT, CGROUP_DEPTH):
         if not path.name.startswith(PREFIX):
             continue
-        members = {pid for procs in path.rglob("cgroup.procs") for pid in _read(procs).decode().split()}
+        inside = [path, *_walk(path, CGROUP_DEPTH)]  # not rglob, which fails when a directory goes while it looks
+        members = {pid for place in inside for pid in _read(place / "cgroup.procs").decode().split()}
         if members and not members & ours:
             continue
         owner = re.match(rf"{PREFIX}(\d+)-", path.relative_to(CGROUP_ROOT).as_posix().rpartition("/")[2])

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import leaks
 import pytest
 
 HERE = Path(__file__).parent
@@ -112,6 +113,22 @@ def test_a_group_that_stays_is_found(tmp_path: Path) -> None:
     assert "/fnb-leak-" in run.stdout
     assert "(1 processes)" in run.stdout
     assert run.returncode == 1
+
+
+def test_groups_of_others_may_go_while_one_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group that somebody removes while it is read is no error, and no leak."""
+    group = tmp_path / "fnb-brief"
+    group.mkdir()
+    (group / "cgroup.procs").write_text("1\n")
+
+    def read_and_remove(path: Path) -> bytes:
+        content = path.read_bytes()
+        shutil.rmtree(group)
+        return content
+
+    monkeypatch.setattr(leaks, "CGROUP_ROOT", tmp_path)
+    monkeypatch.setattr(leaks, "_read", read_and_remove)
+    assert {} == leaks._groups({str(os.getpid())})
 
 
 @pytest.mark.linux

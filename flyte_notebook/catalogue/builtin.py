@@ -31,6 +31,17 @@ _ARRIVES_AS: Final = {
 }
 """What cannot leave a coroutine under its own name, or cannot be shown in one program with the others."""
 
+_TAKEN_BY_PART: Final = {
+    "oom": "OOMError",
+    "Interrupted": "TaskInterruptedError",
+    "PrimaryContainerNotFound": "PrimaryContainerNotFoundError",
+    "RetriesExhausted": "RetriesExhaustedError",
+    "Unknown": "RuntimeUnknownError",
+    "InvalidImageName": "InvalidImageNameError",
+    "ImagePullBackOff": "ImagePullBackOffError",
+}
+"""Parts of a name by which the SDK, on a cluster, takes an exception for one of its own; the first that is in it."""
+
 _MEANING: Final = {
     "MemoryError": "One allocation was larger than the machine could promise, and Python said no. Nothing was killed: "
     "this is not an OOM kill, and OOMError is not what arrives.",
@@ -123,6 +134,13 @@ def _words(name: str, *, own: bool) -> Words:
     on_cluster = (
         f"When a task raises it, whoever awaits the task gets a RuntimeUserError with code `{code}` and the same text."
     )
+    taken_for = _taken_for(code)
+    if taken_for is not None:
+        on_cluster = (
+            f"When a task raises it. The SDK goes by a part of the name: there it arrives as {taken_for}, with code "
+            f"`{code}`."
+        )
+        here = here.replace("The same, so", "As RuntimeUserError, so", 1)
     if name == "SystemExit":
         on_cluster = (
             "The container ends before there is a result, as with any process that exits: expect RuntimeSystemError."
@@ -140,6 +158,12 @@ def _words(name: str, *, own: bool) -> Words:
         related=("RuntimeUserError", *_RELATED.get(name, ())),
         codes=(code,),
     )
+
+
+def _taken_for(code: str) -> str | None:
+    """Return the class that the SDK takes an exception for because of a part of its name, ``None`` for most."""
+    parts = (part for part in _TAKEN_BY_PART if part in code or (part == "oom" and part in code.lower()))
+    return next((_TAKEN_BY_PART[part] for part in parts), None)
 
 
 def _recover(code: str, *, own: bool) -> str:

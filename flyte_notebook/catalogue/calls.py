@@ -122,7 +122,7 @@ def write_blocking(text: str) -> None:
             recover='write_blocking("hello")',
         ),
         prevent="Use the blocking way for such storage, in a thread (`asyncio.to_thread`) when the task is async.",
-        related=("SyncTaskCallInAsyncContextError",),
+        related=("SyncTaskCallInAsyncContextError", "RuntimeUserError"),
     ),
     "NotInTaskContextError": Words(
         meaning="Something that belongs to a running task was used where no task runs.",

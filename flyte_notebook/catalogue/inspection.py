@@ -19,11 +19,11 @@ _PLACEHOLDER = "..."
 
 def sdk_classes() -> dict[str, type[BaseException]]:
     """Return every error class that `flyte_notebook.errors` offers, by its own name: the SDK's, and our own."""
-    return {
-        thing.__name__: thing
-        for name in errors.__all__
-        if inspect.isclass(thing := getattr(errors, name)) and issubclass(thing, BaseException)
-    }
+    found: dict[str, type[BaseException]] = {}
+    for thing in vars(errors).values():
+        if isinstance(thing, type) and issubclass(thing, (errors.BaseRuntimeError, errors.ActionNotFoundError)):
+            found[thing.__name__] = thing
+    return found
 
 
 def kind_of(cls: type[BaseException]) -> Kind:

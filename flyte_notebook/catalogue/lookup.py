@@ -126,6 +126,7 @@ def _class(cls: type[BaseException]) -> Explanation:
 
 def _from_words(cls: type[BaseException], words: Words) -> Explanation:
     fixed = fixed_code(cls)
+    known = {*sdk_classes(), _ABORTED, _REMOTE_TASKS}
     return Explanation(
         name=cls.__name__,
         meaning=words.meaning,
@@ -136,7 +137,7 @@ def _from_words(cls: type[BaseException], words: Words) -> Explanation:
         real_here=words.real_here,
         recover=words.recover,
         prevent=words.prevent,
-        related=words.related,
+        related=tuple(name for name in words.related if name in known or builtin.named(name)),  # older SDKs lack some
         signature=signature_of(cls),
         bases=bases_of(cls),
     )

@@ -65,7 +65,7 @@ def by_hand_in_a_run(name: str, arguments: str, *, better: str, raises: str | No
 @env.task
 async def step(way: str) -> str:
     if way != "{better}":
-        # Raised by hand, to try the clause below: here only a cluster raises it by itself.
+        # Raised by hand, to try the clause below: by itself only a cluster raises it.
         raise {raises or name}({arguments})
     return f"done by {{way}}"
 """

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from flyte_notebook.engine.link import SupervisorError
 from flyte_notebook.engine.pump import Pump
 from flyte_notebook.outcome import Raised, WorkerReport
-from flyte_notebook.trace import MemoryTrace
+from flyte_notebook.trace import MemoryTrace, compact_sizes, compact_times
 from flyte_notebook.worker import protocol
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ class AttemptInWorker:
         self._stopped = False
         self._lost = ""
         self._payload_path: Path | None = None
+        self.cut_short: WorkerReport | None = None
+        """The facts of an attempt whose `run` was cancelled."""
 
     @property
     def usage_bytes(self) -> int:
@@ -135,6 +137,10 @@ class AttemptInWorker:
         except BaseException:
             # Cancelled, or something of ours went wrong: nobody may find the attempt running afterwards.
             await self._end_now()
+            ended = self._handle.ended if self._handle is not None else None
+            if ended is not None and ended.done() and ended.exception() is None:
+                facts = ended.result()
+            self.cut_short = self._report(facts, pump.tail, time.monotonic() - began_s)
             raise
         finally:
             await self._end_children()
@@ -305,8 +311,8 @@ class AttemptInWorker:
 
 def _trace(job: Job, facts: dict[str, Any]) -> MemoryTrace:
     return MemoryTrace(
-        times_s=tuple(facts.get("times_s", ())),
-        memory_bytes=tuple(facts.get("memory_bytes", ())),
+        times_s=compact_times(facts.get("times_s", ())),
+        memory_bytes=compact_sizes(facts.get("memory_bytes", ())),
         limit_bytes=job.limits.memory_bytes,
         baseline_bytes=facts.get("baseline_bytes"),
         peak_bytes=facts.get("peak_bytes"),

@@ -28,6 +28,7 @@ from flyte_notebook.worker import pickling
 
 if TYPE_CHECKING:
     from flyte_notebook.engine.pump import StreamName
+    from flyte_notebook.history import Action
     from flyte_notebook.limits import Enforcement, Limits
     from flyte_notebook.outcome import Outcome, Tripped
 
@@ -195,17 +196,30 @@ class Engine:
             self._scheduler.awaits_child(parent, +1)
         try:
             report = await self._admit_and_supervise(living, origin)
+        except asyncio.CancelledError:
+            cut_short = living.worker.cut_short if living.worker is not None else None
+            stopped = WorkerReport(tripped="stopped", enforcement=self._link.enforcement)
+            outcome = self._conclude(job, cut_short or stopped, action, origin)
+            if parent is None and isinstance(outcome, Failure):
+                run.failure = outcome  # nobody else hears of it
+            raise
         finally:
             self._living.discard(living)
             if living.ticket is not None:
                 self._scheduler.release(living.ticket)
             if parent is not None:
                 self._scheduler.awaits_child(parent, -1)
+        outcome = self._conclude(job, report, action, origin)
+        if parent is None and _comes_again(job, outcome):
+            self._between_attempts.add(job.run)
+        return outcome
+
+    def _conclude(self, job: Job, report: WorkerReport, action: Action, origin: Origin) -> Outcome:
+        """Decide what became of an attempt, remember it, and tell who listens."""
         outcome = diagnose(job, report, unpickle=pickling.loads)
-        number = job.attempt + 1
         action.attempts.append(
             Attempt(
-                number=number,
+                number=job.attempt + 1,
                 worker=job.worker,
                 limits=job.limits,
                 outcome=outcome,
@@ -215,8 +229,6 @@ class Engine:
         )
         if isinstance(outcome, Failure):
             self.history.last_failure = outcome
-            if parent is None and number < job.max_attempts and getattr(outcome.error, "recoverable", False):
-                self._between_attempts.add(job.run)  # the SDK sleeps now, and will come again
         if origin.observer is not None:
             origin.observer.ended(job, outcome)
         return outcome
@@ -329,6 +341,12 @@ class _Nowhere:
 async def _no_call(_request: dict[str, Any]) -> dict[str, Any]:
     msg = "a canary calls nobody"
     raise EngineError(msg)
+
+
+def _comes_again(job: Job, outcome: Outcome) -> bool:
+    """Whether the SDK sleeps now and will try once more."""
+    failed = isinstance(outcome, Failure) and getattr(outcome.error, "recoverable", False)
+    return bool(failed) and job.attempt + 1 < job.max_attempts
 
 
 def _queue_bound(job: Job, now_s: float) -> tuple[float, Tripped]:

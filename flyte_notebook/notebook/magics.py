@@ -17,10 +17,12 @@ from flyte_notebook.views import explanation, runs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flyte_notebook.job import Semantics
     from flyte_notebook.notebook.render import Renderer
 
-SUB_COMMANDS = ("doctor", "explain", "last", "runs")
-COMPLETIONS = {"": SUB_COMMANDS, "explain": catalogue.names()}
+SUB_COMMANDS = ("doctor", "explain", "last", "runs", "semantics")
+SEMANTICS: tuple[Semantics, ...] = ("cluster", "reference")
+COMPLETIONS = {"": SUB_COMMANDS, "explain": catalogue.names(), "semantics": SEMANTICS}
 """What may follow ``%flyte``, and what may follow a sub-command."""
 
 
@@ -61,12 +63,15 @@ class FlyteMagics(Magics):
         %flyte explain [NAME]  what an error means and how to recover; without a name, the last failure
         %flyte last            the run that began last: its actions, their limits, peaks and outcomes
         %flyte runs            all runs of this kernel
+        %flyte semantics NAME  whose error classes failures get: those of today's cluster, or of the reference
         """
         command = line.strip() or "doctor"
         if command == "doctor":
             return capabilities.examine(silenced_polling_errors=self._silenced())
         if command.partition(" ")[0] == "explain":
             return self._explain(command.partition(" ")[2].strip())
+        if command.partition(" ")[0] == "semantics":
+            return self._semantics(command.partition(" ")[2].strip())
         if command == "last":
             run = enforcement.history.last_run
             if run is None:
@@ -76,6 +81,22 @@ class FlyteMagics(Magics):
             return Text(runs.runs_text(list(enforcement.history)))
         close = f"%flyte {command}: there is no such command; there are " + ", ".join(SUB_COMMANDS)
         raise UsageError(close)
+
+    def _semantics(self, name: str) -> Text:
+        session = enforcement.current()
+        if session is None:
+            raise UsageError("%flyte semantics: limits are not enforced now; run %reload_ext flyte_notebook")
+        chosen = next((known for known in SEMANTICS if known == name), None)
+        if chosen is None and name:
+            raise UsageError(
+                f"%flyte semantics: {name!r} is neither cluster nor reference; write %flyte semantics reference"
+            )
+        session.semantics = chosen or session.semantics
+        words = {
+            "cluster": "failures raise what today's cluster raises",
+            "reference": "failures raise what the published reference promises; a card says where a cluster differs",
+        }
+        return Text(f"{session.semantics}: {words[session.semantics]}")
 
     def _explain(self, name: str) -> Any:
         """Explain what a name stands for: a variable that holds an error, a class, a code; else the last failure."""

@@ -21,8 +21,10 @@ _CLASS: Final = "flyte-notebook-explanation"
 _CHARACTERS: Final = 4_000
 _LABELS: Final = 10
 _KINDS: Final = {"any": "depends on whoever raises it", "none": "none: it is not of Flyte's tree"}
-# The card's own look; only the edge is not that of a failure, for nothing failed.
-_STYLE: Final = STYLE.replace(".flyte-notebook-card", f".{_CLASS}") + f".{_CLASS}{{--fnb-bad:var(--fnb-used)}}\n"
+# The card's own look; but the edge is not that of a failure, for nothing failed, and the program is shown whole.
+_STYLE: Final = STYLE.replace(".flyte-notebook-card", f".{_CLASS}") + (
+    f".{_CLASS}{{--fnb-bad:var(--fnb-used)}}\n.{_CLASS} .fnb-body pre{{max-height:none}}\n"
+)
 
 
 class ShownExplanation(Explanation):

@@ -130,10 +130,11 @@ def _heading(failure: Failure) -> str:
         ]
         more = len(failure.inputs) - INPUTS
         inputs = " · inputs " + ", ".join(named) + (f" and {more} more" if more > 0 else "")
+    note = f"\n<p><small>Note: {_line(failure.note, 200)}</small></p>" if failure.note else ""
     return (
         f'<h3><span dir="auto">{_line(title_of(failure), 120)}</span>'
         f"<small>task <bdi>{_line(failure.task_name, 200)}</bdi> · {attempt}{inputs}</small></h3>\n"
-        f'<p dir="auto">{with_code(failure.headline)}</p>'
+        f'<p dir="auto">{with_code(failure.headline)}</p>{note}'
     )
 
 

@@ -65,6 +65,8 @@ def failure_text(failure: Failure) -> str:
         f"  worker  {clean_line(failure.worker)}",
         f"  memory  {memory_words(failure)}",
     ]
+    if failure.note:
+        parts.insert(3, f"  note    {clean_line(failure.note, 200)}")
     bar = _bar(failure)
     if bar:
         parts.append(f"          {bar}")

@@ -187,4 +187,3 @@ def test_no_more_processes_than_allowed(session: Session, most: int) -> None:
         spans = flyte.run(intervals, 6, 0.3, "120Mi", "").outputs()[0]
     assert list(range(6)) == [int(number) for number, _, _ in spans]
     assert most == most_at_a_time(spans)
-

@@ -258,6 +258,10 @@ def test_cancelling_a_run_ends_its_processes(session: Session) -> None:
         assert 0 == session.engine.active
 
     asyncio.run(main())
+    assert fn.last_run is not None
+    assert fn.last_run.failure is not None
+    assert ("stopped", "ActionAbortedError") == (fn.last_run.failure.reason, fn.last_run.failure.code)
+    assert [1] == [attempt.number for attempt in fn.last_run.actions[0].attempts]
 
 
 def test_stopping_everything_aborts_the_run(session: Session) -> None:

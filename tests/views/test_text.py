@@ -11,6 +11,7 @@ from failures import LINES, NASTY, OOM, hostile
 from flyte_notebook.limits import Limits
 from flyte_notebook.outcome import SourceLine
 from flyte_notebook.trace import MemoryTrace
+from flyte_notebook.views.html import failure_html
 from flyte_notebook.views.text import clean, clean_line, failure_text, short_traceback
 
 EXPECTED = """\
@@ -148,3 +149,12 @@ def test_no_input_disturbs_the_terminal_or_takes_long(text: str) -> None:
     assert time.perf_counter() - begun < 10
     assert len(shown.encode()) < 50_000
     assert all(character.isprintable() or character == "\n" for character in shown)
+
+
+def test_a_difference_to_a_cluster_is_said() -> None:
+    """Where the reference and today's cluster differ, the text and the card say so in one line; else neither does."""
+    noted = replace(OOM, note="the reference says CustomError; today's cluster raises RuntimeUserError")
+    assert "  note    the reference says CustomError; today's cluster raises RuntimeUserError" in failure_text(noted)
+    assert "Note: the reference says CustomError; today&#x27;s cluster raises RuntimeUserError" in failure_html(noted)
+    assert "note  " not in failure_text(OOM)
+    assert "Note:" not in failure_html(OOM)
