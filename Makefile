@@ -40,6 +40,23 @@ test: $(VENV)/.test $(VENV)/.package
 	@cd build/tests && FLYTE_NOTEBOOK_TEST_WHEEL="$$(cat "$(CURDIR)/build/dist/.wheel")" \
 	    exec "$(BIN)/pytest" -c "$(CURDIR)/pyproject.toml" --rootdir="$(CURDIR)" $(ARGS) "$(CURDIR)/tests"
 
+## test-sdk: run the tests of the contract with the SDK on the oldest supported version; the newest is in .venv
+# The oldest version is the lower bound in pyproject.toml.
+SDK_TESTS := tests/sdk tests/engine/test_deaths.py tests/engine/test_features.py tests/engine/test_semantics.py \
+    tests/test_errors.py tests/test_diagnosis.py
+.PHONY: test-sdk
+test-sdk: .venv-sdk/.made build/dist/.wheel
+	@mkdir -p build/tests
+	"$(CURDIR)/.venv-sdk/bin/pip" install --quiet --no-deps --no-index --force-reinstall "$$(cat build/dist/.wheel)"
+	cd build/tests && "$(CURDIR)/.venv-sdk/bin/pytest" -c "$(CURDIR)/pyproject.toml" --rootdir="$(CURDIR)" \
+	    -p no:cacheprovider $(ARGS) $(addprefix "$(CURDIR)/,$(addsuffix ",$(SDK_TESTS)))
+
+.venv-sdk/.made: $(VENV)/.made pyproject.toml | build/dist/.wheel
+	@rm -rf .venv-sdk && "$(BIN)/python" -m venv .venv-sdk
+	oldest="$$(sed -n 's/.*"flyte>=\([0-9.]*\),.*/\1/p' pyproject.toml)"; \
+	    .venv-sdk/bin/pip install --quiet "$$(cat build/dist/.wheel)[test]" "flyte==$$oldest.*"
+	@touch $@
+
 ## check: lint, format, types, architecture
 .PHONY: check
 check: $(VENV)/.lint $(VENV)/.test $(VENV)/.package
@@ -65,7 +82,7 @@ wheel: build/dist/.wheel
 ## clean: remove what the other targets made
 .PHONY: clean
 clean:
-	rm -rf build $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build $(VENV) .venv-sdk .mypy_cache .pytest_cache .ruff_cache
 	find flyte_notebook tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 .PHONY: help

@@ -373,7 +373,7 @@ def _attach(error: BaseException, name: str, value: object) -> None:
 
 def _as_raised(raised: Raised, unpickle: Callable[[bytes], Any] | None) -> BaseException:
     """Return the exception as user code raised it, or the best that can be had of it."""
-    with suppress(Exception, SystemExit):  # unpickling and a user's class may run any code
+    with suppress(BaseException):  # unpickling and a user's class may run any code
         if raised.fields is not None:
             return rebuild(raised.fields)
         if raised.pickled is not None and unpickle is not None:

@@ -41,6 +41,7 @@ FlyteError: TypeAlias = BaseRuntimeError | ActionNotFoundError
 _ROOTS: Final = (BaseRuntimeError, ActionNotFoundError)
 _PLAIN_SCALARS: Final = (str, int, float, bool, bytes, type(None))
 _PLAIN_DEPTH: Final = 8
+MAX_TEXT_CHARS: Final = 1_000_000
 _OWN_FIELDS: Final = frozenset({"code", "kind", "worker"})
 _ATTACHED: Final = frozenset({"failure", "recoverable"})
 """What diagnosis hangs on an error for one attempt; it must not travel on into the next one."""
@@ -115,17 +116,20 @@ def pack(error: BaseException) -> dict[str, Any] | None:
     """
     if not isinstance(error, _ROOTS):
         return None
-    message = _message(error)
-    args = _plain(error.args)
+    message, readable = _message(error)
+    names = [_qualified(base) for base in type(error).__mro__ if issubclass(base, _ROOTS)]
+    if not readable:  # in the notebook its text would raise wherever somebody looks at it
+        names = [name for name in names if name.startswith(f"{flyte.errors.__name__}:")]
+    args = _plain(tuple(map(_sendable, error.args)))
     attributes = {
-        name: plain[0]
+        name: _sendable(plain[0])
         for name, value in vars(error).items()
         if name not in _OWN_FIELDS | _ATTACHED and (plain := _plain(value)) is not None
     }
     return {
-        "class": _qualified(type(error)),
-        "bases": [_qualified(base) for base in type(error).__mro__[1:] if issubclass(base, _ROOTS)],
-        "code": str(getattr(error, "code", type(error).__name__)),
+        "class": names[0],
+        "bases": names[1:],
+        "code": sendable(str(getattr(error, "code", type(error).__name__))),
         "kind": str(getattr(error, "kind", "user")),
         "worker": _worker(error),
         "message": message,
@@ -158,11 +162,26 @@ def _qualified(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def _message(error: BaseException) -> str:
+def _message(error: BaseException) -> tuple[str, bool]:
+    """Return the text of an error, and whether it has one."""
     try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - a user's own class may raise anything
-        return f"(the text of this {type(error).__name__} cannot be shown: its __str__ raises)"
+        return sendable(str(error)), True
+    except BaseException:  # noqa: BLE001 - a user's own class may raise anything
+        return f"(the text of this {type(error).__name__} cannot be shown: its __str__ raises)", False
+
+
+def sendable(text: str) -> str:
+    """Return a text as any protocol carries it: of bounded length, and lone surrogates spelled out.
+
+    Jupyter cannot send these: a cell that shows one gets no reply for ever.
+    """
+    if len(text) > MAX_TEXT_CHARS:
+        text = f"{text[:MAX_TEXT_CHARS]}... [{len(text)} characters in all]"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _sendable(value: object) -> object:
+    return sendable(value) if isinstance(value, str) else value
 
 
 def _worker(error: BaseException) -> str | None:

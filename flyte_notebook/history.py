@@ -61,6 +61,7 @@ class Run:
     failure: Failure | None = None
     outputs: dict[str, Any] = field(default_factory=dict)
     cached: bool = False
+    _frames_gone: bool = field(default=False, repr=False)
     _by_name: dict[str, Action] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -89,6 +90,19 @@ class Run:
                     return attempt.outcome if isinstance(attempt.outcome, Failure) else None
         return None
 
+    def let_frames_go(self) -> None:
+        """Drop the Python frames of its errors: they hold every variable that was on the way, inputs of any size.
+
+        What a person reads of a failure is text. The history does this to every run but the last two.
+        """
+        if self._frames_gone:
+            return
+        self._frames_gone = True
+        for action in self.actions:
+            for attempt in action.attempts:
+                if isinstance(attempt.outcome, Failure):
+                    _let_frames_go(attempt.outcome.error)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the run for tools: names, limits, outcomes and peaks; no values."""
         return {
@@ -113,6 +127,8 @@ class History:
         known = self.find(name)
         if known is not None:
             return known
+        for earlier in tuple(self._runs)[:-1]:
+            earlier.let_frames_go()
         run = Run(name=name, task_name=task_name)
         self._runs.append(run)
         return run
@@ -145,6 +161,15 @@ class History:
 
     def __getitem__(self, index: int) -> Run:
         return self._runs[index]
+
+
+def _let_frames_go(error: BaseException) -> None:
+    chain, known = [error], set()
+    while chain:
+        one = chain.pop()
+        known.add(id(one))
+        BaseException.with_traceback(one, None)  # past the class's own __setattr__, which may refuse
+        chain += [link for link in (one.__cause__, one.__context__) if link is not None and id(link) not in known]
 
 
 def _action_dict(action: Action) -> dict[str, Any]:

@@ -162,10 +162,10 @@ def test_a_childs_oom_is_an_oom_although_the_task_ended_well() -> None:
 @pytest.mark.parametrize(
     ("expected", "wire_code", "recoverable", "changes"),
     [
-        (flyte.errors.MaxRuntimeExceededError, "MAX_RUNTIME_EXCEEDED", True, {"tripped": "max_runtime"}),
-        (flyte.errors.DeadlineExceededError, "DEADLINE_EXCEEDED", False, {"tripped": "deadline"}),
+        (errors.MaxRuntimeExceededError, "MAX_RUNTIME_EXCEEDED", True, {"tripped": "max_runtime"}),
+        (errors.DeadlineExceededError, "DEADLINE_EXCEEDED", False, {"tripped": "deadline"}),
         (
-            flyte.errors.MaxQueuedTimeExceededError,
+            errors.MaxQueuedTimeExceededError,
             "QUEUED_TIMEOUT_EXCEEDED",
             True,
             {"tripped": "max_queued_time", "stage": "queued"},

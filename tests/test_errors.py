@@ -246,7 +246,7 @@ def test_what_diagnosis_attached_stays_behind() -> None:
     ("expected", "error"),
     [
         (True, flyte.errors.OOMError("OOMKilled", "m")),
-        (True, flyte.errors.MaxRuntimeExceededError("m")),
+        (True, errors.MaxRuntimeExceededError("m")),
         (True, ValueError("m")),
         (False, flyte.errors.NonRecoverableError("m")),
         (False, errors.UnschedulableError("m")),

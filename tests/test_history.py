@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import ClassVar
 
 from flyte_notebook.history import Action, Attempt, History, Run
 from flyte_notebook.limits import Limits
@@ -35,6 +36,42 @@ def _failure() -> Failure:
         limits=Limits(),
         report=WorkerReport(),
     )
+
+
+def _raised(size: int) -> Failure:
+    """Return a failure whose error was raised through a frame that holds something of that size."""
+    held = Held(size)
+    try:
+        try:
+            raise KeyError(held.size)  # noqa: TRY301 - raised here, so that its frame holds something
+        except KeyError as first:
+            raise ValueError("x") from first
+    except ValueError as error:
+        return replace(_failure(), error=error)
+
+
+class Held:
+    living: ClassVar[int] = 0
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        Held.living += 1
+
+    def __del__(self) -> None:
+        Held.living -= 1
+
+
+def test_frames_of_failures_go_with_the_run_after_the_next() -> None:
+    """The last two runs keep the tracebacks of their errors; older ones hold no variable of anybody any more."""
+    history = History()
+    errors = []
+    for number in range(5):
+        action = history.begin(f"r{number}", "t").begin_action("a0", "t", None, Limits())
+        action.attempts.append(replace(_attempt(1), outcome=_raised(number)))
+        errors.append(action.attempts[0].outcome.error)
+    assert [True, True, True, False, False] == [error.__traceback__ is None for error in errors]
+    assert [True, True, True, False, False] == [error.__cause__.__traceback__ is None for error in errors]
+    assert 2 == Held.living
 
 
 def test_a_run_begins_once() -> None:

@@ -222,7 +222,7 @@ class Engine:
                 number=job.attempt + 1,
                 worker=job.worker,
                 limits=job.limits,
-                outcome=outcome,
+                outcome=_without_answer(outcome),
                 trace=report.trace,
                 duration_s=report.duration_s,
             )
@@ -336,6 +336,13 @@ class _Nowhere:
 
     def flush(self) -> None:
         """Do nothing."""
+
+
+def _without_answer(outcome: Outcome) -> Outcome:
+    """Return an outcome for the history, which keeps hundreds of them: without the result, however large that is."""
+    if isinstance(outcome, Failure):
+        return outcome
+    return Success(answer=b"", report=replace(outcome.report, answer=None))
 
 
 async def _no_call(_request: dict[str, Any]) -> dict[str, Any]:

@@ -85,5 +85,8 @@ class Limiter(Protocol):
     def group(self, name: str, limits: Limits) -> TaskGroup:
         """Make the group of one attempt. ``name`` is safe as a file name. Raises OSError when the kernel refuses."""
 
+    def keep_room(self) -> None:
+        """Hold all attempts together to what a limited group above has left. For every 100 ms; never raises."""
+
     def close(self) -> None:
         """Kill and remove what is left of every group of this session. Idempotent."""

@@ -33,6 +33,7 @@ from flyte_notebook.limiters.control_groups import (
     subdirectories,
     write,
 )
+from flyte_notebook.limiters.room import Room
 from flyte_notebook.limits import Enforcement, Limits
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class CgroupV1:
         self._memory = _session_directory("memory", session)
         self._cpu: str | None = None
         self._cpus = affinity.Cpus()
+        self._room = Room(self._memory + "/memory.usage_in_bytes", self._memory + "/memory.limit_in_bytes")
         try:
             _prove(self._memory, lambda directory: _limit_memory(directory, PROOF_BYTES))
         except OSError as refused:
@@ -90,6 +92,10 @@ class CgroupV1:
                 if Path(directory).is_dir():
                     remove_tree(directory)
             raise
+
+    def keep_room(self) -> None:
+        """Hold all attempts together to what a limited group above has left."""
+        self._room.keep()
 
     def close(self) -> None:
         """Kill and remove what is left of every group of this session. Idempotent."""

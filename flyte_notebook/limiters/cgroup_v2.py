@@ -38,6 +38,7 @@ from flyte_notebook.limiters.control_groups import (
     upwards,
     write,
 )
+from flyte_notebook.limiters.room import Room
 from flyte_notebook.limits import Enforcement, Limits
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class CgroupV2:
         base = find_base(*found, root=os.geteuid() == 0)
         self._cpus = affinity.Cpus()
         self._session = f"{base.directory}/{session}"
+        self._room = Room(self._session + "/memory.current", self._session + "/memory.max")
         try:
             if base.occupied:
                 _move_to_main(base.directory)
@@ -91,6 +93,10 @@ class CgroupV2:
         except OSError:
             remove_tree(directory)
             raise
+
+    def keep_room(self) -> None:
+        """Hold all attempts together to what a limited group above has left."""
+        self._room.keep()
 
     def close(self) -> None:
         """Kill and remove what is left of every group of this session. Idempotent."""

@@ -31,6 +31,11 @@ def available_bytes() -> int:
     return max(0, min([_machine()[1], *(_left(*found) for found in _limited_groups())]))
 
 
+def left_above_bytes() -> int | None:
+    """Return what the limited groups above us have left, ``None`` where no group above is limited."""
+    return min((_left(*found) for found in _limited_groups()), default=None)
+
+
 def cpu_count() -> float:
     """Return the cores this process may use: its CPU affinity, or less where a group above us has a quota."""
     cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

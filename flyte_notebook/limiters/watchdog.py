@@ -51,6 +51,9 @@ class Watchdog:
         self._groups = [known for known in self._groups if not known.removed] + [group]
         return group
 
+    def keep_room(self) -> None:
+        """Nothing to do: without a group there is nothing that the kernel could hold them to."""
+
     def close(self) -> None:
         """Kill what is left of every group, for 2 s at most, and give up what is kept. Idempotent."""
         give_up = time.monotonic() + 2.0

@@ -11,6 +11,8 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from flyte_notebook.errors import sendable
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
@@ -97,7 +99,9 @@ class UncaughtHandler:
             shell.display_pub.publish(data=bundle, metadata={})
         _remember(error, traceback)
         # The one call that sends the error message and keeps the lines for the execute reply.
-        shell._showtraceback(type(error), error, list(lines))  # noqa: SLF001 - the hook that shells override for this
+        # A text in place of the error, which a frontend can always be sent: an error whose own text raises would make
+        # IPython drop this handler.
+        shell._showtraceback(type(error), _text(error), list(lines))  # noqa: SLF001 - the hook that shells override
         if shell.call_pdb:
             shell.debugger(force=True)
         return True
@@ -116,6 +120,13 @@ def install(
     ``__cause__`` is a Flyte error. ``%tb`` and ``%debug`` still show the whole traceback.
     """
     return UncaughtHandler(shell, render, classes)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return sendable(str(error))
+    except Exception as inner:  # noqa: BLE001 - a user's own class may raise anything
+        return f"<the message could not be read: {type(inner).__name__} in __str__>"
 
 
 def _remember(error: BaseException, traceback: TracebackType | None) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import functools
+import inspect
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +34,14 @@ def execute(file: BinaryIO) -> bytes:
     body = tasks.unpack(file)
     seam.replay_init(body["init"])
     call = body["call"]
-    raised = _watch(call["task"])
+    call["task"], raised = _watched(call["task"])
+    outputs = error = None
     try:
         outputs, error = asyncio.run(seam.dispatch_here(call, body["settings"], _dispatch))
+    except BaseException:
+        # The SDK asks an exception for its text, and writes that as UTF-8; some have none, or none that can be written.
+        if not raised:
+            raise
     finally:
         spooled.clear()
     if raised:
@@ -44,10 +52,15 @@ def execute(file: BinaryIO) -> bytes:
     return pickling.dumps(outputs)
 
 
-def _watch(task: Any) -> list[BaseException]:
-    """Keep the exception itself, of which the SDK keeps only code and message; and say when the user's code runs."""
+def _watched(task: Any) -> tuple[Any, list[BaseException]]:
+    """Return the task to run, and a list whose first item will be what the user's code raised.
+
+    The SDK keeps only code and message of that. A copy: the user's code may call the task, which sends it on.
+    """
     raised: list[BaseException] = []
+    task = copy.copy(task)
     execute_task = task.execute
+    function: Any = getattr(task, "func", None)
 
     async def watched(*args: Any, **kwargs: Any) -> Any:
         context.stage("running")
@@ -59,8 +72,18 @@ def _watch(task: Any) -> list[BaseException]:
         context.stage("returning")
         return result
 
+    def carried(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (StopIteration, GeneratorExit) as error:
+            # From the SDK's thread: a future waits for ever for the one, and makes a bare one of the other.
+            raised.append(error)
+            raise RuntimeError(type(error).__name__) from error
+
     task.execute = watched
-    return raised
+    if inspect.isfunction(function) and not inspect.iscoroutinefunction(function):
+        task.func = functools.wraps(function)(carried)
+    return task, raised
 
 
 def _as_raised(error: BaseException) -> BaseException:

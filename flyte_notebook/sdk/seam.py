@@ -8,8 +8,10 @@ own function runs in the worker. A contract test holds each name below to what i
 
 from __future__ import annotations
 
+import atexit
 import logging
 import sys
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import flyte
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     Dispatch = Callable[..., Awaitable[tuple[Any, Any]]]
 
 __all__ = ["AsyncFunctionTaskTemplate", "TaskTemplate"]
+
+_ended_with: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Controllers whose runners end with them."""
 
 _INIT_FIELDS = (
     "org",
@@ -188,9 +193,32 @@ async def dispatch_here(call: dict[str, Any], settings: dict[str, Any], dispatch
         return await _sdk_direct_dispatch(**call, controller=create_controller("local"))
 
 
-def recorder_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return the recorder of the controller that dispatches, ``None`` when it records nothing."""
-    controller = kwargs.get("controller") or next((item for item in args if hasattr(item, "_recorder")), None)
+def controller_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the controller that dispatches, from the arguments of one dispatch; ``None`` when it is not there."""
+    return kwargs.get("controller") or next((item for item in args if hasattr(item, "_recorder")), None)
+
+
+def end_runners_with(controller: Any) -> None:
+    """Have the threads that a local controller starts for sync tasks end when nobody holds the controller any more.
+
+    The SDK makes a controller for each run, and leaves a thread with its loop behind for each run of a sync task.
+    """
+    runners = getattr(controller, "_runner_map", None)
+    if runners is not None and controller not in _ended_with:
+        _ended_with.add(controller)
+        weakref.finalize(controller, _end_runners, runners).atexit = False
+
+
+def _end_runners(runners: dict[str, Any]) -> None:
+    for runner in runners.values():
+        loop = getattr(runner, "_TaskRunner__loop", None)
+        atexit.unregister(runner._close)
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(loop.stop)
+
+
+def recorder_of(controller: Any) -> Any:
+    """Return the recorder of a controller, ``None`` when it records nothing."""
     recorder = getattr(controller, "_recorder", None)
     return recorder if recorder is not None and recorder.is_active else None
 

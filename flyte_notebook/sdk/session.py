@@ -120,7 +120,9 @@ class Session:
             tasks.check_inline_size(call["task"], call["inputs"].proto_inputs.literals, "input")
         except (ValueError, InlineIOMaxBytesBreached) as error:
             return None, seam.for_retry_loop(tasks.refusal(error), last=tasks.attempts_of(call["task"]) == 1)
-        recorder = seam.recorder_of(args, kwargs)
+        controller = seam.controller_of(args, kwargs)
+        seam.end_runners_with(controller)
+        recorder = seam.recorder_of(controller)
         origin = Origin(
             sink=self._sink(),
             surroundings=surroundings(),

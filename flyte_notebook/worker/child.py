@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import gc
 import importlib
 import io
@@ -23,7 +24,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.worker import context, protocol
-from flyte_notebook.worker.raised import describe
+from flyte_notebook.worker.raised import describe, pickled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,7 +119,11 @@ def _answer(to: Channel, entry: Callable[[BinaryIO], bytes], job: dict[str, Any]
             finally:
                 _finish(after)
     except BaseException as error:
-        to.tell({"kind": "raised", "raised": describe(error)})
+        facts = describe(error)
+        to.tell({"kind": "raised", "raised": facts})
+        data = pickled(error)
+        if data is not None:
+            to.tell({"kind": "raised", "raised": dataclasses.replace(facts, pickled=data)})
         return 1
     to.tell({"kind": "answer", "answer": answer})
     return 0

@@ -9,14 +9,13 @@ import sysconfig
 import traceback
 from typing import TYPE_CHECKING
 
-from flyte_notebook import errors
+from flyte_notebook.errors import pack, sendable
 from flyte_notebook.outcome import Raised, SourceLine
 from flyte_notebook.worker import pickling
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-MAX_MESSAGE_CHARS = 1_000_000
 MAX_TRACEBACK_CHARS = 200_000
 MAX_PICKLED_BYTES = 8 << 20
 MAX_LINES = 50
@@ -25,17 +24,11 @@ _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def describe(error: BaseException) -> Raised:
-    """Return the facts of an exception. Never raises, whatever its ``__str__`` does."""
+    """Return the facts of an exception, without the exception itself. Never raises, whatever its ``__str__`` does."""
     cut = user_traceback(error.__traceback__)
     fields = None
-    pickled = None
-    with contextlib.suppress(Exception):
-        fields = errors.pack(error)
-    with contextlib.suppress(Exception):
-        pickled = pickling.dumps(error)
-        pickling.loads(pickled)
-    if pickled is not None and len(pickled) > MAX_PICKLED_BYTES:
-        pickled = None
+    with contextlib.suppress(BaseException):
+        fields = pack(error)
     return Raised(
         type_name=type(error).__name__,
         module=type(error).__module__,
@@ -43,9 +36,23 @@ def describe(error: BaseException) -> Raised:
         traceback=_traceback_text(error, cut),
         lines=user_lines(cut),
         fields=fields,
-        pickled=pickled,
-        recoverable=bool(getattr(error, "recoverable", True)),
+        recoverable=_recoverable(error),
     )
+
+
+def pickled(error: BaseException) -> bytes | None:
+    """Return an exception as bytes that can be loaded again, ``None`` where that cannot be.
+
+    It is loaded here once: a class may do anything when an exception of it is loaded, end the process for example, and
+    what does so must not happen in the notebook. So this may not return; what `describe` said should be sent before.
+    """
+    with contextlib.suppress(BaseException):
+        data = pickling.dumps(error)
+        if len(data) <= MAX_PICKLED_BYTES:
+            loaded = pickling.loads(data)
+            str(loaded)  # one whose text raises would do so in the notebook, too
+            return data if type(loaded).__name__ == type(error).__name__ else None
+    return None
 
 
 def user_traceback(trace: TracebackType | None) -> TracebackType | None:
@@ -80,19 +87,28 @@ def _installed() -> tuple[str, ...]:
     return tuple(paths[key] + os.sep for key in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
+def _recoverable(error: BaseException) -> bool:
+    try:
+        return bool(getattr(error, "recoverable", True))
+    except BaseException:
+        return True
+
+
 def _message(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception as inner:
+    except BaseException as inner:
         text = f"<the message could not be read: {type(inner).__name__} in __str__>"
-    if len(text) > MAX_MESSAGE_CHARS:
-        text = f"{text[:MAX_MESSAGE_CHARS]}... [{len(text)} characters in all]"
-    return text
+    return sendable(text)
 
 
 def _traceback_text(error: BaseException, trace: TracebackType | None) -> str:
     try:
         text = "".join(traceback.format_exception(type(error), error, trace))
-    except Exception:
+    except BaseException:
         text = "".join(traceback.format_tb(trace)) + type(error).__name__
-    return text if len(text) <= MAX_TRACEBACK_CHARS else f"[...]\n{text[-MAX_TRACEBACK_CHARS:]}"
+    if len(text) > MAX_TRACEBACK_CHARS:
+        # Both ends: the lines of code stand first, and a message may be longer than everything else.
+        half = MAX_TRACEBACK_CHARS // 2
+        text = f"{text[:half]}\n[...]\n{text[-half:]}"
+    return sendable(text)

@@ -116,6 +116,7 @@ class Supervisor:
         limits = Limits(memory_bytes=message["memory_bytes"], cpu_cores=message["cpu_cores"])
         group: TaskGroup | None = None
         try:
+            self._limiter.keep_room()
             group = self._limiter.group(message["name"], limits)
             pid = self._fork(message, fds, group)
         except OSError as error:
@@ -184,6 +185,7 @@ class Supervisor:
                 self._tell({"kind": "ended", "id": number, **watched.facts()})
         if self._watched and now >= self._usage_due_s:
             self._usage_due_s = now + USAGE_EVERY_S
+            self._limiter.keep_room()
             usage = {str(number): watched.usage_bytes for number, watched in self._watched.items()}
             self._tell({"kind": "usage", "usage": usage})
 

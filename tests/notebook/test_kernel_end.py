@@ -284,7 +284,9 @@ def look():
         kernel.run("%unload_ext flyte_notebook").ok()
         assert ([], 0) == kernel.value("look()")[:2]
         assert kernel.value("look()")[2] < descriptors
-        for _ in range(2):
+        for _ in range(4):
             kernel.run("%load_ext flyte_notebook\nengine().wait_until_proven()\nflyte.run(sleeper, 0)").ok()
-            assert (["flyte-notebook-engine"], 1, descriptors) == kernel.value("look()")
+            assert (["flyte-notebook-engine"], 1) == kernel.value("look()")[:2]
             kernel.run("%unload_ext flyte_notebook").ok()
+        # The kernel itself opens a few for a moment, and one for each thread that printed.
+        assert kernel.value("look()")[2] <= descriptors + 4

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
+import threading
+import time
 from typing import Any
 
 import flyte
@@ -152,3 +155,34 @@ def test_arguments_may_have_the_names_of_the_sdks_own() -> None:
     assert 111 == seam.native_outputs(named, seam.run_local(named, (), {"obj": 1}))
     assert 103 == seam.native_outputs(named, seam.run_local(named, (), {"obj": 1, "task": 2}))
     assert 14 == seam.native_outputs(named, asyncio.run(seam.run_local_async(named, (), {"obj": 1, "kind": 3})))
+
+
+@env.task
+def add_in_sync(x: int, y: int = 1) -> int:
+    return x + y
+
+
+def test_the_threads_of_sync_tasks_end_with_their_controller() -> None:
+    """The SDK leaves a thread and a loop behind for each run of a sync task; told to, they end with the controller."""
+
+    def runners() -> list[str]:
+        gc.collect()
+        return [thread.name for thread in threading.enumerate() if thread.name.endswith(": loop-runner")]
+
+    async def dispatch(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        seam.end_runners_with(seam.controller_of(args, kwargs))
+        seam.end_runners_with(seam.controller_of(args, kwargs))
+        return await direct_dispatch(*args, **kwargs)
+
+    before = len(runners())
+    undo = seam.replace_dispatch(dispatch)
+    try:
+        for number in range(4):
+            assert number + 1 == flyte.run(add_in_sync, number).outputs()[0]
+    finally:
+        undo()
+    create_controller("local")  # the SDK holds the one that it made last
+    until_s = time.monotonic() + 5
+    while len(runners()) > before and time.monotonic() < until_s:
+        time.sleep(0.01)
+    assert before == len(runners())
