@@ -53,6 +53,7 @@ class Pump:
         self._decoders = {name: codecs.getincrementaldecoder("utf-8")(errors="replace") for name in fds}
         self._pending: list[tuple[StreamName, str]] = []
         self._flush_handle: asyncio.TimerHandle | None = None
+        self._waited: set[StreamName] = set()
         self._allowance = float(LIVE_BYTES)
         self._refilled_s = clock()
         self._tail = bytearray()
@@ -82,7 +83,7 @@ class Pump:
             note = f"\n[flyte_notebook: {format_memory(lost)} of output not shown; its end follows]\n"
             self._queue("stderr", note)
             self._queue(self._held_name, _from_line_start(self._held))
-        self._flush()
+        self._flush(everything=True)
         self._sink.flush()
 
     def _read(self, name: StreamName) -> bool:
@@ -131,20 +132,28 @@ class Pump:
         if self._flush_handle is None:
             self._flush_handle = self._loop.call_later(FLUSH_EVERY_S, self._flush)
 
-    def _flush(self) -> None:
+    def _flush(self, *, everything: bool = False) -> None:
+        """Show what is pending; a line without its end waits once, so that tasks that share a sink do not mix lines."""
         if self._flush_handle is not None:
             self._flush_handle.cancel()
             self._flush_handle = None
         pending, self._pending = self._pending, []
+        last = dict(pending)
         for name, text in pending:
-            self._sink.write(name, text)
+            begun = "" if everything or name in self._waited or text is not last[name] else text.rpartition("\n")[2]
+            whole = text[: len(text) - len(begun)]
+            if whole:
+                self._sink.write(name, whole)
+            if begun:
+                self._queue(name, begun)
+        self._waited = {name for name, _ in self._pending}
 
     def show_now(self) -> None:
         """Show what is pending before something else is shown, to keep the order."""
         for name in list(self._open):
             while name in self._open and self._read(name):
                 pass
-        self._flush()
+        self._flush(everything=True)
 
     def _close(self, name: StreamName) -> None:
         fd = self._open.pop(name, None)

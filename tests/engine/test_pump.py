@@ -83,3 +83,22 @@ async def test_a_slow_talker_loses_nothing() -> None:
     sink, _ = await pumped(data, clock=clock)
     assert len(data) == len(sink.text["stdout"])
     assert "" == sink.text["stderr"]
+
+
+async def test_a_line_waits_for_its_end_but_not_for_long() -> None:
+    """Two tasks that share a sink do not mix their lines; a prompt without an end is shown soon all the same."""
+    sink = Recorder()
+    pipes = [os.pipe() for _ in range(4)]
+    first = Pump(sink, {"stdout": pipes[0][0], "stderr": pipes[1][0]})
+    second = Pump(sink, {"stdout": pipes[2][0], "stderr": pipes[3][0]})
+    os.write(pipes[0][1], b"whole\nbeg")
+    os.write(pipes[2][1], b"other\n")
+    await asyncio.sleep(0.07)
+    assert ["other", "whole"] == sorted(sink.text["stdout"].split())
+    os.write(pipes[0][1], b"un\n50%")
+    await asyncio.sleep(0.3)
+    assert sink.text["stdout"].endswith("begun\n50%")
+    for _, write in pipes:
+        os.close(write)
+    first.finish()
+    second.finish()
