@@ -156,10 +156,12 @@ def _groups(ours: set[str]) -> dict[str, str]:
             continue
         inside = [path, *_walk(path, CGROUP_DEPTH)]  # not rglob, which fails when a directory goes while it looks
         members = {pid for place in inside for pid in _read(place / "cgroup.procs").decode().split()}
-        if members and not members & ours:
+        # A session of ours is ours whoever is in it: a worker may have been forked after the processes were listed.
+        owner = re.match(rf"{PREFIX}(\d+)-", path.name)
+        known = owner is not None and owner[1] in ours
+        if members and not members & ours and not known:
             continue
-        owner = re.match(rf"{PREFIX}(\d+)-", path.relative_to(CGROUP_ROOT).as_posix().rpartition("/")[2])
-        if not members and (owner is None or owner[1] not in ours):
+        if not members and not known:
             strangers = _strangers(ours) if strangers is None else strangers
             # The session's name stands in the command line of its supervisor; a test run of somebody else may hold any.
             name = path.relative_to(CGROUP_ROOT).as_posix().partition(PREFIX)[2].partition("/")[0]

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook import capabilities
+from flyte_notebook import capabilities, catalogue
 from flyte_notebook.notebook import interrupts, loop, options, output, uncaught
 from flyte_notebook.notebook.magics import COMPLETIONS, FlyteMagics
 from flyte_notebook.notebook.render import CLASSES, Renderer
@@ -62,6 +62,7 @@ class Extension:
             self.polling.install()
             self._undo.append(self.polling.uninstall)
         self._register("pre_run_cell", lambda *_: self._before_cell())
+        self._register("post_run_cell", self._after_cell)
         guard = interrupts.InterruptGuard(lambda reason: self._stop_all(session, reason))
         guard.install(self._shell)
         self._undo.append(guard.uninstall)
@@ -78,6 +79,13 @@ class Extension:
         self._renderer.stopped = None
         if self.polling is not None:
             self.polling.check()
+
+    def _after_cell(self, result: Any = None) -> None:
+        """Show a learner the right code when a cell failed by one of the classic mistakes."""
+        error = getattr(result, "error_in_exec", None)
+        words = None if error is None else catalogue.hint(error)
+        if words is not None:
+            self._shell.display_pub.publish(data={"text/plain": f"[flyte_notebook: {words}]"}, metadata={})
 
     def _stop_all(self, session: Session, reason: str) -> BaseException | None:
         self._renderer.stopped = session.stop_all(reason)

@@ -141,7 +141,7 @@ class Session:
         if isinstance(outcome, Success):
             run.failure = None
             return pickling.loads(outcome.answer), None
-        run.failure = _origin_of(outcome, run)
+        run.failure = self.history.last_failure = _origin_of(outcome, run)
         outcome.error.failure = run.failure  # type: ignore[attr-defined]  # what the user is to see
         return None, seam.for_retry_loop(outcome.error, last=outcome.attempt + 1 >= outcome.max_attempts)
 
@@ -170,8 +170,6 @@ def _origin_of(failure: Failure, run: Run) -> Failure:
     A killed attempt has no lines of its own; those of the callers that let its error through say where it came up.
     """
     origin = run.failure_of(failure.worker) if failure.reason == "raised" and failure.worker else None
-    if origin is None:
+    if origin is None or origin is failure:
         return failure
-    if origin.lines:
-        return origin
-    return replace(origin, lines=failure.lines, traceback=failure.traceback)
+    return replace(origin, lines=(*failure.lines, *origin.lines), traceback=origin.traceback or failure.traceback)

@@ -56,7 +56,7 @@ async def parent() -> list[int]:
 async def grandparent() -> list[int]:
     return await parent()
 
-@env.task(retries=flyte.RetryStrategy(count=5, backoff=flyte.Backoff(base=timedelta(seconds=30))))
+@env.task(retries=flyte.RetryStrategy(count=5, backoff=flyte.Backoff(base=timedelta(seconds=3))))
 def fails(name: str) -> None:
     with open(name, "a") as file:
         file.write("attempt ")
@@ -178,6 +178,7 @@ def test_between_two_attempts_the_run_ends(kernel: Kernel, body: str) -> None:
     )
     reply = interrupted(kernel, f"name = {name!r}\n{watch}{body}", after="backing off")
     assert "KeyboardInterrupt" == reply.ename
+    kernel.run("time.sleep(3)").ok()  # the next attempt would have begun by now
     assert "attempt " == kernel.value("open(name).read()")
     kernel.run("watcher.join(); os.remove(name)").ok()
 
