@@ -298,9 +298,7 @@ class Engine:
 
     async def _nested(self, parent: _Living, request: dict[str, Any], origin: Origin) -> dict[str, Any]:
         """Run a task that a worker called, as its sibling; return the reply for the worker."""
-        job: Job = replace(
-            request["job"], run=parent.job.run, parent=parent.job.action, semantics=parent.job.semantics
-        )
+        job: Job = replace(request["job"], run=parent.job.run, parent=parent.job.action, semantics=parent.job.semantics)
         try:
             outcome = await self.run(job, origin, parent.ticket)
         except EngineError as error:

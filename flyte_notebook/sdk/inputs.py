@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.errors import RuntimeDataValidationError
 from flyte_notebook.sdk import seam
+from flyte_notebook.sdk.unstarted import with_failure
 from flyte_notebook.worker.pickling import PicklingProblem
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ class NamingConversion:
             raise  # it names the variable, and the attribute inside it
         except (TypeError, ValueError, AssertionError) as error:
             variable = _variable(interface, args, kwargs, error)
-            raise RuntimeDataValidationError(variable, error, seam.submitted_task_name(1)) from error
+            name = seam.submitted_task_name(1)
+            wrong = RuntimeDataValidationError(variable, error, name)
+            wrong.__cause__ = error
+            raise with_failure(wrong, name) from error
 
 
 def _variable(interface: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:

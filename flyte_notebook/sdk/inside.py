@@ -99,7 +99,9 @@ async def _dispatch(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         job = tasks.job_for(call, root=False)
         tasks.check_inline_size(call["task"], call["inputs"].proto_inputs.literals, "input")
     except (ValueError, InlineIOMaxBytesBreached) as error:
-        return None, seam.for_retry_loop(tasks.refusal(error), last=tasks.attempts_of(call["task"]) == 1)
+        return None, seam.for_retry_loop(
+            tasks.refusal(error, call["task"].name), last=tasks.attempts_of(call["task"]) == 1
+        )
     channel = child.channel
     assert channel is not None
     number, future = channel.call({"job": job})

@@ -119,7 +119,9 @@ class Session:
             job = replace(tasks.job_for(call, root=True), semantics=self.semantics)
             tasks.check_inline_size(call["task"], call["inputs"].proto_inputs.literals, "input")
         except (ValueError, InlineIOMaxBytesBreached) as error:
-            return None, seam.for_retry_loop(tasks.refusal(error), last=tasks.attempts_of(call["task"]) == 1)
+            return None, seam.for_retry_loop(
+                tasks.refusal(error, call["task"].name), last=tasks.attempts_of(call["task"]) == 1
+            )
         controller = seam.controller_of(args, kwargs)
         seam.end_runners_with(controller)
         recorder = seam.recorder_of(controller)

@@ -11,6 +11,7 @@ from flyte_notebook.errors import InlineIOMaxBytesBreached, RuntimeUserError
 from flyte_notebook.job import InputFact, Job
 from flyte_notebook.limits import Limits
 from flyte_notebook.sdk import seam
+from flyte_notebook.sdk.unstarted import with_failure
 from flyte_notebook.worker import pickling
 
 if TYPE_CHECKING:
@@ -111,14 +112,15 @@ def unpack_bytes(data: bytes) -> dict[str, Any]:
     return unpack(io.BytesIO(data))
 
 
-def refusal(error: Exception) -> Exception:
+def refusal(error: Exception, task_name: str) -> Exception:
     """Return the error of an attempt that cannot start: a bad quantity, code that cannot travel, inputs too large."""
     refused = error
     if not isinstance(error, RuntimeUserError):
         refused = RuntimeUserError(type(error).__name__, str(error))
         refused.__cause__ = error
     refused.recoverable = False  # type: ignore[attr-defined]  # the SDK's retry loop reads it from any exception
-    return refused
+    found: Exception = with_failure(refused, task_name)
+    return found
 
 
 def check_inline_size(task: Any, literals: Any, what: str) -> None:

@@ -59,6 +59,7 @@ async def call_with(memory: str) -> list[float]:
 async def holds_and_calls(held: int, memory: str) -> str:
     """Keep memory while a child is awaited that cannot have what is left."""
     kept = bytearray(held << 20)
+    await asyncio.sleep(0.5)  # the pretended machine knows of it with the next report of usage
     try:
         await interval.override(resources=flyte.Resources(memory=memory))(1, 0.0)
     except UnschedulableError as error:

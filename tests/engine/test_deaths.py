@@ -230,6 +230,7 @@ def test_a_malformed_quantity_says_what_is_right() -> None:
     """A quantity that is none is refused before anything starts, with the right spelling."""
     error = error_of(allocate.override(resources=flyte.Resources(memory="250MB")), 1)
     assert "250MB is not a quantity; write 250M (10^6) or 250Mi (2^20)" == str(error)
+    assert error is error.failure.error
 
 
 def test_a_limit_below_the_interpreter_says_what_it_needs(session: Session) -> None:

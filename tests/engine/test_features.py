@@ -393,6 +393,8 @@ def test_inputs_that_do_not_fit_name_their_variable(args: Any, kwargs: Any, vari
     with pytest.raises(flyte.errors.RuntimeDataValidationError, match=f"In task features.square {variable}") as caught:
         flyte.run(square, *args, **kwargs)
     assert ("user", "DataValidationError") == (caught.value.kind, caught.value.code)
+    assert "features.square" == caught.value.failure.task_name
+    assert caught.value.failure.headline.endswith("(it did not start)")
 
     @env.task
     async def parent() -> str:
