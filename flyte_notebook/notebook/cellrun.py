@@ -20,6 +20,7 @@ from flyte_notebook.notebook.render import of_this_process
 from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk import celltask, enforcement, settings
 from flyte_notebook.sdk.spooled import spooled
+from flyte_notebook.sdk.unstarted import NOT_STARTED
 from flyte_notebook.units import format_memory, quantity_memory
 from flyte_notebook.worker.pickling import PicklingProblem
 
@@ -69,7 +70,7 @@ class CellRun:
             raise UsageError(f"{MAGIC}: {problem}; make it in the cell, or leave it out with --inputs") from None
         except BaseRuntimeError as error:
             if getattr(error, "failure", None) is None:  # the session refused it
-                run.failure = of_this_process(error, task.name, "it did not start")
+                run.failure = of_this_process(error, task.name, NOT_STARTED)
                 enforcement.history.last_failure = run.failure
                 error.failure = run.failure  # type: ignore[attr-defined]  # as on every error that reaches the user
             raise

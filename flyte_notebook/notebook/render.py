@@ -7,12 +7,12 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.errors import ActionNotFoundError, BaseRuntimeError
-from flyte_notebook.limits import Limits
 from flyte_notebook.notebook.refusals import CellTextError
-from flyte_notebook.outcome import Failure, WorkerReport
+from flyte_notebook.outcome import Failure
+from flyte_notebook.sdk.unstarted import failure_outside
 from flyte_notebook.views import bundle, text
 from flyte_notebook.worker.pickling import PicklingProblem
-from flyte_notebook.worker.raised import describe, user_lines
+from flyte_notebook.worker.raised import user_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,9 +31,6 @@ CLASSES: tuple[type[BaseException], ...] = (
 
 MOST_LINES = 3
 """How many lines of the notebook's own code stand above the error of a task."""
-
-_NOBODY = (None, "", "user", "UNKNOWN")
-"""What the SDK writes where a worker's name belongs."""
 
 
 class Renderer:
@@ -104,27 +101,7 @@ def of_this_process(
 
     ``why`` says so in a few words.
     """
-    raised = describe(error)
-    raised = dataclasses.replace(raised, lines=tuple(line for line in raised.lines if not _is_of_a_magic(line)))
-    said = raised.message.strip().splitlines() or [raised.type_name]
-    worker = getattr(error, "worker", None)
-    return Failure(
-        error=error,
-        kind=str(getattr(error, "kind", "user")),
-        code=str(getattr(error, "code", raised.type_name)),
-        worker=f"none: {why}" if worker in _NOBODY else str(worker),
-        message=raised.message,
-        reason="raised",
-        headline=f"{said[0][:200]} ({why})",
-        task_name=task_name,
-        attempt=0,
-        max_attempts=1,
-        limits=Limits(),
-        report=WorkerReport(raised=raised),
-        line=raised.lines[-1] if raised.lines else None,
-        lines=raised.lines,
-        traceback=raised.traceback,
-    )
+    return failure_outside(error, task_name, why, wanted=lambda line: not _is_of_a_magic(line))
 
 
 def _is_of_a_magic(line: SourceLine) -> bool:

@@ -1,35 +1,58 @@
-"""The failure of a task that never started: a bad quantity, inputs that do not fit, code that cannot travel."""
+"""The failure that an error stands for when no attempt of a task of ours raised it.
+
+Either its task never started (a bad quantity, inputs that do not fit, code that cannot travel), or it was raised in the
+notebook itself.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.limits import Limits
 from flyte_notebook.outcome import Failure, WorkerReport
 from flyte_notebook.worker.raised import describe
 
-WHY = "it did not start"
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flyte_notebook.outcome import SourceLine
+
+NOT_STARTED = "it did not start"
+
+_NOBODY = frozenset({None, "", "user", "UNKNOWN"})  # what the SDK writes where a worker's name belongs
 
 
-def with_failure(error: Any, task_name: str) -> Any:
-    """Give an error the failure that it stands for, as ``error.failure``, and return it."""
+def failure_outside(
+    error: BaseException, task_name: str, why: str, *, wanted: Callable[[SourceLine], bool] = bool
+) -> Failure:
+    """Return the failure of an error that came from no attempt; ``why`` says so in a few words.
+
+    ``wanted`` chooses among the user's lines.
+    """
     raised = describe(error)
+    lines = tuple(line for line in raised.lines if wanted(line))
     said = raised.message.strip().splitlines() or [raised.type_name]
-    error.failure = Failure(
+    worker = getattr(error, "worker", None)
+    return Failure(
         error=error,
         kind=str(getattr(error, "kind", "user")),
         code=str(getattr(error, "code", raised.type_name)),
-        worker=f"none: {WHY}",
+        worker=f"none: {why}" if worker in _NOBODY else str(worker),
         message=raised.message,
         reason="raised",
-        headline=f"{said[0][:200]} ({WHY})",
+        headline=f"{said[0][:200]} ({why})",
         task_name=task_name,
         attempt=0,
         max_attempts=1,
         limits=Limits(),
         report=WorkerReport(raised=raised),
-        line=raised.lines[-1] if raised.lines else None,
-        lines=raised.lines,
+        line=lines[-1] if lines else None,
+        lines=lines,
         traceback=raised.traceback,
     )
+
+
+def with_failure(error: Any, task_name: str) -> Any:
+    """Give the error of a task that never started its failure, as ``error.failure``, and return it."""
+    error.failure = failure_outside(error, task_name, NOT_STARTED)
     return error
