@@ -69,8 +69,8 @@ class CellRun:
             spooled.end(name, failed=False)
             raise UsageError(f"{MAGIC}: {problem}; make it in the cell, or leave it out with --inputs") from None
         except BaseRuntimeError as error:
-            if getattr(error, "failure", None) is None:  # the session refused it
-                run.failure = of_this_process(error, task.name, NOT_STARTED)
+            if run.failure is None:  # it came from no attempt: the session refused the task, or the SDK its inputs
+                run.failure = getattr(error, "failure", None) or of_this_process(error, task.name, NOT_STARTED)
                 enforcement.history.last_failure = run.failure
                 error.failure = run.failure  # type: ignore[attr-defined]  # as on every error that reaches the user
             raise
