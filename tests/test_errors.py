@@ -64,7 +64,7 @@ def _made(cls: type[BaseException]) -> BaseException:
     for name, parameter in inspect.signature(cls).parameters.items():
         if parameter.kind not in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}:
             values[name] = 31 if name.endswith(("_code", "_index")) else f"the {name}"
-    if issubclass(cls, flyte.errors.GPUFaultError):
+    if issubclass(cls, getattr(flyte.errors, "GPUFaultError", ())):  # older SDKs have no such class
         values |= {"fault_kind": "xid", "fault_code": 31}
     return cls(**values)
 
@@ -250,8 +250,11 @@ def test_what_diagnosis_attached_stays_behind() -> None:
         (True, ValueError("m")),
         (False, flyte.errors.NonRecoverableError("m")),
         (False, errors.UnschedulableError("m")),
-        (False, flyte.errors.AppleSiliconNotAvailableError("m")),
-        (True, flyte.errors.AppleSiliconDaemonOOMError("m")),
+        *(
+            (expected, getattr(flyte.errors, name)("m"))
+            for expected, name in ((False, "AppleSiliconNotAvailableError"), (True, "AppleSiliconDaemonOOMError"))
+            if hasattr(flyte.errors, name)  # older SDKs have no such classes
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )
