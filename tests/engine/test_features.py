@@ -416,3 +416,19 @@ def test_a_wrong_output_names_itself() -> None:
 
     with pytest.raises(flyte.errors.RuntimeDataValidationError, match="variable o0"):
         outputs(wrong)
+
+
+@env.task(timeout=1, retries=flyte.RetryStrategy(count=1, backoff=flyte.Backoff(base=timedelta(seconds=0.05))))
+def always_too_slow() -> None:
+    time.sleep(30)
+
+
+def test_max_runtime_counts_for_each_attempt() -> None:
+    """A timeout is retried like the rest, and each attempt has the whole of its max_runtime."""
+    with pytest.raises(fn.errors.MaxRuntimeExceededError) as caught:
+        outputs(always_too_slow)
+    assert caught.value.failure.worker.endswith("-a0-1")
+    assert fn.last_run is not None
+    ran_s = [attempt.outcome.report.ran_s for attempt in fn.last_run.actions[0].attempts]
+    assert 2 == len(ran_s)
+    assert all(1.0 <= seconds < 3.0 for seconds in ran_s)

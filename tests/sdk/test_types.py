@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import flyte
+import flyte.errors
 import numpy as np
 import pandas as pd
 import pytest
@@ -266,6 +267,10 @@ async def test_an_input_that_cannot_be_pickled_is_named_with_its_culprit() -> No
     assert "model['held'][0]" == caught.value.path
 
 
+@pytest.mark.skipif(
+    not hasattr(flyte.errors, "MaxRuntimeExceededError"),
+    reason="cannot be here: an older SDK takes every binary for a pickle of its own",
+)
 def test_our_types_are_found_again_from_their_literal_types() -> None:
     """What a cluster stores about a task leads back to our types, and to no other."""
     for kind in (CellInput, CellOutputs):
