@@ -16,6 +16,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook.history import draw_runs_with as _draw_runs_with
+
 if TYPE_CHECKING:
     from types import ModuleType, TracebackType
     from typing import Literal
@@ -79,19 +81,33 @@ class Enforced:
         disable()
 
 
-def enable(*, max_processes: int = 64, semantics: Literal["cluster", "reference"] = "cluster") -> Enforced:
+def enable(
+    *,
+    max_processes: int = 64,
+    semantics: Literal["cluster", "reference"] | None = None,
+    system_retries: int | None = None,
+) -> Enforced:
     """Enforce declared limits in every local ``flyte.run`` of this process, each action in a process of its own.
 
     ``max_processes`` bounds the tasks that run at one time; parents that wait for children do not count.
-    ``semantics`` says whose error classes a failure gets where the two differ: those that today's cluster raises, or
-    those of the published reference. Idempotent; usable as a context manager. Raises ``EngineError`` when this machine
-    cannot start an isolated worker; the SDK is then left untouched.
+    ``semantics`` says whose error classes a failure gets where the two differ: those that today's cluster raises
+    (``"cluster"``, the default), or those of the published reference (``"reference"``). ``system_retries`` is how many
+    times in a row a worker that was lost (a segfault, ``os._exit``, a kill from outside) is replaced without using up a
+    retry of its task; the default is 0: a crash that comes again would repeat the task's side effects. When they are
+    spent, the code of the ``RuntimeSystemError`` is ``MaxSystemFailuresExceeded``.
+
+    Idempotent: while limits are enforced, only the last two are changed, where they are given. Usable as a context
+    manager. Raises ``ValueError`` for settings that are none, and ``EngineError`` when this machine cannot start an
+    isolated worker; the SDK is then left untouched.
     """
     enforcement = importlib.import_module("flyte_notebook.sdk.enforcement")
     interrupts = importlib.import_module("flyte_notebook.notebook.interrupts")
-    if enforcement.current() is None:
-        session = enforcement.open_session(max_processes=max_processes, semantics=semantics)
+    enforcement.check_settings(semantics=semantics, system_retries=system_retries)
+    session = enforcement.current()
+    if session is None:
+        session = enforcement.open_session(max_processes=max_processes)
         session.on_close(interrupts.install_for_script(session.stop_all).uninstall)
+    enforcement.change_settings(session, semantics=semantics, system_retries=system_retries)
     return Enforced()
 
 
@@ -127,6 +143,13 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Unload the extension: ``%unload_ext flyte_notebook``."""
     importlib.import_module("flyte_notebook.notebook.extension").unload(shell)
+
+
+def _figure_of(run: Run) -> Any:  # noqa: ANN401 - a matplotlib Figure; its library is loaded only now
+    return importlib.import_module("flyte_notebook.views.chart").run_figure(run)
+
+
+_draw_runs_with(_figure_of)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - public names that are loaded when they are first used

@@ -13,6 +13,8 @@ from flyte_notebook.sdk import enforcement
 from flyte_notebook.units import format_cpu, format_memory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flyte_notebook.limits import Enforcement
     from flyte_notebook.sdk.session import Session
 
@@ -67,6 +69,15 @@ class Doctor:
         )
         hints = "".join(f"<li>{html.escape(hint)}</li>" for hint in self.hints)
         return f"<table>{rows}</table>" + (f"<ul>{hints}</ul>" if hints else "")
+
+
+_added: list[Finding] = []
+
+
+def add_finding(finding: Finding) -> Callable[[], None]:
+    """Have something reported that only the kernel of a notebook knows; return what undoes it."""
+    _added.append(finding)
+    return lambda: _added.remove(finding)
 
 
 def examine(*, silenced_polling_errors: int | None = None) -> Doctor:
@@ -126,8 +137,16 @@ def _report(session: Session, silenced: int | None) -> Doctor:
             + (f"; it holds {format_memory(baseline)} before any code of yours" if baseline else ""),
         ),
     ]
+    if session.system_retries:
+        findings.append(
+            Finding(
+                subject="lost workers",
+                holds=f"replaced up to {session.system_retries} times in a row",
+                detail="%flyte system_retries 0 has them fail at once",
+            )
+        )
     if silenced is not None:
         findings.append(
             Finding(subject="event loop", holds="polling errors are silenced", detail=f"{silenced} silenced so far")
         )
-    return Doctor(enforcement=found, findings=tuple(findings), hints=found.hints)
+    return Doctor(enforcement=found, findings=(*findings, *_added), hints=found.hints)

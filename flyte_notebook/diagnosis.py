@@ -9,9 +9,7 @@ the headline: one sentence, measured against allowed.
 
 from __future__ import annotations
 
-import builtins
 import signal as signals
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -26,18 +24,18 @@ from flyte_notebook.errors import (
     RuntimeSystemError,
     RuntimeUserError,
     UnschedulableError,
-    rebuild,
     recoverable,
 )
 from flyte_notebook.outcome import Failure, Raised, Success, Suggestion
-from flyte_notebook.semantics import Ended, in_reference
+from flyte_notebook.semantics import Ended, in_reference, misread_on_cluster
+from flyte_notebook.stand_in import WorkerTraceback, as_raised, attach
 from flyte_notebook.units import format_duration, format_memory, quantity_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flyte_notebook.job import Job
-    from flyte_notebook.outcome import Outcome, SourceLine, TerminationReason, WorkerReport
+    from flyte_notebook.outcome import Outcome, RefusedAllocation, SourceLine, TerminationReason, WorkerReport
 
 WORKER_NEEDS_BYTES: Final = 36 * 2**20
 """What a fresh interpreter with Flyte holds before any code of the user, measured on 2.12.1, Python 3.11, Linux."""
@@ -47,13 +45,6 @@ SMALLEST_SUGGESTION_BYTES: Final = 128 * 2**20
 
 _SIGNAL_STATUS: Final = 128  # a shell and a container runtime report signal n as exit code 128 + n
 _NOBODY: Final = frozenset({None, "", "user", "UNKNOWN"})  # what the SDK writes where a worker's name belongs
-_MEMORY_ERRORS: Final = frozenset(
-    {
-        ("builtins", "MemoryError"),
-        ("numpy._core._exceptions", "_ArrayMemoryError"),
-        ("numpy.core._exceptions", "_ArrayMemoryError"),
-    }
-)
 _SIGKILL: Final = 9
 _KILLED_STATUS: Final = _SIGNAL_STATUS + _SIGKILL
 _NO_MESSAGE: Final = "Pod failed. No message received from kubernetes."
@@ -66,17 +57,6 @@ _BOUNDS: Final[dict[str | None, tuple[_Timeout, str, TerminationReason]]] = {
 _NOT_READY: Final = frozenset({"queued", "starting"})
 
 
-class WorkerTraceback(Exception):  # noqa: N818 - not an error of its own: the text of another process's traceback
-    """Carries a traceback's text, so that ``traceback.format_exception`` shows it above the error it belongs to."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
-
-    def __str__(self) -> str:
-        return f"in the worker process\n\n{self.text.rstrip()}\n"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Verdict:
     """What one rule decided; ``recoverable`` is whether the task's own retries may try again."""
@@ -87,6 +67,7 @@ class _Verdict:
     recoverable: bool = True
     wire_code: str | None = None
     suggestions: tuple[Suggestion, ...] = ()
+    retried_as_system_failure: bool = False
 
 
 def diagnose(job: Job, report: WorkerReport, *, unpickle: Callable[[bytes], Any] | None = None) -> Outcome:
@@ -99,28 +80,28 @@ def diagnose(job: Job, report: WorkerReport, *, unpickle: Callable[[bytes], Any]
     if report.tripped is None and report.answer is not None and not report.oom_kills:
         return Success(answer=report.answer, report=report)
     raised = report.raised
-    as_raised = None if raised is None else _as_raised(raised, unpickle)
-    verdict = _verdict(job, report, as_raised)
+    original = None if raised is None else as_raised(raised, unpickle)
+    verdict = _verdict(job, report, original)
     error = verdict.error
-    if raised is not None and as_raised is not None:
-        if raised.traceback:
-            _attach(as_raised, "__cause__", WorkerTraceback(raised.traceback))
-        if error is not as_raised:
-            _attach(error, "__cause__", as_raised)
-    note = ""
+    if raised is not None and original is not None:
+        _attach_causes(original, raised, unpickle)
+        if error is not original:
+            attach(error, "__cause__", original)
+    note = misread_on_cluster(verdict.error) if verdict.reason == "raised" else ""
     if job.semantics == "reference":
         differing = in_reference(
             Ended(
                 error=error,
                 reason=verdict.reason,
                 worker=job.worker,
-                attempt=job.attempt,
-                max_attempts=job.max_attempts,
+                attempt=job.attempt - job.system_failures,
+                max_attempts=job.max_attempts - job.system_failures,
                 recoverable=verdict.recoverable,
             )
         )
         if differing is not None:
-            error, note = differing
+            error, sentence = differing
+            note = "; ".join(filter(None, [sentence, note]))
     worker = getattr(error, "worker", None)
     failure = Failure(
         error=error,
@@ -128,13 +109,13 @@ def diagnose(job: Job, report: WorkerReport, *, unpickle: Callable[[bytes], Any]
         code=str(getattr(error, "code", None) or type(error).__name__),
         wire_code=verdict.wire_code,
         worker=job.worker if worker in _NOBODY else str(worker),
-        message=raised.message if raised is not None and error is as_raised else str(error),
+        message=raised.message if raised is not None and error is original else str(error),
         reason=verdict.reason,
         headline=verdict.headline,
         note=note,
         task_name=job.label,
         attempt=job.attempt,
-        max_attempts=job.max_attempts,
+        max_attempts=job.max_attempts + verdict.retried_as_system_failure,
         limits=job.limits,
         report=report,
         line=_line(raised),
@@ -143,14 +124,25 @@ def diagnose(job: Job, report: WorkerReport, *, unpickle: Callable[[bytes], Any]
         output_tail=report.output_tail,
         inputs=job.inputs,
         suggestions=verdict.suggestions,
+        retried_as_system_failure=verdict.retried_as_system_failure,
     )
-    _attach(error, "worker", failure.worker)
-    _attach(error, "failure", failure)
-    _attach(error, "recoverable", verdict.recoverable)
+    attach(error, "worker", failure.worker)
+    attach(error, "failure", failure)
+    attach(error, "recoverable", verdict.recoverable)
     return failure
 
 
-def _verdict(job: Job, report: WorkerReport, as_raised: BaseException | None) -> _Verdict:
+def _attach_causes(original: BaseException, raised: Raised, unpickle: Callable[[bytes], Any] | None) -> None:
+    """Give an error what it was raised from, and to the last of these the worker's traceback, which shows them all."""
+    last, cause = original, raised.cause
+    while cause is not None:
+        attach(last, "__cause__", found := as_raised(cause, unpickle))
+        last, cause = found, cause.cause
+    if raised.traceback:
+        attach(last, "__cause__", WorkerTraceback(raised.traceback))
+
+
+def _verdict(job: Job, report: WorkerReport, original: BaseException | None) -> _Verdict:
     if report.tripped in _BOUNDS:
         return _timed_out(job, report)
     if report.tripped == "stopped":
@@ -160,8 +152,8 @@ def _verdict(job: Job, report: WorkerReport, as_raised: BaseException | None) ->
     killed_by_machine = report.machine_short and report.answer is None and report.raised is None
     if report.tripped == "memory" or report.oom_kills or killed_by_machine:
         return _out_of_memory(job, report)
-    if report.raised is not None and as_raised is not None:
-        return _raised(report.raised, as_raised)
+    if report.raised is not None and original is not None:
+        return _raised(report.raised, original)
     return _lost(job, report)
 
 
@@ -218,6 +210,11 @@ def _timed_out(job: Job, report: WorkerReport) -> _Verdict:
     else:
         waited = format_duration(report.queued_for_s)
         headline = f"waited {waited} to start, longer than its max_queued_time{_of(limits.max_queued_time_s)}"
+    suggestions: tuple[Suggestion, ...] = ()
+    if report.tripped == "max_runtime" and limits.max_runtime_s is not None:
+        twice_s = 2 * limits.max_runtime_s
+        sentence = f"Try {format_duration(twice_s)}, twice the bound: a run that was cut does not tell its length."
+        suggestions = (Suggestion(sentence=sentence, limits=replace(limits, max_runtime_s=twice_s)),)
     error_class, wire_code, reason = _BOUNDS[report.tripped or ""]
     where = "" if job.parent is None else f", raising exception in current Action {job.parent}"
     message = f"Action {job.action} timed out{where}: {headline}"
@@ -227,6 +224,7 @@ def _timed_out(job: Job, report: WorkerReport) -> _Verdict:
         headline=headline + _on_line(report.raised),
         recoverable=reason != "deadline",
         wire_code=wire_code,
+        suggestions=suggestions,
     )
 
 
@@ -254,29 +252,39 @@ def _never_fits(job: Job, report: WorkerReport) -> _Verdict:
     )
 
 
-def _raised(raised: Raised, as_raised: BaseException) -> _Verdict:
+def _raised(raised: Raised, original: BaseException) -> _Verdict:
     """Decide on an exception of user code; a class of ``flyte.errors`` arrives as itself, any other as a user error."""
     what = f"{raised.type_name}: {raised.message}" if raised.message else raised.type_name
     headline = f"raised {_one_line(what)}"
     code, message = raised.type_name, raised.message
     error: Exception | None = None
-    if raised.fields is not None and isinstance(as_raised, CustomError):
-        code = as_raised.code
-    elif raised.fields is not None and isinstance(as_raised, FlyteError):
-        error = as_raised
-    elif isinstance(as_raised, SystemExit) or (raised.module, raised.type_name) == ("builtins", "SystemExit"):
+    if raised.fields is not None and isinstance(original, CustomError):
+        code = original.code
+    elif raised.fields is not None and isinstance(original, FlyteError):
+        error = original
+    elif isinstance(original, SystemExit) or (raised.module, raised.type_name) == ("builtins", "SystemExit"):
         status = "0" if raised.message in {"", "None"} else raised.message
         message = f"sys.exit() was called in the task, with status {status}"
         headline = f"called sys.exit() with status {_one_line(status)} instead of returning a result"
-    elif isinstance(as_raised, MemoryError) or (raised.module, raised.type_name) in _MEMORY_ERRORS:
-        said = f" ({_one_line(raised.message)})" if raised.message else ""
-        headline = f"one allocation was larger than the machine could promise{said}; this is not an OOM kill"
+    elif raised.refused is not None:
+        headline = _refused_headline(raised.refused, raised.message, headline)
     return _Verdict(
-        error=error or RuntimeUserError(code, message, _worker_of(as_raised)),
+        error=error or RuntimeUserError(code, message, _worker_of(original)),
         reason="raised",
         headline=headline + _on_line(raised),
-        recoverable=raised.recoverable and recoverable(as_raised),
+        recoverable=raised.recoverable and recoverable(original),
     )
+
+
+def _refused_headline(refused: RefusedAllocation, message: str, raised: str) -> str:
+    """Tell a refused allocation from a kill for memory, with the size that was asked for."""
+    if refused.by_hand:
+        return f"{raised}, by code of its own; this is not an OOM kill"
+    size = "(size not known)"
+    if refused.size_bytes is not None:
+        size = f"of {'' if refused.exact else 'about '}{format_memory(refused.size_bytes)}"
+    said = f" ({_one_line(message)})" if message else ""
+    return f"one allocation {size} was larger than the machine could promise{said}; this is not an OOM kill"
 
 
 def _worker_of(error: BaseException) -> str | None:
@@ -286,10 +294,12 @@ def _worker_of(error: BaseException) -> str | None:
 
 
 def _lost(job: Job, report: WorkerReport) -> _Verdict:
-    """Decide on a process that ended without a result.
+    """Decide on a process that ended without a result: a failure of the system.
 
     Not recoverable by the task's own retries: a cluster charges these to the platform, and repeating a deterministic
-    segfault would repeat its side effects.
+    segfault would repeat its side effects. ``system_retries`` has the worker replaced all the same; the words when
+    those are spent are the backend's, which calls what runs pods of Python tasks the plugin ``container``
+    (``recordSystemError`` in flyte's ``executor/pkg/controller``).
     """
     after = f"{format_duration(report.ran_s)} in{_while(report)}"
     reason: TerminationReason
@@ -305,11 +315,20 @@ def _lost(job: Job, report: WorkerReport) -> _Verdict:
         reason, headline = "worker_lost", f"was lost {after}: its process left neither a result nor a status"
     if report.stage in _NOT_READY:
         reason, headline = "worker_lost", f"never became ready: {headline}"
+    code, count = "Interrupted", job.system_failures_in_a_row + 1
+    again = count <= job.system_retries
+    if again:
+        headline += f"; the system tries again ({count} of {job.system_retries})"
+    elif job.system_retries:
+        message = f'plugin "container" failed with system error {count} times: [{code}] {message}'
+        code = "MaxSystemFailuresExceeded"
+        headline += f"; lost {count} times in a row, with system_retries={job.system_retries}"
     return _Verdict(
-        error=RuntimeSystemError("Interrupted", message, job.worker),
+        error=RuntimeSystemError(code, message, job.worker),
         reason=reason,
         headline=headline,
         recoverable=False,
+        retried_as_system_failure=again,
     )
 
 
@@ -362,39 +381,3 @@ def _one_line(text: str, characters: int = 160) -> str:
     """Return the first line of ``text`` that says something, cut to a length that fits a headline."""
     first = next((line.strip() for line in text[:10_000].splitlines() if line.strip()), "")
     return first if len(first) <= characters else first[: characters - 1] + "…"
-
-
-def _attach(error: BaseException, name: str, value: object) -> None:
-    # Past the class's own __setattr__: a frozen dataclass is an exception class like any other. A property without
-    # a setter is left alone.
-    with suppress(AttributeError, TypeError):
-        BaseException.__setattr__(error, name, value)
-
-
-def _as_raised(raised: Raised, unpickle: Callable[[bytes], Any] | None) -> BaseException:
-    """Return the exception as user code raised it, or the best that can be had of it."""
-    with suppress(BaseException):  # unpickling and a user's class may run any code
-        if raised.fields is not None:
-            return rebuild(raised.fields)
-        if raised.pickled is not None and unpickle is not None:
-            loaded = unpickle(raised.pickled)
-            if isinstance(loaded, BaseException):
-                return loaded
-    return _stand_in(raised)
-
-
-def _stand_in(raised: Raised) -> BaseException:
-    """Return an exception of a class named like the one that could not be brought here, with its message.
-
-    Where the original is a built-in class, ``isinstance`` still holds.
-    """
-    base = getattr(builtins, raised.type_name, None) if raised.module == "builtins" else None
-    if not (isinstance(base, type) and issubclass(base, BaseException)):
-        base = Exception
-    namespace = {"__module__": raised.module, "__str__": lambda _: raised.message}
-    for candidate in (base, Exception):
-        with suppress(Exception):  # some built-in classes need arguments; a name may hold what no class name may
-            stand_in = type(raised.type_name, (candidate,), namespace)
-            made: BaseException = candidate.__new__(stand_in)
-            return made
-    return Exception(raised.message)

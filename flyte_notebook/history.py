@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,13 +10,21 @@ from typing import TYPE_CHECKING, Any
 from flyte_notebook.outcome import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from flyte_notebook.limits import Limits
     from flyte_notebook.outcome import Outcome
     from flyte_notebook.trace import MemoryTrace
 
 KEPT_RUNS = 200
+
+_draw: Callable[[Run], Any] | None = None
+
+
+def draw_runs_with(draw: Callable[[Run], Any]) -> None:
+    """Let `Run.figure` draw with this function: pictures are made on a floor above, so what makes them is handed in."""
+    global _draw  # noqa: PLW0603 - one for the process, handed in when the package is imported
+    _draw = draw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +61,9 @@ class Run:
 
     ``failure`` is why the run failed, ``None`` while it runs and when it succeeded, also if failures inside were
     caught. ``outputs`` are the results of a cell by name; only the run that gave some last still has them, so that the
-    history does not keep everything that was ever returned.
+    history does not keep everything that was ever returned. ``rerun_of`` is the worker whose failure was run again,
+    ``None`` for a run of its own, and ``rerun_with`` what was changed for it, in a few words. ``lands``: it is a cell
+    with ``%%flyte_task``, whose outputs belong in the notebook. ``apart``: no cell waited for it.
     """
 
     name: str
@@ -61,6 +72,10 @@ class Run:
     failure: Failure | None = None
     outputs: dict[str, Any] = field(default_factory=dict)
     cached: bool = False
+    rerun_of: str | None = None
+    rerun_with: str = ""
+    lands: bool = False
+    apart: bool = False
     _frames_gone: bool = field(default=False, repr=False)
     _by_name: dict[str, Action] = field(default_factory=dict)
 
@@ -82,13 +97,28 @@ class Run:
             self.actions.append(action)
         return action
 
-    def failure_of(self, worker: str) -> Failure | None:
-        """Return the failure of the attempt with that worker name, ``None`` if it is not one of this run's."""
+    def attempt(self, worker: str) -> tuple[Action, Attempt] | None:
+        """Return the attempt with that worker name and its action, ``None`` if it is not one of this run's."""
         for action in self.actions:
             for attempt in action.attempts:
                 if attempt.worker == worker:
-                    return attempt.outcome if isinstance(attempt.outcome, Failure) else None
+                    return action, attempt
         return None
+
+    @property
+    def failed_workers(self) -> set[str]:
+        """The names of the attempts that failed by themselves, not because a task that they called did."""
+        return {
+            attempt.worker
+            for action in self.actions
+            for attempt in action.attempts
+            if isinstance(attempt.outcome, Failure) and attempt.outcome.worker == attempt.worker
+        }
+
+    def failure_of(self, worker: str) -> Failure | None:
+        """Return the failure of the attempt with that worker name, ``None`` if it is not one of this run's."""
+        found = self.attempt(worker)
+        return found[1].outcome if found is not None and isinstance(found[1].outcome, Failure) else None
 
     def let_frames_go(self) -> None:
         """Drop the Python frames of its errors: they hold every variable that was on the way, inputs of any size.
@@ -114,24 +144,35 @@ class Run:
             "actions": [_action_dict(action) for action in self.actions],
         }
 
+    def figure(self) -> Any:  # noqa: ANN401 - a matplotlib Figure; its library is loaded on the floor above
+        """Return a ``matplotlib.figure.Figure``: memory over time of one action's attempts, or the peaks of many.
+
+        Raises RuntimeError when nothing that draws was handed to `draw_runs_with`.
+        """
+        if _draw is None:
+            raise RuntimeError("nothing here can draw a run; `import flyte_notebook` first")
+        return _draw(self)
+
 
 class History:
-    """The runs of this process, oldest first, the last `KEPT_RUNS` of them."""
+    """The runs of this process, oldest first, the last `KEPT_RUNS` of them. Any method from any thread."""
 
     def __init__(self, kept: int = KEPT_RUNS) -> None:
         self._runs: deque[Run] = deque(maxlen=kept)
+        self._lock = threading.Lock()
         self.last_failure: Failure | None = None
 
     def begin(self, name: str, task_name: str) -> Run:
         """Return the run of that name, begun now if it is new."""
-        known = self.find(name)
-        if known is not None:
-            return known
-        for earlier in tuple(self._runs)[:-1]:
-            earlier.let_frames_go()
-        run = Run(name=name, task_name=task_name)
-        self._runs.append(run)
-        return run
+        with self._lock:
+            known = self.find(name)
+            if known is not None:
+                return known
+            for earlier in tuple(self._runs)[:-1]:
+                earlier.let_frames_go()
+            run = Run(name=name, task_name=task_name)
+            self._runs.append(run)
+            return run
 
     def find(self, name: str) -> Run | None:
         """Return the run of that name, or ``None``."""
@@ -139,7 +180,36 @@ class History:
 
     def forget(self, name: str) -> None:
         """Remove the run of that name: nothing of it ever started."""
-        self._runs = deque((run for run in self if run.name != name), maxlen=self._runs.maxlen)
+        with self._lock:
+            self._runs = deque((run for run in self if run.name != name), maxlen=self._runs.maxlen)
+
+    def origin_of(self, worker: str) -> str:
+        """Return the worker of the first failure in a chain of reruns that ends with this one."""
+        run = self.run_of(worker)
+        return run.rerun_of if run is not None and run.rerun_of is not None else worker
+
+    def run_of(self, worker: str) -> Run | None:
+        """Return the run that an attempt belongs to, ``None`` when it is not known any more."""
+        return next((run for run in reversed(tuple(self._runs)) if run.attempt(worker) is not None), None)
+
+    def story(self, worker: str) -> tuple[tuple[str, Attempt], ...]:
+        """Return every attempt at what failed under that name, in order: the first run's, then those of its reruns.
+
+        Each comes with what tells it from the others: ``attempt 2``, ``rerun 1 (1Gi)``.
+        """
+        origin = self.origin_of(worker)
+        first = self.run_of(origin)
+        found = first.attempt(origin) if first is not None else None
+        told = [] if found is None else [("", attempt) for attempt in found[0].attempts]
+        reruns = [run for run in self if run.rerun_of == origin and run.actions]
+        for number, run in enumerate(reruns, start=1):
+            label = f"rerun {number}" + (f" ({run.rerun_with})" if run.rerun_with else "")
+            told += [(label, attempt) for attempt in run.actions[0].attempts]
+        many = len({label for label, _ in told}) < len(told)
+        return tuple(
+            (", ".join(filter(None, [label, f"attempt {attempt.number}" if many or not label else ""])), attempt)
+            for label, attempt in told
+        )
 
     def keep_outputs(self, name: str, outputs: dict[str, Any]) -> None:
         """Give the run of that name its outputs, and take those of all others away; nothing if it is not known."""

@@ -33,6 +33,21 @@ class InputFact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallFacts:
+    """How a program would call the task again: what it is called, and with what.
+
+    ``callee`` is the name of the function, or a cell's NAME. ``resources`` are those that the task declares, by their
+    names in ``flyte.Resources``. ``arguments`` are expressions by name: short plain values stand for themselves, all
+    others for a variable of the same name. ``awaited`` is whether the call has to be awaited.
+    """
+
+    callee: str
+    awaited: bool
+    resources: Mapping[str, object] = field(default_factory=dict)
+    arguments: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One attempt of one action.
 
@@ -41,6 +56,9 @@ class Job:
     ``parent`` is the action name of the action that asked for this one, ``None`` for the root of a run.
     ``queued_s`` is the monotonic time of the action's first submission; a deadline counts from there.
     ``semantics`` says whose error classes a failure gets: today's cluster's, or those of the published reference.
+    ``system_retries`` is how many lost workers in a row are replaced without using up a retry of the task. Of those
+    that were, ``system_failures`` counts all before this attempt, ``max_attempts`` has grown by as many, and
+    ``system_failures_in_a_row`` counts those directly before it.
     """
 
     label: str
@@ -56,6 +74,10 @@ class Job:
     inputs: tuple[InputFact, ...] = ()
     queued_s: float = 0.0
     semantics: Semantics = "cluster"
+    call: CallFacts | None = None
+    system_retries: int = 0
+    system_failures: int = 0
+    system_failures_in_a_row: int = 0
 
     @property
     def worker(self) -> str:

@@ -44,12 +44,28 @@ class SourceLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedAllocation:
+    """What is known about the allocation behind a ``MemoryError``.
+
+    ``size_bytes`` is what was asked for at once, ``None`` when it is not known. It is ``exact`` when the error itself
+    says it, else computed from the failing expression, without the few bytes of an object's own head. ``by_hand`` is
+    whether Python code raised the error, so that nothing at all need have been asked for.
+    """
+
+    size_bytes: int | None = None
+    exact: bool = False
+    by_hand: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Raised:
     """An exception of user code, as the worker saw it.
 
     ``fields`` are what rebuilds a ``flyte.errors`` instance (see `flyte_notebook.errors.pack`), ``None`` for any other
     class. ``pickled`` is the exception itself, ``None`` when it could not be pickled. ``traceback`` starts at the
-    user's first frame; ``lines`` are the user's frames in it, outermost first.
+    user's first frame; ``lines`` are the user's frames in it, outermost first. ``refused`` is what a ``MemoryError``
+    was about, ``None`` for any other class. ``cause`` is what a ``flyte.errors`` instance was raised from, without a
+    traceback of its own: the exception of a nested task, which its caller let through.
     """
 
     type_name: str
@@ -60,6 +76,8 @@ class Raised:
     fields: dict[str, Any] | None = None
     pickled: bytes | None = None
     recoverable: bool = True
+    refused: RefusedAllocation | None = None
+    cause: Raised | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +143,7 @@ class Failure:
     ``headline`` is one plain sentence with measured against allowed. ``wire_code`` is the code a cluster puts on the
     wire when it differs from ``code``. ``note`` says in one sentence that a cluster
     would raise another class, when it would. ``line`` is the user's line where it failed, ``None`` when not known.
+    ``retried_as_system_failure`` is whether a lost worker is replaced, whatever retries the task itself has.
     """
 
     error: BaseException
@@ -147,6 +166,7 @@ class Failure:
     output_tail: str = ""
     inputs: tuple[Any, ...] = ()
     suggestions: tuple[Suggestion, ...] = ()
+    retried_as_system_failure: bool = False
 
     def __repr__(self) -> str:
         return f"<Failure of {self.task_name}: {type(self.error).__name__}: {self.headline}>"

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 DEFAULT_RESERVE_BYTES = 256 << 20
 MAX_PROCESSES = 64
 POLL_S = 0.2
+OTHERS_FOR_S = 0.5
+"""How long it counts what other programs were seen to hold: longer than a report of usage may be old (0.35 s)."""
 OTHERS_BOUND_S = 10.0
 """How long an attempt waits for memory that other programs hold while nothing of ours runs."""
 
@@ -77,6 +79,7 @@ class Scheduler:
         self._clock = clock
         self._queue: deque[_Waiter] = deque()
         self._tickets: set[Ticket] = set()
+        self._others: deque[tuple[float, int]] = deque()
         self._poll: asyncio.TimerHandle | None = None
 
     async def admit(self, limits: Limits) -> Ticket:
@@ -109,6 +112,15 @@ class Scheduler:
         ticket.waiting_for += change
         self.pump()
 
+    def reported(self) -> None:
+        """Say that the usage of the tickets was brought up to date."""
+        now_s = self._clock()
+        self._others.append((now_s, self._others_bytes()))
+        while now_s - self._others[0][0] > OTHERS_FOR_S:
+            self._others.popleft()
+        if self._queue:
+            self.pump()
+
     @property
     def queued(self) -> int:
         """How many attempts wait for admission."""
@@ -140,7 +152,7 @@ class Scheduler:
         if running >= self._max_processes:
             return False
         available = self._available_bytes()
-        budget = available + sum(ticket.usage_bytes for ticket in self._tickets)
+        budget = self._capacity_bytes() - self._most_of_others_bytes(available)
         held = sum(ticket.counts_bytes for ticket in self._tickets)
         if held + waiter.reserve_bytes <= budget:
             return True
@@ -163,6 +175,18 @@ class Scheduler:
             )
             raise NeverFitsError(msg)
         return False
+
+    def _others_bytes(self, available: int | None = None) -> int:
+        """Return what is held by nobody of ours now, as far as the last report knows."""
+        available = self._available_bytes() if available is None else available
+        ours = sum(ticket.usage_bytes for ticket in self._tickets)
+        return max(0, self._capacity_bytes() - available - ours)
+
+    def _most_of_others_bytes(self, available: int) -> int:
+        # What an attempt gave back since the last report is available already, and still counts as its usage: taken
+        # together it would be there twice.
+        since_s = self._clock() - OTHERS_FOR_S
+        return max([self._others_bytes(available), *(size for when_s, size in self._others if when_s >= since_s)])
 
     def _poll_again(self) -> None:
         # Memory that other programs release announces itself to nobody.

@@ -26,7 +26,10 @@ _NEVER_RETRIED: Final = frozenset({"stopped", "never_fits"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How an attempt ended, as far as it matters here. ``reason`` is the termination reason of its failure."""
+    """How an attempt ended, as far as it matters here. ``reason`` is the termination reason of its failure.
+
+    ``attempt`` and ``max_attempts`` count the task's own attempts only, not those that replaced a lost worker.
+    """
 
     error: BaseException
     reason: str
@@ -34,6 +37,35 @@ class Ended:
     attempt: int
     max_attempts: int
     recoverable: bool
+
+
+_BY_LETTERS: Final = (
+    ("OOM", "OOMError"),
+    ("Interrupted", "TaskInterruptedError"),
+    ("PrimaryContainerNotFound", "PrimaryContainerNotFoundError"),
+    ("RetriesExhausted", "RetriesExhaustedError"),
+    ("Unknown", "RuntimeUnknownError"),
+    ("InvalidImageName", "InvalidImageNameError"),
+    ("ImagePullBackOff", "ImagePullBackOffError"),
+)
+"""What the SDK's client looks for in the code of a user error, in this order (``convert_error_to_native``)."""
+
+
+def misread_on_cluster(error: BaseException) -> str:
+    """Return a sentence when a cluster's client would take a user's exception for something else by its name.
+
+    Here facts decide: an exception called ``RoomNotFound`` is not out of memory. Empty for any other error.
+    """
+    code = str(getattr(error, "code", ""))
+    if type(error) is not RuntimeUserError:
+        return ""
+    for letters, name in _BY_LETTERS:
+        if letters in (code.upper() if letters == "OOM" else code):
+            return (
+                f"a cluster's client reads {letters!r} in the name {code} and raises {name}; here facts decide, and it "
+                "stays RuntimeUserError: choose another name for the exception"
+            )
+    return ""
 
 
 class Differing(NamedTuple):
@@ -66,7 +98,7 @@ def _of_one_attempt(ended: Ended) -> Exception | None:
     if ended.reason in _TIMEOUTS:
         return TaskTimeoutError(str(error))
     if ended.reason in _LOST:
-        return TaskInterruptedError("Interrupted", str(error), ended.worker)
+        return TaskInterruptedError(str(getattr(error, "code", "Interrupted")), str(error), ended.worker)
     if type(error) is RuntimeUserError:
         custom = CustomError(error.code, str(error))
         custom.worker = error.worker

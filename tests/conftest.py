@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from pathlib import Path
@@ -28,6 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
     In its own temporary directory a leak is surely ours; and no profile, history or setting of the person at this
     machine reaches a test, or is written to by one.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what runs in its background deaf to interrupts, and every script of a test would inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     before, before_tempdir = dict(os.environ), tempfile.tempdir
     place = tempfile.mkdtemp(prefix="tests-")
     own = {name: str(Path(place, name.lower())) for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")}

@@ -186,7 +186,8 @@ def _parent(entry: Path) -> int:
 
 def _walk(top: Path, depth: int) -> list[Path]:
     try:
-        below = [entry for entry in top.iterdir() if entry.is_dir() and not entry.is_symlink()]
+        with os.scandir(top) as entries:  # a group has dozens of files: no look at each of them
+            below = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
     return below + [path for entry in below if depth > 1 for path in _walk(entry, depth - 1)]

@@ -22,8 +22,8 @@ PACKAGE = "flyte_notebook"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("units", "errors"),
     ("limits", "trace"),
-    ("job", "outcome", "semantics"),
-    ("diagnosis", "advice", "catalogue.*", "history"),
+    ("job", "outcome", "semantics", "stand_in"),
+    ("diagnosis", "advice", "catalogue.*", "history", "overrides", "progress"),
     ("limiters.*",),
     ("worker.*",),
     ("scheduler",),
@@ -44,6 +44,7 @@ HIGHEST_FLOOR_SEEN = {"views.*": 3}
 HOMES: dict[str, tuple[str, ...]] = {
     "flyte": ("sdk.*", "errors"),
     "flyteidl2": ("sdk.*",),
+    "connectrpc": ("sdk.*",),
     "ipywidgets": ("views.card", "views.live"),
     "matplotlib": ("views.chart",),
     "IPython": ("notebook.*",),

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import flyte.errors
 import pytest
+from flyte._internal.runtime import convert
+from flyteidl2.core import execution_pb2
 
 from flyte_notebook import errors
 from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.job import InputFact, Job
 from flyte_notebook.limits import Enforcement, Limits
-from flyte_notebook.outcome import Failure, Raised, SourceLine, Success, WorkerReport
+from flyte_notebook.outcome import Failure, Raised, RefusedAllocation, SourceLine, Success, WorkerReport
 from flyte_notebook.trace import MemoryTrace
 
 if TYPE_CHECKING:
@@ -287,6 +289,19 @@ def test_any_class_can_be_stood_in_for(name: str) -> None:
     assert name == error.code
 
 
+@pytest.mark.parametrize(
+    ("name", "misread"),
+    [("RoomNotFound", "OOMError"), ("ZoomApiError", "OOMError"), ("UnknownUser", "RuntimeUnknownError"), ("Plum", "")],
+)
+def test_a_name_that_a_cluster_would_misread_is_said(name: str, misread: str) -> None:
+    """The note names the class that the SDK's client makes of the letters; other names have no note."""
+    raised = replace(RAISED, type_name=name, module="__main__", pickled=None)
+    failure = _failed(replace(RUNNING, raised=raised))
+    assert (f"raises {misread}" in failure.note) if misread else (failure.note == "")
+    wire = execution_pb2.ExecutionError(kind=execution_pb2.ExecutionError.USER, code=name, message="x")
+    assert (misread or "RuntimeUserError") == type(convert.convert_error_to_native(wire)).__name__
+
+
 @pytest.mark.parametrize("name", ["RoomNotFound", "InterruptedError", "UnknownUser", "OOMError", "RetriesExhausted"])
 def test_a_name_never_decides(name: str) -> None:
     """A user's class that is called like something else stays a user error."""
@@ -362,17 +377,35 @@ def test_sys_exit_is_a_user_error_with_its_status(status: str, said: str) -> Non
     assert f"called sys.exit() with status {status} " in failure.headline
 
 
+@pytest.mark.parametrize("name", ["MemoryError", "_ArrayMemoryError"])
 @pytest.mark.parametrize(
-    ("module", "name"), [("builtins", "MemoryError"), ("numpy._core._exceptions", "_ArrayMemoryError")]
+    ("headline", "refused", "message"),
+    [
+        ("one allocation of about 909 TiB was larger than the machine could promise;", {"size_bytes": 10**15}, ""),
+        ("one allocation (size not known) was larger than the machine could promise;", {}, ""),
+        (
+            "one allocation of 1 EiB was larger than the machine could promise (Unable to allocate 1.00 EiB);",
+            {"size_bytes": 2**60, "exact": True},
+            "Unable to allocate 1.00 EiB",
+        ),
+    ],
 )
-def test_pythons_memory_error_is_not_an_oom_kill(module: str, name: str) -> None:
-    """A refused allocation keeps its class name as code, and the headline says that nothing was killed."""
-    raised = replace(RAISED, type_name=name, module=module, message="Unable to allocate 745. GiB", pickled=None)
+def test_pythons_memory_error_is_not_an_oom_kill(
+    name: str, headline: str, refused: dict[str, Any], message: str
+) -> None:
+    """A refused allocation keeps its class name as code; the headline says how large, and that nothing was killed."""
+    raised = replace(RAISED, type_name=name, message=message, pickled=None, refused=RefusedAllocation(**refused))
     failure = _failed(replace(RUNNING, raised=raised))
     assert type(failure.error) is flyte.errors.RuntimeUserError
     assert name == failure.code
-    assert "larger than the machine could promise (Unable to allocate 745. GiB)" in failure.headline
-    assert "not an OOM kill" in failure.headline
+    assert failure.headline.startswith(f"{headline} this is not an OOM kill")
+
+
+def test_a_memory_error_raised_by_code_says_what_it_says() -> None:
+    """Nothing need have been refused where Python code raised it."""
+    raised = replace(RAISED, type_name="MemoryError", pickled=None, refused=RefusedAllocation(by_hand=True))
+    headline = _failed(replace(RUNNING, raised=raised)).headline
+    assert headline.startswith("raised MemoryError: bad x, by code of its own; this is not an OOM kill")
 
 
 def test_a_process_that_left_without_a_result_was_interrupted() -> None:
@@ -388,6 +421,29 @@ def test_a_process_that_left_without_a_result_was_interrupted() -> None:
     assert f"{POD_FAILED} (3). Reason [Error]. Message: " == failure.message
     assert "exited with status 3 before it gave a result, 0.21 s in" == failure.headline
     assert failure.error.recoverable is False
+
+
+@pytest.mark.parametrize(
+    ("code", "in_a_row", "again"),
+    [("Interrupted", 0, True), ("Interrupted", 1, True), ("MaxSystemFailuresExceeded", 2, False)],
+)
+def test_a_lost_worker_is_replaced_as_often_as_is_said(code: str, in_a_row: int, *, again: bool) -> None:
+    """system_retries=2: twice another attempt follows, then the backend's code and words, with the count."""
+    job = replace(
+        JOB, attempt=4, max_attempts=7, system_retries=2, system_failures=4, system_failures_in_a_row=in_a_row
+    )
+    failure = _failed(replace(RUNNING, exit_status=3), job)
+    assert (code, again, 7 + again) == (failure.code, failure.retried_as_system_failure, failure.max_attempts)
+    assert failure.error.recoverable is False
+    words = f'plugin "container" failed with system error {in_a_row + 1} times: [Interrupted] Pod failed.'
+    assert again is not failure.message.startswith(words)
+
+
+def test_other_failures_are_no_system_failures() -> None:
+    """What the task or its limits are to blame for has no worker replaced."""
+    job = replace(JOB, system_retries=2)
+    for report in (OOM, replace(RUNNING, raised=RAISED), replace(RUNNING, tripped="max_runtime")):
+        assert _failed(report, job).retried_as_system_failure is False
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGTERM, signal.SIGKILL, signal.SIGABRT])

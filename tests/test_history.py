@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from typing import ClassVar
 
@@ -207,3 +208,105 @@ def test_a_run_is_shown_in_one_line() -> None:
     run.begin_action("a1", "other", "a0", Limits())
     run.failure = _failure()
     assert "<Run r1 of oomer: 2 actions, ValueError>" == repr(run)
+
+
+def _ran(history: History, name: str, *, attempts: int = 1, rerun_of: str | None = None, using: str = "") -> Run:
+    """Add a run of one action with some failed attempts."""
+    run = history.begin(name, "oomer")
+    run.rerun_of, run.rerun_with = rerun_of, using
+    action = run.begin_action("a0", "oomer", None, Limits())
+    for number in range(attempts):
+        worker = f"{name}-a0-{number}"
+        failure = replace(_failure(), worker=worker)
+        action.attempts.append(replace(_attempt(number + 1), worker=worker, outcome=failure))
+    return run
+
+
+def _told(history: History, worker: str) -> list[tuple[str, str]]:
+    return [(label, attempt.worker) for label, attempt in history.story(worker)]
+
+
+def test_a_story_is_every_attempt_in_order() -> None:
+    """The first run's attempts, then those of its reruns, each with what tells it from the others."""
+    history = History()
+    _ran(history, "r1")
+    assert [("attempt 1", "r1-a0-0")] == _told(history, "r1-a0-0")
+    _ran(history, "other")
+    _ran(history, "r2", rerun_of="r1-a0-0", using="1Gi")
+    _ran(history, "r3", rerun_of="r1-a0-0")
+    expected = [("attempt 1", "r1-a0-0"), ("rerun 1 (1Gi)", "r2-a0-0"), ("rerun 2", "r3-a0-0")]
+    for worker in ("r1-a0-0", "r2-a0-0", "r3-a0-0"):
+        assert expected == _told(history, worker)
+
+
+def test_attempts_of_one_rerun_are_told_apart() -> None:
+    """By their numbers, as soon as two would have the same words."""
+    history = History()
+    _ran(history, "r1", attempts=2)
+    _ran(history, "r2", attempts=2, rerun_of="r1-a0-1", using="1Gi, 1 retry")
+    assert [
+        ("attempt 1", "r1-a0-0"),
+        ("attempt 2", "r1-a0-1"),
+        ("rerun 1 (1Gi, 1 retry), attempt 1", "r2-a0-0"),
+        ("rerun 1 (1Gi, 1 retry), attempt 2", "r2-a0-1"),
+    ] == _told(history, "r2-a0-1")
+
+
+def test_a_rerun_of_a_rerun_belongs_to_the_first_failure() -> None:
+    """However long the chain, its origin is the worker that failed first."""
+    history = History()
+    _ran(history, "r1")
+    worker = "r1-a0-0"
+    for name in ("r2", "r3", "r4"):
+        _ran(history, name, rerun_of=history.origin_of(worker))
+        worker = f"{name}-a0-0"
+    assert "r1-a0-0" == history.origin_of(worker)
+    assert "unknown" == history.origin_of("unknown")
+    assert 4 == len(history.story(worker))
+
+
+def test_runs_that_are_forgotten_are_left_out_of_a_story() -> None:
+    """What is left is told, with the numbers that are left; of nothing there is no story."""
+    history = History(kept=2)
+    _ran(history, "r1")
+    _ran(history, "r2", rerun_of="r1-a0-0", using="1Gi")
+    _ran(history, "r3", rerun_of="r1-a0-0", using="2Gi")
+    assert [("rerun 1 (1Gi)", "r2-a0-0"), ("rerun 2 (2Gi)", "r3-a0-0")] == _told(history, "r3-a0-0")
+    assert [] == _told(history, "unknown")
+    assert (None, history.last_run) == (history.run_of("r1-a0-0"), history.run_of("r3-a0-0"))
+
+
+def test_a_rerun_that_has_not_begun_is_not_told() -> None:
+    """It stands in the history before its first attempt."""
+    history = History()
+    _ran(history, "r1")
+    history.begin("r2", "oomer").rerun_of = "r1-a0-0"
+    assert ["r1-a0-0"] == [worker for _, worker in _told(history, "r1-a0-0")]
+
+
+def test_who_failed_by_itself_is_told_from_who_was_failed() -> None:
+    """A caller whose callee failed has the callee's failure."""
+    run = _ran(History(), "r1", attempts=2)
+    caller = run.begin_action("a1", "outer", None, Limits())
+    failure = run.failure_of("r1-a0-1")
+    assert failure is not None
+    caller.attempts.append(replace(_attempt(1), worker="r1-a1-0", outcome=failure))
+    assert {"r1-a0-0", "r1-a0-1"} == run.failed_workers
+
+
+def test_runs_may_begin_and_be_forgotten_in_many_threads() -> None:
+    """None is lost."""
+    history = History(kept=1000)
+
+    def work(first: str) -> None:
+        for number in range(100):
+            history.begin(f"{first}{number}", "t")
+            history.begin(f"{first}{number}-gone", "t")
+            history.forget(f"{first}{number}-gone")
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 300 == len(history)

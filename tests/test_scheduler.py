@@ -12,6 +12,7 @@ from flyte_notebook.limits import Limits
 from flyte_notebook.scheduler import (
     DEFAULT_RESERVE_BYTES,
     OTHERS_BOUND_S,
+    OTHERS_FOR_S,
     NeverFitsError,
     Scheduler,
     Ticket,
@@ -133,6 +134,71 @@ def test_a_waiting_parent_counts_at_its_usage() -> None:
         assert [False] == await admitted(child)
         scheduler.awaits_child(parent, +1)
         assert [True] == await admitted(child)
+
+    run(body)
+
+
+@pytest.mark.parametrize(("parent_uses", "fits"), [(GIB // 4, True), (2 * GIB, False)])
+def test_beside_a_running_task_a_waiting_parent_counts_at_its_usage(parent_uses: int, *, fits: bool) -> None:
+    """While another task runs, the child gets what the parent's limit holds but its usage does not; no more than that.
+
+    Of 8 GiB a parent has a limit of 3, another task one of 3; the child asks for 4.
+    """
+
+    async def body() -> None:
+        machine = Machine(capacity_bytes=8 * GIB, available_bytes=8 * GIB)
+        scheduler = machine.scheduler()
+        parent = await scheduler.admit(Limits(memory_bytes=3 * GIB))
+        other = await scheduler.admit(Limits(memory_bytes=3 * GIB))
+        parent.usage_bytes, other.usage_bytes = parent_uses, GIB
+        machine.available_bytes = 8 * GIB - parent.usage_bytes - other.usage_bytes
+        child = ask(scheduler, 4 * GIB)
+        assert [False] == await admitted(child)
+        scheduler.awaits_child(parent, +1)
+        assert [fits] == await admitted(child)
+        scheduler.release(other)
+        assert [True] == await admitted(child)
+
+    run(body)
+
+
+def test_memory_given_back_since_the_last_report_is_not_there_twice() -> None:
+    """What a running task has just freed is available already, while its usage is still told as it was: no room."""
+
+    async def body() -> None:
+        machine = Machine(available_bytes=4 * GIB - GIB // 2)  # other programs have the rest
+        scheduler = machine.scheduler()
+        running = await scheduler.admit(Limits(memory_bytes=2 * GIB))
+        running.usage_bytes = GIB
+        machine.available_bytes -= GIB
+        scheduler.reported()
+        machine.available_bytes += GIB
+        machine.now_s += OTHERS_FOR_S / 2
+        second = ask(scheduler, 2 * GIB)
+        assert [False] == await admitted(second)
+        running.usage_bytes = 0
+        scheduler.reported()
+        assert [False] == await admitted(second)
+        scheduler.release(running)
+        assert [True] == await admitted(second)
+
+    run(body)
+
+
+def test_memory_taken_since_the_last_report_makes_wait_until_the_next_one() -> None:
+    """What a running task has just taken looks like another program's, as long as its usage is told as it was."""
+
+    async def body() -> None:
+        machine = Machine()
+        scheduler = machine.scheduler()
+        running = await scheduler.admit(Limits(memory_bytes=2 * GIB))
+        scheduler.reported()
+        machine.available_bytes -= GIB
+        second = ask(scheduler, 2 * GIB)
+        assert [False] == await admitted(second)
+        running.usage_bytes = GIB
+        scheduler.reported()
+        assert [True] == await admitted(second)
 
     run(body)
 

@@ -62,7 +62,8 @@ WORDS: Final[dict[str, Words]] = {
         on_cluster="After a preemption, a node that went away, a crash of the process or a failed upload. The platform "
         "tries again on its own account first; when that is used up the code is `MaxSystemFailuresExceeded`.",
         here="When the worker process crashes, is killed from outside, or calls `os._exit`. The code is `Interrupted`, "
-        "signal or status are in the message, and the notebook's kernel lives on. There is no silent second try.",
+        "signal or status are in the message, and the notebook's kernel lives on. There is no silent second try "
+        "unless `%flyte system_retries 2` or `fn.enable(system_retries=2)` asks for it.",
         real_here=True,
         recover=in_a_run(
             "RuntimeSystemError",

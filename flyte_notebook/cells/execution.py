@@ -11,6 +11,7 @@ import ast
 import asyncio
 import importlib
 import inspect
+import io
 import linecache
 import logging
 import sys
@@ -22,7 +23,7 @@ from flyte_notebook.cells.returned import CellOutcome
 from flyte_notebook.cells.selection import IPYTHONS_OWN, is_code
 from flyte_notebook.cells.values import RESULT, Output, write_outputs
 from flyte_notebook.cells.version import COMPARED_BYTES, digest
-from flyte_notebook.worker import context, pickling
+from flyte_notebook.worker import context, named_pickles, pickling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -95,7 +96,9 @@ async def run_cell(
     codes = _compiled(cell)
     if cell.code:
         pickling.install_sources(cell.sources)
-        held.update(pickling.loads(cell.code, held))
+        code, by_names = named_pickles.load(io.BytesIO(cell.code), held)
+        held.update(code)
+        named_pickles.make_known(by_names, held)
     held.update(inputs)
     names = tuple(inputs)
     inputs.clear()

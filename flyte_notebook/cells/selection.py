@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.cells.scopes import global_uses
-from flyte_notebook.worker import pickling
+from flyte_notebook.worker import named_pickles, pickling
 from flyte_notebook.worker.pickling import PicklingProblem
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Selection:
         """Return ``code`` as bytes and the text of the cells it comes from. Raises `CannotSendError`."""
         namespace = _home_of(self.code.values())
         try:
-            return pickling.dumps_with_sources(dict(self.code), namespace, without=self.inputs, name="code")
+            return named_pickles.dumps(dict(self.code), namespace, without=self.inputs, name="code")
         except PicklingProblem as problem:
             raise self._culprit(namespace, problem) from problem
 

@@ -97,6 +97,8 @@ class AttemptInWorker:
         self._stopped = False
         self._lost = ""
         self._payload_path: Path | None = None
+        self.ready_s: float | None = None
+        """The monotonic time at which the worker was ready, ``None`` before that."""
         self.cut_short: WorkerReport | None = None
         """The facts of an attempt whose `run` was cancelled."""
 
@@ -185,6 +187,7 @@ class AttemptInWorker:
             self.stop()
             return
         assert ready["kind"] == "ready"
+        self.ready_s = time.monotonic()
         self._arm()
         await self._hand_over()
         while True:

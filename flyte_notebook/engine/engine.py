@@ -19,18 +19,24 @@ from typing import TYPE_CHECKING, Any
 from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.engine.attempt import AttemptInWorker, Origin
 from flyte_notebook.engine.link import SupervisorError, SupervisorLink
+from flyte_notebook.engine.living import LivingAttempts
+from flyte_notebook.engine.sinks import Nowhere
 from flyte_notebook.history import Attempt, History
 from flyte_notebook.job import Job, Surroundings
 from flyte_notebook.limiters import machine
 from flyte_notebook.outcome import Failure, Success, WorkerReport
-from flyte_notebook.scheduler import MAX_PROCESSES, NeverFitsError, Scheduler, Ticket
+from flyte_notebook.scheduler import MAX_PROCESSES, NeverFitsError, Scheduler
 from flyte_notebook.worker import pickling
 
 if TYPE_CHECKING:
-    from flyte_notebook.engine.pump import StreamName
+    from collections.abc import Callable
+
+    from flyte_notebook.engine.living import Living
     from flyte_notebook.history import Action
     from flyte_notebook.limits import Enforcement, Limits
     from flyte_notebook.outcome import Outcome, Tripped
+    from flyte_notebook.progress import Progress
+    from flyte_notebook.scheduler import Ticket
 
 START_BOUND_S = 60.0
 CLOSE_BOUND_S = 10.0
@@ -41,36 +47,34 @@ class EngineError(RuntimeError):
     """The engine could not start, or isolates nothing; the text says why."""
 
 
-@dataclass(slots=True, eq=False)
-class _Living:
-    """An attempt that waits for admission or runs."""
-
-    job: Job
-    stop: asyncio.Event
-    ticket: Ticket | None = None
-    worker: AttemptInWorker | None = None
-
-
 @dataclass(slots=True)
 class _ActionState:
     first_queued_s: float
     attempts: int = 0
+    system_failures: int = 0
+    system_failures_in_a_row: int = 0
 
 
 class Engine:
     """Runs jobs, each in a process of its own under its own limits."""
 
-    def __init__(self, *, history: History, canary: str, max_processes: int = MAX_PROCESSES) -> None:
+    def __init__(
+        self,
+        *,
+        history: History,
+        canary: str,
+        max_processes: int = MAX_PROCESSES,
+        on_failure: Callable[[Job], None] | None = None,
+    ) -> None:
         self.history = history
+        self._on_failure = on_failure
         self.baseline_bytes: int | None = None
         self._canary = canary
         self._max_processes = max_processes
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="flyte-notebook-engine", daemon=True)
-        self._living: set[_Living] = set()
+        self._living = LivingAttempts()
         self._actions: OrderedDict[tuple[str, str], _ActionState] = OrderedDict()
-        self._stopped_runs: set[str] = set()
-        self._between_attempts: set[str] = set()
         self._closed = False
 
     def _serve(self) -> None:
@@ -105,7 +109,7 @@ class Engine:
         """Prove with one job that a worker is a process of its own, and measure what an empty one holds."""
         job = Job(label="canary", run="canary", action="a0", entry=self._canary, payload=b"")
         own = Surroundings(cwd=os.getcwd(), environ=dict(os.environ), sys_path=tuple(filter(None, sys.path)))  # noqa: PTH109 - a string is wanted
-        report = await AttemptInWorker(job, Origin(sink=_Nowhere(), surroundings=own), self._link, _no_call).run()
+        report = await AttemptInWorker(job, Origin(sink=Nowhere(), surroundings=own), self._link, _no_call).run()
         if report.answer is None or int(report.answer) == os.getpid():
             words = report.output_tail or report.tripped_detail or f"exit status {report.exit_status}"
             msg = f"no isolated worker could be started, so nothing is run: {words}"
@@ -124,6 +128,11 @@ class Engine:
     def enforcement(self) -> Enforcement:
         """What this machine enforces, and by which mechanism."""
         return self._link.enforcement
+
+    @property
+    def directory(self) -> str:
+        """The directory for files of this session; it goes with the supervisor."""
+        return self._link.session_dir
 
     @property
     def supervisor_pid(self) -> int | None:
@@ -148,17 +157,22 @@ class Engine:
 
         Takes no lock: it is called from signal handlers.
         """
-        count = len(self._living) + len(self._between_attempts)
-        self._loop.call_soon_threadsafe(self._stop_all)
+        count = self._living.stoppable
+        self._loop.call_soon_threadsafe(self._living.stop_all)
         return count
 
-    def _stop_all(self) -> None:
-        self._stopped_runs |= self._between_attempts
-        for living in self._living:
-            self._stopped_runs.add(living.job.run)
-            living.stop.set()
-            if living.worker is not None:
-                living.worker.stop()
+    def stop_run(self, run: str) -> None:
+        """Have one run stopped, as `stop_all` does with every run. Thread-safe, takes no lock."""
+        self._loop.call_soon_threadsafe(self._living.stop_run, run)
+
+    def forget_run(self, run: str) -> None:
+        """Say that no attempt of a run comes any more, though one was expected. Thread-safe, idempotent."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and everything forgotten
+            self._loop.call_soon_threadsafe(self._living.forget, run)
+
+    def progress(self, run: str) -> Progress | None:
+        """Return how a run stands, ``None`` if it has not begun or is over. Thread-safe."""
+        return self._living.progress(run)
 
     def close(self) -> None:
         """Stop everything, end the supervisor and the thread; returns when they are gone. Thread-safe, idempotent."""
@@ -172,24 +186,42 @@ class Engine:
             self._thread.join(CLOSE_BOUND_S)
 
     async def _close(self) -> None:
-        self._stop_all()
+        self._living.stop_all()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._link.close()
 
-    async def run(self, job: Job, origin: Origin, parent: Ticket | None = None) -> Outcome:
+    async def run(self, job: Job, origin: Origin) -> Outcome:
+        """Run one attempt, and again while a lost worker is to be replaced."""
+        return (await self._run(job, origin, None))[1]
+
+    async def _run(self, asked: Job, origin: Origin, parent: Ticket | None) -> tuple[Job, Outcome]:
+        """As `run`; return the job as it was counted, too."""
+        state = self._state(asked, time.monotonic())
+        while True:
+            job = replace(
+                asked,
+                attempt=state.attempts,
+                max_attempts=asked.max_attempts + state.system_failures,
+                queued_s=state.first_queued_s,
+                system_failures=state.system_failures,
+                system_failures_in_a_row=state.system_failures_in_a_row,
+            )
+            state.attempts += 1
+            outcome = await self._attempt(job, origin, parent)
+            if not isinstance(outcome, Failure) or not outcome.retried_as_system_failure:
+                state.system_failures_in_a_row = 0
+                return job, outcome
+            state.system_failures += 1
+            state.system_failures_in_a_row += 1
+
+    async def _attempt(self, job: Job, origin: Origin, parent: Ticket | None) -> Outcome:
         """Run one attempt: wait for admission, supervise, diagnose, remember."""
-        began_s = time.monotonic()
-        state = self._state(job, began_s)
-        job = replace(job, attempt=state.attempts, queued_s=state.first_queued_s)
-        state.attempts += 1
         run = self.history.begin(job.run, job.label)
         action = run.begin_action(job.action, job.label, job.parent, job.limits)
-        living = _Living(job, asyncio.Event())
-        self._living.add(living)
-        self._between_attempts.discard(job.run)
+        living = self._living.begin(job)
         if origin.observer is not None:
             origin.observer.started(job)
         if parent is not None:
@@ -199,24 +231,24 @@ class Engine:
         except asyncio.CancelledError:
             cut_short = living.worker.cut_short if living.worker is not None else None
             stopped = WorkerReport(tripped="stopped", enforcement=self._link.enforcement)
-            outcome = self._conclude(job, cut_short or stopped, action, origin)
+            outcome = self._conclude(job, cut_short or stopped, action, origin, cancelled=True)
             if parent is None and isinstance(outcome, Failure):
                 run.failure = outcome  # nobody else hears of it
             raise
         finally:
-            self._living.discard(living)
+            self._living.leave(living)
             if living.ticket is not None:
                 self._scheduler.release(living.ticket)
             if parent is not None:
                 self._scheduler.awaits_child(parent, -1)
-        outcome = self._conclude(job, report, action, origin)
-        if parent is None and _comes_again(job, outcome):
-            self._between_attempts.add(job.run)
-        return outcome
+        return self._conclude(job, report, action, origin)
 
-    def _conclude(self, job: Job, report: WorkerReport, action: Action, origin: Origin) -> Outcome:
+    def _conclude(
+        self, job: Job, report: WorkerReport, action: Action, origin: Origin, *, cancelled: bool = False
+    ) -> Outcome:
         """Decide what became of an attempt, remember it, and tell who listens."""
         outcome = diagnose(job, report, unpickle=pickling.loads)
+        self._living.conclude(job, outcome, cancelled=cancelled)
         action.attempts.append(
             Attempt(
                 number=job.attempt + 1,
@@ -229,6 +261,8 @@ class Engine:
         )
         if isinstance(outcome, Failure):
             self.history.last_failure = outcome
+            if self._on_failure is not None:
+                self._on_failure(job)
         if origin.observer is not None:
             origin.observer.ended(job, outcome)
         return outcome
@@ -241,7 +275,7 @@ class Engine:
             self._actions.popitem(last=False)
         return state
 
-    async def _admit_and_supervise(self, living: _Living, origin: Origin) -> WorkerReport:
+    async def _admit_and_supervise(self, living: Living, origin: Origin) -> WorkerReport:
         began_s = time.monotonic()
         tripped, detail = await self._admit(living)
         queued_for_s = time.monotonic() - began_s
@@ -269,10 +303,10 @@ class Engine:
         detail = f"no worker could be run: {error}"
         return WorkerReport(tripped_detail=detail, enforcement=self._link.enforcement)
 
-    async def _admit(self, living: _Living) -> tuple[Tripped | None, str]:
+    async def _admit(self, living: Living) -> tuple[Tripped | None, str]:
         """Wait for admission; return why it was not granted, or ``None``."""
         job = living.job
-        if job.run in self._stopped_runs:
+        if self._living.is_stopped(job.run):
             return "stopped", ""
         bound_s, bound = _queue_bound(job, time.monotonic())
         if bound_s <= 0:
@@ -283,7 +317,7 @@ class Engine:
         try:
             await asyncio.wait({admission, stopped}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if admission.done():
-                living.ticket = admission.result()
+                self._living.admit(living, admission.result())
                 return None, ""
             return ("stopped" if stopped.done() else bound), ""
         except NeverFitsError as error:
@@ -296,17 +330,24 @@ class Engine:
                 if not admission.cancelled() and admission.exception() is None:
                     self._scheduler.release(admission.result())
 
-    async def _nested(self, parent: _Living, request: dict[str, Any], origin: Origin) -> dict[str, Any]:
+    async def _nested(self, parent: Living, request: dict[str, Any], origin: Origin) -> dict[str, Any]:
         """Run a task that a worker called, as its sibling; return the reply for the worker."""
-        job: Job = replace(request["job"], run=parent.job.run, parent=parent.job.action, semantics=parent.job.semantics)
+        caller = parent.job
+        job: Job = replace(
+            request["job"],
+            run=caller.run,
+            parent=caller.action,
+            semantics=caller.semantics,
+            system_retries=caller.system_retries,
+        )
         try:
-            outcome = await self.run(job, origin, parent.ticket)
+            job, outcome = await self._run(job, origin, parent.ticket)
         except EngineError as error:
             return {"kind": "reply", "answer": None, "facts": (replace(job, payload=b""), self._not_run(error))}
         if isinstance(outcome, Success):
             return {"kind": "reply", "answer": outcome.answer}
         # Facts travel, not the error: the parent's worker draws the same conclusion from them.
-        facts = (replace(job, attempt=outcome.attempt, payload=b""), outcome.report)
+        facts = (replace(job, payload=b""), outcome.report)
         return {"kind": "reply", "answer": None, "facts": facts}
 
     async def _ensure_supervisor(self) -> None:
@@ -319,21 +360,7 @@ class Engine:
         for living in self._living:
             if living.ticket is not None and living.worker is not None:
                 living.ticket.usage_bytes = living.worker.usage_bytes
-        if self._scheduler.queued:
-            self._scheduler.pump()
-
-
-class _Nowhere:
-    """The sink of the canary, which prints nothing that anybody wants to see."""
-
-    def write(self, stream: StreamName, text: str) -> None:
-        """Forget the text."""
-
-    def display(self, message: dict[str, Any]) -> None:
-        """Forget the message."""
-
-    def flush(self) -> None:
-        """Do nothing."""
+        self._scheduler.reported()
 
 
 def _without_answer(outcome: Outcome) -> Outcome:
@@ -346,12 +373,6 @@ def _without_answer(outcome: Outcome) -> Outcome:
 async def _no_call(_request: dict[str, Any]) -> dict[str, Any]:
     msg = "a canary calls nobody"
     raise EngineError(msg)
-
-
-def _comes_again(job: Job, outcome: Outcome) -> bool:
-    """Whether the SDK sleeps now and will try once more."""
-    failed = isinstance(outcome, Failure) and getattr(outcome.error, "recoverable", False)
-    return bool(failed) and job.attempt + 1 < job.max_attempts
 
 
 def _queue_bound(job: Job, now_s: float) -> tuple[float, Tripped]:

@@ -30,3 +30,16 @@ class StandardSink:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
+
+
+class Nowhere:
+    """The sink of the canary, which prints nothing that anybody wants to see."""
+
+    def write(self, stream: StreamName, text: str) -> None:
+        """Forget the text."""
+
+    def display(self, message: dict[str, Any]) -> None:
+        """Forget the message."""
+
+    def flush(self) -> None:
+        """Do nothing."""

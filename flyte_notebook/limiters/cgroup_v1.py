@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flyte_notebook.limiters import affinity
+from flyte_notebook.limiters.attempt_group import AttemptGroup, fresh
 from flyte_notebook.limiters.base import Counters, LimiterUnavailableError
 from flyte_notebook.limiters.control_groups import (
     CPU_PERIOD_US,
     Meter,
-    Places,
     clear,
     own,
     parse_counts,
@@ -73,25 +73,23 @@ class CgroupV1:
                 self._cpu = None
         self.enforcement = Enforcement(memory="cgroup_v1", cpu=cpu)
 
-    def group(self, name: str, limits: Limits) -> CgroupV1Group:
+    def group(self, name: str, limits: Limits) -> AttemptGroup:
         """Make the group of one attempt, its limits set. Raises OSError when the kernel refuses."""
-        made = [f"{self._memory}/fnb-{name}"]
-        Path(made[0]).mkdir()
-        cpus: frozenset[int] = frozenset()
-        try:
-            _limit_memory(made[0], limits.memory_bytes)
-            if self._cpu is None:
-                cpus = self._cpus.take(limits.cpu_cores)
-            elif limits.cpu_cores is not None:
-                made.append(f"{self._cpu}/fnb-{name}")
-                Path(made[1]).mkdir()
-                _limit_cpu(made[1], limits.cpu_cores)
-            return CgroupV1Group(made, limits.memory_bytes is not None, cpus, self._cpus)
-        except OSError:
-            for directory in made:
-                if Path(directory).is_dir():
-                    remove_tree(directory)
-            raise
+        memory, cores = f"{self._memory}/fnb-{name}", limits.cpu_cores
+        cpu = None if self._cpu is None or cores is None else f"{self._cpu}/fnb-{name}"
+        directories = [memory] if cpu is None else [memory, cpu]
+        with fresh(directories):
+            _limit_memory(memory, limits.memory_bytes)
+            if cpu is not None and cores is not None:
+                _limit_cpu(cpu, cores)
+            limit_bytes = None if limits.memory_bytes is None else read_number(memory + "/memory.limit_in_bytes")
+            return AttemptGroup(
+                directories,
+                meter=Meter(memory + "/memory.usage_in_bytes", memory + "/memory.stat", CACHE_KEYS),
+                count=lambda: _count(memory, limit_bytes),
+                dealer=self._cpus,
+                cores=cores if self._cpu is None else None,
+            )
 
     def keep_room(self) -> None:
         """Hold all attempts together to what a limited group above has left."""
@@ -103,77 +101,27 @@ class CgroupV1:
             clear(directory)
 
 
-class CgroupV1Group:
-    """One attempt: a memory group, and a cpu group when CPU is limited."""
-
-    poll_interval_s: float | None = None
-
-    def __init__(self, directories: list[str], limited: bool, cpus: frozenset[int], dealer: affinity.Cpus) -> None:  # noqa: FBT001 - made in one place only
-        self._memory = directories[0]
-        self._places = Places(*directories)
-        self._limit_bytes = read_number(self._memory + "/memory.limit_in_bytes") if limited else None
-        self._meter = Meter(self._memory + "/memory.usage_in_bytes", self._memory + "/memory.stat", CACHE_KEYS)
-        self._cpus, self._dealer = cpus, dealer
-        self._last_counters = Counters()
-
-    def enter(self) -> None:
-        """Join the groups. Raises OSError when the kernel refuses."""
-        self._places.enter()
-        affinity.bind(self._cpus)
-
-    def attach(self, pid: int) -> None:
-        """Nothing to do: the kernel knows who is inside."""
-
-    def sample(self) -> int:
-        """Return the bytes in use less page cache; 10 us, 35 when the caches are cold."""
-        return self._meter.read()
-
-    def exceeded(self) -> bool:
-        """Return False: the kernel holds the limit."""
-        return False
-
-    def counters(self) -> Counters:
-        """Read kills and peak; 0.1 ms. Kills in groups that the task made below its own count too."""
-        peak_bytes = read_number(self._memory + "/memory.max_usage_in_bytes")
-        if peak_bytes is None:
-            return self._last_counters  # removed: what was read last
-        oom_kills = sum(
-            parse_counts(read(directory + "/memory.oom_control") or "").get("oom_kill", 0)
-            for directory in (self._memory, *subdirectories(self._memory))
-        )
-        limit_reached = self._limit_bytes is not None and (
-            peak_bytes >= self._limit_bytes - NEAR_BYTES or bool(read_number(self._memory + "/memory.failcnt"))
-        )
-        self._last_counters = Counters(
-            oom_kills=oom_kills,
-            limit_reached=limit_reached,
-            peak_bytes=peak_bytes,
-            peak_source="kernel counter",
-            page_cache_bytes=self._meter.page_cache_bytes,
-        )
-        return self._last_counters
-
-    def kill(self) -> None:
-        """Send SIGKILL to every process in the group and below."""
-        self._places.kill()
-
-    def empty(self) -> bool:
-        """Whether nobody is left; the kernel does not list zombies."""
-        return self._places.empty()
-
-    def remove(self) -> None:
-        """Remove the directories. Idempotent; raises OSError (EBUSY) when a process is still inside."""
-        self.counters()
-        self._places.remove()
-        self._meter.close()
-        self._dealer.give_back(self._cpus)
-        self._cpus = frozenset()
-
-
 def base_directory(controller: str) -> str | None:
     """Return the group under which sessions stand for a controller, or ``None`` without such a hierarchy."""
     found = own(controller)
     return None if found is None else found[0]
+
+
+def _count(memory: str, limit_bytes: int | None) -> Counters | None:
+    """Return what a memory group has counted, ``None`` when it is gone."""
+    peak_bytes = read_number(memory + "/memory.max_usage_in_bytes")
+    if peak_bytes is None:
+        return None
+    oom_kills = sum(
+        parse_counts(read(directory + "/memory.oom_control") or "").get("oom_kill", 0)
+        for directory in (memory, *subdirectories(memory))
+    )
+    limit_reached = limit_bytes is not None and (
+        peak_bytes >= limit_bytes - NEAR_BYTES or bool(read_number(memory + "/memory.failcnt"))
+    )
+    return Counters(
+        oom_kills=oom_kills, limit_reached=limit_reached, peak_bytes=peak_bytes, peak_source="kernel counter"
+    )
 
 
 def _session_directory(controller: str, session: str) -> str:

@@ -17,16 +17,16 @@ import contextlib
 import errno
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flyte_notebook.limiters import affinity
+from flyte_notebook.limiters.attempt_group import AttemptGroup, fresh
 from flyte_notebook.limiters.base import Counters, LimiterUnavailableError
 from flyte_notebook.limiters.control_groups import (
     CPU_PERIOD_US,
     Meter,
-    Places,
     clear,
     own,
     parse_counts,
@@ -34,7 +34,6 @@ from flyte_notebook.limiters.control_groups import (
     quota_us,
     read,
     read_number,
-    remove_tree,
     upwards,
     write,
 )
@@ -78,21 +77,20 @@ class CgroupV2:
         otherwise: CpuMechanism = "affinity" if affinity.AVAILABLE else "none"
         self.enforcement = Enforcement(memory="cgroup_v2", cpu="cgroup_v2" if self._cpu_is_held else otherwise)
 
-    def group(self, name: str, limits: Limits) -> CgroupV2Group:
+    def group(self, name: str, limits: Limits) -> AttemptGroup:
         """Make the group of one attempt, its limits set. Raises OSError when the kernel refuses."""
-        directory = f"{self._session}/fnb-{name}"
-        Path(directory).mkdir()
-        cpus: frozenset[int] = frozenset()
-        try:
+        directory, cores = f"{self._session}/fnb-{name}", limits.cpu_cores
+        with fresh([directory]):
             _limit_memory(directory, limits.memory_bytes)
-            if not self._cpu_is_held:
-                cpus = self._cpus.take(limits.cpu_cores)
-            elif limits.cpu_cores is not None:
-                write(directory + "/cpu.max", f"{quota_us(limits.cpu_cores)} {CPU_PERIOD_US}")
-            return CgroupV2Group(directory, cpus, self._cpus)
-        except OSError:
-            remove_tree(directory)
-            raise
+            if self._cpu_is_held and cores is not None:
+                write(directory + "/cpu.max", f"{quota_us(cores)} {CPU_PERIOD_US}")
+            return AttemptGroup(
+                [directory],
+                meter=Meter(directory + "/memory.current", directory + "/memory.stat", CACHE_KEYS),
+                count=lambda: _count(directory),
+                dealer=self._cpus,
+                cores=None if self._cpu_is_held else cores,
+            )
 
     def keep_room(self) -> None:
         """Hold all attempts together to what a limited group above has left."""
@@ -103,72 +101,22 @@ class CgroupV2:
         clear(self._session)
 
     def _prove(self) -> None:
-        group = self.group(f"proof-{os.getpid()}", Limits(memory_bytes=PROOF_BYTES, cpu_cores=0.5))
+        name = f"proof-{os.getpid()}"
+        group = self.group(name, Limits(memory_bytes=PROOF_BYTES, cpu_cores=0.5))
         try:
-            prove_entry([group.directory])
+            prove_entry([f"{self._session}/fnb-{name}"])
         finally:
             group.remove()
 
 
-class CgroupV2Group:
-    """One attempt: one directory."""
-
-    poll_interval_s: float | None = None
-
-    def __init__(self, directory: str, cpus: frozenset[int], dealer: affinity.Cpus) -> None:
-        self.directory = directory
-        self._places = Places(directory)
-        self._meter = Meter(directory + "/memory.current", directory + "/memory.stat", CACHE_KEYS)
-        self._cpus, self._dealer = cpus, dealer
-        self._last_counters = Counters()
-
-    def enter(self) -> None:
-        """Join the group. Raises OSError when the kernel refuses."""
-        self._places.enter()
-        affinity.bind(self._cpus)
-
-    def attach(self, pid: int) -> None:
-        """Nothing to do: the kernel knows who is inside."""
-
-    def sample(self) -> int:
-        """Return the bytes in use less page cache."""
-        return self._meter.read()
-
-    def exceeded(self) -> bool:
-        """Return False: the kernel holds the limit."""
-        return False
-
-    def counters(self) -> Counters:
-        """Read kills and peak. Kills in groups that the task made below its own count too."""
-        events = read(self.directory + "/memory.events")
-        if events is None:
-            return self._last_counters  # removed: what was read last
-        peak_bytes = read_number(self.directory + "/memory.peak")
-        counted = read_events(events)
-        self._last_counters = Counters(
-            oom_kills=counted.oom_kills,
-            limit_reached=counted.limit_reached,
-            peak_bytes=peak_bytes,
-            peak_source="samples" if peak_bytes is None else "kernel counter",
-            page_cache_bytes=self._meter.page_cache_bytes,
-        )
-        return self._last_counters
-
-    def kill(self) -> None:
-        """Send SIGKILL to every process in the group and below."""
-        self._places.kill()
-
-    def empty(self) -> bool:
-        """Whether nobody is left; the kernel does not list zombies."""
-        return self._places.empty()
-
-    def remove(self) -> None:
-        """Remove the directory. Idempotent; raises OSError (EBUSY) when a process is still inside."""
-        self.counters()
-        self._places.remove()
-        self._meter.close()
-        self._dealer.give_back(self._cpus)
-        self._cpus = frozenset()
+def _count(directory: str) -> Counters | None:
+    """Return what a group has counted, ``None`` when it is gone."""
+    events = read(directory + "/memory.events")
+    if events is None:
+        return None
+    peak_bytes = read_number(directory + "/memory.peak")
+    source = "samples" if peak_bytes is None else "kernel counter"
+    return replace(read_events(events), peak_bytes=peak_bytes, peak_source=source)
 
 
 def read_events(text: str) -> Counters:

@@ -242,33 +242,6 @@ def prove_entry(directories: Sequence[str]) -> None:
             raise PermissionError(errno.EACCES, "no process of ours may enter the group", directory)
 
 
-class Places:
-    """The directories of one attempt, one per hierarchy; the first one says who belongs."""
-
-    def __init__(self, *directories: str) -> None:
-        self._directories = directories
-        self._doors = [directory + "/cgroup.procs" for directory in directories]
-
-    def enter(self) -> None:
-        """Put the calling process into every directory; "0" means itself."""
-        for door in self._doors:
-            write(door, "0")
-
-    def kill(self) -> None:
-        """Send SIGKILL to every process in any of the directories."""
-        for directory in self._directories:
-            kill_all(directory)
-
-    def empty(self) -> bool:
-        """Whether no living process is left in any of the directories."""
-        return not any(processes(directory) for directory in self._directories)
-
-    def remove(self) -> None:
-        """Remove the directories. Raises OSError when one is busy."""
-        for directory in self._directories:
-            remove_tree(directory)
-
-
 class Meter:
     """Memory of a group less the page cache it could drop, through kept descriptors: 10 us a reading.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import linecache
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from flyte_notebook.cells.returned import bind
 from flyte_notebook.cells.selection import CannotSendError, UnknownNameError
 from flyte_notebook.errors import BaseRuntimeError, RunAbortedError
 from flyte_notebook.limiters import machine
-from flyte_notebook.notebook import refusals
+from flyte_notebook.notebook import liveline, output, refusals
 from flyte_notebook.notebook.options import MAGIC
 from flyte_notebook.notebook.render import of_this_process
 from flyte_notebook.outcome import Failure
@@ -25,7 +27,12 @@ from flyte_notebook.units import format_memory, quantity_memory
 from flyte_notebook.worker.pickling import PicklingProblem
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flyte_notebook.cells.returned import ReturnedValues
+    from flyte_notebook.history import Run
+    from flyte_notebook.notebook.background import BackgroundRun
+    from flyte_notebook.notebook.cards import Cards
     from flyte_notebook.notebook.options import CellOptions
     from flyte_notebook.sdk.celltask import CellParts, CellTask
     from flyte_notebook.sdk.session import Session
@@ -41,7 +48,7 @@ class CellRun:
     ``interrupted``: it was stopped by an interrupt of the kernel.
     """
 
-    def __init__(self, shell: Any, said: CellOptions, cell: str) -> None:
+    def __init__(self, shell: Any, said: CellOptions, cell: str, cards: Cards) -> None:
         session = enforcement.current()
         if session is None:
             raise UsageError(f"{MAGIC}: limits are not enforced now; run %reload_ext flyte_notebook")
@@ -49,39 +56,76 @@ class CellRun:
         self._shell = shell
         self._said = said
         self._cell = cell
+        self._cards = cards
+        self._sink: output.Sink | None = None
         self.interrupted = False
 
     def run(self) -> Any:
-        """Run the cell; bind its outputs; return the value of its last expression. Raises what the task raised."""
+        """Run the cell; bind its outputs; return the value of its last expression. Raises what the task raised.
+
+        With ``--background`` it returns a `BackgroundRun` at once.
+        """
         self._check_limits()
         task, parts = self._task()
         if self._said.name is not None:
             self._shell.user_ns[self._said.name] = task
         name = f"{self._said.name or 'cell'}-{uuid.uuid4().hex[:12]}"
         run = enforcement.history.begin(name, task.name)
+        run.lands = True
+        if self._said.background:
+            return self._in_background(task, parts, run)
         try:
-            values = self._returned(task, parts, name)
+            values = self._to_its_end(task, parts, run)
         except KeyboardInterrupt as interrupt:
             self.interrupted = True
             raise self._aborted(name, interrupt) from None
+        return None if values is None else self._bind(values, cached=run.cached)
+
+    def _to_its_end(self, task: CellTask, parts: CellParts, run: Run) -> ReturnedValues | None:
+        try:
+            values = self._returned(task, parts, run.name)
         except PicklingProblem as problem:
-            enforcement.history.forget(name)
-            spooled.end(name, failed=False)
+            enforcement.history.forget(run.name)
+            spooled.end(run.name, failed=False)
             raise UsageError(f"{MAGIC}: {problem}; make it in the cell, or leave it out with --inputs") from None
         except BaseRuntimeError as error:
             if run.failure is None:  # it came from no attempt: the session refused the task, or the SDK its inputs
                 run.failure = getattr(error, "failure", None) or of_this_process(error, task.name, NOT_STARTED)
                 enforcement.history.last_failure = run.failure
                 error.failure = run.failure  # type: ignore[attr-defined]  # as on every error that reaches the user
+            self._cards.remember_task(run.name, task)
             raise
         run.cached = not run.actions
-        return None if values is None else self._bind(values, cached=run.cached)
+        return values
+
+    def _in_background(self, task: CellTask, parts: CellParts, run: Run) -> BackgroundRun:
+        sink = self._sink = output.cell_sink(self._shell)
+        returned: list[ReturnedValues] = []
+
+        def call() -> Any:
+            values = self._to_its_end(task, parts, run)
+            if values is None:
+                return None
+            returned.append(values)
+            return values.result
+
+        def ended(handle: BackgroundRun) -> Callable[[], object] | None:
+            if isinstance(handle.failure, Failure):
+                self._cards.show(handle.failure, sink)
+            elif handle.error is not None:
+                sink.write("stderr", f"{type(handle.error).__name__}: {handle.error}\n")
+                sink.flush()
+            land = functools.partial(self._bind, returned[0], cached=run.cached) if returned else None
+            return None if land is None else self._cards.idle.call(land)
+
+        return self._cards.background.begin(run, sink, call=call, ended=ended)
 
     def _returned(self, task: CellTask, parts: CellParts, name: str) -> ReturnedValues | None:
         heard: list[ReturnedValues] = []
         undo = celltask.last_outputs.listen(lambda run, values: heard.append(values) if run == name else None)
         try:
-            self._session.run(task, tuple(parts.inputs.values()), name=name)
+            with liveline.hushed() if self._said.quiet else contextlib.nullcontext():
+                self._session.run(task, tuple(parts.inputs.values()), name=name)
         finally:
             undo()
         return heard[-1] if heard else None
@@ -162,8 +206,8 @@ class CellRun:
 
     def _aborted(self, name: str, interrupt: KeyboardInterrupt) -> BaseException:
         """Wait until the stopped run is gone, and return the error that says so."""
-        self._session.stop_all("interrupt")
-        self._session.wait_until_idle(STOP_BOUND_S)
+        self._session.stop_run(name)
+        self._session.wait_until_over(name, STOP_BOUND_S)
         run = enforcement.history.find(name)
         if run is not None:
             for action in run.actions:
@@ -183,6 +227,9 @@ class CellRun:
         return result
 
     def _show(self, data: dict[str, Any]) -> None:
+        if self._sink is not None:
+            self._sink.display({"data": data})
+            return
         self._shell.display_pub.publish(data=data, metadata={})
 
 

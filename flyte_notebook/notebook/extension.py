@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook import capabilities, catalogue
-from flyte_notebook.notebook import interrupts, loop, options, output, uncaught
+from flyte_notebook.notebook import completion, interrupts, loop, output, pump, uncaught
+from flyte_notebook.notebook.background import BackgroundRuns
+from flyte_notebook.notebook.cards import Cards, warm
+from flyte_notebook.notebook.idle import WhenIdle
+from flyte_notebook.notebook.liveline import LiveLines
 from flyte_notebook.notebook.magics import COMPLETIONS, FlyteMagics
 from flyte_notebook.notebook.render import CLASSES, Renderer
-from flyte_notebook.sdk import celltask, enforcement, seam
+from flyte_notebook.sdk import celltask, enforcement, lazy, seam
 from flyte_notebook.sdk.spooled import spooled
+from flyte_notebook.views import tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flyte_notebook.sdk.session import Session
+
+MOST_TREES = 3
+"""So many runs with caught failures are shown below a cell."""
 
 _loaded: dict[int, Extension] = {}
 
@@ -30,12 +39,20 @@ class Extension:
         self._running = _running_loop()
         self._beating: asyncio.Task[None] | None = None
         self._renderer = Renderer(shell)
+        self._cards: Cards | None = None
+        self._background: BackgroundRuns | None = None
+        self._lines = LiveLines(enforcement.current)
+        self._ran_before: set[str] = set()
+        self._warmed = False
         self.polling: loop.PollingErrorHandler | None = None
+        self.pump: pump.ShellPump | None = None
 
     def load(self) -> None:
         """Put everything in place. Raises `EngineError` when no worker can be started; then nothing is changed."""
-        session = enforcement.open_session(sink=self._sink)
+        session = enforcement.open_session(sink=self._sink, watch=self._lines)
+        self._undo.append(self._join)
         self._undo.append(enforcement.close_session)
+        self._undo.append(self._lines.close)
         try:
             self._install(session)
         except BaseException:
@@ -46,6 +63,11 @@ class Extension:
         """Return where the output of a run goes that begins now, in the context of its cell."""
         if self._running is not None:
             self._running.call_soon_threadsafe(self._beat)
+        if self.pump is not None:
+            self.pump.run_begins()
+        if hasattr(self._shell, "kernel") and not self._warmed:
+            self._warmed = True
+            threading.Thread(target=warm, name="flyte-notebook warm", daemon=True).start()
         return output.cell_sink()
 
     def _beat(self) -> None:
@@ -66,26 +88,76 @@ class Extension:
         guard = interrupts.InterruptGuard(lambda reason: self._stop_all(session, reason))
         guard.install(self._shell)
         self._undo.append(guard.uninstall)
+        if getattr(self._shell, "kernel", None) is not None:
+            self._install_pump(session)
+        idle = WhenIdle(self._shell, running)
+        idle.install()
+        self._undo.append(idle.uninstall)
+        background = self._background = BackgroundRuns(session, self._hear)
+        cards = self._cards = Cards(self._shell, session, self._renderer, idle, background)
+        self._renderer.show = cards.show
+        self._undo.append(cards.close)
+        self._undo.append(lazy.let_stand_ins_be_asked())
         self._undo.append(uncaught.install(self._shell, self._renderer, CLASSES).uninstall)
         self._undo.append(celltask.last_outputs.listen(_keep_outputs))
         magics = FlyteMagics(
-            self._shell, self._renderer, lambda: self.polling.silenced if self.polling is not None else None
+            self._shell, self._renderer, cards, lambda: self.polling.silenced if self.polling is not None else None
         )
         self._shell.register_magics(magics)
         self._undo.append(self._forget_magics)
-        self._undo.append(options.install_completer(self._shell, COMPLETIONS).uninstall)
+        self._undo.append(completion.install_completer(self._shell, COMPLETIONS).uninstall)
+
+    def _install_pump(self, session: Session) -> None:
+        """Let a cell that waits hear the front end."""
+        self.pump = pump.ShellPump(self._shell, lambda: bool(session.engine.active))
+        if not self.pump.reason:
+            try:
+                self._undo.append(seam.replace_wait(self.pump.wait))
+            except RuntimeError as error:
+                self.pump.reason = str(error)
+        self.pump.install()
+        self._undo.append(self.pump.uninstall)
+        session.on_close(capabilities.add_finding(pump.finding(self.pump.reason)))
 
     def _before_cell(self) -> None:
         self._renderer.stopped = None
+        self._ran_before = {run.name for run in enforcement.history}
+        if self._cards is not None:
+            self._cards.shown.clear()
         if self.polling is not None:
             self.polling.check()
 
     def _after_cell(self, result: Any = None) -> None:
-        """Show a learner the right code when a cell failed by one of the classic mistakes."""
+        """Show the failures that the cell caught, and the right code when it failed by one of the classic mistakes."""
+        self._lines.settle()
+        self._show_what_was_caught()
+        raw_cell = getattr(getattr(result, "info", None), "raw_cell", None)
+        if self._cards is not None and raw_cell:
+            self._cards.notice(raw_cell)
         error = getattr(result, "error_in_exec", None)
         words = None if error is None else catalogue.hint(error)
         if words is not None:
             self._shell.display_pub.publish(data={"text/plain": f"[flyte_notebook: {words}]"}, metadata={})
+
+    def _show_what_was_caught(self) -> None:
+        """Show each run of this cell as a tree in which something failed that no card has told of."""
+        shown = self._cards.shown if self._cards is not None else set()
+        ran = [run for run in enforcement.history if run.name not in self._ran_before and not run.apart]
+        untold = [run for run in ran if run.failed_workers - shown and not run.failed_workers & shown]
+        for run in untold[-MOST_TREES:]:
+            self._shell.display_pub.publish(data=tree.run_bundle(run), metadata={})
+        if len(untold) > MOST_TREES:
+            words = f"[flyte_notebook: {len(untold) - MOST_TREES} more runs had failures; %flyte runs shows them]"
+            self._shell.display_pub.publish(data={"text/plain": words}, metadata={})
+
+    def _hear(self) -> None:
+        """Hear the front end while the main thread waits for a background run."""
+        if self.pump is not None:
+            self.pump.pump()
+
+    def _join(self) -> None:
+        if self._background is not None:
+            self._background.join()
 
     def _stop_all(self, session: Session, reason: str) -> BaseException | None:
         self._renderer.stopped = session.stop_all(reason)

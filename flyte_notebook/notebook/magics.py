@@ -8,21 +8,30 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand, output_can_be_silenced
 
 from flyte_notebook import capabilities, catalogue
-from flyte_notebook.notebook import options
+from flyte_notebook.notebook import options, output
 from flyte_notebook.notebook.cellrun import CellRun
 from flyte_notebook.notebook.render import Text
+from flyte_notebook.notebook.reruns import NoRerunError
 from flyte_notebook.sdk import enforcement
-from flyte_notebook.views import explanation, runs
+from flyte_notebook.views import explanation, runs, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flyte_notebook.job import Semantics
+    from flyte_notebook.history import Run
+    from flyte_notebook.notebook.cards import Cards
     from flyte_notebook.notebook.render import Renderer
+    from flyte_notebook.sdk.session import Session
 
-SUB_COMMANDS = ("doctor", "explain", "last", "runs", "semantics")
-SEMANTICS: tuple[Semantics, ...] = ("cluster", "reference")
-COMPLETIONS = {"": SUB_COMMANDS, "explain": catalogue.names(), "semantics": SEMANTICS}
+SUB_COMMANDS = ("doctor", "explain", "last", "rerun", "runs", "semantics", "system_retries")
+SEMANTICS = enforcement.SEMANTICS
+COMPLETIONS = {
+    "": SUB_COMMANDS,
+    "explain": catalogue.names(),
+    "rerun": tuple(f"--{name}" for name in ("memory", "cpu", "timeout", "retries")),
+    "semantics": SEMANTICS,
+    "system_retries": ("0", "1", "2", "3"),
+}
 """What may follow ``%flyte``, and what may follow a sub-command."""
 
 
@@ -30,8 +39,9 @@ COMPLETIONS = {"": SUB_COMMANDS, "explain": catalogue.names(), "semantics": SEMA
 class FlyteMagics(Magics):
     """``%%flyte_task`` and ``%flyte`` of one shell. ``silenced`` counts the loop's silenced polling errors."""
 
-    def __init__(self, shell: Any, renderer: Renderer, silenced: Callable[[], int | None]) -> None:
+    def __init__(self, shell: Any, renderer: Renderer, cards: Cards, silenced: Callable[[], int | None]) -> None:
         super().__init__(shell)
+        self._cards = cards
         self._shell = shell
         self._renderer = renderer
         self._silenced = silenced
@@ -42,7 +52,7 @@ class FlyteMagics(Magics):
     def flyte_task(self, line: str, cell: str) -> Any:
         """Run a cell as a task; the text that users see is `options.help_text`."""
         said = options.parse(line)
-        run = CellRun(self._shell, said, cell)
+        run = CellRun(self._shell, said, cell, self._cards)
         try:
             return run.run()
         except Exception as error:
@@ -50,7 +60,8 @@ class FlyteMagics(Magics):
             rendered = None if failure is None else self._renderer(error)
             if rendered is None:
                 raise
-            self._shell.display_pub.publish(data=rendered[0], metadata={})
+            if rendered[0] is not None:
+                rendered[0]()
             self._shell.displayhook.update_user_ns(failure)
             return None
 
@@ -62,30 +73,60 @@ class FlyteMagics(Magics):
         %flyte doctor          what is enforced here, by which mechanism, and what would give more
         %flyte explain [NAME]  what an error means and how to recover; without a name, the last failure
         %flyte last            the run that began last: its actions, their limits, peaks and outcomes
+        %flyte rerun [OPTIONS] run again what failed last, with other --memory, --cpu, --timeout or --retries
         %flyte runs            all runs of this kernel
         %flyte semantics NAME  whose error classes failures get: those of today's cluster, or of the reference
+        %flyte system_retries N
+                               how many times in a row a worker that was lost is replaced without using up a retry
         """
         command = line.strip() or "doctor"
         if command == "doctor":
             return capabilities.examine(silenced_polling_errors=self._silenced())
-        if command.partition(" ")[0] == "explain":
-            return self._explain(command.partition(" ")[2].strip())
-        if command.partition(" ")[0] == "semantics":
-            return self._semantics(command.partition(" ")[2].strip())
+        word, _, rest = command.partition(" ")
+        takes = {
+            "explain": self._explain,
+            "rerun": self._rerun,
+            "semantics": self._semantics,
+            "system_retries": self._system_retries,
+        }
+        if word in takes:
+            return takes[word](rest.strip())
         if command == "last":
             run = enforcement.history.last_run
             if run is None:
                 raise UsageError("%flyte last: nothing has run yet; run a %%flyte_task cell or flyte.run(task) first")
-            return Text(runs.run_text(run))
+            self._shell.display_pub.publish(data=tree.run_bundle(run), metadata={})
+            return None
         if command == "runs":
-            return Text(runs.runs_text(list(enforcement.history)))
+            self._shell.display_pub.publish(data=_table(list(enforcement.history)), metadata={})
+            return None
         close = f"%flyte {command}: there is no such command; there are " + ", ".join(SUB_COMMANDS)
         raise UsageError(close)
 
+    def _rerun(self, line: str) -> Any:
+        """Run again what failed last, as the button of its card does; in this cell, and waiting for its end."""
+        override = options.parse_override(line)
+        _open_session("rerun")
+        failure = enforcement.history.last_failure
+        if failure is None:
+            raise UsageError(
+                f"{options.RERUN}: nothing has failed in this kernel; if it was restarted, run the failed cell again"
+            )
+        rerun = self._cards.rerun_of(failure)
+        try:
+            rerun.check()
+            rerun.check_override(override)
+            result = rerun.run(override, rerun.begin(override))
+        except NoRerunError as error:
+            raise UsageError(f"{options.RERUN}: {error}") from None
+        self._cards.land(result, output.cell_sink(self._shell))
+        if rerun.read_by_name:
+            note = "the inputs are not kept any more, and were read again by name"
+            self._shell.display_pub.publish(data={"text/plain": f"[flyte_notebook: {note}]"}, metadata={})
+        return None if result.silent else result.value
+
     def _semantics(self, name: str) -> Text:
-        session = enforcement.current()
-        if session is None:
-            raise UsageError("%flyte semantics: limits are not enforced now; run %reload_ext flyte_notebook")
+        session = _open_session("semantics")
         chosen = next((known for known in SEMANTICS if known == name), None)
         if chosen is None and name:
             raise UsageError(
@@ -97,6 +138,21 @@ class FlyteMagics(Magics):
             "reference": "failures raise what the published reference promises; a card says where a cluster differs",
         }
         return Text(f"{session.semantics}: {words[session.semantics]}")
+
+    def _system_retries(self, count: str) -> Text:
+        session = _open_session("system_retries")
+        if count and not count.isdecimal():
+            raise UsageError(
+                f"%flyte system_retries: {count!r} is not a number of retries; write %flyte system_retries 2"
+            )
+        enforcement.change_settings(session, system_retries=int(count) if count else None)
+        times = session.system_retries
+        if not times:
+            return Text("0: a worker that is lost is not replaced; its RuntimeSystemError has the code Interrupted")
+        return Text(
+            f"{times}: a worker that is lost is replaced up to {times} time{'' if times == 1 else 's'} in a row; then "
+            "its RuntimeSystemError has the code MaxSystemFailuresExceeded"
+        )
 
     def _explain(self, name: str) -> Any:
         """Explain what a name stands for: a variable that holds an error, a class, a code; else the last failure."""
@@ -110,6 +166,17 @@ class FlyteMagics(Magics):
             return explanation.shown(catalogue.explain(thing))
         except (LookupError, TypeError) as error:
             raise UsageError(f"%flyte explain: {error.args[0]}") from None
+
+
+def _table(ran: list[Run]) -> dict[str, Any]:
+    return {"text/html": tree.runs_html(ran), "text/plain": runs.runs_text(ran)}
+
+
+def _open_session(command: str) -> Session:
+    session = enforcement.current()
+    if session is None:
+        raise UsageError(f"%flyte {command}: limits are not enforced now; run %reload_ext flyte_notebook")
+    return session
 
 
 FlyteMagics.flyte_task.__doc__ = options.help_text()

@@ -1,4 +1,7 @@
-"""The options of ``%%flyte_task``: one table, from which come the parser, the help text and Tab completion."""
+"""The options of ``%%flyte_task``: one table, from which come the parser, the help text and Tab completion.
+
+Completion itself is in `flyte_notebook.notebook.completion`.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,19 @@ import difflib
 import keyword
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from IPython.core.error import UsageError
 
+from flyte_notebook.overrides import Override
 from flyte_notebook.units import UnitError, parse_cpu, parse_duration, parse_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAGIC = "%%flyte_task"
+RERUN = "%flyte rerun"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +49,7 @@ class CellOptions:
     max_inline_io_bytes: int | None = None
     no_raise: bool = False
     quiet: bool = False
+    background: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +140,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(name="--max-queued-time", field="max_queued_time_s", metavar="1m", parse=parse_duration,
            typical=("10s", "1m", "10m"), meaning="longest wait for memory before the run starts"),
     Option(name="--retries", short="-r", field="retries", metavar="2", parse=_retries, typical=("1", "2", "3"),
-           meaning="attempts after the first"),
+           meaning="attempts after the first; after a crash: %flyte system_retries"),
     Option(name="--env", short="-e", field="env", metavar="ENV", parse=_identifier, completes="environments",
            meaning="a flyte.TaskEnvironment of the notebook: its settings are the defaults"),
     Option(name="--inputs", short="-i", field="inputs", metavar="a,b", parse=_identifiers, completes="variables",
@@ -149,8 +155,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(name="--quiet", field="quiet", meaning="no live line while it runs"),
     Option(name="--on-oom", field="", metavar="x2:4Gi", meaning="on OOM, run again with more memory",
            missing="give more --memory, or rerun from the error card"),
-    Option(name="--background", field="", meaning="return at once with a live handle",
-           missing="leave it out, and the cell waits for its task"),
+    Option(name="--background", field="background",
+           meaning="return at once with a live handle: .wait(), await, .stop(), .result"),
     Option(name="--remote", field="", meaning="run on the Flyte cluster",
            missing="leave it out, and the cell runs on this machine"),
 )  # fmt: skip
@@ -163,7 +169,7 @@ EXAMPLES = (
     "%%flyte_task train --env env --inputs df,params --outputs model --memory=2Gi",
 )
 
-_BY_FLAG = {flag: option for option in OPTIONS for flag in (option.name, option.short) if flag}
+BY_FLAG = {flag: option for option in OPTIONS for flag in (option.name, option.short) if flag}
 _MEANT = {"--max-runtime": "--timeout", "--max-inline-io-bytes": "--max-inline-io", "--name": "NAME", "-q": "--quiet"}
 
 
@@ -187,6 +193,26 @@ def parse(line: str) -> CellOptions:
         else:
             values["name"] = _name(word)
     return CellOptions(**values)
+
+
+def parse_override(line: str) -> Override:
+    """Read the text after ``%flyte rerun``: the options that a rerun may change. Raises UsageError, as `parse` does."""
+    try:
+        said = parse(line)
+    except UsageError as error:
+        raise UsageError(str(error).replace(f"{MAGIC}:", f"{RERUN}:")) from None
+    override = Override(
+        memory_bytes=said.memory_bytes,
+        cpu_cores=said.cpu_cores,
+        max_runtime_s=said.max_runtime_s,
+        retries=said.retries,
+    )
+    if said != CellOptions(**{field.name: getattr(override, field.name) for field in fields(override)}):
+        raise UsageError(
+            f"{RERUN}: a rerun changes --memory, --cpu, --timeout and --retries only; write for example "
+            f"{RERUN} --memory 1Gi"
+        )
+    return override
 
 
 def help_text() -> str:
@@ -237,9 +263,9 @@ def _option(word: str) -> tuple[Option, str | None]:
     """Return the option that ``word`` names and the value attached to it, as in ``--cpu=1`` and ``-c1``."""
     flag, equals, value = word.partition("=")
     attached = value if equals else None
-    if flag[:2] in _BY_FLAG and flag[2:3].isdecimal():  # -c1; -memory is a long option with a dash missing
+    if flag[:2] in BY_FLAG and flag[2:3].isdecimal():  # -c1; -memory is a long option with a dash missing
         flag, attached = flag[:2], word[2:]
-    option = _BY_FLAG.get(flag)
+    option = BY_FLAG.get(flag)
     if option is None:
         raise _usage(f"there is no option {flag}; {_meant(flag)}")
     if option.missing is not None:
@@ -274,7 +300,7 @@ def _name(word: str) -> str:
 
 def _options_hint(word: str) -> str:
     """Return what to write instead of a word that cannot be a NAME."""
-    for option in (_BY_FLAG["--memory"], _BY_FLAG["--timeout"]):
+    for option in (BY_FLAG["--memory"], BY_FLAG["--timeout"]):
         try:
             option.parse(word)
         except ValueError:
@@ -291,110 +317,6 @@ def _meant(flag: str) -> str:
     close += [name for name in known if len(flag) > len("--") and name.startswith(flag.lower())]
     close += difflib.get_close_matches(flag.lower(), known, n=1)
     if not close:
-        return f"{MAGIC}? lists the options, for example {_BY_FLAG['--memory'].right}"
-    option = _BY_FLAG.get(close[0])
+        return f"{MAGIC}? lists the options, for example {BY_FLAG['--memory'].right}"
+    option = BY_FLAG.get(close[0])
     return f"did you mean {close[0] if option is None else option.right}?"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Names:
-    """Names of the notebook that completion may offer."""
-
-    environments: tuple[str, ...] = ()
-    variables: tuple[str, ...] = ()
-
-
-def complete(line: str, names: Names | None = None) -> list[str]:
-    """Return what may stand at the cursor. ``line`` is the text after ``%%flyte_task`` up to the cursor.
-
-    Each candidate replaces `fragment` of the line.
-    """
-    names = names or Names()
-    start = fragment(line)
-    *before, word = line.split(" ")
-    flag, equals, _ = word.partition("=")
-    option = _BY_FLAG.get(flag if equals else next((previous for previous in reversed(before) if previous), ""))
-    if option is not None and option.metavar is not None:
-        offered = option.choices or option.typical
-        if option.completes is not None:
-            offered = names.environments if option.completes == "environments" else names.variables
-        return [value for value in offered if value.startswith(start)]
-    if not word.startswith("-"):
-        return [] if word else _unused(before)
-    return [name for name in _unused(before) if name.startswith(word)]
-
-
-def fragment(line: str) -> str:
-    """Return the end of ``line`` that a candidate of `complete` replaces: a word, a value, or the last of a list."""
-    word = line.rpartition(" ")[2]
-    return re.split(r"[=,]", word)[-1]
-
-
-def _unused(before: list[str]) -> list[str]:
-    used = {option.name for word in before if (option := _BY_FLAG.get(word.partition("=")[0]))}
-    return [option.name for option in OPTIONS if option.missing is None and option.name not in used]
-
-
-class Completer:
-    """What `install_completer` added to a shell."""
-
-    def __init__(self, shell: Any, after: dict[str, tuple[str, ...]]) -> None:
-        self._shell = shell
-        self._after = after
-        self._matcher: Any = self._match  # one bound method, so that it can be found again
-        shell.Completer.custom_matchers.append(self._matcher)
-
-    def uninstall(self) -> None:
-        """Offer nothing more. Idempotent."""
-        matchers = self._shell.Completer.custom_matchers
-        if self._matcher in matchers:
-            matchers.remove(self._matcher)
-
-    def _match(self, context: Any) -> dict[str, Any]:
-        found, replaced = self._candidates(context)
-        from IPython.core.completer import SimpleCompletion  # noqa: PLC0415 - loaded with the first Tab
-
-        return {
-            "completions": [SimpleCompletion(text, type="param") for text in found],
-            "matched_fragment": replaced,
-            "suppress": bool(found),
-            "ordered": True,
-        }
-
-    _match.matcher_api_version = 2  # type: ignore[attr-defined]  # how IPython tells matchers apart
-
-    def _candidates(self, context: Any) -> tuple[list[str], str]:
-        magic, space, rest = context.text_until_cursor.lstrip().partition(" ")
-        if not space:
-            return [], ""
-        if magic == "%flyte":
-            before, _, word = rest.lstrip().rpartition(" ")
-            return [name for name in self._after.get(before.strip(), ()) if name.lower().startswith(word.lower())], word
-        first = not "".join(context.full_text.split("\n")[: context.cursor_line]).strip()
-        if magic == MAGIC and first:
-            return complete(rest, self._names()), fragment(rest)
-        return [], ""
-
-    def _names(self) -> Names:
-        hidden = self._shell.user_ns_hidden
-        own = {name: value for name, value in self._shell.user_ns.items() if name[:1] != "_" and name not in hidden}
-        return Names(
-            environments=tuple(sorted(name for name, value in own.items() if _is_environment(value))),
-            variables=tuple(sorted(name for name, value in own.items() if type(value).__name__ != "module")),
-        )
-
-
-def install_completer(
-    shell: Any,
-    after: dict[str, tuple[str, ...]] | None = None,
-) -> Completer:
-    """Let Tab complete the first line of a ``%%flyte_task`` cell, and ``%flyte``: ``after`` which words comes what."""
-    return Completer(shell, after or {})
-
-
-def _is_environment(value: object) -> bool:
-    # By name: only sdk/ imports flyte.
-    return any(
-        base.__name__ == "TaskEnvironment" and base.__module__.partition(".")[0] == "flyte"
-        for base in type(value).__mro__
-    )

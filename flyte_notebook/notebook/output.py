@@ -106,6 +106,11 @@ class KernelSink(StreamSink):
         self._publisher = publisher
         self._header = dict(publisher.parent_header)
 
+    @property
+    def cell(self) -> str:
+        """Which run of which cell it belongs to: the id of the message that the kernel answers."""
+        return str(self._header.get("msg_id", ""))
+
     def display(self, message: Mapping[str, Any]) -> None:
         """Show something rich in the cell."""
         self.flush()  # what was printed before stands above
@@ -126,12 +131,23 @@ class KernelSink(StreamSink):
             publisher.session.send(publisher.pub_socket, kind, content, parent=self._header, ident=publisher.topic)
 
 
+_chosen: contextvars.ContextVar[Sink | None] = contextvars.ContextVar("flyte_notebook sink", default=None)
+
+
+def use(sink: Sink) -> None:
+    """Have runs that begin in this context write to a sink, whichever cell the kernel answers by then."""
+    _chosen.set(sink)
+
+
 def cell_sink(shell: Any = None) -> Sink:
     """Return the sink of the cell that runs now; call it on the cell's own thread.
 
     ``shell`` is the running IPython shell if ``None``; without one (a script) output goes to ``sys.stdout`` and
     ``sys.stderr`` as they are now.
     """
+    chosen = _chosen.get()
+    if chosen is not None:
+        return chosen
     shell = shell or _running_shell()
     if shell is None:
         return StreamSink()

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any
 from flyte_notebook.errors import ActionNotFoundError, BaseRuntimeError
 from flyte_notebook.notebook.refusals import CellTextError
 from flyte_notebook.outcome import Failure
+from flyte_notebook.sdk.control_plane import rpc_errors
 from flyte_notebook.sdk.unstarted import failure_outside
-from flyte_notebook.views import bundle, text
+from flyte_notebook.views import text
 from flyte_notebook.worker.pickling import PicklingProblem
 from flyte_notebook.worker.raised import user_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
+    from flyte_notebook.notebook.uncaught import Rendered
     from flyte_notebook.outcome import SourceLine
 
+OF_FLYTE: tuple[type[BaseException], ...] = (BaseRuntimeError, ActionNotFoundError, *rpc_errors())
 CLASSES: tuple[type[BaseException], ...] = (
-    BaseRuntimeError,
-    ActionNotFoundError,
+    *OF_FLYTE,
     PicklingProblem,
     CellTextError,
     KeyboardInterrupt,
@@ -37,37 +39,40 @@ class Renderer:
     """Says how an error that left a cell of one shell is shown.
 
     ``stopped`` is what the runs that an interrupt stopped in this cell end with, ``None`` when it stopped none: a cell
-    that awaits is cancelled by the kernel, and its CancelledError does not tell why.
+    that awaits is cancelled by the kernel, and its CancelledError does not tell why. ``show`` shows the card of a
+    failure in the running cell.
     """
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
+        self.show: Callable[[Failure], object] | None = None
         self.stopped: BaseException | None = None
 
-    def __call__(self, error: BaseException) -> tuple[dict[str, Any], list[str]] | None:
-        """Return the bundle and the lines to show for an error; ``None`` for one that is not ours to show."""
+    def __call__(self, error: BaseException) -> Rendered | None:
+        """Return what shows the card and the lines for an error; ``None`` for one that is not ours to show."""
         if isinstance(error, CellTextError):
-            return {}, list(error.lines)
+            return None, list(error.lines)
         if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
             # An interrupt of a run arrives as a KeyboardInterrupt whose cause is the error of the run.
             cause = self.stopped if isinstance(error, asyncio.CancelledError) else error.__cause__
-            return None if cause is None else ({}, [*self._here(error), f"{type(error).__name__}: {cause}"])
+            return None if cause is None else (None, [*self._here(error), f"{type(error).__name__}: {cause}"])
         if isinstance(error, PicklingProblem):
-            return {}, [*self._here(error), f"PicklingProblem: {error}"]
+            return None, [*self._here(error), f"PicklingProblem: {error}"]
         failure = self.failure_of(error)
         if failure is None:
             return None
-        shown = self._with_cell_names(failure)
+        shown = self.with_cell_names(failure)
         # What happened in the notebook itself, when the failure is that of a task which it started.
         here = self._here(error) if failure is getattr(error, "failure", None) else []
-        return bundle.failure_bundle(shown), [*here, *text.short_traceback(shown)]
+        show = self.show
+        return None if show is None else lambda: show(failure), [*here, *text.short_traceback(shown)]
 
     def failure_of(self, error: BaseException) -> Failure | None:
         """Return the failure that an error carries, or stands for when no task raised it; ``None`` for other errors."""
         failure = getattr(error, "failure", None)
         if isinstance(failure, Failure):
             return failure
-        return of_this_process(error) if isinstance(error, (BaseRuntimeError, ActionNotFoundError)) else None
+        return of_this_process(error) if isinstance(error, OF_FLYTE) else None
 
     def _here(self, error: BaseException) -> list[str]:
         """Return the lines of plain cells on the way to an error; a magic's own line says nothing."""
@@ -77,7 +82,8 @@ class Renderer:
             for line in self._named(lines[-MOST_LINES:])
         ]
 
-    def _with_cell_names(self, failure: Failure) -> Failure:
+    def with_cell_names(self, failure: Failure) -> Failure:
+        """Return a failure whose lines name cells by their numbers, as the notebook shows them."""
         lines = self._named(failure.lines)
         traceback = failure.traceback
         for file, name in {(old.file, new.file) for old, new in zip(failure.lines, lines, strict=True)}:
@@ -106,7 +112,7 @@ def of_this_process(
 
 def _is_of_a_magic(line: SourceLine) -> bool:
     """Whether a line is what IPython makes of a cell magic; it says nothing to a reader."""
-    return line.text.startswith("get_ipython().run_cell_magic(")
+    return line.text.startswith(("get_ipython().run_cell_magic(", "get_ipython().run_line_magic('flyte'"))
 
 
 class Text(str):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flyte_notebook.notebook")
 
-Rendered: TypeAlias = "tuple[dict[str, Any], list[str]]"
-"""A mime bundle (empty: nothing to display) and the lines of a short traceback."""
+Rendered: TypeAlias = "tuple[Callable[[], object] | None, list[str]]"
+"""What shows the card (``None``: there is none) and the lines of a short traceback."""
 
 
 class UncaughtHandler:
@@ -94,9 +94,9 @@ class UncaughtHandler:
         rendered = None if self._render is None else self._render(error)
         if rendered is None:
             return False
-        bundle, lines = rendered
-        if bundle:
-            shell.display_pub.publish(data=bundle, metadata={})
+        show_card, lines = rendered
+        if show_card is not None:
+            show_card()
         _remember(error, traceback)
         # The one call that sends the error message and keeps the lines for the execute reply.
         # A text in place of the error, which a frontend can always be sent: an error whose own text raises would make
@@ -114,10 +114,11 @@ def install(
 ) -> UncaughtHandler:
     """Show every exception of ``classes`` that leaves a cell of ``shell`` the way ``render`` says.
 
-    ``render(error)`` returns a mime bundle and the lines of a short traceback, or ``None`` to leave the exception to
-    the handler that was there before, else to IPython's plain traceback. If ``render`` itself fails, this is logged and
-    the plain traceback is shown. ``classes`` may contain KeyboardInterrupt: an interrupted run arrives as one whose
-    ``__cause__`` is a Flyte error. ``%tb`` and ``%debug`` still show the whole traceback.
+    ``render(error)`` returns what shows the card and the lines of a short traceback, or ``None`` to leave the exception
+    to the handler that was there before, else to IPython's plain traceback. If ``render`` itself fails, this is logged
+    and the plain traceback is shown. ``classes`` may contain KeyboardInterrupt: an interrupted run arrives as one whose
+    ``__cause__`` is a Flyte error. ``%tb`` and ``%debug`` still show the whole
+    traceback.
     """
     return UncaughtHandler(shell, render, classes)
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from flyte_notebook.engine import Sink
     from flyte_notebook.job import Semantics
+    from flyte_notebook.sdk.watching import Watch
+
+SEMANTICS: tuple[Semantics, ...] = ("cluster", "reference")
 
 history = History()
 """The runs of this process."""
@@ -32,18 +35,35 @@ def current() -> Session | None:
 def open_session(
     *,
     sink: Callable[[], Sink] = StandardSink,
+    watch: Watch | None = None,
     max_processes: int = MAX_PROCESSES,
-    semantics: Semantics = "cluster",
 ) -> Session:
     """Open the session of this process, or return the open one. Raises `EngineError` when nothing can be isolated."""
     global _session  # noqa: PLW0603 - enforcement is a property of the process: the SDK has one seam
     with _lock:
         if _session is None:
-            session = Session(history=history, sink=sink, max_processes=max_processes, semantics=semantics)
+            session = Session(history=history, sink=sink, watch=watch, max_processes=max_processes)
             session.open()
             atexit.register(close_session)
             _session = session
         return _session
+
+
+def check_settings(*, semantics: Semantics | None = None, system_retries: int | None = None) -> None:
+    """Refuse settings that are none. Raises ValueError, which says what is right."""
+    if semantics is not None and semantics not in SEMANTICS:
+        raise ValueError(f"{semantics!r} is neither {' nor '.join(SEMANTICS)}")
+    if system_retries is not None and (type(system_retries) is not int or system_retries < 0):
+        raise ValueError(f"{system_retries!r} is not a number of retries; give 0, 1, 2, ...")
+
+
+def change_settings(session: Session, *, semantics: Semantics | None = None, system_retries: int | None = None) -> None:
+    """Change what is given, for attempts that begin afterwards. Raises ValueError."""
+    check_settings(semantics=semantics, system_retries=system_retries)
+    if semantics is not None:
+        session.semantics = semantics
+    if system_retries is not None:
+        session.system_retries = system_retries
 
 
 def close_session() -> None:

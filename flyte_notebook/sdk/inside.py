@@ -15,7 +15,7 @@ from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk import seam, tasks
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.spooled import spooled
-from flyte_notebook.worker import child, context, pickling
+from flyte_notebook.worker import child, context, named_pickles, pickling
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -32,8 +32,11 @@ def execute(file: BinaryIO) -> bytes:
     seam.settle_in_worker()
     seam.replace_conversion(NamingConversion)
     body = tasks.unpack(file)
+    named_pickles.make_known(body["names"])
     seam.replay_init(body["init"])
     call = body["call"]
+    if os.environ.get("FLYTE_ATTEMPT_NUMBER", "0") != "0":
+        seam.stage_checkpoint(call)
     call["task"], raised = _watched(call["task"])
     outputs = error = None
     try:

@@ -41,5 +41,7 @@ class Recording:
             return
         text = f"{type(outcome.error).__name__}: {outcome.headline}"
         self._recorder.record_attempt_failure(action_id=job.action, attempt_num=number, error=text)
+        if outcome.retried_as_system_failure:
+            return
         if number >= job.max_attempts or not getattr(outcome.error, "recoverable", False):
             self._recorder.record_failure(action_id=job.action, error=text)

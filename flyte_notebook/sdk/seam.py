@@ -8,9 +8,11 @@ own function runs in the worker. A contract test holds each name below to what i
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import logging
 import sys
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,7 @@ from flyte.report import _report
 from flyte.syncify import _api as _syncify
 
 if TYPE_CHECKING:
-    import asyncio
+    import concurrent.futures
     from collections.abc import Awaitable, Callable
 
     Dispatch = Callable[..., Awaitable[tuple[Any, Any]]]
@@ -80,6 +82,37 @@ def replace_conversion(naming: Callable[[Any, Callable[..., Awaitable[Any]]], An
         module.convert = before
 
     return undo
+
+
+def replace_wait(waiting: Callable[[concurrent.futures.Future[Any]], object]) -> Callable[[], None]:
+    """Have ``waiting(future)`` called where the SDK is about to block the main thread for a result.
+
+    ``waiting`` returns when the future is done; when it returns sooner, the SDK waits for the rest. What it raises ends
+    the wait. Return what undoes it; raises RuntimeError when the SDK has no such place.
+    """
+    background: Any = getattr(_syncify, "_BackgroundLoop", None)
+    before = getattr(background, "call_in_loop_sync", None)
+    if before is None:
+        msg = f"flyte {flyte.__version__} has no call_in_loop_sync"
+        raise RuntimeError(msg)
+
+    def call_in_loop_sync(self: Any, coro: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            return before(self, coro)
+        future = asyncio.run_coroutine_threadsafe(coro, self.loop)
+        waiting(future)
+        return before(self, _result_of(future))
+
+    background.call_in_loop_sync = call_in_loop_sync
+
+    def undo() -> None:
+        background.call_in_loop_sync = before
+
+    return undo
+
+
+async def _result_of(future: concurrent.futures.Future[Any]) -> Any:
+    return await asyncio.wrap_future(future)
 
 
 def submitted_task_name(depth: int) -> str:
@@ -150,6 +183,13 @@ def init_settings() -> dict[str, Any] | None:
     return {name: getattr(config, name) for name in _INIT_FIELDS if hasattr(config, name)}
 
 
+def endpoint() -> str | None:
+    """Return the endpoint of the control plane that ``flyte.init`` was given, ``None`` when it was given none."""
+    config = _initialize._get_init_config()
+    found = getattr(getattr(config, "client", None), "endpoint", None)
+    return None if found is None else str(found)
+
+
 def replay_init(settings: dict[str, Any] | None) -> None:
     """Initialise the SDK of a worker as that of the kernel was."""
     if settings is not None:
@@ -191,6 +231,13 @@ async def dispatch_here(call: dict[str, Any], settings: dict[str, Any], dispatch
     )
     with _context.Context(data):
         return await _sdk_direct_dispatch(**call, controller=create_controller("local"))
+
+
+def stage_checkpoint(call: dict[str, Any]) -> None:
+    """Let an attempt load what the one before it saved. Idempotent; the SDK does so before retries of its own only."""
+    stage = getattr(_local_controller, "_stage_prev_checkpoint_for_local_retry", None)
+    if stage is not None:  # older SDKs have no checkpoints
+        stage(call.get("checkpoint_paths"))
 
 
 def controller_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -235,6 +282,12 @@ def claim_loop(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
     return unclaim
 
 
+async def native_inputs(inputs: Any, interface: Any) -> dict[str, Any]:
+    """Return the Python values of an attempt's inputs, by name."""
+    values: dict[str, Any] = await convert.convert_inputs_to_native(inputs, interface)
+    return values
+
+
 def to_native(error: Any) -> Exception:
     """Return the exception for an error in the SDK's wire form."""
     native = convert.convert_error_to_native(error)
@@ -252,6 +305,26 @@ def for_retry_loop(error: BaseException, *, last: bool) -> BaseException:
     if last:
         error.recoverable = True  # type: ignore[attr-defined]  # the loop reads it from any exception
     return error
+
+
+def backoff_s(task: Any, attempts: int) -> float | None:
+    """Return how long the retry loop sleeps after so many attempts, ``None`` when this version does not tell."""
+    policy = getattr(task.retries, "backoff", None)
+    if policy is not None:
+        return float(policy.compute_delay(attempts - 1).total_seconds())
+    first = getattr(_local_controller, "_MIN_BACKOFF_ON_ERR_SEC", None)
+    factor = getattr(_local_controller, "_BACKOFF_MULTIPLIER", None)
+    return None if first is None or factor is None else float(first * factor ** (attempts - 1))
+
+
+def cut_sleep_short(task: asyncio.Task[Any]) -> None:
+    """End the sleep of the retry loop, which is what the task of a run waits for; in the task's own thread.
+
+    There is no public way to it: asyncio keeps what a task waits for in ``_fut_waiter``.
+    """
+    waiter = getattr(task, "_fut_waiter", None)
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
 
 
 def settle_in_worker() -> None:

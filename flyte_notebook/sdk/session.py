@@ -19,15 +19,19 @@ from flyte_notebook.scheduler import MAX_PROCESSES
 from flyte_notebook.sdk import seam, tasks
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.recording import Recording
+from flyte_notebook.sdk.repeats import Repeats
 from flyte_notebook.sdk.spooled import spooled
+from flyte_notebook.sdk.watching import Watching
 from flyte_notebook.worker import pickling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from flyte_notebook.engine import Sink
     from flyte_notebook.history import Run
     from flyte_notebook.job import Job, Semantics
+    from flyte_notebook.progress import Progress
+    from flyte_notebook.sdk.watching import Watch
 
 CANARY = "flyte_notebook.sdk.inside:canary"
 BEFORE = (
@@ -41,8 +45,9 @@ AFTER = ("flyte_notebook.notebook.shell_in_worker:finish_cell",)
 class Session:
     """One stretch of enforcement, from `open` to `close`. At most one is open in a process.
 
-    ``sink`` is called where a run begins, in its context, and returns where the run's output goes. ``semantics`` may be
-    set at any time; it counts for attempts that begin afterwards.
+    ``sink`` is called where a run begins, in its context, and returns where the run's output goes. ``watch`` hears of
+    each run that begins and that is over. ``semantics`` and ``system_retries`` may be set at any time; they count for
+    attempts that begin afterwards.
     """
 
     def __init__(
@@ -50,15 +55,21 @@ class Session:
         *,
         history: History | None = None,
         sink: Callable[[], Sink] = StandardSink,
+        watch: Watch | None = None,
         max_processes: int = MAX_PROCESSES,
-        semantics: Semantics = "cluster",
     ) -> None:
-        self.semantics: Semantics = semantics
+        self.semantics: Semantics = "cluster"
+        self.system_retries = 0
         self.history = history if history is not None else History()
-        self.engine = Engine(history=self.history, canary=CANARY, max_processes=max_processes)
+        self.repeats = Repeats(lambda: self.engine.directory)
+        self.engine = Engine(
+            history=self.history, canary=CANARY, max_processes=max_processes, on_failure=self.repeats.keep
+        )
         self._sink = sink
+        self._watching = Watching(watch, lost=self.engine.forget_run)
         self._undo: list[Callable[[], None]] = []
         self._said: set[str] = set()
+        self._apart: set[str] = set()
 
     def open(self) -> None:
         """Start the engine and take the seam. Raises `EngineError` or RuntimeError; then the SDK is untouched."""
@@ -80,27 +91,60 @@ class Session:
         while self._undo:
             self._undo.pop()()
         self.engine.close()
+        self.repeats.clear()
         spooled.clear()
 
+    def set_apart(self, name: str) -> Callable[[], None]:
+        """Say that no cell waits for a run: `stop_all` leaves it alone. Return what undoes it. Thread-safe."""
+        self._apart.add(name)
+        return lambda: self._apart.discard(name)
+
     def stop_all(self, reason: str = "interrupted") -> BaseException | None:
-        """Have everything that runs stopped; returns at once, the error that says so, ``None`` if nothing ran."""
-        if not self.engine.stop_all():
+        """Have everything stopped that a cell waits for; returns at once.
+
+        Return the error that says so, ``None`` if nothing ran. Takes no lock: it is called from signal handlers.
+        """
+        if self._apart:
+            names = [name for name in self._watching.names if name not in self._apart]
+            for name in names:
+                self.stop_run(name)
+            stopped = len(names)
+        else:
+            stopped = self.engine.stop_all()
+            self._watching.wake()
+        if not stopped:
             return None
         return RunAbortedError(f"the run was aborted: {reason}")
 
-    def wait_until_idle(self, timeout_s: float) -> bool:
-        """Wait until nothing runs any more; return whether that came true in time."""
-        until_s = time.monotonic() + timeout_s
-        while self.engine.active and time.monotonic() < until_s:
-            time.sleep(0.005)
-        return not self.engine.active
+    def stop_run(self, name: str) -> None:
+        """Have one run stopped; returns at once. It ends with ActionAbortedError. Thread-safe, takes no lock."""
+        self.engine.stop_run(name)
+        self._watching.wake(name)
 
-    def run(self, task: Any, args: tuple[Any, ...], *, name: str) -> Any:
+    def progress(self, name: str) -> Progress | None:
+        """Return how a run stands, ``None`` if it has not begun or is over. Thread-safe."""
+        progress = self.engine.progress(name)
+        again_in_s = self._watching.again_in_s(name)
+        return progress if progress is None or again_in_s is None else replace(progress, again_in_s=again_in_s)
+
+    def wait_until_over(self, name: str, timeout_s: float) -> bool:
+        """Wait until nothing of a run goes on any more; return whether that came true in time."""
+        until_s = time.monotonic() + timeout_s
+        while self._goes_on(name) and time.monotonic() < until_s:
+            time.sleep(0.005)
+        return not self._goes_on(name)
+
+    def _goes_on(self, name: str) -> bool:
+        run = self.history.find(name)
+        begun = run is not None and any(action.outcome is None for action in run.actions)
+        return begun or self.engine.progress(name) is not None
+
+    def run(self, task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, *, name: str) -> Any:
         """Run a task under a run name of our choice and return its native result; blocks.
 
-        By position: inputs named ``task`` or ``self`` would collide with names of the SDK.
+        Inputs go by position as far as can be: some named ``task`` or ``self`` would collide with names of the SDK.
         """
-        return seam.native_outputs(task, seam.run_local(task, args, {}, name=name))
+        return seam.native_outputs(task, seam.run_local(task, args, dict(kwargs or {}), name=name))
 
     def _call_outside(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Give ``task(...)`` outside of any run an enforced run of its own."""
@@ -116,7 +160,8 @@ class Session:
         """Stand in for the SDK's direct dispatch in the kernel: run the attempt in a worker."""
         call = seam.call_arguments(args, kwargs)
         try:
-            job = replace(tasks.job_for(call, root=True), semantics=self.semantics)
+            job = tasks.job_for(call, root=True)
+            job = replace(job, semantics=self.semantics, system_retries=self.system_retries)
             tasks.check_inline_size(call["task"], call["inputs"].proto_inputs.literals, "input")
         except (ValueError, InlineIOMaxBytesBreached) as error:
             return None, seam.for_retry_loop(
@@ -134,18 +179,28 @@ class Session:
         )
         self._say_what_is_not_enforced(call["task"], job, origin.sink)
         run = self.history.begin(job.run, job.label)
+        self._watching.attempt(run, origin.sink)
         failed = False
         try:
             outcome = await asyncio.wrap_future(self.engine.submit(job, origin))
             failed = isinstance(outcome, Failure)
+        except BaseException:
+            self._watching.over(job.run)
+            raise
         finally:
             spooled.end(job.run, failed=failed)
         if isinstance(outcome, Success):
             run.failure = None
+            self._watching.over(job.run)
             return pickling.loads(outcome.answer), None
         run.failure = self.history.last_failure = _origin_of(outcome, run)
         outcome.error.failure = run.failure  # type: ignore[attr-defined]  # what the user is to see
-        return None, seam.for_retry_loop(outcome.error, last=outcome.attempt + 1 >= outcome.max_attempts)
+        last = outcome.attempt + 1 >= outcome.max_attempts
+        if last or not getattr(outcome.error, "recoverable", False):
+            self._watching.over(job.run)
+        else:
+            self._watching.failed(job.run, call["task"])
+        return None, seam.for_retry_loop(outcome.error, last=last)
 
     def _say_what_is_not_enforced(self, task: Any, job: Job, sink: Sink) -> None:
         for name in tasks.not_enforced(task):

@@ -12,7 +12,7 @@ import threading
 from dataclasses import dataclass, field
 
 KEPT_RUNS = 20
-KEPT_BYTES = 1 << 30
+KEPT_BYTES = 768 << 20
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from flyte_notebook import units
 from flyte_notebook.errors import InlineIOMaxBytesBreached, RuntimeUserError
-from flyte_notebook.job import InputFact, Job
+from flyte_notebook.job import CallFacts, InputFact, Job
 from flyte_notebook.limits import Limits
 from flyte_notebook.sdk import seam
 from flyte_notebook.sdk.unstarted import with_failure
-from flyte_notebook.worker import pickling
+from flyte_notebook.worker import named_pickles, pickling
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 TYPE_KEY = "python_type"
 SIZE_KEY = "size_bytes"
 """Keys of a literal's metadata: the Python type and the pickled size of an input that travels as a pickle."""
+
+RESOURCES = ("cpu", "memory", "gpu", "disk", "shm")
+PLAIN = frozenset({"integer", "float_value", "string_value", "boolean"})
+"""The kinds of a literal whose value can be written down."""
+
+SHORT_TEXT = 60
 
 ENTRY = "flyte_notebook.sdk.inside:execute"
 ROOT_ACTION = "a0"
@@ -39,7 +45,30 @@ def job_for(call: dict[str, Any], *, root: bool) -> Job:
         limits=limits_of(task),
         env_vars=dict(task.env_vars or {}),
         inputs=input_facts(task, call.get("inputs")),
+        call=call_facts(task, call.get("inputs")),
     )
+
+
+def call_facts(task: Any, inputs: Any) -> CallFacts:
+    """Return how a program would call a task with these inputs."""
+    arguments = {name: name for name in task.native_interface.inputs}
+    for literal in inputs.proto_inputs.literals if inputs is not None else ():
+        primitive = literal.value.scalar.primitive if literal.value.scalar.HasField("primitive") else None
+        kind = None if primitive is None else primitive.WhichOneof("value")
+        if kind in PLAIN and len(repr(getattr(primitive, kind))) <= SHORT_TEXT:
+            arguments[literal.name] = repr(getattr(primitive, kind))
+    return CallFacts(
+        callee=str(getattr(task, "short_name", "") or task.name.rpartition(".")[2]),
+        awaited=not task._call_as_synchronous,  # noqa: SLF001 - how the SDK itself tells the two kinds apart
+        resources=declared_resources(task),
+        arguments=arguments,
+    )
+
+
+def declared_resources(task: Any) -> dict[str, object]:
+    """Return the resources that a task declares, by their names in ``flyte.Resources``."""
+    found = {name: getattr(task.resources, name, None) for name in RESOURCES}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def limits_of(task: Any) -> Limits:
@@ -96,13 +125,18 @@ def input_facts(task: Any, inputs: Any) -> tuple[InputFact, ...]:
 def pack(call: dict[str, Any]) -> bytes:
     """Return what a worker needs for one dispatch as bytes. Raises `PicklingProblem`, which names the culprit."""
     body = {"call": call, "settings": seam.context_settings(), "init": seam.init_settings()}
-    data, sources = pickling.dumps_with_sources(body, name=call["task"].name)
+    data, sources = named_pickles.dumps(body, name=call["task"].name)
     return data + pickling.dumps(sources)
 
 
 def unpack(file: BinaryIO) -> dict[str, Any]:
-    """Read what `pack` wrote, and make the notebook's sources known to tracebacks."""
-    body: dict[str, Any] = pickling.load(file)
+    """Read what `pack` wrote, and make the notebook's sources known to tracebacks.
+
+    ``names`` in it are what a worker's ``__main__`` has to know.
+    """
+    body: dict[str, Any]
+    body, names = named_pickles.load(file)
+    body["names"] = names
     pickling.install_sources(pickling.load(file))
     return body
 

@@ -10,6 +10,7 @@ their pickles differ.
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import tempfile
 import uuid
@@ -26,7 +27,7 @@ from flyte_notebook.cells.values import Spool
 from flyte_notebook.cells.version import digest
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.tasks import SIZE_KEY, TYPE_KEY
-from flyte_notebook.worker import context, pickling
+from flyte_notebook.worker import context, named_pickles
 from flyte_notebook.worker.sharing import shared_namespace
 from flyte_notebook.worker.unpicklable import type_name
 
@@ -166,7 +167,7 @@ class CellInputTransformer(TypeTransformer[CellInput]):
         name = get_args(python_type)[1] if get_origin(python_type) is Annotated else "value"
         spool = Spool(place)
         try:
-            pickling.dump(python_val, spool, shared_namespace(), name=name)
+            named_pickles.dump(python_val, spool, shared_namespace(), name=name)
             data = spool.finish()
         except BaseException:
             spool.discard()
@@ -192,9 +193,13 @@ class CellInputTransformer(TypeTransformer[CellInput]):
 
     async def _loaded(self, lv: literals_pb2.Literal) -> Any:
         if lv.scalar.HasField("binary"):
-            return pickling.loads(lv.scalar.binary.value)
-        with open(await fetched(lv.scalar.blob.uri), "rb") as file:  # noqa: ASYNC230 - loading blocks anyway
-            return pickling.load(file)
+            value, names = named_pickles.load(io.BytesIO(lv.scalar.binary.value))
+        else:
+            with open(await fetched(lv.scalar.blob.uri), "rb") as file:  # noqa: ASYNC230 - loading blocks anyway
+                value, names = named_pickles.load(file)
+        if context.in_worker():
+            named_pickles.make_known(names)
+        return value
 
 
 class CellOutputsTransformer(TypeTransformer[CellOutputs]):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.limits import Limits
 from flyte_notebook.outcome import Failure, WorkerReport
+from flyte_notebook.sdk import control_plane
 from flyte_notebook.worker.raised import describe
 
 if TYPE_CHECKING:
@@ -27,20 +28,22 @@ def failure_outside(
 ) -> Failure:
     """Return the failure of an error that came from no attempt; ``why`` says so in a few words.
 
-    ``wanted`` chooses among the user's lines.
+    ``wanted`` chooses among the user's lines. An error of a control plane names its endpoint.
     """
     raised = describe(error)
     lines = tuple(line for line in raised.lines if wanted(line))
     said = raised.message.strip().splitlines() or [raised.type_name]
     worker = getattr(error, "worker", None)
+    rpc_code = control_plane.rpc_code(error)
+    place = "; ".join(filter(None, (why, control_plane.endpoint_words(error))))
     return Failure(
         error=error,
-        kind=str(getattr(error, "kind", "user")),
-        code=str(getattr(error, "code", raised.type_name)),
+        kind=str(getattr(error, "kind", "user" if rpc_code is None else "system")),
+        code=rpc_code or str(getattr(error, "code", raised.type_name)),
         worker=f"none: {why}" if worker in _NOBODY else str(worker),
         message=raised.message,
         reason="raised",
-        headline=f"{said[0][:200]} ({why})",
+        headline=f"{said[0][:200]} ({place})",
         task_name=task_name,
         attempt=0,
         max_attempts=1,

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from flyte_notebook.views.html import failure_html
-from flyte_notebook.views.text import failure_text
+from flyte_notebook.views.text import clean_line, failure_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flyte_notebook.outcome import Failure
+    from flyte_notebook.views.html import Story
 
 MIME_TYPE: Final = "application/vnd.flyte-notebook.failure+json"
 
@@ -16,14 +19,15 @@ STRING_CHARACTERS: Final = 200_000
 """A longer string is cut in the bundle, with a note; a notebook file should open."""
 
 
-def failure_bundle(failure: Failure) -> dict[str, Any]:
+def failure_bundle(failure: Failure, *, story: Story = (), reruns: Sequence[str] = ()) -> dict[str, Any]:
     """Return the MIME bundle of a failure: ``text/html``, ``text/plain`` and `MIME_TYPE`, the last one for tools.
 
-    All three can be encoded as UTF-8 JSON, also when the task wrote what cannot.
+    ``story`` and ``reruns`` as in `failure_html`. All three can be encoded as UTF-8 JSON, also when the task wrote what
+    cannot.
     """
     return {
-        "text/html": failure_html(failure),
-        "text/plain": failure_text(failure),
+        "text/html": failure_html(failure, story=story, reruns=reruns),
+        "text/plain": "\n".join([failure_text(failure), *map(clean_line, reruns)]),
         MIME_TYPE: _encodable(failure.to_dict()),
     }
 

@@ -8,7 +8,8 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from flyte_notebook.catalogue import Explanation
-from flyte_notebook.views.html import STYLE, with_code
+from flyte_notebook.views.markup import with_code
+from flyte_notebook.views.style import style_of
 from flyte_notebook.views.text import clean, clean_line
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _CHARACTERS: Final = 4_000
 _LABELS: Final = 10
 _KINDS: Final = {"any": "depends on whoever raises it", "none": "none: it is not of Flyte's tree"}
 # The card's own look; but the edge is not that of a failure, for nothing failed, and the program is shown whole.
-_STYLE: Final = STYLE.replace(".flyte-notebook-card", f".{_CLASS}") + (
+_STYLE: Final = style_of(_CLASS) + (
     f".{_CLASS}{{--fnb-bad:var(--fnb-used)}}\n.{_CLASS} .fnb-body pre{{max-height:none}}\n"
 )
 

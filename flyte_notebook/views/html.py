@@ -6,14 +6,20 @@ GitHub) it still reads in order, because headings, lists and ``pre`` carry it an
 
 from __future__ import annotations
 
+import logging
 from html import escape
 from typing import TYPE_CHECKING, Final
 
+from flyte_notebook.overrides import Override, changes, magic_code
 from flyte_notebook.units import format_memory
+from flyte_notebook.views import chart
+from flyte_notebook.views.details import details_html, meaning_html
+from flyte_notebook.views.lines import chart_words, lines_of
+from flyte_notebook.views.markup import code_block, folded, line, with_code
+from flyte_notebook.views.style import STYLE
 from flyte_notebook.views.text import (
     SUGGESTIONS,
     clean,
-    clean_line,
     codes,
     frame_words,
     limit_words,
@@ -23,76 +29,41 @@ from flyte_notebook.views.text import (
 from flyte_notebook.views.text import title as title_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flyte_notebook.history import Attempt
     from flyte_notebook.outcome import Failure
+
+    Story = Sequence[tuple[str, Attempt]]
+
+logger = logging.getLogger("flyte_notebook.views")
 
 CARD_BYTES: Final = 400 * 1024
 """No card is larger, whatever the task wrote. One character takes at most six bytes once escaped, and the characters
 allowed below sum to less than a sixth of this."""
 
-MESSAGE_CHARACTERS: Final = 6_000
-OUTPUT_CHARACTERS: Final = 20_000
-TRACEBACK_CHARACTERS: Final = 16_000
+MESSAGE_CHARACTERS: Final = 5_000
+OUTPUT_CHARACTERS: Final = 12_000
+TRACEBACK_CHARACTERS: Final = 12_000
+CHART_BYTES: Final = 120 * 1024
+"""A picture that is larger is left out; the words beside it say the same."""
+
+RERUNS: Final = 10
+PASSED: Final = "✓"
+"""Begins the sentence of a rerun that passed."""
 INPUTS: Final = 20
 SIZE_BYTES: Final = 1024
 """An input smaller than this fills no memory, and its size is not shown."""
 
 _NO_MATH: Final = "tex2jax_ignore mathjax_ignore"  # else JupyterLab sets "$5 and $6" as a formula
 
-# Colours come from JupyterLab's theme, else VS Code's, else the reader's system. Background and text are always set
-# together, so that a dark system and a white page do not mix. Jupyter has rules of its own for what stands in an output
-# (it floats dt and dd, and breaks words in pre): what those set is set here too, by selectors that weigh more.
-STYLE: Final = """
-.flyte-notebook-card{--fnb-text:var(--jp-ui-font-color1,var(--vscode-foreground,#1f2328));
---fnb-soft:var(--jp-ui-font-color2,var(--vscode-descriptionForeground,#59636e));
---fnb-page:var(--jp-layout-color1,var(--vscode-editor-background,#fff));
---fnb-code:var(--jp-layout-color2,var(--vscode-textCodeBlock-background,#f3f4f6));
---fnb-edge:var(--jp-border-color2,var(--vscode-panel-border,#d1d9e0));
---fnb-bad:#c62828;--fnb-used:#3f6fb5;--fnb-base:#8aa9d6;
-box-sizing:border-box;max-width:60rem;margin:.25rem 0;border:1px solid var(--fnb-edge);
-border-left:.3rem solid var(--fnb-bad);border-radius:.3rem;background:var(--fnb-page);color:var(--fnb-text);
-font:14px/1.5 var(--jp-ui-font-family,var(--vscode-font-family,system-ui,sans-serif))}
-@media (prefers-color-scheme:dark){.flyte-notebook-card{
---fnb-text:var(--jp-ui-font-color1,var(--vscode-foreground,#e6edf3));
---fnb-soft:var(--jp-ui-font-color2,var(--vscode-descriptionForeground,#9aa4af));
---fnb-page:var(--jp-layout-color1,var(--vscode-editor-background,#161b22));
---fnb-code:var(--jp-layout-color2,var(--vscode-textCodeBlock-background,#21262d));
---fnb-edge:var(--jp-border-color2,var(--vscode-panel-border,#3d444d))}}
-.flyte-notebook-card .fnb-body{padding:.7rem .9rem;overflow-wrap:anywhere}
-.flyte-notebook-card .fnb-body>*{margin:0 0 .7rem}
-.flyte-notebook-card .fnb-body>:last-child{margin-bottom:0}
-.flyte-notebook-card .fnb-body h3{font-size:1.15em;font-weight:700;line-height:1.3;margin:0 0 .3rem;color:inherit}
-.flyte-notebook-card .fnb-body h4{font-size:.85em;font-weight:600;line-height:1.3;margin:0 0 .25rem;
-color:var(--fnb-soft)}
-.flyte-notebook-card .fnb-body h3 small{font-size:.75em;font-weight:400;color:var(--fnb-soft);margin-left:.5em}
-.flyte-notebook-card .fnb-body p{margin:0 0 .3rem}
-.flyte-notebook-card .fnb-body>p{margin:0 0 .7rem}
-.flyte-notebook-card .fnb-body p:last-child{margin-bottom:0}
-.flyte-notebook-card .fnb-body dl{display:flex;flex-wrap:wrap;gap:.3rem .4rem;padding:0;width:auto}
-.flyte-notebook-card .fnb-body dl div{display:inline-flex;border:1px solid var(--fnb-edge);border-radius:1rem;
-padding:.05rem .65rem;font-size:.85em;max-width:100%;box-sizing:border-box}
-.flyte-notebook-card .fnb-body dt{float:none;width:auto;font-weight:400;color:var(--fnb-soft);margin:0 .4em 0 0;
-padding:0;white-space:nowrap}
-.flyte-notebook-card .fnb-body dd{float:none;width:auto;font-weight:600;margin:0;padding:0;min-width:0}
-.flyte-notebook-card .fnb-body .fnb-soft{color:var(--fnb-soft);font-size:.85em}
-.flyte-notebook-card .fnb-body svg{display:block;width:100%;height:1rem;margin-bottom:.15rem}
-.flyte-notebook-card .fnb-body .fnb-track{fill:var(--fnb-code);stroke:var(--fnb-soft)}
-.flyte-notebook-card .fnb-body .fnb-used{fill:var(--fnb-used)}
-.flyte-notebook-card .fnb-body .fnb-base{fill:var(--fnb-base)}
-.flyte-notebook-card .fnb-body .fnb-limit{stroke:var(--fnb-text)}
-.flyte-notebook-card .fnb-body pre{margin:0;padding:.4rem .6rem;border-radius:.2rem;background:var(--fnb-code);
-color:inherit;font:12.5px/1.45 var(--jp-code-font-family,var(--vscode-editor-font-family,ui-monospace,monospace));
-white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere;max-height:24rem;overflow:auto}
-.flyte-notebook-card .fnb-body mark{display:block;background:none;color:inherit;font-weight:700;
-box-shadow:inset .2rem 0 var(--fnb-bad);margin-left:-.6rem;padding-left:.6rem}
-.flyte-notebook-card .fnb-body summary{cursor:pointer;font-size:.85em;font-weight:600;color:var(--fnb-soft)}
-.flyte-notebook-card .fnb-body summary:focus-visible{outline:2px solid var(--fnb-used);outline-offset:2px}
-.flyte-notebook-card .fnb-body details{margin:0 0 .3rem}
-.flyte-notebook-card .fnb-body details pre{margin-top:.3rem}
-"""
 
+def failure_html(failure: Failure, *, story: Story = (), reruns: Sequence[str] = (), picture: bool = True) -> str:
+    """Return the card of a failure: one ``section`` element, at most `CARD_BYTES` in UTF-8, safe for any input.
 
-def failure_html(failure: Failure) -> str:
-    """Return the card of a failure: one ``section`` element, at most `CARD_BYTES` in UTF-8, safe for any input."""
+    ``story`` are all attempts at the same thing, for the chart (`History.story`). ``reruns`` are sentences about those
+    that began on the card. Without ``picture`` a bar stands for the chart.
+    """
     data = {
         "error": title_of(failure),
         "kind": failure.kind,
@@ -100,17 +71,22 @@ def failure_html(failure: Failure) -> str:
         "worker": failure.worker,
         "reason": failure.reason,
     }
-    attributes = "".join(f' data-{name}="{_line(value, 200)}"' for name, value in data.items())
-    label = _line(f"{title_of(failure)} in task {failure.task_name}", 200)
+    if reruns:
+        data["rerun"] = "passed" if reruns[-1].startswith(PASSED) else "failed"
+    attributes = "".join(f' data-{name}="{line(value, 200)}"' for name, value in data.items())
+    label = line(f"{title_of(failure)} in task {failure.task_name}", 200)
     parts = [
         _heading(failure),
         _badges(failure),
+        _reruns(reruns),
         _source(failure),
-        _memory(failure),
+        _memory(failure, story if picture else ()),
         _advice(failure),
         _message(failure),
-        _folded("Last output", clean(failure.output_tail, OUTPUT_CHARACTERS, keep="tail")),
-        _folded("Traceback in the worker", clean(failure.traceback, TRACEBACK_CHARACTERS)),
+        folded("Last output", clean(failure.output_tail, OUTPUT_CHARACTERS, keep="tail")),
+        folded("Traceback in the worker", clean(failure.traceback, TRACEBACK_CHARACTERS)),
+        meaning_html(failure),
+        details_html(failure),
     ]
     body = "\n".join(part for part in parts if part)
     return (
@@ -124,30 +100,54 @@ def _heading(failure: Failure) -> str:
     inputs = ""
     if failure.inputs:
         named = [
-            f"{_line(fact.name, 60)}: {_line(fact.type_name, 60)}"
+            f"{line(fact.name, 60)}: {line(fact.type_name, 60)}"
             + (f" ({format_memory(fact.size_bytes)})" if (fact.size_bytes or 0) >= SIZE_BYTES else "")
             for fact in failure.inputs[:INPUTS]
         ]
         more = len(failure.inputs) - INPUTS
         inputs = " · inputs " + ", ".join(named) + (f" and {more} more" if more > 0 else "")
-    note = f"\n<p><small>Note: {_line(failure.note, 200)}</small></p>" if failure.note else ""
+    note = f"\n<p><small>Note: {line(failure.note, 200)}</small></p>" if failure.note else ""
     return (
-        f'<h3><span dir="auto">{_line(title_of(failure), 120)}</span>'
-        f"<small>task <bdi>{_line(failure.task_name, 200)}</bdi> · {attempt}{inputs}</small></h3>\n"
+        f'<h3><span dir="auto">{line(title_of(failure), 120)}</span> '
+        f"<small>task <bdi>{line(failure.task_name, 200)}</bdi> · {attempt}{inputs}</small></h3>\n"
         f'<p dir="auto">{with_code(failure.headline)}</p>{note}'
     )
 
 
 def _badges(failure: Failure) -> str:
     badges = (("kind", failure.kind), ("code", codes(failure)), ("worker", failure.worker))
-    shown = "".join(f"<div><dt>{name}</dt><dd><bdi>{_line(value, 200)}</bdi></dd></div>" for name, value in badges)
+    shown = "".join(f"<div><dt>{name}</dt><dd><bdi>{line(value, 200)}</bdi></dd></div>" for name, value in badges)
     return f'<dl aria-label="What kind of error this is">{shown}</dl>'
 
 
-def _memory(failure: Failure) -> str:
+def _reruns(reruns: Sequence[str]) -> str:
+    """Return what became of the reruns that began on this card, the last ones."""
+    if not reruns:
+        return ""
+    items = "".join(f"<li>{with_code(sentence)}</li>" for sentence in reruns[-RERUNS:])
+    return f'<ol class="fnb-reruns" aria-label="Reruns">{items}</ol>'
+
+
+def _memory(failure: Failure, story: Story) -> str:
     words = escape(memory_words(failure))
     held = escape(limit_words(failure))
-    return f'<div><h4>Memory</h4>{_bar(failure)}<div>{words}</div><div class="fnb-soft">Limits · {held}</div></div>'
+    picture = _chart(story) or _bar(failure)
+    return f'<div><h4>Memory</h4>{picture}<div>{words}</div><div class="fnb-soft">Limits · {held}</div></div>'
+
+
+def _chart(story: Story) -> str:
+    """Return memory over time as a picture; empty where nothing was sampled, or when it cannot be drawn."""
+    lines = lines_of(story)
+    if not any(len(drawn.trace.times_s) > 1 for drawn in lines):
+        return ""
+    try:
+        source = chart.memory_data_uri(lines)
+    except Exception:  # whatever is wrong with the plotting library, the card stands
+        logger.exception("could not draw the memory chart of a card")
+        return ""
+    if len(source) > CHART_BYTES:
+        return ""
+    return f'<img class="fnb-chart" src="{source}" alt="{line(chart_words(lines), 600)}">'
 
 
 def _bar(failure: Failure) -> str:
@@ -176,9 +176,9 @@ def _source(failure: Failure) -> str:
         if isinstance(frame, int):
             rows.append(f'<span class="fnb-soft">[… {frame} more frames …]</span>')
             continue
-        line, failing = frame
-        code = f"{'>' if failing else ' '} {line.number} | {_line(line.text)}"
-        rows.append(f'<span class="fnb-soft">{escape(frame_words(line))}</span>')
+        source, failing = frame
+        code = f"{'>' if failing else ' '} {source.number} | {line(source.text)}"
+        rows.append(f'<span class="fnb-soft">{escape(frame_words(source))}</span>')
         rows.append(f"<mark>{code}</mark>" if failing else code)
     if not rows:
         return ""
@@ -193,7 +193,7 @@ def _message(failure: Failure) -> str:
     if not message or message in failure.headline:
         return ""
     if failure.reason != "raised":
-        return _folded("Message, as a cluster words it", message)
+        return folded("Message, as a cluster words it", message)
     return f'<div><h4>Message</h4><pre dir="auto">{escape(message)}</pre></div>'
 
 
@@ -201,28 +201,21 @@ def _advice(failure: Failure) -> str:
     sentences = [item.sentence for item in failure.suggestions[:SUGGESTIONS]]
     # What this machine lacks for a better answer: each hint carries the command that gives more.
     sentences += failure.report.enforcement.hints[:SUGGESTIONS]
-    if not sentences:
-        return ""
     said = "\n".join(f'<p dir="auto">{with_code(sentence)}</p>' for sentence in sentences)
-    return f"<div><h4>What to do next</h4>{said}</div>"
+    again = _again(failure)
+    return f"<div><h4>What to do next</h4>{said}{again}</div>" if said or again else ""
 
 
-def _folded(summary: str, text: str) -> str:
-    text = text.strip("\n")
-    if not text.strip():
+def _again(failure: Failure) -> str:
+    """Return the line that runs it again with what is suggested; it works without the form, while the kernel lives."""
+    if not failure.worker or not failure.suggestions:
         return ""
-    return f'<details><summary>{summary}</summary><pre dir="auto">{escape(text)}</pre></details>'
-
-
-def with_code(text: str) -> str:
-    """Return a sentence with what stands between backticks as code."""
-    pieces = clean_line(text, 600).split("`")
-    if len(pieces) % 2 == 0:  # a lone backtick is just a character
-        return escape("`".join(pieces))
-    return "".join(
-        f"<code>{escape(piece)}</code>" if index % 2 else escape(piece) for index, piece in enumerate(pieces)
+    limits = failure.suggestions[0].limits
+    override = Override(
+        memory_bytes=limits.memory_bytes, cpu_cores=limits.cpu_cores, max_runtime_s=limits.max_runtime_s
     )
-
-
-def _line(text: str, characters: int = 300) -> str:
-    return escape(clean_line(text, characters))
+    override = changes(override, failure.limits, failure.max_attempts - 1)
+    if not override:
+        return ""
+    words = "In any cell of this notebook, while its kernel runs:"
+    return f'<p class="fnb-soft">{words}</p>{code_block(magic_code(override))}'

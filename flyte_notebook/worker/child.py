@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import dataclasses
 import gc
 import importlib
 import io
@@ -24,7 +23,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.worker import context, protocol
-from flyte_notebook.worker.raised import describe, pickled
+from flyte_notebook.worker.raised import describe, with_pickled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,9 +120,7 @@ def _answer(to: Channel, entry: Callable[[BinaryIO], bytes], job: dict[str, Any]
     except BaseException as error:
         facts = describe(error)
         to.tell({"kind": "raised", "raised": facts})
-        data = pickled(error)
-        if data is not None:
-            to.tell({"kind": "raised", "raised": dataclasses.replace(facts, pickled=data)})
+        to.tell({"kind": "raised", "raised": with_pickled(facts, error)})
         return 1
     to.tell({"kind": "answer", "answer": answer})
     return 0

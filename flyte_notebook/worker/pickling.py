@@ -94,6 +94,7 @@ class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     ) -> None:
         self.files: set[str] = set()
         """File names of all code pickled so far."""
+        self._travellers: list[Any] = []
         note_file = self.files.add
         reduce_code = cloudpickle.Pickler.dispatch_table[types.CodeType]
 
@@ -113,11 +114,18 @@ class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     def reducer_override(self, obj: Any) -> Any:
         """Reduce functions of the shared namespace our way, all else cloudpickle's way."""
         kind = type(obj)
+        if (kind is types.FunctionType or issubclass(kind, type)) and getattr(obj, "__module__", None) == "__main__":
+            self._travellers.append(obj)
         if kind is types.FunctionType and obj.__globals__ is self._namespace and not _importable(obj):
             return self._reduce_shared(obj)
         if kind is _CACHING and not _importable(obj) and type(obj.__wrapped__) is types.FunctionType:
             return self._reduce_caching(obj)
         return super().reducer_override(obj)
+
+    def new_travellers(self) -> list[Any]:
+        """Return the classes and functions of ``__main__`` that were pickled since this was asked last."""
+        travellers, self._travellers = self._travellers, []
+        return travellers
 
     def _reduce_caching(self, caching: Any) -> Any:
         """Reduce what ``functools.lru_cache`` made; pickle knows it by name only, and the worker has no such name."""
@@ -202,9 +210,10 @@ class _Classes:
         """Return ``make``, noting each class that it did not make but find."""
         tracked = getattr(cloudpickle.cloudpickle, "_DYNAMIC_CLASS_TRACKER_BY_ID", {})
 
-        def make_or_find(*arguments: Any) -> Any:
+        def make_or_find(first: Any, name: str, *arguments: Any) -> Any:
             before = tracked.get(arguments[-2])  # the last two arguments of both: the tracker's id, and one to spare
-            result = make(*arguments)
+            # The SDK knows its enum of a `Literal` by the identity of its name.
+            result = make(first, sys.intern(name), *arguments)
             if result is before:
                 self._known.add(id(result))
             return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import linecache
 import os
 import sysconfig
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from flyte_notebook.errors import pack, sendable
 from flyte_notebook.outcome import Raised, SourceLine
+from flyte_notebook.stand_in import WorkerTraceback
 from flyte_notebook.worker import pickling
+from flyte_notebook.worker.allocation import refused_allocation
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 MAX_TRACEBACK_CHARS = 200_000
 MAX_PICKLED_BYTES = 8 << 20
 MAX_LINES = 50
+MAX_CAUSES = 8
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
@@ -37,7 +41,16 @@ def describe(error: BaseException) -> Raised:
         lines=user_lines(cut),
         fields=fields,
         recoverable=_recoverable(error),
+        refused=refused_allocation(error),
+        cause=None if fields is None else _cause(error, MAX_CAUSES),
     )
+
+
+def with_pickled(facts: Raised, error: BaseException) -> Raised:
+    """Return the facts of an exception with that exception itself, and what it was raised from. May not return."""
+    below = error.__cause__
+    cause = None if facts.cause is None or below is None else with_pickled(facts.cause, below)
+    return dataclasses.replace(facts, pickled=pickled(error), cause=cause)
 
 
 def pickled(error: BaseException) -> bytes | None:
@@ -53,6 +66,24 @@ def pickled(error: BaseException) -> bytes | None:
             str(loaded)  # one whose text raises would do so in the notebook, too
             return data if type(loaded).__name__ == type(error).__name__ else None
     return None
+
+
+def _cause(error: BaseException, depth: int) -> Raised | None:
+    """Return the facts of what an error was raised from; the tracebacks are in the text of the error's own."""
+    cause = error.__cause__
+    if cause is None or isinstance(cause, WorkerTraceback) or depth == 0:
+        return None
+    fields = None
+    with contextlib.suppress(BaseException):
+        fields = pack(cause)
+    return Raised(
+        type_name=type(cause).__name__,
+        module=type(cause).__module__,
+        message=_message(cause),
+        traceback="",
+        fields=fields,
+        cause=_cause(cause, depth - 1),
+    )
 
 
 def user_traceback(trace: TracebackType | None) -> TracebackType | None:

@@ -18,7 +18,7 @@ import nbformat
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from playwright.sync_api import Browser, Locator, Page
 
@@ -44,6 +44,7 @@ RUN = f"""async (index) => {{
     await notebook.scrollToItem(index, "start");
     await window.jupyterapp.commands.execute("notebook:run-cell").catch(() => null);
 }}"""
+START = RUN.replace("await window.jupyterapp.commands", "window.jupyterapp.commands")
 THEME = """async (name) => {
     await window.jupyterapp.commands.execute("apputils:change-theme", {theme: name});
 }"""
@@ -73,6 +74,19 @@ class Notebook:
         """Return a cell, input and outputs."""
         return self.page.locator(f".jp-Notebook .jp-Cell[data-windowed-list-index='{index}']")
 
+    def start(self, index: int) -> Locator:
+        """Run a cell without waiting for its end; return its outputs."""
+        self.page.evaluate(START, index)
+        return self.cell(index).locator(".jp-OutputArea")
+
+    def save(self) -> None:
+        """Save the notebook."""
+        self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+
+    def shut_down(self) -> None:
+        """End the kernel."""
+        self.page.evaluate(SHUT_DOWN)
+
     def theme(self, name: str) -> None:
         """Change the theme: ``Light`` or ``Dark``."""
         self.page.evaluate(THEME, f"JupyterLab {name}")
@@ -93,6 +107,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     own |= {f"JUPYTERLAB_{name}_DIR": str(home / name.lower()) for name in ("WORKSPACES", "SETTINGS")}
     command = [
         *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser"),
+        "--JupyterNotebookApp.expose_app_in_browser=True",
         *("--ip=127.0.0.1", f"--port={_free_port()}", f"--IdentityProvider.token={TOKEN}"),
         f"--ServerApp.root_dir={place}",
     ]
@@ -123,23 +138,36 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
-@pytest.fixture
-def opened(lab: Lab, chromium: Browser) -> Iterator[Callable[[str, list[str]], Notebook]]:
-    """Give a function that writes a notebook with these cells and opens it. Its kernel ends with the test."""
-    page = chromium.new_page(viewport={"width": 1050, "height": 1000}, device_scale_factor=2)
-    page.set_default_timeout(PATIENCE_S * 1000)
+class Opening:
+    """Opens notebooks in one page."""
 
-    def opened(name: str, cells: list[str]) -> Notebook:
+    def __init__(self, lab: Lab, page: Page) -> None:
+        self.lab = lab
+        self.page = page
+
+    def __call__(self, name: str, cells: list[str], *, notebook7: bool = False) -> Notebook:
+        """Write a notebook with these cells and open it, in JupyterLab or in Notebook 7."""
         kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
         notebook: Any = nbformat.v4.new_notebook(
             cells=[nbformat.v4.new_code_cell(source) for source in cells], metadata={"kernelspec": kernel}
         )
-        nbformat.write(notebook, lab.place / name)
-        page.goto(f"{lab.address}lab/workspaces/{Path(name).stem}/tree/{name}?token={TOKEN}")
-        page.wait_for_function(READY, arg=name)
-        return Notebook(page=page)
+        nbformat.write(notebook, self.lab.place / name)
+        return self.reopen(name, notebook7=notebook7)
 
-    yield opened
+    def reopen(self, name: str, *, notebook7: bool = False) -> Notebook:
+        """Open a notebook that is there, as somebody who was away."""
+        where = "notebooks" if notebook7 else f"lab/workspaces/{Path(name).stem}-{time.monotonic_ns()}/tree"
+        self.page.goto(f"{self.lab.address}{where}/{name}?token={TOKEN}")
+        self.page.wait_for_function(READY, arg=name)
+        return Notebook(page=self.page)
+
+
+@pytest.fixture
+def opened(lab: Lab, chromium: Browser) -> Iterator[Opening]:
+    """Give what opens notebooks. The kernel of the last one ends with the test."""
+    page = chromium.new_page(viewport={"width": 1050, "height": 1000}, device_scale_factor=2)
+    page.set_default_timeout(PATIENCE_S * 1000)
+    yield Opening(lab, page)
     page.evaluate(SHUT_DOWN)
 
 

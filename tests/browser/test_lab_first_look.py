@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from conftest import Notebook
+    from conftest import Opening
 
 pytestmark = [pytest.mark.browser, pytest.mark.jupyter, pytest.mark.slow]
 
@@ -50,9 +49,7 @@ GAP = """(badge) => {
 }"""
 
 
-def test_a_cell_that_needs_too_much_shows_its_card_and_the_notebook_goes_on(
-    opened: Callable[[str, list[str]], Notebook], screenshots: Path
-) -> None:
+def test_a_cell_that_needs_too_much_shows_its_card_and_the_notebook_goes_on(opened: Opening, screenshots: Path) -> None:
     """The card says what died and why, in both themes; the traceback is short; the next cell runs."""
     notebook = opened("first_look.ipynb", CELLS)
     assert "memory: " in notebook.run(0).inner_text()

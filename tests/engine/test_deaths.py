@@ -214,6 +214,7 @@ def test_memory_error_of_python_is_told_apart() -> None:
     error = error_of(ask_for_too_much)
     assert flyte.errors.RuntimeUserError is type(error)
     assert "MemoryError" == error.code
+    assert "one allocation of about 909 TiB was larger" in error.failure.headline
     assert "not an OOM kill" in error.failure.headline
 
 

@@ -101,7 +101,8 @@ def run(name: str, mode: str, directory: Path) -> Ended:
 
 
 @pytest.mark.parametrize(
-    ("name", "actions"), [("fanout", 24), ("types_io", 15), ("files", 13), ("tracing", 9), ("mapping", 21)]
+    ("name", "actions"),
+    [("fanout", 24), ("types_io", 15), ("files", 13), ("tracing", 9), ("mapping", 21), ("by_name", 6)],
 )
 def test_a_program_gives_what_the_sdk_alone_gives(name: str, actions: int, tmp_path: Path) -> None:
     """The same program prints the same with limits and without, and every action had a process and a limit."""

@@ -5,24 +5,18 @@ A group of our own stands for the machine: the script is inside of it, with ever
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
-from flyte_notebook.limiters.control_groups import own
+from small_machine import SmallMachine, small_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.cgroup_v1
 
 MACHINE_BYTES = 420 << 20
-BOUND_S = 60.0
 
 PROGRAM = """
 import asyncio, json, os, subprocess, sys, time
@@ -85,39 +79,16 @@ print("FACTS", json.dumps(facts))
 
 
 @pytest.fixture
-def group() -> Iterator[Path]:
-    """Make a group with the memory of a small machine."""
-    found = own("memory")
-    assert found is not None
-    group = Path(found[0], f"fnb-machine-{os.getpid()}")
-    group.mkdir()
-    if (group / "memory.use_hierarchy").read_text().strip() == "0":
-        (group / "memory.use_hierarchy").write_text("1")
-    (group / "memory.swappiness").write_text("0")
-    (group / "memory.limit_in_bytes").write_text(str(MACHINE_BYTES))
-    yield group
-    group.rmdir()
+def machine() -> Iterator[SmallMachine]:
+    """Give a small machine."""
+    with small_machine(MACHINE_BYTES) as machine:
+        yield machine
 
 
 @pytest.fixture
-def in_machine(group: Path, tmp_path: Path) -> Callable[[str], Any]:
-    """Return a function that runs an expression of `PROGRAM` inside that group."""
-
-    def run(body: str) -> Any:
-        script = tmp_path / "script.py"
-        script.write_text(PROGRAM.replace("BODY", body))
-        join = f'echo $$ > "{group}/cgroup.procs"; exec "$@"'
-        done = subprocess.run(
-            ["/bin/sh", "-c", join, "sh", sys.executable, str(script)],
-            capture_output=True,
-            text=True,
-            timeout=BOUND_S,
-            check=False,
-        )
-        assert 0 == done.returncode, done.stdout + done.stderr
-        return json.loads(done.stdout.partition("FACTS ")[2])
-
-    return run
+def in_machine(machine: SmallMachine, tmp_path: Path) -> Callable[[str], Any]:
+    """Return a function that runs an expression of `PROGRAM` inside that machine."""
+    return lambda body: machine.facts_of(PROGRAM.replace("BODY", body), tmp_path / "script.py")
 
 
 def assert_was_the_machine(facts: dict[str, Any]) -> None:
@@ -139,7 +110,7 @@ def test_a_task_without_a_limit_dies_of_the_machine_and_the_notebook_lives(in_ma
 
 
 def test_the_kernel_never_has_to_choose_between_task_and_notebook(
-    in_machine: Callable[[str], Any], group: Path
+    in_machine: Callable[[str], Any], machine: SmallMachine
 ) -> None:
     """Tasks together stop short of what the group above has left: that one never runs out.
 
@@ -147,8 +118,8 @@ def test_the_kernel_never_has_to_choose_between_task_and_notebook(
     is no candidate any more, and the next larger process is.
     """
     assert_was_the_machine(in_machine("facts_of(one_of_two.override(resources=small), 2000)"))
-    assert MACHINE_BYTES * 0.9 < int((group / "memory.max_usage_in_bytes").read_text()) < MACHINE_BYTES
-    assert 0 == int((group / "memory.failcnt").read_text())
+    assert MACHINE_BYTES * 0.9 < machine.peak_bytes < MACHINE_BYTES
+    assert 0 == machine.refusals
 
 
 def test_a_limit_above_what_is_left_is_not_blamed(in_machine: Callable[[str], Any]) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import threading
 from typing import Any
 
-from flyte_notebook.engine.pump import LIVE_BYTES, TAIL_BYTES, Pump
+import pytest
+
+from flyte_notebook.engine.pump import LIVE_BYTES, READ_BYTES, TAIL_BYTES, Pump
 
 
 class Recorder:
@@ -57,6 +60,24 @@ async def test_everything_small_arrives_as_it_was() -> None:
     sink, pump = await pumped("grün\n".encode() + b"\xff bad\n" + "ende €".encode())
     assert "grün\n\ufffd bad\nende €" == sink.text["stdout"]
     assert sink.text["stdout"] == pump.tail
+
+
+@pytest.mark.linux
+async def test_what_is_still_in_the_pipes_at_the_end_is_taken() -> None:
+    """The last words of a task that was killed, which the loop had no turn to read, are shown to the last byte."""
+    sink = Recorder()
+    (out, out_write), (err, err_write) = os.pipe(), os.pipe()
+    pump = Pump(sink, {"stdout": out, "stderr": err})
+    fcntl.fcntl(out_write, fcntl.F_SETPIPE_SZ, 4 * READ_BYTES)
+    assert 3 * READ_BYTES == os.write(out_write, b"x" * (3 * READ_BYTES - 6) + b"\nlast\n")
+    os.write(err_write, b"Killed")
+    os.close(out_write)
+    os.close(err_write)
+    pump.finish()
+    assert 3 * READ_BYTES == len(sink.text["stdout"])
+    assert sink.text["stdout"].endswith("x\nlast\n")
+    assert "Killed" == sink.text["stderr"]
+    assert pump.tail.endswith("x\nlast\nKilled")
 
 
 async def test_a_flood_is_cut_and_says_so() -> None:

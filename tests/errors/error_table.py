@@ -23,6 +23,9 @@ two differ. `fn.explain("OOMError")` says more about each.
   stand for an error without a worker: it came up in the notebook's own process, before or outside of any attempt.
 - **Semantics**: `cluster`, the default, raises what today's cluster raises. A few errors of the reference are no longer
   sent by a cluster; they arrive after `%flyte semantics reference` or `fn.enable(semantics="reference")`.
+- A `RuntimeSystemError` with the code `Interrupted` has one attempt here. After `%flyte system_retries 2` or
+  `fn.enable(system_retries=2)` a lost worker is replaced twice in a row before it arrives, with the code
+  `MaxSystemFailuresExceeded` and a message as a cluster's, which retries on its own account.
 - `RunAbortedError` is another name for `ActionAbortedError`. `ReferenceTaskError` is the pair
   `RemoteTaskNotFoundError`, `RemoteTaskUsageError`; it works in `except` and `isinstance`.
 - The code of `RetriesExhaustedError` is here what older backends send, `RetriesExhausted|CODE`. The SDK's conversion

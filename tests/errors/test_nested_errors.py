@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import traceback
 from typing import Any
 
@@ -23,6 +24,16 @@ async def innermost(how: str) -> int:
         return len(b"x" * 400_000_000)
     if how == "lost":
         os._exit(3)
+    if how == "local":
+
+        class Local(Exception):  # noqa: N818 - named as users name theirs
+            lock = None
+
+            def __init__(self, message: str) -> None:
+                super().__init__(message)
+                self.lock = threading.Lock()
+
+        raise Local("made here")
     if how == "flyte":
         raise flyte.errors.OOMError("OOMKilled", "by hand")
     if how == "numpy":
@@ -99,6 +110,20 @@ def test_the_cause_carries_the_lines_of_the_innermost() -> None:
     assert "True" == flyte.run(reads, "raises").outputs()[0].split()[3]
 
 
+def test_the_cause_is_the_exception_itself() -> None:
+    """Three processes away ``__cause__`` is the very ValueError that the innermost task raised."""
+    error = error_of(outer, "raises")
+    assert (ValueError, "the innermost line") == (type(error.__cause__), str(error.__cause__))
+    assert "WorkerTraceback" == type(error.__cause__.__cause__).__name__
+
+
+def test_a_class_that_only_a_task_knows_is_stood_in_for() -> None:
+    """The cause of a class that cannot be pickled keeps name and message on its way through two parents."""
+    error = error_of(outer, "local")
+    assert ("Local", "made here") == (error.code, str(error))
+    assert ("Local", "made here") == (type(error.__cause__).__name__, str(error.__cause__))
+
+
 def test_an_error_made_of_another_is_of_the_task_that_made_it() -> None:
     """``raise ... from`` in a parent: code and worker are the parent's, and the first error is shown as well."""
     error = error_of(outer, "turned")
@@ -114,5 +139,5 @@ def test_the_size_of_a_refused_allocation_is_told() -> None:
     error = error_of(innermost, "numpy")
     assert ("RuntimeUserError", "MemoryError") == (type(error).__name__, error.code)
     headline = error.failure.headline
-    assert "one allocation was larger than the machine could promise (Unable to allocate 1.00 EiB" in headline
+    assert "one allocation of 1 EiB was larger than the machine could promise (Unable to allocate 1.00 EiB" in headline
     assert "this is not an OOM kill" in headline

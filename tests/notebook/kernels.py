@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 60
 CARD = "application/vnd.flyte-notebook.failure+json"
+LIVE_LINE = 'class="flyte-notebook-live'
 
 
 @dataclass
@@ -69,8 +70,14 @@ class Reply:
 
     @property
     def shown(self) -> list[dict[str, Any]]:
-        """The mime bundles that are displayed by now, in order."""
-        return [content["data"] for kind, content in self.events if kind == "display_data"]
+        """The mime bundles that are displayed by now, in order, but for live lines: a slow machine has more."""
+        bundles = [content["data"] for kind, content in self.events if kind == "display_data"]
+        return [bundle for bundle in bundles if LIVE_LINE not in bundle.get("text/html", "")]
+
+    @property
+    def shown_text(self) -> str:
+        """The plain text of all that is displayed by now."""
+        return "\n".join(bundle.get("text/plain", "") for bundle in self.shown)
 
     @property
     def notes(self) -> list[str]:
@@ -182,10 +189,13 @@ class Kernel:
         return "".join(plain(page["data"]["text/plain"]) for page in pages)
 
     def _answer(self, asked: str) -> dict[str, Any]:
-        reply = self.client.get_shell_msg(timeout=PATIENCE_S)
-        assert asked == reply["parent_header"]["msg_id"]
-        content: dict[str, Any] = reply["content"]
-        return content
+        while True:
+            reply = self.client.get_shell_msg(timeout=PATIENCE_S)
+            if asked == reply["parent_header"]["msg_id"]:
+                content: dict[str, Any] = reply["content"]
+                return content
+            # A kernel that was slow to start was asked more than once whether it is there, and answers each time.
+            assert "kernel_info_reply" == reply["msg_type"]
 
 
 @contextlib.contextmanager

@@ -78,7 +78,6 @@ def kernel() -> Iterator[Kernel]:
     """Give a kernel with the extension loaded and the tasks of this module defined."""
     with started() as kernel:
         kernel.run(SETUP).ok()
-        kernel.run("1 / 0")  # at the first error of any kind IPython loads half a second of libraries, pandas too
         yield kernel
 
 
@@ -90,6 +89,13 @@ def interrupted(kernel: Kernel, cell: str, *, after: str = "asleep") -> Reply:
     assert reply.late_s < PROMPT_S, f"idle {reply.late_s:.2f} s after the interrupt"
     assert kernel.value("(kept, engine().active)") == ({"value": 1}, 0)
     return reply
+
+
+def test_the_first_error_of_a_kernel_is_shown_at_once(kernel: Kernel) -> None:
+    """■ in a plain cell of a fresh kernel: prompt, its first error too; pandas, put off by the SDK, is not loaded."""
+    reply = interrupted(kernel, "print('asleep', flush=True)\ntime.sleep(100)")
+    assert "KeyboardInterrupt" == reply.ename
+    assert "_LazyModule" == kernel.value("type(sys.modules['pandas']).__name__")
 
 
 def test_a_task_cell_ends_as_aborted(kernel: Kernel) -> None:
@@ -243,8 +249,13 @@ def busy(kernel: Kernel, cell: str) -> leaks.Snapshot:
 ENDS = ["kill", "shutdown", "shutdown now", "restart", "restart now"]
 
 
-@pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("cell", ["flyte.run(parent)", "%%flyte_task\nlen(large)\nsleeper.forward(100)"])
+WITH_LARGE_INPUT = "%%flyte_task\nlen(large)\nsleeper.forward(100)"
+
+
+@pytest.mark.parametrize(
+    ("end", "cell"),
+    [*((end, "flyte.run(parent)") for end in ENDS), ("kill", WITH_LARGE_INPUT), ("shutdown", WITH_LARGE_INPUT)],
+)
 def test_the_end_of_a_kernel_is_the_end_of_everything(end: str, cell: str) -> None:
     """SIGKILL, shutdown or restart while tasks with grandchildren run: two seconds later nothing of ours is there."""
     nothing = leaks.Snapshot.take()

@@ -116,11 +116,12 @@ def test_a_caught_failure_leaves_no_failed_run(kernel: Kernel) -> None:
     reply = kernel.run(
         "%%flyte_task\nimport flyte.errors\ntry:\n    await weak()\nexcept flyte.errors.OOMError:\n    'caught'"
     )
-    assert [] == reply.ok().shown
+    (tree,) = reply.ok().shown
+    assert "✗ weak" in tree["text/plain"]
     assert (True, ["cell", "weak"]) == kernel.value(
         "(fn.last_run.failure is None, [action.task_name for action in fn.last_run.actions])"
     )
-    last = kernel.run("%flyte last").result or ""
+    last = kernel.run("%flyte last").ok().shown_text
     assert "✗ weak" in last
     assert "OOMError" in last
 

@@ -53,7 +53,7 @@ def test_retries_try_again(kernel: Kernel, tmp_path: Path) -> None:
     )
     assert "'done'" == reply.ok().result
     assert [1, 2] == kernel.value("[attempt.number for attempt in fn.last_run.actions[0].attempts]")
-    last = kernel.run("%flyte last").result or ""
+    last = kernel.run("%flyte last").ok().shown_text
     assert "✗ cell (attempt 1)" in last
     assert "✓ cell (attempt 2)" in last
 
@@ -81,7 +81,7 @@ def test_the_cache_hits_and_a_changed_helper_misses(kernel: Kernel) -> None:
     first = kernel.value("when")
     assert ["the result is from the cache"] == kernel.run("del when, other").ok().notes + kernel.run(cell).ok().notes
     assert (first, 2 << 20) == kernel.value("(when, len(other))")
-    assert "from the cache" in (kernel.run("%flyte last").result or "")
+    assert "from the cache" in kernel.run("%flyte last").ok().shown_text
     kernel.run("def helper(): return 2")
     assert [] == kernel.run(cell).ok().notes
     assert kernel.value("when")[1:3] != first[1:3]
@@ -187,12 +187,12 @@ def test_help_documents_every_option(kernel: Kernel) -> None:
 def test_line_magics_tell_what_ran(kernel: Kernel) -> None:
     """``%flyte last``, ``%flyte runs`` and ``%flyte doctor`` show text; an unknown word names those there are."""
     kernel.run("%%flyte_task shown --memory 200Mi\n1").ok()
-    last = kernel.run("%flyte last").ok().result or ""
+    last = kernel.run("%flyte last").ok().shown_text
     assert last.startswith("shown · run shown-")
     assert " of 200 MiB" in last
     kernel.run("%%flyte_task\n1").ok()
-    assert ", no limit" in (kernel.run("%flyte last").result or "")
-    runs = (kernel.run("%flyte runs").ok().result or "").splitlines()
+    assert ", no limit" in kernel.run("%flyte last").ok().shown_text
+    runs = kernel.run("%flyte runs").ok().shown_text.splitlines()
     assert ["run", "task", "actions", "peak", "limit", "outcome"] == runs[0].split()
     assert "shown" in runs[-2]
     assert "memory" in (kernel.run("%flyte doctor").ok().result or "")

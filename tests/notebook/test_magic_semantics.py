@@ -20,7 +20,7 @@ def test_the_reference_can_be_asked_for_and_left(kernel: Kernel) -> None:
     try:
         reply = kernel.run(cell)
         assert "CustomError" == reply.ename
-        assert "today's cluster raises RuntimeUserError" in reply.shown[0]["text/plain"]
+        assert "today's cluster raises RuntimeUserError" in reply.card["text/plain"]
     finally:
         assert kernel.run("%flyte semantics cluster").result.startswith("cluster: failures raise what today's")
     assert "RuntimeUserError" == kernel.run(cell).ename

@@ -12,7 +12,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from flyte_notebook.notebook import options
-from flyte_notebook.notebook.options import CellOptions, Names, complete, help_text, install_completer, parse
+from flyte_notebook.notebook.completion import Names, complete, install_completer
+from flyte_notebook.notebook.options import CellOptions, help_text, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,7 +120,6 @@ def test_variables_of_the_notebook_are_not_put_into_the_line(word: str) -> None:
         ("--name oomer", "--name", "NAME"),
         ("--zzz", "--zzz", "%%flyte_task?"),
         ("--remote", "--remote", "this machine"),
-        ("--background", "--background", "waits"),
         ("--on-oom x2:4Gi", "--on-oom", "--memory"),
         ("class", "NAME", "%%flyte_task oomer"),
         ("my-task", "NAME", "%%flyte_task oomer"),

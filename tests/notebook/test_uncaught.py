@@ -43,9 +43,9 @@ def shell() -> Iterator[InteractiveShell]:
         sys.__dict__.pop(name, None)
 
 
-def card(error: BaseException) -> tuple[dict[str, Any], list[str]]:
+def card(error: BaseException) -> tuple[Any, list[str]]:
     """Render an error as the product would."""
-    return {"text/plain": f"card of {error}"}, ["short traceback", f"{type(error).__name__}: {error}"]
+    return lambda: sys.stdout.write(f"card of {error}\n"), ["short traceback", f"{type(error).__name__}: {error}"]
 
 
 def test_the_card_stands_above_the_lines_and_the_rest_is_not_shown(
@@ -60,9 +60,9 @@ def test_the_card_stands_above_the_lines_and_the_rest_is_not_shown(
     handler.uninstall()
 
 
-def test_an_empty_bundle_displays_nothing(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
-    """A card that stands already is not shown twice: without a bundle there are the lines only."""
-    install(shell, lambda error: ({}, [str(error)]), (FlyteError,))
+def test_without_a_card_there_are_the_lines_only(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    """A card that stands already is not shown twice."""
+    install(shell, lambda error: (None, [str(error)]), (FlyteError,))
     shell.run_cell("raise FlyteError('died')")
     assert capsys.readouterr().out == "died\n"
 
@@ -85,7 +85,7 @@ def test_an_interrupt_with_a_cause_can_be_rendered(shell: InteractiveShell, caps
     assert capsys.readouterr().out == "card of stop\nshort traceback\nKeyboardInterrupt: stop\n"
 
 
-@pytest.mark.parametrize("bundle_and_lines", [None, 3, ({"text/plain": "x"}, 3)], ids=["raises", "no pair", "no lines"])
+@pytest.mark.parametrize("bundle_and_lines", [None, 3, (lambda: None, 3)], ids=["raises", "no pair", "no lines"])
 def test_a_render_that_fails_never_hides_the_error(
     shell: InteractiveShell, capsys: pytest.CaptureFixture[str], bundle_and_lines: Any
 ) -> None:
@@ -174,7 +174,7 @@ def render(error):
     if "broken" in str(error):
         raise ValueError("render is broken")
     bundle = {{"text/html": "<section>card</section>", "text/plain": "card", "{BUNDLE}": {{"error": "OOMError"}}}}
-    return bundle, ["a short traceback", "OOMError: died"]
+    return lambda: get_ipython().display_pub.publish(data=bundle), ["a short traceback", "OOMError: died"]
 
 handler = install(get_ipython(), render, (OOMError,))
 

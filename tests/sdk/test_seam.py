@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import gc
 import inspect
 import threading
 import time
+from datetime import timedelta
 from typing import Any
 
 import flyte
@@ -48,6 +50,33 @@ def test_the_seam_is_one_module_attribute() -> None:
     assert {"task", "action", "raw_data_path", "inputs", "version", "output_path", "run_base_dir"} <= set(call)
     assert "controller" not in call
     assert add.name == call["task"].name
+
+
+def test_the_retry_loop_sleeps_as_long_as_is_said_and_can_be_woken() -> None:
+    """The sleep between two attempts is the policy's, or the SDK's own; ended early, the next attempt comes at once."""
+    own = add.override(retries=3)
+    policy = add.override(retries=flyte.RetryStrategy(count=3, backoff=flyte.Backoff(base=timedelta(seconds=60))))
+    assert [0.5, 1.0, 2.0] == [seam.backoff_s(own, attempts) for attempts in (1, 2, 3)]
+    assert 60.0 == seam.backoff_s(policy, 2)
+    times: list[float] = []
+
+    async def dispatch(*_: Any, **__: Any) -> tuple[Any, Any]:
+        task = asyncio.current_task()
+        assert task is not None
+        times.append(time.monotonic())
+        asyncio.get_running_loop().call_later(0.1, seam.cut_sleep_short, task)
+        error: Any = flyte.errors.RuntimeUserError("Again", "again")
+        error.recoverable = True
+        return None, error
+
+    undo = seam.replace_dispatch(dispatch)
+    try:
+        with pytest.raises(flyte.errors.RuntimeUserError, match="again"):
+            flyte.run(policy, 1)
+    finally:
+        undo()
+    assert 4 == len(times)
+    assert times[-1] - times[0] < 30
 
 
 def test_a_missing_seam_is_refused_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +122,67 @@ def test_the_private_names_are_there() -> None:
     assert {"task_context", "raw_data_path", "preserve_original_types"} <= set(type(data).__dataclass_fields__)
     assert hasattr(_local_controller.LocalController(), "_recorder")
     assert add._call_as_synchronous is False
+
+
+def test_a_blocking_call_waits_in_our_way_on_the_main_thread_only() -> None:
+    """flyte.run on the main thread goes through the function that was given, result and error stay the SDK's own."""
+    heard: list[concurrent.futures.Future[Any]] = []
+
+    @env.task
+    async def fail() -> None:
+        raise ValueError("as it should")
+
+    def waiting(future: concurrent.futures.Future[Any]) -> None:
+        heard.append(future)
+        concurrent.futures.wait([future])
+
+    before = _api._BackgroundLoop.call_in_loop_sync
+    undo = seam.replace_wait(waiting)
+    try:
+        assert 3 == flyte.run(add, 1, y=2).outputs()[0]
+        assert len(heard) >= 1
+        assert all(future.done() for future in heard)
+        with pytest.raises(flyte.errors.RuntimeUserError, match="as it should"):
+            flyte.run(fail)
+        count = len(heard)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            assert 5 == pool.submit(lambda: flyte.run(add, 2, y=3).outputs()[0]).result()
+        assert 7 == asyncio.run(_awaited(3, 4))
+        assert count == len(heard)
+    finally:
+        undo()
+    assert before is _api._BackgroundLoop.call_in_loop_sync
+
+
+async def _awaited(x: int, y: int) -> int:
+    run = await flyte.run.aio(add, x, y)
+    return int((await run.outputs.aio())[0])
+
+
+def test_a_wait_that_ends_early_leaves_the_rest_to_the_sdk() -> None:
+    """When our function returns at once, the result is still waited for; what it raises ends the call."""
+    undo = seam.replace_wait(lambda _future: None)
+    try:
+        assert 3 == flyte.run(add, 1, y=2).outputs()[0]
+    finally:
+        undo()
+
+    def interrupted(_future: object) -> None:
+        raise KeyboardInterrupt
+
+    undo = seam.replace_wait(interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            flyte.run(add, 1, y=2)
+    finally:
+        undo()
+
+
+def test_a_missing_wait_is_refused_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the method nothing is patched and the error names the SDK's version."""
+    monkeypatch.delattr(_api._BackgroundLoop, "call_in_loop_sync")
+    with pytest.raises(RuntimeError, match=rf"flyte {flyte.__version__} has no call_in_loop_sync"):
+        seam.replace_wait(lambda _future: None)
 
 
 def test_settings_of_init_can_be_given_again() -> None:

@@ -314,3 +314,11 @@ def test_a_function_of_an_importable_module_travels_by_name() -> None:
     """Code that can be imported is not copied."""
     assert traceback.format_exc is pickling.loads(pickling.dumps(traceback.format_exc))
     assert len(pickling.dumps(inspect.getsource)) < 100
+
+
+def test_names_of_classes_stay_the_same_objects(tmp_path: Path) -> None:
+    """A class that is recognised by the identity of its name, as the SDK's enum of a `Literal` is, still is."""
+    namespace = notebook("import enum\nKind = enum.Enum('LiteralEnum', {'a': 'a'})\nclass Plain: pass")
+    for name, called in (("Kind", "LiteralEnum"), ("Plain", "Plain")):
+        code = f"print(got.__name__ is {called!r})"
+        assert "True" == in_another_process(code, pickling.dumps(namespace[name], namespace), tmp_path)

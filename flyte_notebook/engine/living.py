@@ -1,0 +1,186 @@
+"""Which attempts wait or run now, of which runs, and which of those were told to stop.
+
+Changed on the engine's thread only. What is marked as thread-safe may be called from any thread, while it changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flyte_notebook.outcome import Failure
+from flyte_notebook.progress import Tally, live_attempt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from flyte_notebook.engine.attempt import AttemptInWorker
+    from flyte_notebook.job import Job
+    from flyte_notebook.outcome import Outcome
+    from flyte_notebook.progress import LiveAttempt, Progress
+    from flyte_notebook.scheduler import Ticket
+
+SHOWN_WITH_WORKER = 64
+SHOWN_QUEUED = 8
+"""How many attempts of a run stand in its `Progress`; more would be rows that nobody reads."""
+
+
+@dataclass(slots=True, eq=False)
+class Living:
+    """An attempt that waits for admission or runs."""
+
+    job: Job
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    ticket: Ticket | None = None
+    worker: AttemptInWorker | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """One run: its tally and its attempts, which are the keys, in order of submission and of admission."""
+
+    tally: Tally
+    queued: dict[Living, None] = field(default_factory=dict)
+    admitted: dict[Living, None] = field(default_factory=dict)
+    sleeps: bool = False
+    """Whether its root is between two attempts."""
+
+
+class LivingAttempts:
+    """The attempts that wait or run."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._attempts: set[Living] = set()
+        self._runs: dict[str, _Run] = {}
+        self._stopped: set[str] = set()
+        self._sleeping = 0
+
+    def __len__(self) -> int:
+        """How many attempts wait or run. Thread-safe."""
+        return len(self._attempts)
+
+    @property
+    def stoppable(self) -> int:
+        """How many attempts wait or run, and how many runs are between two attempts. Thread-safe."""
+        return len(self._attempts) + self._sleeping
+
+    def begin(self, job: Job) -> Living:
+        """Return a new one, which waits for admission."""
+        living = Living(job)
+        self._attempts.add(living)
+        run = self._runs.get(job.run)
+        if run is None:
+            run = self._runs[job.run] = _Run(Tally(job, self._clock()))
+        self._sleep(run, sleeps=run.sleeps and job.parent is not None)
+        run.tally.began(job)
+        run.queued[living] = None
+        return living
+
+    def admit(self, living: Living, ticket: Ticket) -> None:
+        """Give it the right to run."""
+        living.ticket = ticket
+        run = self._runs.get(living.job.run)
+        if run is not None:
+            run.queued.pop(living, None)
+            run.admitted[living] = None
+            run.tally.admitted(living.job)
+
+    def leave(self, living: Living) -> None:
+        """Take it out: it neither waits nor runs any more."""
+        self._attempts.discard(living)
+        run = self._runs.get(living.job.run)
+        if run is not None:
+            run.queued.pop(living, None)
+            run.admitted.pop(living, None)
+
+    def conclude(self, job: Job, outcome: Outcome, *, cancelled: bool = False) -> None:
+        """Count what became of an attempt; the end of a run's root is the end of the run, unless it comes again."""
+        run = self._runs.get(job.run)
+        if run is None:
+            return
+        if not isinstance(outcome, Failure):
+            run.tally.ended(job, succeeded=True)
+            again = False
+        else:
+            again = not cancelled and (_comes_again(job, outcome) or outcome.retried_as_system_failure)
+            run.tally.ended(job, succeeded=False, again=again, code=outcome.code)
+        if job.parent is None and again:
+            self._sleep(run, sleeps=True)
+        elif job.parent is None:
+            self.forget(job.run)
+
+    def forget(self, name: str) -> None:
+        """Forget a run: no attempt of its root comes any more. Idempotent."""
+        self._stopped.discard(name)
+        run = self._runs.pop(name, None)
+        if run is not None:
+            self._sleep(run, sleeps=False)
+
+    def is_stopped(self, run: str) -> bool:
+        """Whether the run was told to stop."""
+        return run in self._stopped
+
+    def stop_run(self, run: str) -> None:
+        """Stop the attempts of one run, and those that would still come."""
+        self._stopped.add(run)
+        for living in self:
+            if living.job.run == run:
+                _stop(living)
+
+    def stop_all(self) -> None:
+        """As `stop_run`, for every run."""
+        self._stopped.update(name for name, run in self._runs.items() if run.sleeps)
+        for living in self:
+            self._stopped.add(living.job.run)
+            _stop(living)
+
+    def __iter__(self) -> Iterator[Living]:
+        """Yield them all; stopping one may take it out."""
+        return iter(tuple(self._attempts))
+
+    def progress(self, name: str) -> Progress | None:
+        """Return how a run stands, ``None`` if it has not begun or is over. Thread-safe."""
+        run = self._runs.get(name)
+        if run is None:
+            return None
+        now_s = self._clock()
+        living = [*_first(run.admitted, SHOWN_WITH_WORKER), *_first(run.queued, SHOWN_QUEUED)]
+        return run.tally.progress([_seen(one, now_s) for one in living], now_s)
+
+    def _sleep(self, run: _Run, *, sleeps: bool) -> None:
+        self._sleeping += sleeps - run.sleeps
+        run.sleeps = sleeps
+
+
+def _seen(living: Living, now_s: float) -> LiveAttempt:
+    worker = living.worker
+    return live_attempt(
+        living.job,
+        admitted=living.ticket is not None,
+        ready_s=None if worker is None else worker.ready_s,
+        usage_bytes=0 if worker is None else worker.usage_bytes,
+        now_s=now_s,
+    )
+
+
+def _first(attempts: dict[Living, None], count: int) -> list[Living]:
+    """Return the first few keys of a dictionary that another thread changes."""
+    while True:
+        with contextlib.suppress(RuntimeError):  # changed in the middle: a collection of garbage lets others run
+            return list(itertools.islice(attempts, count))
+
+
+def _stop(living: Living) -> None:
+    living.stop.set()
+    if living.worker is not None:
+        living.worker.stop()
+
+
+def _comes_again(job: Job, outcome: Failure) -> bool:
+    """Whether the SDK sleeps now and will try once more."""
+    return bool(getattr(outcome.error, "recoverable", False)) and job.attempt + 1 < job.max_attempts

@@ -1,0 +1,104 @@
+"""One attempt in control groups of either version: made, joined, measured, killed, removed; only counting differs."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flyte_notebook.limiters import affinity
+from flyte_notebook.limiters.base import Counters
+from flyte_notebook.limiters.control_groups import kill_all, processes, remove_tree, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from flyte_notebook.limiters.control_groups import Meter
+
+
+@contextlib.contextmanager
+def fresh(directories: Sequence[str]) -> Iterator[None]:
+    """Make the directories of an attempt; those that were made go again when the kernel refuses what is done inside.
+
+    Raises OSError, FileExistsError among others: a group that was there before is somebody else's, and stays.
+    """
+    made: list[str] = []
+    try:
+        for directory in directories:
+            Path(directory).mkdir()
+            made.append(directory)
+        yield
+    except OSError:
+        for directory in made:
+            remove_tree(directory)
+        raise
+
+
+class AttemptGroup:
+    """All processes of one attempt: one directory per hierarchy, the first of them with the memory.
+
+    ``count`` reads the counters of this version; ``None`` once the group is gone. ``cores`` are to be held by affinity,
+    ``None`` where a control group holds them or nothing does.
+    """
+
+    poll_interval_s: float | None = None
+
+    def __init__(
+        self,
+        directories: Sequence[str],
+        *,
+        meter: Meter,
+        count: Callable[[], Counters | None],
+        dealer: affinity.Cpus,
+        cores: float | None,
+    ) -> None:
+        self._directories = tuple(directories)
+        self._doors = [f"{directory}/cgroup.procs" for directory in directories]
+        self._meter = meter
+        self._count = count
+        self._dealer = dealer
+        self._cpus = dealer.take(cores)
+        self._last_counters = Counters()
+
+    def enter(self) -> None:
+        """Put the calling process into every directory; "0" means itself. Raises OSError when the kernel refuses."""
+        for door in self._doors:
+            write(door, "0")
+        affinity.bind(self._cpus)
+
+    def attach(self, pid: int) -> None:
+        """Nothing to do: the kernel knows who is inside."""
+
+    def sample(self) -> int:
+        """Return the bytes in use less page cache; 10 us, 35 when the caches are cold."""
+        return self._meter.read()
+
+    def exceeded(self) -> bool:
+        """Return False: the kernel holds the limit."""
+        return False
+
+    def counters(self) -> Counters:
+        """Read kills and peak; 0.1 ms. Kills in groups that the task made below its own count too."""
+        counted = self._count()
+        if counted is not None:  # else it is removed: what was read last
+            self._last_counters = replace(counted, page_cache_bytes=self._meter.page_cache_bytes)
+        return self._last_counters
+
+    def kill(self) -> None:
+        """Send SIGKILL to every process in the group and below."""
+        for directory in self._directories:
+            kill_all(directory)
+
+    def empty(self) -> bool:
+        """Whether nobody is left; the kernel does not list zombies."""
+        return not any(processes(directory) for directory in self._directories)
+
+    def remove(self) -> None:
+        """Remove the directories. Idempotent; raises OSError (EBUSY) when a process is still inside."""
+        self.counters()
+        for directory in self._directories:
+            remove_tree(directory)
+        self._meter.close()
+        self._dealer.give_back(self._cpus)
+        self._cpus = frozenset()

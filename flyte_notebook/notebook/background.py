@@ -1,0 +1,212 @@
+"""A run that goes on while other cells run: a thread, and the handle that a notebook holds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+from flyte_notebook.notebook import output
+from flyte_notebook.units import format_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from flyte_notebook.history import Run
+    from flyte_notebook.notebook.output import Sink
+    from flyte_notebook.sdk.session import Session
+
+State = Literal["running", "succeeded", "failed"]
+
+logger = logging.getLogger("flyte_notebook.notebook")
+
+SLICE_S = 0.05
+"""How long a wait lasts before it looks at the front end again."""
+
+JOIN_BOUND_S = 5.0
+"""How long the end of a session waits for a background run to notice it."""
+
+
+class BackgroundRun:
+    """A run in a thread of its own.
+
+    ``await`` it, or `wait` for it, in any later cell; ``result`` is the value of its last expression. What the cell
+    assigned is in the notebook once the run has ended and no cell runs, or when `wait`, ``await`` or ``result``
+    returned. An interrupt of the kernel stops what a cell waits for, and leaves this run alone: `stop` ends it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        call: Callable[[], Any],
+        *,
+        stop: Callable[[], object],
+        ended: Callable[[BackgroundRun], Callable[[], object] | None],
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Take what to do. Nothing begins before `start`.
+
+        ``ended`` is called in the thread when ``call`` has returned or raised; what it returns is called on the main
+        thread when somebody waits there. ``meanwhile`` is called on the main thread again and again while it waits.
+        """
+        self.name = name
+        self._call: Callable[[], Any] | None = call
+        self._stop = stop
+        self._ended: Callable[[BackgroundRun], Callable[[], object] | None] | None = ended
+        self._meanwhile = meanwhile
+        self._land: Callable[[], object] | None = None
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._done = threading.Event()
+        self._began_s = time.monotonic()
+        self._took_s: float | None = None
+        context = contextvars.copy_context()  # the thread's output belongs to the cell that began it
+        self._thread = threading.Thread(
+            target=context.run, args=(self._run,), name=f"flyte-notebook {name}", daemon=True
+        )
+
+    def start(self) -> BackgroundRun:
+        """Begin; returns at once."""
+        self._thread.start()
+        return self
+
+    def _run(self) -> None:
+        # The handle may live long; what it was begun with holds the values of inputs.
+        call, self._call = self._call, None
+        ended, self._ended = self._ended, None
+        assert call is not None
+        assert ended is not None
+        try:
+            self._value = call()
+        except BaseException as error:  # noqa: BLE001 - it is raised where somebody asks for the result
+            self._error = error
+        self._took_s = time.monotonic() - self._began_s
+        try:
+            self._land = ended(self)
+        except Exception:  # a thread of its own: nobody else would hear of it
+            logger.exception("could not show the end of %s", self.name)
+        finally:
+            self._done.set()
+
+    @property
+    def state(self) -> State:
+        """How it stands."""
+        if self._took_s is None:
+            return "running"
+        return "succeeded" if self._error is None else "failed"
+
+    @property
+    def error(self) -> BaseException | None:
+        """What it failed with; ``None`` while it runs and when it succeeded."""
+        return self._error
+
+    @property
+    def value(self) -> Any:
+        """What it gave so far, without waiting: ``None`` while it runs and when it failed."""
+        return self._value
+
+    @property
+    def failure(self) -> Any:
+        """Why it failed, as ``exc.failure``; ``None`` while it runs and when it succeeded."""
+        return getattr(self._error, "failure", None)
+
+    @property
+    def result(self) -> Any:
+        """The value of the last expression; waits for the end. Raises what the run failed with."""
+        self.wait()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._done.is_set()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for the end, at most so many seconds; return whether it has ended. An interrupt ends the wait only."""
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        on_main = threading.current_thread() is threading.main_thread()
+        while not self._done.wait(SLICE_S if until_s is None else min(SLICE_S, max(0.0, until_s - time.monotonic()))):
+            if until_s is not None and time.monotonic() >= until_s:
+                return False
+            if on_main:
+                self._meanwhile()
+        if on_main and self._land is not None:
+            self._land()
+        return True
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until its thread is gone, at most so many seconds."""
+        self._thread.join(timeout_s)
+
+    def stop(self) -> None:
+        """Stop it and everything it started; it fails with ActionAbortedError. Returns at once."""
+        if not self.done():
+            self._stop()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> Any:
+        while not self._done.is_set():  # noqa: ASYNC110 - the end comes from another thread, and so may an interrupt
+            await asyncio.sleep(SLICE_S)
+        return self.result
+
+    def __repr__(self) -> str:
+        took = format_duration(self._took_s if self._took_s is not None else time.monotonic() - self._began_s)
+        words = {"running": f"running for {took}", "succeeded": f"succeeded after {took}"}
+        state = words.get(self.state, f"failed after {took}: {type(self._error).__name__}")
+        return f"<BackgroundRun {self.name}: {state}>"
+
+
+class BackgroundRuns:
+    """The background runs of one session: reruns by a click, and cells with ``--background``.
+
+    ``meanwhile`` is called again and again while the main thread waits for one.
+    """
+
+    def __init__(self, session: Session, meanwhile: Callable[[], object]) -> None:
+        self._session = session
+        self._meanwhile = meanwhile
+        self._running: dict[str, BackgroundRun] = {}
+
+    def begin(
+        self,
+        run: Run,
+        sink: Sink,
+        *,
+        call: Callable[[], Any],
+        ended: Callable[[BackgroundRun], Callable[[], object] | None],
+    ) -> BackgroundRun:
+        """Begin a run that no cell waits for, and that an interrupt leaves alone; its output goes to ``sink``."""
+        run.apart = True
+        back = self._session.set_apart(run.name)
+
+        def in_thread() -> Any:
+            output.use(sink)
+            return call()
+
+        def over(handle: BackgroundRun) -> Callable[[], object] | None:
+            back()
+            try:
+                return ended(handle)
+            finally:
+                self._running.pop(run.name, None)
+
+        handle = BackgroundRun(
+            run.name,
+            in_thread,
+            stop=lambda: self._session.stop_run(run.name),
+            ended=over,
+            meanwhile=self._meanwhile,
+        )
+        self._running[run.name] = handle
+        return handle.start()
+
+    def join(self) -> None:
+        """Wait until each has noticed that the session is closed, for a bounded time."""
+        for handle in list(self._running.values()):
+            handle.join(JOIN_BOUND_S)

@@ -1,0 +1,325 @@
+"""Error cards in a notebook: shown in the cell that failed, kept up to date by their reruns."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.cells.analysis import analyse
+from flyte_notebook.cells.returned import bind
+from flyte_notebook.notebook import output
+from flyte_notebook.notebook.reruns import NoRerunError, Rerun
+from flyte_notebook.outcome import Failure
+from flyte_notebook.overrides import Override, describe, read
+from flyte_notebook.units import format_memory
+from flyte_notebook.views import bundle, card, chart
+from flyte_notebook.views.card import FormData, OverrideForm, said_html
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flyte_notebook.cells.analysis import CellNames
+    from flyte_notebook.history import History, Run
+    from flyte_notebook.notebook.background import BackgroundRun, BackgroundRuns
+    from flyte_notebook.notebook.idle import WhenIdle
+    from flyte_notebook.notebook.output import Sink
+    from flyte_notebook.notebook.render import Renderer
+    from flyte_notebook.notebook.reruns import Result
+    from flyte_notebook.overrides import FieldName
+    from flyte_notebook.sdk.session import Session
+
+logger = logging.getLogger("flyte_notebook.notebook")
+
+LIVE_CARDS = 20
+"""So many cards have a form; that of an older one becomes plain text."""
+
+KEPT_TASKS = 50
+"""Of so many failed cells the task is kept, without its inputs."""
+
+
+def warm() -> None:
+    """Load what the first card needs: it takes a second, and a cell that runs has that time."""
+    try:
+        card.warm()
+        chart.warm()
+    except Exception:  # the first card says what is wrong
+        logger.debug("could not load what cards are drawn with", exc_info=True)
+
+
+class Cards:
+    """The cards of one shell. ``shown`` are the workers whose failures got a card in the running cell."""
+
+    def __init__(
+        self, shell: Any, session: Session, renderer: Renderer, idle: WhenIdle, background: BackgroundRuns
+    ) -> None:
+        self.shell = shell
+        self.session = session
+        self.renderer = renderer
+        self.idle = idle
+        self.background = background
+        self.shown: set[str] = set()
+        self._live: OrderedDict[str, Card] = OrderedDict()
+        self._tasks: OrderedDict[str, Any] = OrderedDict()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def history(self) -> History:
+        """What ran in this kernel."""
+        return self.session.history
+
+    def remember_task(self, run_name: str, task: Any) -> None:
+        """Keep the task of a cell that failed: it can be run again when nothing else of it is kept any more."""
+        with self._lock:
+            self._tasks[run_name] = task
+            while len(self._tasks) > KEPT_TASKS:
+                self._tasks.popitem(last=False)
+
+    def rerun_of(self, failure: Failure) -> Rerun:
+        """Return what runs a failure again."""
+        first = self.history.run_of(self.history.origin_of(failure.worker))
+        task = None if first is None else self._tasks.get(first.name)
+        return Rerun(failure, self.shell.user_ns, self.session, task)
+
+    def show(self, failure: Failure, sink: Sink | None = None) -> None:
+        """Show a failure in a cell: that of ``sink``, else the running one. Thread-safe."""
+        shown = Card(self, failure, sink or output.cell_sink(self.shell))
+        self.shown.add(failure.worker)
+        shown.publish(with_form=not self._closed)
+        if not shown.has_form:
+            return
+        too_many: list[Card] = []
+        with self._lock:
+            self._live[shown.key] = shown
+            closed = self._closed
+            idle = [key for key, one in self._live.items() if not one.busy]
+            if len(self._live) > LIVE_CARDS:
+                too_many = [self._live.pop(key) for key in idle[: len(self._live) - LIVE_CARDS]]
+        for one in too_many:
+            one.end("a newer card has the form; write `%flyte rerun --memory 1Gi`")
+        if closed:
+            self.close()
+
+    def notice(self, raw_cell: str) -> None:
+        """Take the text of a cell that has ended: what it assigned or changed is not overwritten unasked."""
+        cards = list(self._live.values())
+        if not cards:
+            return
+        try:
+            names = analyse(self.shell.transform_cell(raw_cell))
+        except (SyntaxError, ValueError, RecursionError):
+            names = None
+        for one in cards:
+            one.notice(names)
+
+    def close(self) -> None:
+        """End every form; nothing can be run again once the extension is unloaded."""
+        with self._lock:
+            self._closed = True
+            cards = list(self._live.values())
+            self._live.clear()
+        for one in cards:
+            one.end("the extension was unloaded; run the cell again")
+
+    def forget(self, key: str) -> None:
+        """Forget a card whose form has ended."""
+        with self._lock:
+            self._live.pop(key, None)
+
+    def land(self, result: Result, sink: Sink) -> str:
+        """Give the notebook what a cell returned, and say in a few words what that was. On the main thread."""
+        values = result.values
+        if values is None:
+            return "its value is in `fn.last_run.outputs`"
+        notes = bind(values, self.shell.user_ns)
+        for note in notes:
+            sink.display({"data": {"text/plain": f"[flyte_notebook: {note}]"}})
+        if values.outcome.shown is not None and not result.silent:
+            sink.display({"data": dict(values.outcome.shown)})
+        names = ", ".join(f"`{name}`" for name in values.outputs)
+        return f"{names} {'is' if len(values.outputs) == 1 else 'are'} in the notebook" if names else ""
+
+
+class Card:
+    """One failure in one cell, with its form where there is a kernel to answer a click.
+
+    ``busy``: a rerun is under way, or its outputs wait for the kernel to be idle or for an answer.
+    """
+
+    def __init__(self, cards: Cards, failure: Failure, sink: Sink) -> None:
+        self.key = uuid.uuid4().hex
+        self.failure = failure
+        self.busy = False
+        self._cards = cards
+        self._sink = sink
+        self._rerun = cards.rerun_of(failure)
+        if self._rerun.lands:
+            self._rerun.remember()
+        self._form: OverrideForm | None = None
+        self._lock = threading.Lock()
+        self._story: list[str] = []
+
+    @property
+    def has_form(self) -> bool:
+        """Whether it can be run again from the card."""
+        return self._form is not None
+
+    def publish(self, *, with_form: bool) -> None:
+        """Show the card, and below it the form."""
+        self._sink.display({"data": self._bundle(), "transient": {"display_id": f"fnb-card-{self.key}"}})
+        if not with_form or not self._rerun.started or not hasattr(self._cards.shell, "kernel"):
+            return
+        try:
+            self._form = OverrideForm(self._data(), check=self._check, code=self._rerun.code, on_rerun=self._start)
+        except Exception:  # whatever is wrong with the widgets, the card stands
+            logger.exception("could not make the form of a card")
+            return
+        self._sink.display({"data": self._form.bundle(), "transient": {"display_id": f"fnb-form-{self.key}"}})
+
+    def notice(self, names: CellNames | None) -> None:
+        """Take what a cell that has ended did to names."""
+        self._rerun.notice(names)
+
+    def _bundle(self) -> dict[str, Any]:
+        shown = self._cards.renderer.with_cell_names(self.failure)
+        story = self._cards.history.story(self.failure.worker)
+        return bundle.failure_bundle(shown, story=story, reruns=tuple(self._story))
+
+    def _data(self) -> FormData:
+        failure = self.failure
+        suggestion = failure.suggestions[0] if failure.suggestions else None
+        return FormData(
+            limits=failure.limits,
+            retries=failure.max_attempts - 1,
+            suggested=None if suggestion is None else suggestion.limits,
+            why="" if suggestion is None else suggestion.sentence,
+        )
+
+    def _check(self, texts: Mapping[FieldName, str]) -> Override | dict[FieldName, str]:
+        return read(texts, self._rerun.machine)
+
+    def _start(self, override: Override) -> None:
+        """Begin a rerun and return at once: a click may come on the thread that would have to hear the next one."""
+        try:
+            self._rerun.check()
+        except NoRerunError as error:
+            self._again(f"✗ {error}")
+            return
+        self.busy = True
+        words = describe(override) or "the same settings"
+        if self._form is not None:
+            self._form.running(f"running with {words}; once it runs for half a second, a line shows it with Stop")
+        run = self._rerun.begin(override)
+        self._cards.background.begin(
+            run,
+            self._sink,
+            call=lambda: self._rerun.run(override, run),
+            ended=lambda ended: self._ended(ended, run, words),
+        )
+
+    def _ended(self, ended: BackgroundRun, run: Run, words: str) -> Callable[[], object] | None:
+        """Show the end of a rerun; in its thread."""
+        try:
+            if ended.error is None:
+                return self._succeeded(ended.value, run, words)
+            self._failed(ended.error, run, words)
+        except Exception as error:  # a thread of its own: nobody else would hear of it
+            logger.exception("could not show the end of a rerun")
+            self._again(f"✗ the end of the rerun could not be shown: {type(error).__name__}: {error}")
+        return None
+
+    def _failed(self, error: BaseException, run: Run, words: str) -> None:
+        failure = run.failure or getattr(error, "failure", None)
+        if isinstance(error, NoRerunError) or not isinstance(failure, Failure):
+            what = str(error) if isinstance(error, NoRerunError) else f"{type(error).__name__}: {error}"
+            self._again(f"✗ with {words}: {what}")
+            return
+        self._story.append(f"✗ rerun with {words}: {type(failure.error).__name__}, {failure.headline}{self._by_name}")
+        if self._cards.history.run_of(failure.worker) is not None:  # else nothing started that could be run again
+            self.failure = failure
+            self._rerun.failure = failure
+        self._update()
+        self._again(f"✗ with {words}: {type(failure.error).__name__}. The card above shows this rerun.")
+
+    def _again(self, words: str) -> None:
+        """Let the form begin anew."""
+        self.busy = False
+        form = self._form
+        if form is not None:
+            form.again(self._data(), words)
+
+    def _succeeded(self, result: Result, run: Run, words: str) -> Callable[[], object] | None:
+        attempt = run.actions[0].attempts[-1] if run.actions else None
+        peak = "" if attempt is None or attempt.trace.peak_bytes is None else format_memory(attempt.trace.peak_bytes)
+        said = f"✓ rerun with {words} succeeded" + (f", peak {peak}" if peak else "")
+        if result.values is None:
+            value = "" if result.value is None else f", result `{_short(result.value)}`"
+            self._passed(f"{said}{value}; its value is in `fn.last_run.outputs`")
+            return None
+        return self._cards.idle.call(lambda: self._land(result, said))
+
+    def _land(self, result: Result, said: str) -> None:
+        """Give the notebook the outputs, or ask first when it has bound one of them anew since. On the main thread."""
+        assert result.values is not None
+        changed = self._rerun.changed_since([*result.values.outputs, *result.values.outcome.deleted])
+        form = self._form
+        if not changed or form is None:
+            self._assign(result, said)
+            return
+        names = ", ".join(f"`{name}`" for name in changed)
+        them = "it" if len(changed) == 1 else "them"
+        form.ask(
+            f"{said}. {names} changed in the notebook since this cell failed. Replace {them}?",
+            [
+                ("Replace", lambda: self._cards.idle.call(lambda: self._assign(result, said))),
+                ("Keep the notebook's", lambda: self._passed(f"{said}; the notebook keeps its {names}")),
+            ],
+        )
+
+    def _assign(self, result: Result, said: str) -> None:
+        try:
+            landed = self._cards.land(result, self._sink)
+            if result.value is not None and not result.silent:
+                data, metadata = self._cards.shell.display_formatter.format(result.value)
+                self._sink.display({"data": data, "metadata": metadata})
+        except Exception as error:  # code of the user's own may run where values are loaded and shown
+            logger.exception("could not give the notebook what a rerun returned")
+            landed = f"but its outputs could not all be brought back: {type(error).__name__}: {error}"
+        self._passed(f"{said}{f'; {landed}' if landed else ''}{self._by_name}")
+
+    @property
+    def _by_name(self) -> str:
+        return "; its inputs were read again by name" if self._rerun.read_by_name else ""
+
+    def _passed(self, words: str) -> None:
+        self.busy = False
+        self._story.append(words)
+        self._update()
+        self.end(words)
+
+    def _update(self) -> None:
+        self._sink.display(
+            {"data": self._bundle(), "transient": {"display_id": f"fnb-card-{self.key}"}, "update": True}
+        )
+
+    def end(self, words: str) -> None:
+        """Put plain text in the place of the form: there is nothing more that it could do."""
+        with self._lock:
+            form, self._form = self._form, None
+        if form is None:
+            return
+        data = {"text/html": said_html(words), "text/plain": words}
+        self._sink.display({"data": data, "transient": {"display_id": f"fnb-form-{self.key}"}, "update": True})
+        form.close()
+        self._cards.forget(self.key)
+
+
+def _short(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception as error:  # noqa: BLE001 - a user's own class may raise anything
+        return f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
+    return text if len(text) <= 80 else text[:79] + "…"  # noqa: PLR2004 - one line

@@ -1,0 +1,298 @@
+"""A cell that waits for its run still hears the front end: its Stop button, and every other widget.
+
+A click arrives as a ``comm_msg`` on the kernel's shell channel, behind the cell that runs. The kernel reads that
+channel with a ``ZMQStream`` on its main loop, which stands still while a cell blocks; and while a cell awaits, all
+versions before 7.4 read the message and then queue it behind the cell. A front end that sends clicks through a subshell
+is heard at once by 7.1 to 7.3; 7.4 hands a message for a comm to the shell that last sent through it, often the main
+one.
+
+So the pump stands between that stream and the kernel's own callback. While runs are active it takes out the messages
+for comms; every other message goes to the kernel's callback as it always did, in the order of arrival, so that cells
+queue up, and an error aborts them, as without us. A cell that awaits needs no more: the loop reads the stream. For one
+that blocks, `ShellPump.wait` takes the place of the SDK's wait and has the stream read in between. A message for a
+comm, or for a target, that is not there yet stays in the queue: a cell that waits there may be about to make it.
+
+Which stream that is, and what it calls, is private to ipykernel. 6.29 to 7.4 are alike in all that is used here;
+`ShellPump.probe` finds out, and says why not when a kernel is different.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+import contextvars
+import logging
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.capabilities import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+logger = logging.getLogger("flyte_notebook.notebook")
+
+SLICE_S = 0.05
+"""How long a cell blocks before the shell channel is looked at again."""
+
+COMM_TYPES = ("comm_open", "comm_msg", "comm_close", "comm_info_request")
+_OF_KERNEL = ("session", "comm_manager", "io_loop", "get_parent", "set_parent", "_parent_ident", "_publish_status")
+_OF_STREAM = ("flush", "on_recv", "_recv_callback", "_recv_copy")
+
+
+class ShellPump:
+    """Delivers messages for comms to the kernel of a shell while its cell waits for a run.
+
+    ``is_running`` says whether runs are active now. ``reason`` is empty, or why this kernel cannot be pumped: then
+    nothing is installed, and the kernel's own interrupt is what stops a run. A kernel's main thread is the place of
+    every method but `run_begins`.
+    """
+
+    def __init__(self, shell: Any, is_running: Callable[[], bool]) -> None:
+        self._shell = shell
+        self._kernel: Any = getattr(shell, "kernel", None)
+        self.reason = self.probe(self._kernel)
+        self._is_running = is_running
+        self._stream: Any = None
+        self._deliver: Callable[[Any], Any] = _nowhere
+        self._cells = 0
+        self._run_began = False
+        self._context = contextvars.copy_context()
+        self._taken: collections.deque[Any] = collections.deque()
+
+    @staticmethod
+    def probe(kernel: Any) -> str:
+        """Return why a kernel cannot be pumped, or an empty string; changes nothing. ``None`` is no kernel."""
+        if kernel is None:
+            return "this is no Jupyter kernel"
+        if threading.current_thread() is not threading.main_thread():
+            return "the extension was loaded in a subshell"
+        try:
+            return _difference(kernel)
+        except Exception as error:  # noqa: BLE001 - whatever a kernel that we do not know raises is the answer
+            return f"this version of ipykernel is not known: {type(error).__name__}: {error}"
+
+    def install(self) -> None:
+        """Stand between the shell channel and the kernel from now on, the running cell included. Idempotent."""
+        if self.reason or self._stream is not None:
+            return
+        self._stream = _shell_stream(self._kernel)
+        self._deliver = self._stream._recv_callback
+        self._stream.on_recv(self._receive, copy=self._stream._recv_copy)
+        self._shell.events.register("pre_run_cell", self._before_cell)
+        self._shell.events.register("post_run_cell", self._after_cell)
+        self._before_cell()  # the cell that loads us is already past its pre_run_cell
+
+    def uninstall(self) -> None:
+        """Give the channel back, unless somebody else has taken it since. Idempotent."""
+        stream, self._stream = self._stream, None
+        if stream is None:
+            return
+        self._shell.events.unregister("pre_run_cell", self._before_cell)
+        self._shell.events.unregister("post_run_cell", self._after_cell)
+        self._cells = 0
+        if stream._recv_callback == self._receive:
+            stream.on_recv(self._deliver, copy=stream._recv_copy)
+
+    def run_begins(self) -> None:
+        """Be awake until the cell ends, also between two attempts or two runs of it. Thread-safe."""
+        self._run_began = True
+
+    def wait(self, future: concurrent.futures.Future[Any]) -> None:
+        """Block until a future is done, and deliver meanwhile. An interrupt ends the wait, as it ends any other."""
+        while not future.done():
+            self.pump()
+            concurrent.futures.wait((future,), timeout=SLICE_S)
+
+    def pump(self) -> None:
+        """Deliver what has arrived; returns at once when that is nothing.
+
+        What the handler of a comm raises is logged, as the kernel does; an interrupt that comes during a handler gets
+        through.
+        """
+        if not self._awake() or not self._in_loop_of_kernel():
+            return
+        with _Uninterrupted():  # a message that is read and not yet handed on would be lost
+            self._stream.flush()
+        self._dispatch_taken()
+
+    def _awake(self) -> bool:
+        return self._stream is not None and self._cells > 0 and (self._run_began or self._is_running())
+
+    def _in_loop_of_kernel(self) -> bool:
+        """Whether the kernel's loop runs here, and not one that the cell made: that would take cells with it."""
+        try:
+            return asyncio.get_running_loop() is self._kernel.io_loop.asyncio_loop
+        except RuntimeError:
+            return False
+
+    def _before_cell(self, _info: object = None) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # a cell of a subshell
+        if not self._cells:
+            self._context = contextvars.copy_context()
+        self._cells += 1
+
+    def _after_cell(self, _result: object = None) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._cells = max(0, self._cells - 1)  # cells nest, hence a count
+            self._run_began = self._run_began and self._cells > 0
+
+    def _receive(self, frames: Any) -> Any:
+        """Stand in for what the stream calls with each message."""
+        if not self._awake() or not _is_for_comms(self._kernel, frames):
+            return self._deliver(frames)
+        self._taken.append(frames)
+        # The loop delivers it where `pump` does not: in a cell that awaits, or when an interrupt came in between.
+        self._kernel.io_loop.asyncio_loop.call_soon(self._dispatch_taken)
+        return None
+
+    def _dispatch_taken(self) -> None:
+        while self._taken:
+            frames = self._taken.popleft()
+            # From 7.1 on the header of the running cell is in this context, whoever asks. A copy of it: what the
+            # handler changes there is not for the cell.
+            context = getattr(self._kernel, "_shell_context", None) or contextvars.copy_context()
+            context.copy().run(_dispatch, self._kernel, frames, in_cell=self._cells > 0)
+
+
+def finding(reason: str) -> Finding:
+    """Return what the doctor says about a kernel with this `ShellPump.reason`."""
+    if not reason:
+        return Finding(subject="stop button", holds="heard while a cell waits", detail="and every other widget")
+    return Finding(
+        subject="stop button",
+        holds="heard only between cells; interrupt the kernel (■) to stop what runs",
+        detail=reason,
+    )
+
+
+def _difference(kernel: Any) -> str:
+    """Return in what a kernel differs from all that we know; raises anything."""
+    stream = _shell_stream(kernel)
+    missing = [name for name in _OF_KERNEL if not hasattr(kernel, name)]
+    missing += [name for name in _OF_STREAM if not hasattr(stream, name)]
+    missing += [name for name in COMM_TYPES if name not in kernel.shell_handlers]
+    if missing:
+        return f"this version of ipykernel has no {', '.join(missing)}"
+    if stream._recv_callback is None or kernel.io_loop.asyncio_loop is not asyncio.get_running_loop():
+        return "the kernel does not read its shell channel on this loop"
+    _reply_stream(kernel)
+    for kind in ("comm_info_request", "execute_request"):
+        if _is_for_comms(kernel, _sample(kernel, kind)) != (kind in COMM_TYPES):
+            return "this version of ipykernel has messages of another form"
+    return ""
+
+
+def _shell_stream(kernel: Any) -> Any:
+    """Return the stream that messages for the main shell come from."""
+    thread = getattr(kernel, "shell_channel_thread", None)
+    if thread is None:
+        return kernel.shell_stream
+    return thread.manager.get_shell_channel_to_subshell_pair(None).to_stream
+
+
+def _reply_stream(kernel: Any) -> Any:
+    """Return what replies of the main shell are sent to."""
+    thread = getattr(kernel, "shell_channel_thread", None)
+    return kernel.shell_stream if thread is None else thread.manager.get_subshell_to_shell_channel_socket(None)
+
+
+def _is_for_comms(kernel: Any, frames: Any) -> bool:
+    """Whether a message is for a comm that is there, or a target that is known."""
+    try:
+        _, rest = kernel.session.feed_identities(frames, copy=False)
+        message = kernel.session.deserialize(rest, content=False, copy=False)
+        kind = message["msg_type"]
+        if kind not in COMM_TYPES:
+            return False
+        content = kernel.session.unpack(message["content"])
+        if kind == "comm_info_request":
+            return True
+        if kind == "comm_open":
+            return content["target_name"] in kernel.comm_manager.targets
+        return content["comm_id"] in kernel.comm_manager.comms
+    except Exception:  # noqa: BLE001 - no message of a client: the kernel sends itself such, and judges bad ones itself
+        return False
+
+
+def _sample(kernel: Any, kind: str) -> list[Any]:
+    """Return a message as a client would send it, in frames."""
+    session = kernel.session
+    return [_Frame(part) for part in session.serialize(session.msg(kind, {}), ident=b"flyte_notebook")]
+
+
+def _dispatch(kernel: Any, frames: Any, *, in_cell: bool) -> None:
+    """Have the kernel's handler deal with a message, as its own dispatch would, and leave the cell's header as it was.
+
+    The kernel's own dispatch cannot be called inside of a cell: it sets another handler for interrupts, swallows
+    them, and what the cell prints afterwards would belong to this message.
+    """
+    identities, rest = kernel.session.feed_identities(frames, copy=False)
+    try:
+        message = kernel.session.deserialize(rest, content=True, copy=False)
+    except Exception:
+        logger.exception("a message for a comm cannot be read")
+        return
+    cell, cell_identities = kernel.get_parent("shell"), kernel._parent_ident["shell"]
+    kernel.set_parent(identities, message, "shell")
+    kernel._publish_status("busy", "shell", message)
+    try:
+        answer = kernel.shell_handlers[message["msg_type"]](_reply_stream(kernel), identities, message)
+        if asyncio.iscoroutine(answer):
+            _run_through(answer)
+    except Exception:
+        logger.exception("a message for a comm could not be dealt with")
+    finally:
+        # A widget in the front end holds its next change back until this; and the kernel must not look idle after it.
+        kernel._publish_status("idle", "shell", message)
+        kernel.set_parent(cell_identities, cell, "shell")
+        if in_cell:
+            kernel._publish_status("busy", "shell", cell)
+
+
+def _run_through(coroutine: Any) -> None:
+    """Run a coroutine that never really waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    coroutine.close()
+    raise RuntimeError("the kernel's handler waits for something, and cannot in a cell that blocks")
+
+
+class _Frame(bytes):
+    """A frame as far as a session looks at it."""
+
+    __slots__ = ()
+
+    @property
+    def bytes(self) -> bytes:
+        """The content."""
+        return self
+
+
+class _Uninterrupted:
+    """Keeps an interrupt back until the end of the block, and lets it act then. For the main thread."""
+
+    def __init__(self) -> None:
+        self._heard = False
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        self._before = signal.signal(signal.SIGINT, self._hear)
+
+    def __exit__(self, *_error: object) -> None:
+        signal.signal(signal.SIGINT, self._before or signal.default_int_handler)
+        if self._heard:
+            signal.raise_signal(signal.SIGINT)
+
+    def _hear(self, _signum: int, _frame: FrameType | None) -> None:
+        self._heard = True
+
+
+def _nowhere(_frames: Any) -> None:
+    """Stand where the kernel's callback will be."""

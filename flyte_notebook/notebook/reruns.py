@@ -1,0 +1,222 @@
+"""A failed attempt, run again under other settings: by a click on its card, or by ``%flyte rerun``.
+
+There is one path for both, and it is the first run's: the same task, overridden, called through the session with the
+inputs that it had.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.displayhook import DisplayHook
+
+from flyte_notebook.cells.version import digest
+from flyte_notebook.limiters import machine
+from flyte_notebook.overrides import Machine, Override, call_code, describe, magic_code, read
+from flyte_notebook.sdk import celltask, enforcement, settings
+from flyte_notebook.sdk.repeats import InputsGoneError, with_override
+from flyte_notebook.units import quantity_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from flyte_notebook.cells.analysis import CellNames
+    from flyte_notebook.cells.returned import ReturnedValues
+    from flyte_notebook.history import Run
+    from flyte_notebook.job import Job
+    from flyte_notebook.outcome import Failure
+    from flyte_notebook.overrides import FieldName
+    from flyte_notebook.sdk.session import Session
+
+
+COMPARED_BYTES = 1 << 20
+"""Values up to this size are compared by their content."""
+
+_GONE = object()
+"""Stands for the value of a name that the notebook does not have any more."""
+
+
+class NoRerunError(RuntimeError):
+    """This failure cannot be run again; the text says why, and what to do instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a rerun gave: its value, and of a cell all that it returned, ``None`` for any other task.
+
+    ``silent`` is whether the cell ends in a semicolon: then its value is not shown.
+    """
+
+    value: Any
+    values: ReturnedValues | None = None
+    silent: bool = False
+
+
+class Rerun:
+    """What a failure is run again with.
+
+    ``task`` is the cell's own, where it was a cell that failed: it is what is left to call when nothing of the failure
+    is kept any more.
+    """
+
+    def __init__(self, failure: Failure, namespace: Mapping[str, Any], session: Session, task: Any = None) -> None:
+        self.failure = failure
+        self._session = session
+        self._namespace = namespace
+        run = session.history.run_of(failure.worker)
+        found = None if run is None else run.attempt(failure.worker)
+        self.lands = run is not None and run.lands and found is not None and found[0].parent is None
+        """Whether its outputs belong in the notebook: it is a cell's own task, not a task that something called."""
+        self.started = found is not None
+        """Whether there was an attempt at all; an error raised by hand, or a refusal, has none."""
+        self._task: Any = task if self.lands else None
+        self._ids: dict[str, int] = {}
+        self._digests: dict[str, str | None] = {}
+        self._changed: set[str] = set()
+        self.read_by_name = False
+        """Whether the last run took its inputs from the notebook, because those it had are not kept any more."""
+
+    @property
+    def machine(self) -> Machine:
+        """What bounds an override here."""
+        engine = self._session.engine
+        return Machine(memory_bytes=machine.capacity_bytes(), worker_bytes=engine.baseline_bytes)
+
+    def check_override(self, override: Override) -> None:
+        """Raise `NoRerunError` for an override that cannot be here."""
+        texts: dict[FieldName, str] = {}
+        if override.memory_bytes is not None:
+            texts["memory"] = quantity_memory(override.memory_bytes)
+        if override.cpu_cores is not None:
+            texts["cpu"] = f"{override.cpu_cores:g}"
+        if override.retries is not None:
+            texts["retries"] = str(override.retries)
+        checked = read(texts, self.machine)
+        if isinstance(checked, dict):
+            raise NoRerunError(next(iter(checked.values())))
+
+    def check(self) -> None:
+        """Raise `NoRerunError` when it is known that nothing can be run again."""
+        if not self.started:
+            raise NoRerunError("nothing was started, so there is nothing to run again; correct the cell and run it")
+        if enforcement.current() is not self._session:
+            raise NoRerunError("the extension was unloaded since; run the cell again")
+        if self._job is None and not self.lands:
+            raise NoRerunError("what this attempt was given is not kept any more; run its cell again")
+
+    @property
+    def _job(self) -> Job | None:
+        return self._session.repeats.job(self.failure.worker)
+
+    def code(self, override: Override) -> str:
+        """Return the code that does the same: the task's own call, or the magic where no variable holds the task."""
+        job = self._job
+        facts = None if job is None else job.call
+        held = None if facts is None else self._namespace.get(facts.callee)
+        if facts is None or not settings.is_task(held) or getattr(held, "name", None) != self.failure.task_name:
+            return magic_code(override)
+        arguments = {name: name for name in facts.arguments} if self.lands else facts.arguments
+        return call_code(
+            facts.callee,
+            override,
+            declared=facts.resources,
+            inputs=arguments,
+            awaited=facts.awaited,
+            limits=self.failure.limits,
+        )
+
+    def begin(self, override: Override) -> Run:
+        """Return the run in which it will be run again; it stands in the history from now on."""
+        short = self.failure.task_name.rpartition(".")[2] or "task"
+        run = self._session.history.begin(f"{short}-{uuid.uuid4().hex[:12]}", self.failure.task_name)
+        run.rerun_of = self._session.history.origin_of(self.failure.worker)
+        run.rerun_with = describe(override)
+        run.lands = self.lands
+        return run
+
+    def run(self, override: Override, run: Run) -> Result:
+        """Run it again, to its end. Raises what the task raised, or `NoRerunError`. Any thread."""
+        try:
+            self.check()
+            task, arguments = self._task_and_arguments()
+            task = _overridden(task, override)
+        except BaseException:
+            self._session.history.forget(run.name)  # nothing of it began
+            raise
+        heard: list[ReturnedValues] = []
+        undo = celltask.last_outputs.listen(lambda name, values: heard.append(values) if name == run.name else None)
+        try:
+            value = self._session.run(task, (), arguments, name=run.name)
+        finally:
+            undo()
+        run.cached = not run.actions
+        if self.lands:
+            return Result(value=value, values=heard[-1] if heard else None, silent=_ends_in_semicolon(task))
+        self._session.history.keep_outputs(run.name, {"result": value})
+        return Result(value=value)
+
+    def _task_and_arguments(self) -> tuple[Any, dict[str, Any]]:
+        self.read_by_name = False
+        try:
+            repeat = self._session.repeats.find(self.failure.worker)
+            if self._task is None and self.lands:
+                self._task = repeat.task
+            return repeat.task, repeat.arguments()
+        except InputsGoneError as error:
+            if self._task is None:
+                raise NoRerunError(str(error)) from None
+        names = list(self._task.native_interface.inputs)
+        missing = [name for name in names if name not in self._namespace]
+        if missing:
+            listed = ", ".join(f"`{name}`" for name in missing)
+            msg = f"its inputs are not kept any more, and the notebook has no {listed}; run the cell again"
+            raise NoRerunError(msg)
+        self.read_by_name = True
+        return self._task, {name: self._namespace[name] for name in names}
+
+    def remember(self) -> None:
+        """Remember what the notebook's names stand for now, so that `changed_since` can tell."""
+        namespace = dict(self._namespace)
+        self._ids = {name: id(value) for name, value in namespace.items()}
+        cell = getattr(self._task, "cell", None)
+        if cell is not None:
+            names = {*(cell.outputs or ()), *cell.assigned, *cell.mutated} & set(namespace)
+            self._digests = {name: digest(namespace[name], limit_bytes=COMPARED_BYTES) for name in names}
+
+    def notice(self, names: CellNames | None) -> None:
+        """Take what a cell, which has ended, did to names according to its text: a new value may look like an old one.
+
+        ``None`` when its text cannot be read.
+        """
+        namespace = self._namespace
+        self._changed.update(name for name, was in self._ids.items() if id(namespace.get(name, _GONE)) != was)
+        if names is not None:
+            self._changed.update(names.assigned, names.mutated, names.deleted)
+            # Of what is too large to compare, a method may have changed something.
+            self._changed.update(name for name in names.called_on if self._digests.get(name, "") is None)
+
+    def changed_since(self, names: Collection[str]) -> tuple[str, ...]:
+        """Return which of these names the notebook has bound anew, or changed, since `remember`."""
+        return tuple(name for name in names if self._has_changed(name))
+
+    def _has_changed(self, name: str) -> bool:
+        now = self._namespace.get(name, _GONE)
+        if name in self._changed or id(now) != self._ids.get(name, id(_GONE)):
+            return True
+        before = self._digests.get(name)
+        return before is not None and before != digest(now, limit_bytes=COMPARED_BYTES)
+
+
+def _overridden(task: Any, override: Override) -> Any:
+    try:
+        return with_override(task, override)
+    except ValueError as error:
+        raise NoRerunError(f"the SDK cannot override this task: {error}") from error
+
+
+def _ends_in_semicolon(task: Any) -> bool:
+    """Whether a cell asks for its last value not to be shown."""
+    source = getattr(getattr(task, "cell", None), "source", "")
+    return bool(DisplayHook.semicolon_at_end_of_expression(source))  # type: ignore[no-untyped-call]  # IPython's

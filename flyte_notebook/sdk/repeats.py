@@ -1,0 +1,177 @@
+"""Failed attempts that can be repeated: the same task, with the very same inputs, under other settings.
+
+What is kept of a failure is its job: the payload holds the task and the serialised inputs, large ones by the names of
+files that `flyte_notebook.sdk.spooled` keeps for as long. A repeat goes the way of any other run: the task, overridden,
+is called with the inputs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import uuid
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import flyte
+
+from flyte_notebook.overrides import resources_with
+from flyte_notebook.sdk import seam, tasks
+from flyte_notebook.sdk.types import released
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flyte_notebook.job import Job
+    from flyte_notebook.overrides import Override
+
+KEPT = 20
+KEPT_BYTES = 256 << 20
+"""Of payloads on disk; files of large inputs have a bound of their own, and both together stay under 1 GiB."""
+
+INLINE_BYTES = 256 << 10
+"""A payload that is larger waits in a file."""
+
+
+class InputsGoneError(LookupError):
+    """The inputs of a failed attempt are not kept any more; the text says what to do instead."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Kept:
+    job: Job
+    path: str | None
+    size_bytes: int
+
+
+class Repeats:
+    """The failed attempts of one session that can be repeated: the last `KEPT`. Any method from any thread."""
+
+    def __init__(self, directory: Callable[[], str]) -> None:
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+
+    def keep(self, job: Job) -> None:
+        """Keep what a failed attempt was given. A retry of the same action replaces the attempt before it."""
+        kept = self._stored(job)
+        with self._lock:
+            for worker, earlier in list(self._kept.items()):
+                if (earlier.job.run, earlier.job.action) == (job.run, job.action):
+                    _remove(self._kept.pop(worker))
+            if kept is not None:
+                self._kept[job.worker] = kept
+            while len(self._kept) > KEPT or self._too_large():
+                _remove(self._kept.popitem(last=False)[1])
+
+    def _stored(self, job: Job) -> _Kept | None:
+        size_bytes = len(job.payload)
+        if size_bytes <= INLINE_BYTES:
+            return _Kept(job=job, path=None, size_bytes=0)
+        path = os.path.join(self._directory(), f"repeat-{uuid.uuid4().hex}")
+        try:
+            Path(path).write_bytes(job.payload)
+        except OSError:
+            return None  # a full disk: the card says that the inputs are not kept
+        return _Kept(job=replace(job, payload=b""), path=path, size_bytes=size_bytes)
+
+    def _too_large(self) -> bool:
+        return sum(kept.size_bytes for kept in self._kept.values()) > KEPT_BYTES
+
+    def find(self, worker: str) -> Repeat:
+        """Return what repeats the attempt of that name. Raises `InputsGoneError`."""
+        with self._lock:
+            kept = self._kept.get(worker)
+            if kept is None:
+                raise InputsGoneError(_gone(f"only those of the last {KEPT} failures are, up to 1 GiB"))
+            try:
+                payload = kept.job.payload if kept.path is None else Path(kept.path).read_bytes()
+            except OSError as error:
+                raise InputsGoneError(_gone(str(error))) from error
+        return Repeat(replace(kept.job, payload=payload))
+
+    def job(self, worker: str) -> Job | None:
+        """Return the job of that name, perhaps without its payload; ``None`` when it is not kept."""
+        with self._lock:
+            kept = self._kept.get(worker)
+        return None if kept is None else kept.job
+
+    def clear(self) -> None:
+        """Forget all, and remove the files."""
+        with self._lock:
+            while self._kept:
+                _remove(self._kept.popitem()[1])
+
+
+class Repeat:
+    """One failed attempt, ready to be repeated."""
+
+    def __init__(self, job: Job) -> None:
+        call = tasks.unpack_bytes(job.payload)["call"]
+        self._task: Any = call["task"]
+        self._inputs: Any = call["inputs"]
+
+    @property
+    def task(self) -> Any:
+        """The task as it was called."""
+        return self._task
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the inputs as Python values; in any thread. Raises `InputsGoneError`."""
+        # In a thread of its own: the loop of a notebook runs already, and would take in the next cell.
+        with ThreadPoolExecutor(1, thread_name_prefix="flyte-notebook inputs") as thread:
+            return thread.submit(self._arguments).result()
+
+    def _arguments(self) -> dict[str, Any]:
+        loop = asyncio.new_event_loop()  # asyncio.run may be patched, and then leaves its loop open
+        try:
+            values = loop.run_until_complete(seam.native_inputs(self._inputs, self._task.native_interface))
+        except Exception as error:
+            if _is_of_a_missing_file(error):
+                raise InputsGoneError(_gone(f"only those of the last {KEPT} failed runs are, up to 1 GiB")) from error
+            raise
+        finally:
+            loop.close()
+        return {name: released(value) for name, value in values.items()}
+
+
+def with_override(task: Any, override: Override) -> Any:
+    """Return a task with other settings, through its own ``override``. Raises ValueError where the SDK allows none."""
+    changes: dict[str, Any] = {}
+    if override.memory_bytes is not None or override.cpu_cores is not None:
+        changes["resources"] = flyte.Resources(**resources_with(tasks.declared_resources(task), override))  # type: ignore[arg-type]  # by name
+    if override.max_runtime_s is not None:
+        changes["timeout"] = _timeout(task.timeout, override.max_runtime_s)
+    if override.retries is not None:
+        changes["retries"] = flyte.RetryStrategy(count=override.retries)  # the SDK takes a plain 0 for nothing said
+    return task.override(**changes) if changes else task
+
+
+def _timeout(declared: Any, max_runtime_s: float) -> flyte.Timeout:
+    runtime = timedelta(seconds=max_runtime_s)
+    if isinstance(declared, flyte.Timeout):
+        return replace(declared, max_runtime=runtime)
+    return flyte.Timeout(max_runtime=runtime)
+
+
+def _is_of_a_missing_file(error: BaseException | None) -> bool:
+    """Whether an error says, perhaps in the SDK's wrapping, that a file is not there."""
+    while error is not None and not isinstance(error, FileNotFoundError):
+        error = error.__cause__
+    return error is not None
+
+
+def _remove(kept: _Kept) -> None:
+    if kept.path is not None:
+        with contextlib.suppress(OSError):
+            Path(kept.path).unlink()
+
+
+def _gone(why: str) -> str:
+    return f"the inputs of this attempt are not kept any more ({why}); run its cell again with another limit"

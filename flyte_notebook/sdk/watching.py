@@ -1,0 +1,113 @@
+"""Tells who watches when a run begins, and once when it is over: returned, raised, stopped or cancelled.
+
+The session only meets attempts. That another one comes after a failure is known, but a run that is cancelled while the
+SDK sleeps in between says nothing to us: then it is the end of the SDK's own task, one for each run, that tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from flyte_notebook.sdk import seam
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flyte_notebook.engine import Sink
+    from flyte_notebook.history import Run
+
+logger = logging.getLogger("flyte_notebook.sdk")
+
+
+class Watch(Protocol):
+    """Hears of runs, on threads of the SDK and in the context of what began the run; must return soon."""
+
+    def began(self, run: Run, sink: Sink) -> None:
+        """Say that a run began, whose output goes to ``sink``."""
+
+    def ended(self, run: Run) -> None:
+        """Say that it is over, before whoever began it has its result."""
+
+
+@dataclass(slots=True, eq=False)
+class _Watched:
+    run: Run
+    task: asyncio.Task[Any]
+    attempts: int = 0
+    wakes_s: float | None = None
+    """The monotonic time at which the SDK tries again, ``None`` while an attempt lives."""
+
+
+class Watching:
+    """The runs that are not over. ``lost(name)`` is called for one that ended between two attempts."""
+
+    def __init__(self, watch: Watch | None, *, lost: Callable[[str], object]) -> None:
+        self._watch = watch
+        self._lost = lost
+        self._runs: dict[str, _Watched] = {}
+
+    def attempt(self, run: Run, sink: Sink) -> None:
+        """Say that an attempt of a run's first action begins; in the task that the SDK has for the run."""
+        watched = self._runs.get(run.name)
+        if watched is None:
+            task = asyncio.current_task()
+            assert task is not None
+            watched = self._runs[run.name] = _Watched(run, task)
+            task.add_done_callback(lambda _: self._task_ended(watched))
+            self._tell(lambda watch: watch.began(run, sink))
+        watched.attempts += 1
+        watched.wakes_s = None
+
+    def failed(self, name: str, task: Any) -> None:
+        """Say that an attempt failed and that the SDK sleeps before the next one."""
+        watched = self._runs.get(name)
+        if watched is not None:
+            sleep_s = seam.backoff_s(task, watched.attempts)
+            watched.wakes_s = None if sleep_s is None else time.monotonic() + sleep_s
+
+    def over(self, name: str) -> None:
+        """Say that a run is over. Idempotent."""
+        watched = self._runs.pop(name, None)
+        if watched is not None:
+            self._tell(lambda watch: watch.ended(watched.run))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the runs that are not over. Thread-safe, takes no lock."""
+        return tuple(self._runs)
+
+    def again_in_s(self, name: str) -> float | None:
+        """Return for how long the SDK still sleeps before the next attempt, ``None`` where it does not. Thread-safe."""
+        watched = self._runs.get(name)
+        wakes_s = None if watched is None else watched.wakes_s
+        return None if wakes_s is None else max(0.0, wakes_s - time.monotonic())
+
+    def wake(self, name: str | None = None) -> None:
+        """Have the SDK sleep no longer before the next attempt of a run, or of all. Thread-safe, takes no lock."""
+        for watched in tuple(self._runs.values()):
+            if watched.wakes_s is not None and name in {None, watched.run.name}:
+                with contextlib.suppress(RuntimeError):  # its loop is closed
+                    watched.task.get_loop().call_soon_threadsafe(_wake, watched)
+
+    def _task_ended(self, watched: _Watched) -> None:
+        if self._runs.get(watched.run.name) is watched:
+            self._lost(watched.run.name)
+            self.over(watched.run.name)
+
+    def _tell(self, say: Callable[[Watch], None]) -> None:
+        if self._watch is None:
+            return
+        try:
+            say(self._watch)
+        except Exception:  # who watches must not change what happens to the run
+            logger.exception("could not show how a run stands")
+
+
+def _wake(watched: _Watched) -> None:
+    if watched.wakes_s is not None:
+        seam.cut_sleep_short(watched.task)

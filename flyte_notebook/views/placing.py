@@ -1,0 +1,109 @@
+"""Where the words of a chart stand, so that they cover neither each other nor the curves. Lengths are in points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Point: TypeAlias = tuple[float, float]
+
+LINE_HEIGHT: Final = 1.3
+"""Of a line of text, in sizes of its letters."""
+
+_LETTER_WIDTH: Final = 0.6  # of an average letter of a wide sans-serif face, in sizes
+_STEPS: Final = 14
+_STEP: Final = 7.0
+_CELL: Final = 5.0
+_TAKEN, _CROSSED, _AWAY = 150.0, 8.0, 1.5  # what it costs to cover a word, a cell of a curve, and to be a step away
+
+
+class Box(NamedTuple):
+    """A rectangle; ``bottom`` is below ``top``."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    def covers(self, other: Box) -> bool:
+        """Whether the two have any area in common."""
+        return (
+            self.left < other.right and other.left < self.right and self.bottom < other.top and other.bottom < self.top
+        )
+
+
+def text_width(text: str, size: float) -> float:
+    """Return about how wide a text is; rather too much than too little."""
+    return len(text) * size * _LETTER_WIDTH
+
+
+@dataclass(slots=True, kw_only=True)
+class Placer:
+    """Finds places for words inside ``room``, away from curves and from words that were placed before."""
+
+    room: Box
+    taken: list[Box] = field(default_factory=list)
+    _crossed: set[tuple[int, int]] = field(default_factory=set)
+
+    def avoid(self, curve: Sequence[Point]) -> None:
+        """Keep words away from a curve: straight lines from point to point."""
+        for (x, y), (to_x, to_y) in pairwise(curve):
+            steps = max(int(max(abs(to_x - x), abs(to_y - y)) / _CELL), 1)
+            for step in range(steps + 1):
+                part = step / steps
+                self._crossed.add((int((x + part * (to_x - x)) // _CELL), int((y + part * (to_y - y)) // _CELL)))
+
+    def place(self, anchor: Point, width: float, height: float, gap: float) -> Box:
+        """Return the best place near the anchor, and keep it from now on."""
+        best = min(self._candidates(anchor, width, height, gap), key=lambda one: one[1])[0]
+        self.taken.append(best)
+        return best
+
+    def _candidates(self, anchor: Point, width: float, height: float, gap: float) -> Iterator[tuple[Box, float]]:
+        x, y = anchor
+        for step in range(_STEPS):
+            for side in (1, -1) if step else (1,):
+                bottom = y + side * step * _STEP - height / 2
+                for left, aside in (
+                    (x + gap, 0),
+                    (x - gap - width, 0),
+                    (x - width / 2, 0),
+                    (x - 4 * gap - width, 3),
+                    (x + 4 * gap, 3),
+                ):
+                    box = self._inside(Box(left, bottom, left + width, bottom + height))
+                    moved = abs(box.left - left) + abs(box.bottom - bottom)
+                    yield box, self._cost(box) + _AWAY * (step + aside + moved / _STEP)
+
+    def _inside(self, box: Box) -> Box:
+        right = max(self.room.left - box.left, 0.0) + min(self.room.right - box.right, 0.0)
+        up = max(self.room.bottom - box.bottom, 0.0) + min(self.room.top - box.top, 0.0)
+        return Box(box.left + right, box.bottom + up, box.right + right, box.top + up)
+
+    def _cost(self, box: Box) -> float:
+        columns = range(int(box.left // _CELL), int(box.right // _CELL) + 1)
+        rows = range(int(box.bottom // _CELL), int(box.top // _CELL) + 1)
+        crossed = sum((column, row) in self._crossed for column in columns for row in rows)
+        return _TAKEN * sum(map(box.covers, self.taken)) + _CROSSED * crossed
+
+
+def spread(wanted: Sequence[float], heights: Sequence[float], bottom: float, top: float) -> list[float]:
+    """Return middles as near as can be to those wanted, so that words in a column do not overlap, in the given order.
+
+    When they do not all fit, they fill the column from the top, and the last ones overlap its bottom.
+    """
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    placed = list(wanted)
+    edge = bottom
+    for index in order:  # upward, so that nothing overlaps what is below it
+        placed[index] = max(wanted[index], edge + heights[index] / 2)
+        edge = placed[index] + heights[index] / 2
+    edge = top
+    for index in reversed(order):  # and down again what went over the top
+        placed[index] = min(placed[index], edge - heights[index] / 2)
+        edge = placed[index] - heights[index] / 2
+    return placed

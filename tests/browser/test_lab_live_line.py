@@ -1,0 +1,83 @@
+"""The live line in JupyterLab: it comes, it moves, its Stop is heard while the cell blocks, and plain HTML stays."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Lab, Notebook
+
+pytestmark = [pytest.mark.browser, pytest.mark.jupyter, pytest.mark.slow]
+
+SETUP = """%load_ext flyte_notebook
+import asyncio, time
+import flyte
+flyte.init()
+env = flyte.TaskEnvironment(name="live", resources=flyte.Resources(memory="250Mi"))
+
+@env.task
+def fill(mebibytes: int, seconds: float) -> int:
+    held = bytearray(mebibytes << 20)
+    time.sleep(seconds)
+    return len(held) >> 20
+
+@env.task(retries=flyte.RetryStrategy(count=2))
+def flaky(seconds: float) -> int:
+    time.sleep(seconds)
+    if flyte.ctx().attempt_number == 0:
+        raise ValueError("the first attempt fails")
+    return flyte.ctx().attempt_number
+
+@env.task
+async def many(count: int) -> int:
+    return sum(await asyncio.gather(*(fill.aio(20, 6.0) for _ in range(count))))
+"""
+CELLS = [
+    SETUP,
+    "%%flyte_task oomer --memory 250Mi\nimport time\nheld = bytearray(180 << 20)\ntime.sleep(60)",
+    "flyte.run(fill, 150, 2.0).outputs()[0]",
+]
+START = """(index) => {
+    const notebook = window.jupyterapp.shell.currentWidget.content;
+    notebook.activeCellIndex = index;
+    window.jupyterapp.commands.execute("notebook:run-cell").catch(() => null);
+}"""
+IDLE = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'"
+SAVE = "async () => { await window.jupyterapp.commands.execute('docmanager:save'); }"
+
+
+def test_the_line_comes_and_its_stop_is_heard_while_the_cell_blocks(
+    opened: Callable[[str, list[str]], Notebook], lab: Lab, screenshots: Path
+) -> None:
+    """Usage against limit is read from it; Stop ends the task with ActionAbortedError; no widget is saved."""
+    notebook = opened("live_line.ipynb", CELLS)
+    notebook.run(0)
+    notebook.page.evaluate(START, 1)
+    line = notebook.cell(1).locator(".flyte-notebook-live")
+    meter = line.get_by_role("meter")
+    meter.and_(notebook.page.locator("[aria-valuenow='87'], [aria-valuenow='88']")).wait_for()
+    assert re.search(r"oomer\s*\d+\.\d s\s*running\s*2\d\d of 250 MiB", line.inner_text())
+    for theme in ("Dark", "Light"):
+        notebook.theme(theme)
+        notebook.page.locator("#jupyterlab-splash").wait_for(state="detached")
+        notebook.cell(1).screenshot(path=screenshots / f"live_{theme.lower()}.png")
+    notebook.cell(1).get_by_role("button", name="Stop").click()
+    notebook.cell(1).locator("[data-mime-type='application/vnd.jupyter.stderr']").wait_for()
+    assert "ActionAbortedError" in notebook.cell(1).inner_text()
+    line.wait_for(state="detached")
+    notebook.page.wait_for_function(IDLE)  # a cell that fails takes those with it that wait
+    notebook.run(2)
+    assert re.search(r"live\.fill · \S+ s · peak 1\d\d MiB of 250 MiB", notebook.cell(2).inner_text())
+    notebook.cell(2).screenshot(path=screenshots / "live_ended.png")
+    notebook.page.evaluate(SAVE)
+    saved = nbformat.read(lab.place / "live_line.ipynb", as_version=4)
+    kinds = [set(output.get("data", {})) for output in saved.cells[2].outputs]
+    assert {"text/html", "text/plain"} in kinds
+    assert not any("application/vnd.jupyter.widget-view+json" in kind for kind in kinds)

@@ -1,0 +1,56 @@
+"""The form below a card: other limits, checked while they are typed, and one click that runs the cell again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import Opening
+
+pytestmark = [pytest.mark.browser, pytest.mark.jupyter, pytest.mark.slow]
+
+CELLS = [
+    "%load_ext flyte_notebook\nx = 5",
+    "%%flyte_task oomer --memory 250Mi\nlarge_list = [0] * 10_000_000 * x\nsize = len(large_list)\nsize",
+    "size + 1",
+]
+
+
+@pytest.mark.parametrize("notebook7", [False, True], ids=["lab", "notebook7"])
+def test_a_click_runs_the_cell_again_with_more_memory_and_its_outputs_land(
+    opened: Opening, screenshots: Path, *, notebook7: bool
+) -> None:
+    """Kind, code and worker stand on the card; 600Mi typed and Rerun clicked give success and the value."""
+    front = "notebook7" if notebook7 else "lab"
+    notebook = opened("rerun.ipynb", CELLS, notebook7=notebook7)
+    notebook.run(0)
+    outputs = notebook.run(1)
+    card = outputs.locator("section.flyte-notebook-card")
+    assert ("OOMError", "user", "OOMKilled") == tuple(
+        card.get_attribute(f"data-{name}") for name in ("error", "kind", "code")
+    )
+    form = outputs.locator(".flyte-notebook-form")
+    memory = form.get_by_label("Memory", exact=True)
+    memory.wait_for()
+    assert memory.input_value() == "500Mi"
+    for theme in ("Dark", "Light"):
+        notebook.theme(theme)
+        notebook.page.wait_for_timeout(300)
+        notebook.cell(1).screenshot(path=screenshots / f"{front}_form_{theme.lower()}.png")
+
+    memory.fill("6OOMi")
+    form.get_by_role("alert").wait_for()
+    assert form.get_by_role("button", name="Rerun").is_disabled()
+    notebook.cell(1).screenshot(path=screenshots / f"{front}_form_problem_light.png")
+    memory.fill("600Mi")
+    form.get_by_role("alert").wait_for(state="detached")
+    assert 'await oomer.override(resources=flyte.Resources(memory="600Mi"))(x=x)' in form.inner_text()
+    form.get_by_role("button", name="Rerun").click()
+    outputs.get_by_text("✓ rerun with 600Mi succeeded").first.wait_for()
+    form.get_by_label("Memory", exact=True).wait_for(state="detached")
+    notebook.cell(1).screenshot(path=screenshots / f"{front}_rerun_passed_light.png")
+    assert "50000001" == notebook.run(2).inner_text().strip().splitlines()[-1]

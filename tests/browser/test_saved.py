@@ -1,0 +1,85 @@
+"""A notebook that was saved with a card in it, opened again: the card is whole, and nothing says that it is not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import Notebook, Opening
+
+pytestmark = [pytest.mark.browser, pytest.mark.jupyter, pytest.mark.slow]
+
+CELLS = [
+    "%load_ext flyte_notebook\nx = 5",
+    "%%flyte_task oomer --memory 250Mi\nlarge_list = [0] * 10_000_000 * x\nlen(large_list)",
+    """\
+import flyte
+@flyte.TaskEnvironment(name="safe").task
+def hostile() -> int:
+    raise ValueError("<script>window.hurt=1</script><img src=x onerror='window.hurt=2'>")
+flyte.run(hostile)""",
+]
+LOST = ("model not found", "Error displaying widget", "Loading widget")
+
+
+def _is_whole(notebook: Notebook) -> None:
+    """Hold a reopened notebook to what a reader needs: card, picture, words, and no complaint."""
+    notebook.page.wait_for_selector("section.flyte-notebook-card", state="visible")
+    notebook.page.wait_for_timeout(3_000)  # JupyterLab looks for a widget for two seconds before it complains
+    card = notebook.cell(1).locator("section.flyte-notebook-card")
+    assert "needed more than 250 MiB" in card.inner_text()
+    assert card.locator("img.fnb-chart").evaluate("image => image.naturalWidth") > 0
+    shown = notebook.page.locator("body").inner_text()
+    assert [] == [words for words in LOST if words in shown]
+    assert notebook.page.evaluate("window.hurt") is None
+
+
+def test_a_saved_card_is_whole_without_its_kernel(opened: Opening, screenshots: Path) -> None:
+    """Trusted and not, in JupyterLab and in Notebook 7, and as a page made by nbconvert."""
+    notebook = opened("saved.ipynb", CELLS)
+    for index in range(len(CELLS)):
+        outputs = notebook.run(index)
+        if index:
+            outputs.locator(".flyte-notebook-form").wait_for()
+    assert notebook.page.evaluate("window.hurt") is None, "what a task wrote ran as a script"
+    notebook.save()
+    notebook.shut_down()
+
+    _is_whole(opened.reopen("saved.ipynb"))
+    notebook.cell(1).screenshot(path=screenshots / "lab_reopened_light.png")
+    notebook.shut_down()
+    _is_whole(opened.reopen("saved.ipynb", notebook7=True))
+    notebook.cell(1).screenshot(path=screenshots / "notebook7_reopened_light.png")
+    notebook.shut_down()
+
+    saved = opened.lab.place / "saved.ipynb"
+    text = json.loads(saved.read_text())
+    text["metadata"]["somebody"] = "changed it, so that its signature is gone"
+    for cell in text["cells"]:
+        cell["metadata"].pop("trusted", None)
+    (opened.lab.place / "untrusted.ipynb").write_text(json.dumps(text))
+    _is_whole(opened.reopen("untrusted.ipynb"))
+    notebook.cell(1).screenshot(path=screenshots / "lab_untrusted_light.png")
+
+    convert = [sys.executable, "-m", "nbconvert", "--to=html", "--log-level=WARN", str(saved)]
+    subprocess.run(convert, check=True, capture_output=True, cwd=opened.lab.place)
+    asked: list[str] = []
+    browser = notebook.page.context.browser
+    assert browser is not None
+    page = browser.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((opened.lab.place / "saved.html").as_uri())
+    card = page.locator("section.flyte-notebook-card").first
+    card.wait_for()
+    assert card.locator("img.fnb-chart").evaluate("image => image.naturalWidth") > 0
+    assert page.evaluate("window.hurt") is None
+    assert [] == [words for words in LOST if words in page.locator("body").inner_text()]
+    page.screenshot(path=screenshots / "nbconvert_light.png", full_page=True)
+    page.close()
