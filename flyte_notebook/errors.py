@@ -47,6 +47,14 @@ _ATTACHED: Final = frozenset({"failure", "recoverable"})
 """What diagnosis hangs on an error for one attempt; it must not travel on into the next one."""
 
 
+def failure_in(error: BaseException | None) -> Any:  # noqa: ANN401 - a Failure, which is of a floor above
+    """Return the failure that an attempt gave an error; ``None`` when none did.
+
+    ``error.failure`` itself is there for every error of Flyte while limits are enforced.
+    """
+    return getattr(error, "__dict__", {}).get("failure")
+
+
 if TYPE_CHECKING:
     RunAbortedError = flyte.errors.ActionAbortedError
     silence_grpc_polling_error = flyte.errors.silence_polling_error

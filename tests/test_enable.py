@@ -36,6 +36,18 @@ def test_enable_takes_the_seam_and_disable_gives_it_back() -> None:
     assert enforcement.current() is None
 
 
+def test_every_error_of_flyte_has_a_failure_while_enabled() -> None:
+    """Also one that the notebook raised itself: what it is, and that no task raised it; afterwards classes are bare."""
+    error = flyte.errors.OOMError("OOMKilled", "by hand")
+    with fn.enable():
+        failure = error.failure
+        assert ("user", "OOMKilled", "by hand") == (failure.kind, failure.code, failure.message)
+        assert "raised in the notebook itself" in failure.headline
+        assert failure.error is error
+        assert isinstance(flyte.errors.ActionNotFoundError("x").failure, fn.Failure)
+    assert not hasattr(error, "failure")
+
+
 def test_enable_and_disable_may_be_called_twice() -> None:
     """A second enable changes nothing, a second disable does nothing."""
     fn.enable()

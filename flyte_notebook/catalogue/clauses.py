@@ -8,7 +8,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from flyte_notebook.catalogue.mistakes import classic_mistake
-from flyte_notebook.errors import RuntimeUserError
+from flyte_notebook.errors import RuntimeUserError, failure_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ def _places(error: BaseException) -> Iterator[tuple[str, int]]:
     """Yield file and line of each frame that an error passed."""
     for frame, number in traceback.walk_tb(error.__traceback__):
         yield frame.f_code.co_filename, number
-    for line in getattr(getattr(error, "failure", None), "lines", ()):
+    for line in getattr(failure_in(error), "lines", ()):
         yield line.file, line.number
 
 

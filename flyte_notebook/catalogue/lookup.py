@@ -21,6 +21,7 @@ from flyte_notebook.catalogue.inspection import (
 )
 from flyte_notebook.catalogue.mistakes import classic_mistake
 from flyte_notebook.catalogue.words import POLLING, REMOTE_TASKS, WORDS
+from flyte_notebook.errors import failure_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +91,7 @@ def _unknown(said: str) -> Explanation:
 def _instance(error: BaseException) -> Explanation:
     """Return what the class means, with what is known about this one."""
     explanation = _class(type(error))
-    headline = getattr(getattr(error, "failure", None), "headline", None)
+    headline = getattr(failure_in(error), "headline", None)
     code = getattr(error, "code", None)
     if isinstance(code, str) and code:
         explanation = replace(explanation, codes=(code,))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from flyte_notebook.catalogue.inspection import fixed_code, required_of, sdk_classes
 from flyte_notebook.catalogue.words import WORDS
+from flyte_notebook.errors import failure_in
 
 if TYPE_CHECKING:
     from types import CodeType
@@ -65,7 +66,7 @@ def _listed(cls: type[BaseException]) -> str:
 
 def _names_at(error: BaseException) -> set[str]:
     """Return the names that stand where the error came up: on the last frame's line, or in the known one."""
-    line = getattr(getattr(error, "failure", None), "line", None)
+    line = getattr(failure_in(error), "line", None)
     words = set(re.findall(r"\w+", str(getattr(line, "text", ""))))
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -9,6 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
+from flyte_notebook.errors import failure_in
 from flyte_notebook.notebook import output
 from flyte_notebook.units import format_duration
 
@@ -111,7 +112,7 @@ class BackgroundRun:
     @property
     def failure(self) -> Any:
         """Why it failed, as ``exc.failure``; ``None`` while it runs and when it succeeded."""
-        return getattr(self._error, "failure", None)
+        return failure_in(self._error)
 
     @property
     def result(self) -> Any:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.cells.analysis import analyse
 from flyte_notebook.cells.returned import bind
+from flyte_notebook.errors import failure_in
 from flyte_notebook.notebook import output
 from flyte_notebook.notebook.reruns import NoRerunError, Rerun
 from flyte_notebook.outcome import Failure
@@ -63,6 +64,7 @@ class Cards:
         self.shown: set[str] = set()
         self._live: OrderedDict[str, Card] = OrderedDict()
         self._tasks: OrderedDict[str, Any] = OrderedDict()
+        self._finished: deque[OverrideForm] = deque()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -123,6 +125,14 @@ class Cards:
             self._live.clear()
         for one in cards:
             one.end("the extension was unloaded; run the cell again")
+        while self._finished:
+            self._finished.popleft().close()
+
+    def finished(self, form: OverrideForm) -> None:
+        """Keep the last words of a form for a while, for pages that were loaded anew."""
+        self._finished.append(form)
+        while len(self._finished) > LIVE_CARDS:
+            self._finished.popleft().close()
 
     def forget(self, key: str) -> None:
         """Forget a card whose form has ended."""
@@ -232,7 +242,7 @@ class Card:
         return None
 
     def _failed(self, error: BaseException, run: Run, words: str) -> None:
-        failure = run.failure or getattr(error, "failure", None)
+        failure = run.failure or failure_in(error)
         if isinstance(error, NoRerunError) or not isinstance(failure, Failure):
             what = str(error) if isinstance(error, NoRerunError) else f"{type(error).__name__}: {error}"
             self._again(f"✗ with {words}: {what}")
@@ -313,7 +323,8 @@ class Card:
             return
         data = {"text/html": said_html(words), "text/plain": words}
         self._sink.display({"data": data, "transient": {"display_id": f"fnb-form-{self.key}"}, "update": True})
-        form.close()
+        form.finish(words)
+        self._cards.finished(form)
         self._cards.forget(self.key)
 
 

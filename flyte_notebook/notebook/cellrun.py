@@ -14,7 +14,7 @@ from IPython.core.error import UsageError
 
 from flyte_notebook.cells.returned import bind
 from flyte_notebook.cells.selection import CannotSendError, UnknownNameError
-from flyte_notebook.errors import BaseRuntimeError, RunAbortedError
+from flyte_notebook.errors import BaseRuntimeError, RunAbortedError, failure_in
 from flyte_notebook.limiters import machine
 from flyte_notebook.notebook import liveline, output, refusals
 from flyte_notebook.notebook.options import MAGIC
@@ -90,7 +90,7 @@ class CellRun:
             raise UsageError(f"{MAGIC}: {problem}; make it in the cell, or leave it out with --inputs") from None
         except BaseRuntimeError as error:
             if run.failure is None:  # it came from no attempt: the session refused the task, or the SDK its inputs
-                run.failure = getattr(error, "failure", None) or of_this_process(error, task.name, NOT_STARTED)
+                run.failure = failure_in(error) or of_this_process(error, task.name, NOT_STARTED)
                 enforcement.history.last_failure = run.failure
                 error.failure = run.failure  # type: ignore[attr-defined]  # as on every error that reaches the user
             self._cards.remember_task(run.name, task)

@@ -6,11 +6,11 @@ import asyncio
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.errors import ActionNotFoundError, BaseRuntimeError
+from flyte_notebook.errors import ActionNotFoundError, BaseRuntimeError, failure_in
 from flyte_notebook.notebook.refusals import CellTextError
 from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk.control_plane import rpc_errors
-from flyte_notebook.sdk.unstarted import failure_outside
+from flyte_notebook.sdk.unstarted import IN_THE_NOTEBOOK, THIS_CELL, failure_outside
 from flyte_notebook.views import text
 from flyte_notebook.worker.pickling import PicklingProblem
 from flyte_notebook.worker.raised import user_lines
@@ -63,13 +63,13 @@ class Renderer:
             return None
         shown = self.with_cell_names(failure)
         # What happened in the notebook itself, when the failure is that of a task which it started.
-        here = self._here(error) if failure is getattr(error, "failure", None) else []
+        here = self._here(error) if failure is failure_in(error) else []
         show = self.show
         return None if show is None else lambda: show(failure), [*here, *text.short_traceback(shown)]
 
     def failure_of(self, error: BaseException) -> Failure | None:
         """Return the failure that an error carries, or stands for when no task raised it; ``None`` for other errors."""
-        failure = getattr(error, "failure", None)
+        failure = failure_in(error)
         if isinstance(failure, Failure):
             return failure
         return of_this_process(error) if isinstance(error, OF_FLYTE) else None
@@ -100,9 +100,7 @@ class Renderer:
         return file if found is None else " ".join(found)
 
 
-def of_this_process(
-    error: BaseException, task_name: str = "this cell", why: str = "raised in the notebook itself"
-) -> Failure:
+def of_this_process(error: BaseException, task_name: str = THIS_CELL, why: str = IN_THE_NOTEBOOK) -> Failure:
     """Return the failure that an error of the SDK stands for when it came from no attempt of a task.
 
     ``why`` says so in a few words.

@@ -21,6 +21,7 @@ from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.recording import Recording
 from flyte_notebook.sdk.repeats import Repeats
 from flyte_notebook.sdk.spooled import spooled
+from flyte_notebook.sdk.unstarted import give_all_failures
 from flyte_notebook.sdk.watching import Watching
 from flyte_notebook.worker import pickling
 
@@ -78,6 +79,7 @@ class Session:
             self._undo.append(seam.replace_dispatch(self._dispatch))
             self._undo.append(seam.replace_call(self._call_outside))
             self._undo.append(seam.replace_conversion(NamingConversion))
+            self._undo.append(give_all_failures())
         except BaseException:
             self.close()
             raise

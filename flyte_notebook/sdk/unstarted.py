@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook.errors import ActionNotFoundError, BaseRuntimeError
 from flyte_notebook.limits import Limits
 from flyte_notebook.outcome import Failure, WorkerReport
 from flyte_notebook.sdk import control_plane
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from flyte_notebook.outcome import SourceLine
 
 NOT_STARTED = "it did not start"
+IN_THE_NOTEBOOK = "raised in the notebook itself"
+THIS_CELL = "this cell"
+_ROOTS = (BaseRuntimeError, ActionNotFoundError)
 
 _NOBODY = frozenset({None, "", "user", "UNKNOWN"})  # what the SDK writes where a worker's name belongs
 
@@ -53,6 +57,28 @@ def failure_outside(
         lines=lines,
         traceback=raised.traceback,
     )
+
+
+class _OfTheNotebook:
+    """What ``error.failure`` is for an error that no attempt gave one; one that has its own is not asked here."""
+
+    def __get__(self, error: BaseException | None, owner: type | None = None) -> Any:
+        if error is None:
+            return self
+        return failure_outside(error, THIS_CELL, IN_THE_NOTEBOOK)
+
+
+def give_all_failures() -> Callable[[], None]:
+    """Give every error of Flyte a ``failure``, also those that were raised by no task; return what undoes it."""
+    classes: list[Any] = [root for root in _ROOTS if "failure" not in vars(root)]
+    for root in classes:
+        root.failure = _OfTheNotebook()
+
+    def undo() -> None:
+        for root in classes:
+            del root.failure
+
+    return undo
 
 
 def with_failure(error: Any, task_name: str) -> Any:

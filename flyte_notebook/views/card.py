@@ -138,7 +138,10 @@ class OverrideForm:
     def _laid_out(self) -> Any:  # noqa: ANN401 - a widget
         widgets = self._widgets
         wrap = widgets.Layout(display="flex", flex_flow="row wrap", align_items="flex-start", width="100%")
-        fields = widgets.Box([widgets.VBox([self._fields[name], self._problems[name]]) for name in LABELS], layout=wrap)
+        column = widgets.Layout(width="15rem", overflow="visible")
+        fields = widgets.Box(
+            [widgets.VBox([self._fields[name], self._problems[name]], layout=column) for name in LABELS], layout=wrap
+        )
         self._head = widgets.HTML(_head_html(self._data))
         children = [
             self._head,
@@ -234,8 +237,20 @@ class OverrideForm:
 
             button.on_click(clicked)
             buttons.append(button)
+        self._button.description = "Rerun"
         self.say(question)
         self._box.children = (*self._box.children, self._widgets.Box(buttons))
+
+    def finish(self, words: str) -> None:
+        """Keep nothing but a last sentence.
+
+        A page that was loaded anew does not hear that an earlier output is replaced; there the form says how it ended.
+        """
+        self._status.value = said_html(words)
+        rest = [child for child in self._box.children if child is not self._status]
+        self._box.children = (self._status,)
+        for child in rest:
+            _close(child)
 
     def close(self) -> None:
         """End the widgets; what shows them is to be replaced before."""

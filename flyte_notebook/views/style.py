@@ -9,8 +9,7 @@ from typing import Final
 # (it floats dt and dd, and breaks words in pre): what those set is set here too, by selectors that weigh more.
 # The last rule hides what JupyterLab says in the place of a form whose kernel is gone ("model not found"): the card
 # above it is whole without the form. What it hides is a widget's place that holds nothing but text.
-STYLE: Final = (
-    """
+STYLE: Final = """
 .flyte-notebook-card{--fnb-text:var(--jp-ui-font-color1,var(--vscode-foreground,#1f2328));
 --fnb-soft:var(--jp-ui-font-color2,var(--vscode-descriptionForeground,#59636e));
 --fnb-page:var(--jp-layout-color1,var(--vscode-editor-background,#fff));
@@ -72,13 +71,10 @@ filter:invert(.92) hue-rotate(180deg)}}
 .vscode-light .flyte-notebook-card .fnb-body img.fnb-chart{filter:none}
 [data-jp-theme-light="false"] .flyte-notebook-card .fnb-body img.fnb-chart,
 .vscode-dark .flyte-notebook-card .fnb-body img.fnb-chart{filter:invert(.92) hue-rotate(180deg)}
-"""
-    + """
 .jp-OutputArea-child:has(.flyte-notebook-card)~.jp-OutputArea-child>.jp-OutputArea-output.jupyter-widgets:not(:has(*)){
 display:none}
 .flyte-notebook-card[data-rerun="passed"]{border-left-color:#2e7d32}
 """
-)
 
 
 def style_of(css_class: str) -> str:

@@ -1,0 +1,144 @@
+"""What else a person meets at a card: after a reload, with a variable that changed, on a narrow page, in a tree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import Notebook, Opening
+    from playwright.sync_api import Locator
+
+pytestmark = [pytest.mark.browser, pytest.mark.jupyter, pytest.mark.slow]
+
+LOAD = "%load_ext flyte_notebook\nx = 15"
+FAILS = "%%flyte_task hungry --memory 100Mi\nsize = len([0] * (x * 1_000_000))\nsize"
+CAUGHT = """
+import asyncio
+import flyte
+env = flyte.TaskEnvironment(name="e", resources=flyte.Resources(memory="100Mi"))
+
+@env.task
+async def hungry(size: int) -> int:
+    return len([0] * size)
+
+@env.task
+async def careful() -> int:
+    try:
+        await hungry(30_000_000)
+    except flyte.errors.OOMError:
+        pass
+    return sum(await asyncio.gather(*(hungry(size) for size in range(12))))
+
+flyte.run(careful).outputs()[0]
+"""
+
+
+def _form(outputs: Locator) -> Locator:
+    form = outputs.locator(".flyte-notebook-form")
+    form.get_by_label("Memory", exact=True).wait_for()
+    return form
+
+
+def _rerun(outputs: Locator, memory: str) -> None:
+    form = _form(outputs)
+    form.get_by_label("Memory", exact=True).fill(memory)
+    form.get_by_text(f'memory="{memory}"').wait_for()  # the kernel has heard what was typed
+    form.get_by_role("button", name="Rerun").click()
+
+
+def _shoot(notebook: Notebook, index: int, folder: Path, name: str) -> None:
+    for theme in ("Dark", "Light"):
+        notebook.theme(theme)
+        notebook.page.wait_for_timeout(300)
+        notebook.cell(index).screenshot(path=folder / f"{name}_{theme.lower()}.png")
+
+
+def test_the_form_answers_after_the_page_was_loaded_again(opened: Opening) -> None:
+    """A tab that was closed comes back with the form while the kernel lives, and a click on it works."""
+    notebook = opened("again.ipynb", [LOAD, FAILS, "size + 1"])
+    notebook.run(0)
+    _form(notebook.run(1))
+    notebook.save()
+    notebook = opened.reopen("again.ipynb")
+    outputs = notebook.cell(1).locator(".jp-OutputArea")
+    _rerun(outputs, "300Mi")
+    outputs.get_by_text("✓ rerun with 300Mi succeeded").first.wait_for()
+    assert "15000001" == notebook.run(2).inner_text().strip().splitlines()[-1]
+
+
+def test_a_variable_that_changed_meanwhile_is_asked_about(opened: Opening, screenshots: Path) -> None:
+    """The card asks before it replaces what the notebook has bound anew, and does what it is told."""
+    notebook = opened("asked.ipynb", [LOAD, FAILS, "size = 'mine'", "size"])
+    notebook.run(0)
+    outputs = notebook.run(1)
+    _form(outputs)
+    notebook.run(2)
+    notebook.page.evaluate("window.jupyterapp.shell.currentWidget.content.scrollToItem(1, 'start')")
+    _rerun(outputs, "300Mi")
+    question = outputs.get_by_role("button", name="Replace")
+    question.wait_for()
+    _shoot(notebook, 1, screenshots, "asked")
+    assert "'mine'" == notebook.run(3).inner_text().strip().splitlines()[-1]
+    notebook.page.evaluate("window.jupyterapp.shell.currentWidget.content.scrollToItem(1, 'start')")
+    question.click()
+    outputs.get_by_text("is in the notebook").first.wait_for()
+    assert "15000000" == notebook.run(3).inner_text().strip().splitlines()[-1]
+
+
+def test_a_rerun_that_fails_shows_both_attempts_on_one_card(opened: Opening, screenshots: Path) -> None:
+    """The card stays one card: its chart and its list tell of both attempts, and the form is there for a third."""
+    notebook = opened("twice.ipynb", [LOAD, FAILS])
+    notebook.run(0)
+    outputs = notebook.run(1)
+    _rerun(outputs, "150Mi")
+    outputs.get_by_text("✗ rerun with 150Mi: OOMError").first.wait_for()
+    assert 1 == outputs.locator("section.flyte-notebook-card").count()
+    words = outputs.locator("img.fnb-chart").get_attribute("alt") or ""
+    assert "rerun 1 (150Mi) used up to 150 MiB of 150 MiB allowed and was killed" in words
+    _shoot(notebook, 1, screenshots, "failed_again")
+    _rerun(outputs, "300Mi")
+    outputs.get_by_text("✓ rerun with 300Mi succeeded").first.wait_for()
+    _shoot(notebook, 1, screenshots, "passed_at_last")
+
+
+def test_what_a_program_caught_is_a_tree_whose_failures_open(opened: Opening, screenshots: Path) -> None:
+    """The run that recovered shows its actions, siblings counted; the failed one opens its card by the keyboard."""
+    notebook = opened("caught.ipynb", [LOAD, CAUGHT, "%flyte runs"])
+    notebook.run(0)
+    outputs = notebook.run(1)
+    failed = outputs.locator("summary", has_text="e.hungry").first
+    failed.focus()
+    notebook.page.keyboard.press("Enter")
+    outputs.locator("section.flyte-notebook-card").first.wait_for(state="visible")
+    assert "(caught)" in outputs.inner_text()
+    _shoot(notebook, 1, screenshots, "caught_tree")
+    notebook.run(2)
+    _shoot(notebook, 2, screenshots, "runs")
+
+
+def test_stop_is_heard_and_everything_is_readable_on_a_narrow_page(opened: Opening, screenshots: Path) -> None:
+    """In Notebook 7, 420 pixels wide: the line, its Stop, the card of what was stopped; nothing is cut off."""
+    notebook = opened(
+        "narrow.ipynb", [LOAD, "%%flyte_task slow --memory 100Mi\nimport time\ntime.sleep(60)", FAILS], notebook7=True
+    )
+    notebook.run(0)
+    notebook.page.set_viewport_size({"width": 420, "height": 900})
+    outputs = notebook.start(1)
+    stop = outputs.get_by_role("button", name="Stop")
+    stop.wait_for()
+    _shoot(notebook, 1, screenshots, "narrow_live")
+    stop.click()
+    outputs.locator("section.flyte-notebook-card[data-error='ActionAbortedError']").wait_for()
+    notebook.page.wait_for_function(
+        "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'"
+    )
+    outputs = notebook.run(2)
+    form = _form(outputs)
+    _shoot(notebook, 2, screenshots, "narrow_card")
+    wide = outputs.locator("section.flyte-notebook-card").evaluate("card => card.scrollWidth - card.clientWidth")
+    assert wide <= 1, "the card is wider than its place"
+    assert form.evaluate("form => form.scrollWidth - form.clientWidth") <= 1
