@@ -23,12 +23,20 @@ SETTLE_S = 5.0
 
 SETUP = """
 %load_ext flyte_notebook
-import collections, ctypes, gc, os, re, sys, threading
+import collections, ctypes, gc, os, re, sys, threading, time
 import flyte, psutil
 base = 7
 
 def opened():
     "What this kernel has open, counted: descriptors by what they point at, threads by name, children."
+    for thread in threading.enumerate():
+        if thread.name == "flyte-notebook-live":
+            thread.join(5)  # a live line lingers for half a second: another run may follow
+    # ipykernel has a pipe for each thread that published, and looks every ten seconds for those of threads that ended.
+    pipes = getattr(get_ipython().kernel.iopub_thread, "_event_pipes", {})
+    until_s = time.monotonic() + 15
+    while not all(thread.is_alive() for thread in list(pipes)) and time.monotonic() < until_s:
+        time.sleep(0.1)
     process = psutil.Process()
     found = collections.Counter(re.sub(r"[0-9]+", "", thread.name) for thread in threading.enumerate())
     found["child"] = len(process.children(recursive=True))
