@@ -27,6 +27,16 @@ import collections, ctypes, gc, os, re, sys, threading, time
 import flyte, psutil
 base = 7
 
+def saving():
+    return sys.platform == "linux" and any("-journal" in name for name in targets())
+
+def targets():
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            yield os.readlink("/proc/self/fd/" + number)
+        except OSError:
+            pass  # the one that lists them
+
 def opened():
     "What this kernel has open, counted: descriptors by what they point at, threads by name, children."
     for thread in threading.enumerate():
@@ -37,17 +47,16 @@ def opened():
     until_s = time.monotonic() + 15
     while not all(thread.is_alive() for thread in list(pipes)) and time.monotonic() < until_s:
         time.sleep(0.1)
+    until_s = time.monotonic() + 5
+    while saving() and time.monotonic() < until_s:
+        time.sleep(0.05)  # a cell that ended is being written to the history
     process = psutil.Process()
     found = collections.Counter(re.sub(r"[0-9]+", "", thread.name) for thread in threading.enumerate())
     found["child"] = len(process.children(recursive=True))
     if sys.platform != "linux":
         found["descriptor"] = process.num_fds()
         return dict(found)
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found[re.sub(r"\\[[0-9]+\\]", "", os.readlink("/proc/self/fd/" + number))] += 1
-        except OSError:
-            pass  # the one that lists them
+    found.update(re.sub(r"\\[[0-9]+\\]", "", name) for name in targets())
     return dict(found)
 
 def resident():
