@@ -37,7 +37,10 @@ logger = logging.getLogger("flyte_notebook.notebook")
 LIVE_CARDS = 20
 """So many cards have a form; that of an older one becomes plain text."""
 
-KEPT_TASKS = 50
+LAST_WORDS = 5
+"""So many forms that ended by a rerun keep what they said last."""
+
+KEPT_TASKS = LIVE_CARDS
 """Of so many failed cells the task is kept, without its inputs."""
 
 
@@ -131,7 +134,7 @@ class Cards:
     def finished(self, form: OverrideForm) -> None:
         """Keep the last words of a form for a while, for pages that were loaded anew."""
         self._finished.append(form)
-        while len(self._finished) > LIVE_CARDS:
+        while len(self._finished) > LAST_WORDS:
             self._finished.popleft().close()
 
     def forget(self, key: str) -> None:
@@ -308,23 +311,29 @@ class Card:
         self.busy = False
         self._story.append(words)
         self._update()
-        self.end(words)
+        self.end(words, rerun=True)
 
     def _update(self) -> None:
         self._sink.display(
             {"data": self._bundle(), "transient": {"display_id": f"fnb-card-{self.key}"}, "update": True}
         )
 
-    def end(self, words: str) -> None:
-        """Put plain text in the place of the form: there is nothing more that it could do."""
+    def end(self, words: str, *, rerun: bool = False) -> None:
+        """Put plain text in the place of the form: there is nothing more that it could do.
+
+        ``rerun``: a rerun ended it; then a page that was loaded anew is to see how.
+        """
         with self._lock:
             form, self._form = self._form, None
         if form is None:
             return
         data = {"text/html": said_html(words), "text/plain": words}
         self._sink.display({"data": data, "transient": {"display_id": f"fnb-form-{self.key}"}, "update": True})
-        form.finish(words)
-        self._cards.finished(form)
+        if rerun:
+            form.finish(words)
+            self._cards.finished(form)
+        else:
+            form.close()
         self._cards.forget(self.key)
 
 

@@ -6,6 +6,7 @@ inputs that it had.
 
 from __future__ import annotations
 
+import re
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,10 @@ COMPARED_BYTES = 1 << 20
 
 _GONE = object()
 """Stands for the value of a name that the notebook does not have any more."""
+
+
+_OF_IPYTHON = re.compile(r"_+|_i+|_i?\d+|_[a-z]h|In|Out")
+"""Names that IPython binds anew for each cell; a notebook of hundreds of cells has as many."""
 
 
 class NoRerunError(RuntimeError):
@@ -179,7 +184,7 @@ class Rerun:
     def remember(self) -> None:
         """Remember what the notebook's names stand for now, so that `changed_since` can tell."""
         namespace = dict(self._namespace)
-        self._ids = {name: id(value) for name, value in namespace.items()}
+        self._ids = {name: id(value) for name, value in namespace.items() if not _OF_IPYTHON.fullmatch(name)}
         cell = getattr(self._task, "cell", None)
         if cell is not None:
             names = {*(cell.outputs or ()), *cell.assigned, *cell.mutated} & set(namespace)
