@@ -38,7 +38,9 @@ from flyte.errors import ActionNotFoundError, BaseRuntimeError, RuntimeUserError
 
 FlyteError: TypeAlias = BaseRuntimeError | ActionNotFoundError
 
-_ROOTS: Final = (BaseRuntimeError, ActionNotFoundError)
+ROOTS: Final = (BaseRuntimeError, ActionNotFoundError)
+"""The two classes under which every error of Flyte hangs."""
+
 _PLAIN_SCALARS: Final = (str, int, float, bool, bytes, type(None))
 _PLAIN_DEPTH: Final = 8
 MAX_TEXT_CHARS: Final = 1_000_000
@@ -122,10 +124,10 @@ def pack(error: BaseException) -> dict[str, Any] | None:
 
     ``None`` for an error that is not of the SDK's tree. Attributes that are not plain values are left out.
     """
-    if not isinstance(error, _ROOTS):
+    if not isinstance(error, ROOTS):
         return None
     message, readable = _message(error)
-    names = [_qualified(base) for base in type(error).__mro__ if issubclass(base, _ROOTS)]
+    names = [_qualified(base) for base in type(error).__mro__ if issubclass(base, ROOTS)]
     if not readable:  # in the notebook its text would raise wherever somebody looks at it
         names = [name for name in names if name.startswith(f"{flyte.errors.__name__}:")]
     args = _plain(tuple(map(_sendable, error.args)))
@@ -204,7 +206,7 @@ def _blank(qualified: str) -> FlyteError | None:
         cls: object = attrgetter(path)(importlib.import_module(module_name))
     except (Exception, SystemExit):  # noqa: BLE001 - a user's own class may raise anything
         return None
-    if not inspect.isclass(cls) or not issubclass(cls, _ROOTS):
+    if not inspect.isclass(cls) or not issubclass(cls, ROOTS):
         return None
     try:
         return RuntimeError.__new__(cls)

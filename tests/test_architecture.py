@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("units", "errors"),
     ("limits", "trace"),
     ("job", "outcome", "semantics", "stand_in"),
-    ("diagnosis", "advice", "catalogue.*", "history", "overrides", "progress"),
+    ("diagnosis", "catalogue.*", "history", "overrides", "progress"),
     ("limiters.*",),
     ("worker.*",),
     ("scheduler",),
@@ -31,7 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("cells.*",),
     ("sdk.*",),
     ("views.*",),
-    ("capabilities", "fit"),
+    ("capabilities",),
     ("notebook.*",),
     ("",),
     ("__main__",),
@@ -320,14 +320,14 @@ def test_no_path_of_a_machine_is_in_the_tree() -> None:
         ("worker.child", "import flyte_notebook", "worker.child:1 (floor 5) imports flyte_notebook (floor 13)"),
         ("worker.child", "importlib.import_module('flyte_notebook.sdk.seam')", "imports sdk.seam (floor 9)"),
         ("views.card", "from flyte_notebook.worker import protocol", "views.card:1 (floor 10) imports worker.protocol"),
-        ("views.card", "from flyte_notebook import fit", "views.card:1 (floor 10) imports fit (floor 11)"),
+        ("views.card", "from flyte_notebook import capabilities", "(floor 10) imports capabilities (floor 11)"),
         ("views.card", "from flyte_notebook import Run", "views.card:1 (floor 10) imports flyte_notebook (floor 13)"),
         ("notebook.magics", "from flyte_notebook.nowhere import x", "which is in no room"),
     ],
 )
 def test_an_import_against_the_floors_is_found(name: str, text: str, words: str) -> None:
     """Each way to import upward or sideways is found, with module, line and floors."""
-    others = ["", "units", "limits", "trace", "fit", "limiters.base", "worker.protocol", "sdk.seam"]
+    others = ["", "units", "limits", "trace", "capabilities", "limiters.base", "worker.protocol", "sdk.seam"]
     modules = [Module(name=other, text="") for other in others if other != name] + [Module(name=name, text=text)]
     (wrong,) = broken_floors(modules)
     assert words in wrong

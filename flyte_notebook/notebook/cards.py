@@ -104,7 +104,7 @@ class Cards:
             if len(self._live) > LIVE_CARDS:
                 too_many = [self._live.pop(key) for key in idle[: len(self._live) - LIVE_CARDS]]
         for one in too_many:
-            one.end("a newer card has the form; write `%flyte rerun --memory 1Gi`")
+            one.end(f"the {LIVE_CARDS} newest cards have a form; to run this one again, change its cell and run that")
         if closed:
             self.close()
 

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.errors import ActionNotFoundError, BaseRuntimeError, failure_in
+from flyte_notebook.errors import ROOTS, failure_in
 from flyte_notebook.notebook.refusals import CellTextError
 from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk.control_plane import rpc_errors
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flyte_notebook.notebook.uncaught import Rendered
     from flyte_notebook.outcome import SourceLine
 
-OF_FLYTE: tuple[type[BaseException], ...] = (BaseRuntimeError, ActionNotFoundError, *rpc_errors())
+OF_FLYTE: tuple[type[BaseException], ...] = (*ROOTS, *rpc_errors())
 CLASSES: tuple[type[BaseException], ...] = (
     *OF_FLYTE,
     PicklingProblem,

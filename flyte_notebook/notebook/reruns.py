@@ -207,6 +207,8 @@ class Rerun:
         return tuple(name for name in names if self._has_changed(name))
 
     def _has_changed(self, name: str) -> bool:
+        if _OF_IPYTHON.fullmatch(name):
+            return False
         now = self._namespace.get(name, _GONE)
         if name in self._changed or id(now) != self._ids.get(name, id(_GONE)):
             return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.errors import ActionNotFoundError, BaseRuntimeError
+from flyte_notebook.errors import ROOTS
 from flyte_notebook.limits import Limits
 from flyte_notebook.outcome import Failure, WorkerReport
 from flyte_notebook.sdk import control_plane
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 NOT_STARTED = "it did not start"
 IN_THE_NOTEBOOK = "raised in the notebook itself"
 THIS_CELL = "this cell"
-_ROOTS = (BaseRuntimeError, ActionNotFoundError)
 
 _NOBODY = frozenset({None, "", "user", "UNKNOWN"})  # what the SDK writes where a worker's name belongs
 
@@ -70,7 +69,7 @@ class _OfTheNotebook:
 
 def give_all_failures() -> Callable[[], None]:
     """Give every error of Flyte a ``failure``, also those that were raised by no task; return what undoes it."""
-    classes: list[Any] = [root for root in _ROOTS if "failure" not in vars(root)]
+    classes: list[Any] = [root for root in ROOTS if "failure" not in vars(root)]
     for root in classes:
         root.failure = _OfTheNotebook()
 

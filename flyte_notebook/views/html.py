@@ -15,7 +15,7 @@ from flyte_notebook.units import format_memory
 from flyte_notebook.views import chart
 from flyte_notebook.views.details import details_html, meaning_html
 from flyte_notebook.views.lines import chart_words, lines_of
-from flyte_notebook.views.markup import code_block, folded, line, with_code
+from flyte_notebook.views.markup import NO_MATH, code_block, folded, line, with_code
 from flyte_notebook.views.style import STYLE
 from flyte_notebook.views.text import (
     SUGGESTIONS,
@@ -55,8 +55,6 @@ INPUTS: Final = 20
 SIZE_BYTES: Final = 1024
 """An input smaller than this fills no memory, and its size is not shown."""
 
-_NO_MATH: Final = "tex2jax_ignore mathjax_ignore"  # else JupyterLab sets "$5 and $6" as a formula
-
 
 def failure_html(failure: Failure, *, story: Story = (), reruns: Sequence[str] = (), picture: bool = True) -> str:
     """Return the card of a failure: one ``section`` element, at most `CARD_BYTES` in UTF-8, safe for any input.
@@ -91,7 +89,7 @@ def failure_html(failure: Failure, *, story: Story = (), reruns: Sequence[str] =
     body = "\n".join(part for part in parts if part)
     return (
         f'<section class="flyte-notebook-card"{attributes} role="region" aria-label="{label}">'
-        f'<style>{STYLE}</style>\n<div class="fnb-body {_NO_MATH}">\n{body}\n</div></section>'
+        f'<style>{STYLE}</style>\n<div class="fnb-body {NO_MATH}">\n{body}\n</div></section>'
     )
 
 
@@ -217,5 +215,5 @@ def _again(failure: Failure) -> str:
     override = changes(override, failure.limits, failure.max_attempts - 1)
     if not override:
         return ""
-    words = "In any cell of this notebook, while its kernel runs:"
+    words = "In any cell, while this is the last failure of the running kernel:"
     return f'<p class="fnb-soft">{words}</p>{code_block(magic_code(override))}'

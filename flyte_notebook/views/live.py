@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flyte_notebook.outcome import Success
 from flyte_notebook.units import format_duration, format_memory
-from flyte_notebook.views.markup import line
+from flyte_notebook.views.card import WIDGET_VIEW
+from flyte_notebook.views.markup import NO_MATH, line
+from flyte_notebook.views.style import theme
 from flyte_notebook.views.text import clean_line
 
 if TYPE_CHECKING:
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
 
     from flyte_notebook.history import Action, Attempt, Run
     from flyte_notebook.progress import LiveAttempt, Progress, TaskCount
-
-WIDGET_VIEW: Final = "application/vnd.jupyter.widget-view+json"
 
 SHOWN_RUNS: Final = 5
 TREE_ROWS: Final = 12
@@ -30,22 +30,11 @@ NAME_CHARACTERS: Final = 80
 _HIGH: Final = 0.9
 _MINUTE_S: Final = 60
 
-_NO_MATH: Final = "tex2jax_ignore mathjax_ignore"  # else JupyterLab sets "$5 and $6" as a formula
-
-# Colours as in `flyte_notebook.views.style`. The second part undoes what ipywidgets sets for a value of one line.
-STYLE: Final = """
-.flyte-notebook-live{--fnb-text:var(--jp-ui-font-color1,var(--vscode-foreground,#1f2328));
---fnb-soft:var(--jp-ui-font-color2,var(--vscode-descriptionForeground,#59636e));
---fnb-page:var(--jp-layout-color0,var(--vscode-editor-background,#fff));
---fnb-code:var(--jp-layout-color2,var(--vscode-textCodeBlock-background,#f3f4f6));
---fnb-used:#3f6fb5;--fnb-high:#c62828;background:var(--fnb-page);color:var(--fnb-text);
-font:14px/1.5 var(--jp-ui-font-family,var(--vscode-font-family,system-ui,sans-serif));
-font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
-@media (prefers-color-scheme:dark){.flyte-notebook-live{
---fnb-text:var(--jp-ui-font-color1,var(--vscode-foreground,#e6edf3));
---fnb-soft:var(--jp-ui-font-color2,var(--vscode-descriptionForeground,#9aa4af));
---fnb-page:var(--jp-layout-color0,var(--vscode-editor-background,#161b22));
---fnb-code:var(--jp-layout-color2,var(--vscode-textCodeBlock-background,#21262d))}}
+# The second part undoes what ipywidgets sets for a value of one line.
+STYLE: Final = (
+    theme("flyte-notebook-live", layer=0)
+    + """
+.flyte-notebook-live{--fnb-high:#c62828;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
 .flyte-notebook-live .fnb-row{position:relative;padding:.1em 0}
 .flyte-notebook-live .fnb-row>*{margin-right:.8em}
 .flyte-notebook-live .fnb-row .fnb-mark{position:absolute;margin-left:-1.2em}
@@ -69,6 +58,7 @@ overflow:visible;line-height:1.5;white-space:normal}
 .flyte-notebook-live-box>.fnb-status{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);
 margin:0}
 """
+)
 
 
 def live_html(progresses: Sequence[Progress], *, stopping: bool = False) -> str:
@@ -82,7 +72,7 @@ def live_html(progresses: Sequence[Progress], *, stopping: bool = False) -> str:
     if len(progresses) > SHOWN_RUNS:
         rows.append(_row(f'<bdi class="fnb-soft">{escape(_rest(progresses[SHOWN_RUNS:]))}</bdi>'))
     return (
-        f'<div class="flyte-notebook-live {_NO_MATH}" role="group" aria-label="How the tasks of this cell stand">'
+        f'<div class="flyte-notebook-live {NO_MATH}" role="group" aria-label="How the tasks of this cell stand">'
         + "\n".join(rows)
         + "</div>"
     )
@@ -110,7 +100,7 @@ def ended_html(*runs: Run, more: int = 0) -> str:
     ]
     if more:
         rows.append(_row(f'<bdi class="fnb-soft">{_more_runs(more)}</bdi>'))
-    return f'<div class="flyte-notebook-live {_NO_MATH}"><style>{STYLE}</style>{"".join(rows)}</div>'
+    return f'<div class="flyte-notebook-live {NO_MATH}"><style>{STYLE}</style>{"".join(rows)}</div>'
 
 
 def ended_text(*runs: Run, more: int = 0) -> str:

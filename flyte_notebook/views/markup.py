@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from html import escape
+from typing import Final
 
 from flyte_notebook.views.text import clean, clean_line
+
+NO_MATH: Final = "tex2jax_ignore mathjax_ignore"
+"""Classes without which JupyterLab sets "$5 and $6" as a formula."""
 
 
 def with_code(text: str) -> str:

@@ -4,26 +4,40 @@ from __future__ import annotations
 
 from typing import Final
 
+
+def theme(css_class: str, *, layer: int) -> str:
+    """Return the rules that give an element the colours and letters of the page that it stands in.
+
+    ``layer`` is the one of JupyterLab's that is behind the element's text: 0 as the notebook itself, 1 above it.
+    """
+    return f"""
+.{css_class}{{--fnb-text:var(--jp-ui-font-color1,var(--vscode-foreground,#1f2328));
+--fnb-soft:var(--jp-ui-font-color2,var(--vscode-descriptionForeground,#59636e));
+--fnb-page:var(--jp-layout-color{layer},var(--vscode-editor-background,#fff));
+--fnb-code:var(--jp-layout-color2,var(--vscode-textCodeBlock-background,#f3f4f6));
+--fnb-used:#3f6fb5;background:var(--fnb-page);color:var(--fnb-text);
+font:14px/1.5 var(--jp-ui-font-family,var(--vscode-font-family,system-ui,sans-serif))}}
+@media (prefers-color-scheme:dark){{.{css_class}{{
+--fnb-text:var(--jp-ui-font-color1,var(--vscode-foreground,#e6edf3));
+--fnb-soft:var(--jp-ui-font-color2,var(--vscode-descriptionForeground,#9aa4af));
+--fnb-page:var(--jp-layout-color{layer},var(--vscode-editor-background,#161b22));
+--fnb-code:var(--jp-layout-color2,var(--vscode-textCodeBlock-background,#21262d))}}}}
+"""
+
+
 # Colours come from JupyterLab's theme, else VS Code's, else the reader's system. Background and text are always set
 # together, so that a dark system and a white page do not mix. Jupyter has rules of its own for what stands in an output
 # (it floats dt and dd, and breaks words in pre): what those set is set here too, by selectors that weigh more.
 # The last rule hides what JupyterLab says in the place of a form whose kernel is gone ("model not found"): the card
 # above it is whole without the form. What it hides is a widget's place that holds nothing but text.
-STYLE: Final = """
-.flyte-notebook-card{--fnb-text:var(--jp-ui-font-color1,var(--vscode-foreground,#1f2328));
---fnb-soft:var(--jp-ui-font-color2,var(--vscode-descriptionForeground,#59636e));
---fnb-page:var(--jp-layout-color1,var(--vscode-editor-background,#fff));
---fnb-code:var(--jp-layout-color2,var(--vscode-textCodeBlock-background,#f3f4f6));
---fnb-edge:var(--jp-border-color2,var(--vscode-panel-border,#d1d9e0));
---fnb-bad:#c62828;--fnb-used:#3f6fb5;--fnb-base:#8aa9d6;
+STYLE: Final = (
+    theme("flyte-notebook-card", layer=1)
+    + """
+.flyte-notebook-card{--fnb-edge:var(--jp-border-color2,var(--vscode-panel-border,#d1d9e0));
+--fnb-bad:#c62828;--fnb-base:#8aa9d6;
 box-sizing:border-box;max-width:60rem;margin:.25rem 0;border:1px solid var(--fnb-edge);
-border-left:.3rem solid var(--fnb-bad);border-radius:.3rem;background:var(--fnb-page);color:var(--fnb-text);
-font:14px/1.5 var(--jp-ui-font-family,var(--vscode-font-family,system-ui,sans-serif))}
+border-left:.3rem solid var(--fnb-bad);border-radius:.3rem}
 @media (prefers-color-scheme:dark){.flyte-notebook-card{
---fnb-text:var(--jp-ui-font-color1,var(--vscode-foreground,#e6edf3));
---fnb-soft:var(--jp-ui-font-color2,var(--vscode-descriptionForeground,#9aa4af));
---fnb-page:var(--jp-layout-color1,var(--vscode-editor-background,#161b22));
---fnb-code:var(--jp-layout-color2,var(--vscode-textCodeBlock-background,#21262d));
 --fnb-edge:var(--jp-border-color2,var(--vscode-panel-border,#3d444d))}}
 .flyte-notebook-card .fnb-body{padding:.7rem .9rem;overflow-wrap:anywhere}
 .flyte-notebook-card .fnb-body>*{margin:0 0 .7rem}
@@ -75,6 +89,7 @@ filter:invert(.92) hue-rotate(180deg)}}
 display:none}
 .flyte-notebook-card[data-rerun="passed"]{border-left-color:#2e7d32}
 """
+)
 
 
 def style_of(css_class: str) -> str:

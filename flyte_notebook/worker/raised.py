@@ -30,6 +30,19 @@ _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 def describe(error: BaseException) -> Raised:
     """Return the facts of an exception, without the exception itself. Never raises, whatever its ``__str__`` does."""
     cut = user_traceback(error.__traceback__)
+    facts = _bare(error)
+    return dataclasses.replace(
+        facts,
+        traceback=_traceback_text(error, cut),
+        lines=user_lines(cut),
+        recoverable=_recoverable(error),
+        refused=refused_allocation(error),
+        cause=None if facts.fields is None else _cause(error, MAX_CAUSES),
+    )
+
+
+def _bare(error: BaseException) -> Raised:
+    """Return what an exception says of itself, without where it came from."""
     fields = None
     with contextlib.suppress(BaseException):
         fields = pack(error)
@@ -37,12 +50,8 @@ def describe(error: BaseException) -> Raised:
         type_name=type(error).__name__,
         module=type(error).__module__,
         message=_message(error),
-        traceback=_traceback_text(error, cut),
-        lines=user_lines(cut),
+        traceback="",
         fields=fields,
-        recoverable=_recoverable(error),
-        refused=refused_allocation(error),
-        cause=None if fields is None else _cause(error, MAX_CAUSES),
     )
 
 
@@ -73,17 +82,7 @@ def _cause(error: BaseException, depth: int) -> Raised | None:
     cause = error.__cause__
     if cause is None or isinstance(cause, WorkerTraceback) or depth == 0:
         return None
-    fields = None
-    with contextlib.suppress(BaseException):
-        fields = pack(cause)
-    return Raised(
-        type_name=type(cause).__name__,
-        module=type(cause).__module__,
-        message=_message(cause),
-        traceback="",
-        fields=fields,
-        cause=_cause(cause, depth - 1),
-    )
+    return dataclasses.replace(_bare(cause), cause=_cause(cause, depth - 1))
 
 
 def user_traceback(trace: TracebackType | None) -> TracebackType | None:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import cloudpickle
-import flyte
 import pytest
-
-import flyte_notebook as fn
-from flyte_notebook.sdk import enforcement
+from sessions import opened_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,11 +16,5 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def session(request: pytest.FixtureRequest) -> Iterator[Session]:
     """Return the open session; the tasks of the module travel by value."""
-    cloudpickle.register_pickle_by_value(request.module)
-    flyte.init()
-    with fn.enable():
-        opened = enforcement.current()
-        assert opened is not None
-        opened.engine.wait_until_proven()
+    with opened_for(request.module) as opened:
         yield opened
-    cloudpickle.unregister_pickle_by_value(request.module)

@@ -21,6 +21,21 @@ PATIENCE_S = 60
 CARD = "application/vnd.flyte-notebook.failure+json"
 LIVE_LINE = 'class="flyte-notebook-live'
 
+AT_REST = """
+import threading, time
+
+def rest():
+    "Wait until what lives for a moment after a run is gone."
+    for thread in threading.enumerate():
+        if thread.name == "flyte-notebook-live":
+            thread.join(5)  # a live line lingers for half a second: another run may follow
+    # ipykernel has a pipe for each thread that published, and looks every ten seconds for those of threads that ended.
+    pipes = getattr(get_ipython().kernel.iopub_thread, "_event_pipes", {})
+    until_s = time.monotonic() + 15
+    while not all(thread.is_alive() for thread in list(pipes)) and time.monotonic() < until_s:
+        time.sleep(0.1)
+"""
+
 
 @dataclass
 class Reply:

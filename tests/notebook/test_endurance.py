@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import leaks
 import pytest
-from kernels import started
+from kernels import AT_REST, started
 
 if TYPE_CHECKING:
     from kernels import Kernel
@@ -21,7 +21,9 @@ GROWTH_BYTES = 10 << 20
 SETTLE_S = 5.0
 """How long a moment may last in which the kernel has more open than before: its history saves after each cell."""
 
-SETUP = """
+SETUP = (
+    AT_REST
+    + """
 %load_ext flyte_notebook
 import collections, ctypes, gc, os, re, sys, threading, time
 import flyte, psutil
@@ -39,14 +41,7 @@ def targets():
 
 def opened():
     "What this kernel has open, counted: descriptors by what they point at, threads by name, children."
-    for thread in threading.enumerate():
-        if thread.name == "flyte-notebook-live":
-            thread.join(5)  # a live line lingers for half a second: another run may follow
-    # ipykernel has a pipe for each thread that published, and looks every ten seconds for those of threads that ended.
-    pipes = getattr(get_ipython().kernel.iopub_thread, "_event_pipes", {})
-    until_s = time.monotonic() + 15
-    while not all(thread.is_alive() for thread in list(pipes)) and time.monotonic() < until_s:
-        time.sleep(0.1)
+    rest()
     until_s = time.monotonic() + 5
     while saving() and time.monotonic() < until_s:
         time.sleep(0.05)  # a cell that ended is being written to the history
@@ -66,6 +61,7 @@ def resident():
         ctypes.CDLL(None).malloc_trim(0)
     return psutil.Process().memory_info().rss
 """
+)
 
 TOO_LARGE = ["%%flyte_task --memory 100Mi\nheld = bytearray(200 << 20)\nlen(held)"]
 OTHERS = [

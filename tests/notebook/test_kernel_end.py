@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import leaks
 import pytest
-from kernels import Kernel, Reply, started
+from kernels import AT_REST, Kernel, Reply, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -281,21 +281,17 @@ def test_the_end_of_a_kernel_is_the_end_of_everything(end: str, cell: str) -> No
 
 def test_unloading_leaves_no_thread_and_no_process() -> None:
     """%unload_ext while nothing runs: no thread, child or descriptor of ours stays; loading again brings no more."""
-    look = """
+    look = (
+        AT_REST
+        + """
 import psutil, threading, time
 def look():
-    for thread in threading.enumerate():
-        if thread.name == "flyte-notebook-live":
-            thread.join(5)  # a live line lingers for half a second: another run may follow
-    # ipykernel has a pipe for each thread that published, and looks every ten seconds for those of threads that ended.
-    pipes = getattr(get_ipython().kernel.iopub_thread, "_event_pipes", {})
-    until_s = time.monotonic() + 15
-    while not all(thread.is_alive() for thread in list(pipes)) and time.monotonic() < until_s:
-        time.sleep(0.1)
+    rest()
     names = [thread.name for thread in threading.enumerate() if thread.name.startswith("flyte-notebook")]
     process = psutil.Process()
     return names, len(process.children(recursive=True)), process.num_fds()
 """
+    )
     with started() as kernel:
         kernel.run(SETUP + look).ok()
         kernel.run("flyte.run(sleeper, 0)").ok()

@@ -411,7 +411,7 @@ def test_an_old_form_becomes_text(kernel: Kernel) -> None:
     for _ in range(20):
         kernel.run("raise error.with_traceback(None)")
     assert (20, False) == kernel.value("(len(_forms()), first in _forms())")
-    assert "a newer card has the form" in updates(reply, "fnb-form-")[-1]["text/plain"]
+    assert "the 20 newest cards have a form" in updates(reply, "fnb-form-")[-1]["text/plain"]
 
 
 CAUGHT = """
@@ -515,3 +515,15 @@ def test_unloading_ends_forms_and_what_runs_beside(own_kernel: Kernel) -> None:
     assert [] == kernel.value("[t.name for t in threading.enumerate() if 'flyte-notebook' in t.name]")
     assert (False, False) == kernel.value("('y' in globals(), 'size' in globals())")
     assert [] == [bundle for bundle in slow.shown if WIDGET in bundle and CARD in bundle]
+
+
+def test_what_ipython_binds_for_every_cell_is_asked_about_by_nobody(kernel: Kernel) -> None:
+    """A cell that assigns ``_`` in a loop gives it back; the notebook's own ``_`` is no variable of the reader's."""
+    kernel.run("1 + 1").ok()
+    reply = kernel.run("%%flyte_task looped -m 100Mi\nfor _ in range(3):\n    size = len(b'x' * 150_000_000)\nsize")
+    assert "OOMError" == reply.ename
+    kernel.run("_click(memory='400Mi')").ok()
+    over(kernel)
+    until(kernel, "not _forms()")
+    assert "✓ rerun with 400Mi succeeded" in updates(reply)[-1]["text/plain"]
+    assert 150_000_000 == kernel.value("size")

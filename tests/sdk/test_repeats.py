@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import collections
 import datetime as dt
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
 import flyte
 import flyte.errors
 import flyte.io
 import numpy as np
 import pytest
+from sessions import opened_for
 
-import flyte_notebook as fn
 from flyte_notebook.job import Job
 from flyte_notebook.overrides import Override
-from flyte_notebook.sdk import enforcement, repeats
+from flyte_notebook.sdk import repeats
 from flyte_notebook.sdk.celltask import cell_task, read_cell
 from flyte_notebook.sdk.repeats import INLINE_BYTES, KEPT, InputsGoneError, Repeats, with_override
 
@@ -56,15 +56,8 @@ async def failing_often() -> int:
 @pytest.fixture(scope="module")
 def session() -> Iterator[Session]:
     """Return the open session; the tasks of this module travel by value."""
-    module = __import__("sys").modules[__name__]
-    cloudpickle.register_pickle_by_value(module)
-    flyte.init()
-    with fn.enable():
-        opened = enforcement.current()
-        assert opened is not None
-        opened.engine.wait_until_proven()
+    with opened_for(sys.modules[__name__]) as opened:
         yield opened
-    cloudpickle.unregister_pickle_by_value(module)
 
 
 def job(number: int, size_bytes: int = 10, *, run: str | None = None, attempt: int = 0) -> Job:
