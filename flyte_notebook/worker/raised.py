@@ -17,7 +17,7 @@ from flyte_notebook.worker import pickling
 from flyte_notebook.worker.allocation import refused_allocation
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import FrameType, TracebackType
 
 MAX_TRACEBACK_CHARS = 200_000
 MAX_PICKLED_BYTES = 8 << 20
@@ -88,7 +88,7 @@ def _cause(error: BaseException, depth: int) -> Raised | None:
 def user_traceback(trace: TracebackType | None) -> TracebackType | None:
     """Return the traceback from the user's first frame on; the whole if no frame is the user's."""
     at = trace
-    while at is not None and not is_user_file(at.tb_frame.f_code.co_filename):
+    while at is not None and not is_user_frame(at.tb_frame):
         at = at.tb_next
     return at if at is not None else trace
 
@@ -98,15 +98,19 @@ def user_lines(trace: TracebackType | None) -> tuple[SourceLine, ...]:
     lines = []
     for frame, number in traceback.walk_tb(trace):
         code = frame.f_code
-        if is_user_file(code.co_filename):
+        if is_user_frame(frame):
             text = linecache.getline(code.co_filename, number, frame.f_globals).strip()
             lines.append(SourceLine(file=code.co_filename, number=number, text=text, function=code.co_name))
     return tuple(lines[-MAX_LINES:])
 
 
-def is_user_file(filename: str) -> bool:
-    """Whether a frame of that file is the user's: not ours, not installed, not the standard library."""
-    if filename.startswith("<") and not filename.startswith(("<ipython", "<cell", "<string", "<stdin")):
+def is_user_frame(frame: FrameType) -> bool:
+    """Whether a frame is the user's: not ours, not installed, not the standard library."""
+    filename = frame.f_code.co_filename
+    if filename.startswith(("<string", "<stdin")):
+        # What a program made with exec, unless it is the program: ``python -c``. Named tuples are made so, for example.
+        return bool(frame.f_globals.get("__name__") == "__main__")
+    if filename.startswith("<") and not filename.startswith(("<ipython", "<cell")):
         return False
     installed = f"{os.sep}site-packages{os.sep}" in filename or f"{os.sep}dist-packages{os.sep}" in filename
     return not installed and not filename.startswith((_HERE, *_installed()))

@@ -7,7 +7,7 @@ import queue
 import subprocess
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import zmq
@@ -139,7 +139,10 @@ def plain(text: str) -> str:
 class Kernel:
     """A real kernel, one cell at a time. Output is kept by the cell that it belongs to."""
 
+    _open: ClassVar[set[Kernel]] = set()
+
     def __init__(self) -> None:
+        self._open.add(self)
         # A context of our own: closing it closes every socket, whatever the client forgot.
         self.context = zmq.Context()
         self.manager = KernelManager(kernel_name="python3", context=self.context)
@@ -155,7 +158,9 @@ class Kernel:
         self.manager.shutdown_kernel(now=True)
         self.manager.cleanup_resources()
         self.context.destroy(linger=0)
-        ensure_event_loop().close()  # the blocking client keeps one for this thread
+        self._open.discard(self)
+        if not self._open:
+            ensure_event_loop().close()  # the blocking clients of this thread keep one, which they share
 
     def run(self, source: str, *, interrupt_after: str | None = None) -> Reply:
         """Run a cell to its end. ``interrupt_after`` is what it prints when it is ready to be interrupted."""
