@@ -74,6 +74,11 @@ bench: $(VENV)/.test $(VENV)/.package
 	((0 < $${#found[@]})) || { echo "benchmarks/ holds no bench_*.py" >&2; exit 1; }; \
 	for file in "$${found[@]}"; do echo "== $$file"; "$(BIN)/python" "$$file" $(ARGS); done
 
+## soak: run 5,000 actions with failures of every kind, and see that nothing stays; ARGS=300 runs fewer
+.PHONY: soak
+soak: $(VENV)/.test $(VENV)/.package
+	"$(BIN)/python" benchmarks/soak.py $(ARGS)
+
 ## wheel: build the wheel into build/dist
 .PHONY: wheel
 wheel: build/dist/.wheel

@@ -303,7 +303,11 @@ def _lost(job: Job, report: WorkerReport) -> _Verdict:
     """
     after = f"{format_duration(report.ran_s)} in{_while(report)}"
     reason: TerminationReason
-    if report.signal is not None:
+    if report.tripped_detail and report.exit_status is None:
+        # We know more than the signal that ended it: it was ours, or our side broke.
+        message = f"{_NO_MESSAGE}\n{report.tripped_detail}"
+        reason, headline = "worker_lost", f"was lost {after}: {_one_line(report.tripped_detail)}"
+    elif report.signal is not None:
         message = _pod_failed(job, _SIGNAL_STATUS + report.signal, "Error")
         reason, headline = "signalled", f"was ended by {_signal_words(report)} {after}"
     elif report.exit_status is not None:
@@ -311,7 +315,7 @@ def _lost(job: Job, report: WorkerReport) -> _Verdict:
         message = _pod_failed(job, report.exit_status, why)
         reason, headline = "exited", f"exited with status {report.exit_status} before it gave a result, {after}"
     else:
-        message = f"{_NO_MESSAGE}\n{report.tripped_detail}".rstrip()
+        message = _NO_MESSAGE
         reason, headline = "worker_lost", f"was lost {after}: its process left neither a result nor a status"
     if report.stage in _NOT_READY:
         reason, headline = "worker_lost", f"never became ready: {headline}"

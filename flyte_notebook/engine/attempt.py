@@ -117,9 +117,7 @@ class AttemptInWorker:
     async def run(self) -> WorkerReport:
         """Run to the end and return the facts. When cancelled, kills the attempt first, then raises."""
         began_s = time.monotonic()
-        ours, theirs = socket.socketpair()
-        out_read, out_write = os.pipe()
-        err_read, err_write = os.pipe()
+        ours, theirs, (out_read, out_write), (err_read, err_write) = _opened()
         pump = Pump(self._origin.sink, {"stdout": out_read, "stderr": err_read})
         facts: dict[str, Any] = {}
         try:
@@ -180,11 +178,13 @@ class AttemptInWorker:
         reader, self._writer = await asyncio.open_connection(sock=ours)
         try:
             ready = await asyncio.wait_for(protocol.receive_async(reader), READY_BOUND_S)
+        except protocol.BrokenMessageError as error:
+            self._give_up(f"the worker's channel broke: {error}")
+            return
         except protocol.ChannelClosedError:
             return
         except asyncio.TimeoutError:
-            self._lost = f"the worker was not ready after {READY_BOUND_S:.0f} s"
-            self.stop()
+            self._give_up(f"the worker was not ready after {READY_BOUND_S:.0f} s")
             return
         assert ready["kind"] == "ready"
         self.ready_s = time.monotonic()
@@ -193,9 +193,22 @@ class AttemptInWorker:
         while True:
             try:
                 message = await protocol.receive_async(reader)
+            except protocol.BrokenMessageError as error:
+                self._give_up(f"the worker's channel broke: {error}")
+                return
             except protocol.ChannelClosedError:
                 return
-            self._hear(message, pump)
+            try:
+                self._hear(message, pump)
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                self._give_up(f"the worker's channel broke: a message that cannot be: {error!r}")
+                return
+
+    def _give_up(self, why: str) -> None:
+        """Have an attempt killed that cannot be served any more; its report then says why, if nobody stopped it."""
+        if not self._stopped:
+            self._lost = why
+        self.stop()
 
     def _arm(self) -> None:
         assert self._handle is not None
@@ -244,6 +257,8 @@ class AttemptInWorker:
         try:
             reply = await self._call(request)
             await self._send({**reply, "number": number})
+        except Exception as error:  # noqa: BLE001 - whatever it is: who called would wait for ever
+            self._give_up(f"a call of another task could not be served: {error!r}")
         finally:
             self._children.pop(number, None)
 
@@ -259,8 +274,7 @@ class AttemptInWorker:
         assert self._handle is not None
         done, _ = await asyncio.wait({self._handle.ended}, timeout=END_BOUND_S)
         if not done:
-            self._lost = "the worker closed its channel and went on"
-            self.stop()
+            self._give_up("the worker closed its channel and went on")
             await asyncio.wait({self._handle.ended}, timeout=END_BOUND_S)
         if not self._handle.ended.done():
             raise SupervisorError("the supervisor did not report the end of the attempt")
@@ -287,8 +301,11 @@ class AttemptInWorker:
 
     def _report(self, facts: dict[str, Any], tail: str, duration_s: float) -> WorkerReport:
         tripped: Tripped | None = facts.get("tripped")
-        if tripped is None and self._stopped and not self._lost:
+        lost = self._lost or facts.get("lost", "")
+        if tripped is None and self._stopped:
             tripped = "stopped"
+        if tripped == "stopped" and lost:
+            tripped = None  # we ended it because it was lost
         if self._answer is not None and tripped != "memory":
             tripped = None  # it was done before the stop arrived
         killed = facts.get("signal") == signal.SIGKILL
@@ -298,7 +315,7 @@ class AttemptInWorker:
             exit_status=facts.get("exit_status"),
             signal=facts.get("signal"),
             tripped=tripped,
-            tripped_detail=self._lost,
+            tripped_detail=lost,
             oom_kills=facts.get("oom_kills", 0),
             limit_reached=facts.get("limit_reached", False),
             machine_short=bool(killed and tripped is None and facts.get("machine_oom_kills", 0)),
@@ -310,6 +327,20 @@ class AttemptInWorker:
             duration_s=facts.get("duration_s", duration_s),
             ready_after_s=facts.get("ready_after_s"),
         )
+
+
+def _opened() -> tuple[socket.socket, socket.socket, tuple[int, int], tuple[int, int]]:
+    """Return what an attempt needs: the two ends of its channel, and two pipes. Raises OSError; then none is open."""
+    with contextlib.ExitStack() as so_far:
+        ours, theirs = socket.socketpair()
+        so_far.callback(ours.close)
+        so_far.callback(theirs.close)
+        out = os.pipe()
+        so_far.callback(os.close, out[0])
+        so_far.callback(os.close, out[1])
+        err = os.pipe()
+        so_far.pop_all()
+    return ours, theirs, out, err
 
 
 def _trace(job: Job, facts: dict[str, Any]) -> MemoryTrace:

@@ -95,7 +95,7 @@ class Engine:
             raise EngineError(str(error)) from error
 
     async def _start(self) -> None:
-        self._link = SupervisorLink(self._on_usage)
+        self._link = SupervisorLink(self._on_usage, self._on_loss)
         self._starting = asyncio.Lock()
         self._scheduler = Scheduler(
             capacity_bytes=machine.capacity_bytes,
@@ -355,6 +355,14 @@ class Engine:
             if not self._link.alive:
                 await self._link.reap()
                 await self._link.start()
+
+    def _on_loss(self) -> None:
+        """Start a new supervisor at once: its first act is to end what the attempts of the lost one have left."""
+        self._recovery = asyncio.ensure_future(self._recover())
+
+    async def _recover(self) -> None:
+        with contextlib.suppress(OSError, SupervisorError):  # the next attempt tries again, and says why
+            await self._ensure_supervisor()
 
     def _on_usage(self) -> None:
         for living in self._living:

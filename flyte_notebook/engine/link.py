@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from flyte_notebook.limits import Limits
 
 HELLO_BOUND_S = 30.0
+SEND_BOUND_S = 5.0
+"""How long the supervisor may take to read a message: it reads all the time, unless somebody stopped it."""
+
 CLOSE_BOUND_S = 6.0
+
+LOOK_EVERY_S = 5.0
+SILENT_LOOKS = 6
+"""While attempts run the supervisor says something ten times a second; after so many looks in vain it is given up.
+
+Counted by looks, not by the clock: a machine that slept, or all of us frozen together, is no fault of its own.
+"""
 
 _BOOT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[2])['sys_path']; "
@@ -57,8 +67,10 @@ class Handle:
 class SupervisorLink:
     """Owns the supervisor process of a session. Everything runs on the engine's loop."""
 
-    def __init__(self, on_usage: Callable[[], None]) -> None:
+    def __init__(self, on_usage: Callable[[], None], on_loss: Callable[[], None]) -> None:
+        """``on_loss`` is called when the supervisor is gone while attempts of it ran."""
         self.enforcement = Enforcement()
+        self._on_loss = on_loss
         self.session = selection.session_name(os.getpid())
         self.session_dir = str(Path(tempfile.gettempdir()) / self.session)
         self._on_usage = on_usage
@@ -68,6 +80,8 @@ class SupervisorLink:
         self._handles: dict[int, Handle] = {}
         self._numbers = 0
         self._hello: asyncio.Future[dict[str, Any]] | None = None
+        self._look: asyncio.TimerHandle | None = None
+        self._silent_looks = 0
 
     @property
     def alive(self) -> bool:
@@ -134,6 +148,8 @@ class SupervisorLink:
         self._numbers += 1
         handle = Handle(self._numbers)
         self._handles[handle.number] = handle
+        if self._look is None:
+            self._look_again()
         bounds = {"memory_bytes": limits.memory_bytes, "cpu_cores": limits.cpu_cores}
         self._send({"kind": "spawn", "id": handle.number, **bounds, **request}, fds)
         return handle
@@ -153,9 +169,10 @@ class SupervisorLink:
             self._send({"kind": "close"})
         self._lost(SupervisorError("the engine was closed"))
         await self.reap()
+        shutil.rmtree(self.session_dir, ignore_errors=True)
 
     async def reap(self) -> None:
-        """Wait for the end of the supervisor process, kill it when it takes too long, and remove its directory."""
+        """Wait for the end of the supervisor process, kill it when it takes too long."""
         process, self._process = self._process, None
         if process is not None:
             for _ in range(int(CLOSE_BOUND_S / 0.01)):
@@ -165,32 +182,49 @@ class SupervisorLink:
             else:
                 process.kill()
                 process.wait()
-        shutil.rmtree(self.session_dir, ignore_errors=True)
 
     def _send(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
         if self._control is None:
             msg = "the supervisor process is gone"
             raise SupervisorError(msg)
-        self._control.setblocking(True)  # messages are small, and it reads all the time
+        self._control.settimeout(SEND_BOUND_S)
         try:
             protocol.send_control(self._control, message, fds or [])
         except OSError as error:
-            self._lost(SupervisorError(f"the supervisor process is gone: {error}"))
+            self._lost_unasked(SupervisorError(f"the supervisor process is gone: {error}"))
             msg = "the supervisor process is gone"
             raise SupervisorError(msg) from error
         finally:
             if self._control is not None:
                 self._control.setblocking(False)
 
+    def _look_again(self) -> None:
+        self._silent_looks = 0
+        self._look = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_for_life)
+
+    def _look_for_life(self) -> None:
+        self._silent_looks += 1
+        if not self._handles:
+            self._look = None
+        elif self._silent_looks > SILENT_LOOKS:
+            said_s = SILENT_LOOKS * LOOK_EVERY_S
+            self._lost_unasked(SupervisorError(f"the supervisor process has said nothing for {said_s:g} s"))
+        else:
+            self._look = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_for_life)
+
     def _read(self) -> None:
         assert self._reader is not None
+        self._silent_looks = 0
         try:
             messages = self._reader.read()
+            for message, _ in messages:
+                self._handle(message)
+        except protocol.BrokenMessageError as error:
+            self._lost_unasked(SupervisorError(f"the supervisor process sent {error}"))
         except protocol.ChannelClosedError:
-            self._lost(SupervisorError(f"the supervisor process is gone {self._last_words()}".strip()))
-            return
-        for message, _ in messages:
-            self._handle(message)
+            self._lost_unasked(SupervisorError(f"the supervisor process is gone {self._last_words()}".strip()))
+        except (LookupError, TypeError, ValueError, AttributeError, asyncio.InvalidStateError) as error:
+            self._lost_unasked(SupervisorError(f"the supervisor process sent what cannot be: {error!r}"))
 
     def _handle(self, message: dict[str, Any]) -> None:
         kind = message["kind"]
@@ -210,11 +244,20 @@ class SupervisorLink:
         elif kind == "ended":
             self._handles.pop(message["id"]).ended.set_result(message)
 
+    def _lost_unasked(self, error: SupervisorError) -> None:
+        running = bool(self._handles)
+        self._lost(error)
+        if running:
+            self._on_loss()
+
     def _lost(self, error: SupervisorError) -> None:
         if self._control is not None:
             asyncio.get_running_loop().remove_reader(self._control.fileno())
             self._control.close()
             self._control = None
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
         if self._hello is not None and not self._hello.done():
             self._hello.set_exception(error)
         handles, self._handles = self._handles, {}

@@ -58,6 +58,9 @@ class TaskGroup(Protocol):
     def attach(self, pid: int) -> None:
         """Tell the group the pid of its first process, in the supervisor, right after fork."""
 
+    def holds(self, pid: int) -> bool:
+        """Whether the first process is still inside; one that is just ending counts as inside. Never raises."""
+
     def sample(self) -> int:
         """Return the bytes the task uses now, page cache excluded. Cheap enough for every 5 ms. Never raises."""
 

@@ -1,4 +1,4 @@
-"""Control groups version 1: the memory and cpu hierarchies, each with a directory per session and one per attempt.
+"""Control groups version 1: memory, cpu and pids hierarchies, each with a directory per session and one per attempt.
 
 The kernel refuses memory above ``memory.limit_in_bytes`` and, when nothing can be dropped, kills a process of the
 group; ``memory.memsw.limit_in_bytes`` at the same value keeps swap from extending the limit. ``cpu.cfs_quota_us`` of
@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flyte_notebook.limiters import affinity
+from flyte_notebook.limiters import affinity, process_count
 from flyte_notebook.limiters.attempt_group import AttemptGroup, fresh
 from flyte_notebook.limiters.base import Counters, LimiterUnavailableError
 from flyte_notebook.limiters.control_groups import (
@@ -71,17 +71,21 @@ class CgroupV1:
             if self._cpu is not None:
                 clear(self._cpu)
                 self._cpu = None
+        self._pids, self._pids_each = _pids_directory(session)
         self.enforcement = Enforcement(memory="cgroup_v1", cpu=cpu)
 
     def group(self, name: str, limits: Limits) -> AttemptGroup:
         """Make the group of one attempt, its limits set. Raises OSError when the kernel refuses."""
         memory, cores = f"{self._memory}/fnb-{name}", limits.cpu_cores
         cpu = None if self._cpu is None or cores is None else f"{self._cpu}/fnb-{name}"
-        directories = [memory] if cpu is None else [memory, cpu]
+        pids = None if self._pids is None else f"{self._pids}/fnb-{name}"
+        directories = [directory for directory in (memory, cpu, pids) if directory is not None]
         with fresh(directories):
             _limit_memory(memory, limits.memory_bytes)
             if cpu is not None and cores is not None:
                 _limit_cpu(cpu, cores)
+            if pids is not None:
+                write(pids + "/pids.max", str(self._pids_each))
             limit_bytes = None if limits.memory_bytes is None else read_number(memory + "/memory.limit_in_bytes")
             return AttemptGroup(
                 directories,
@@ -97,7 +101,7 @@ class CgroupV1:
 
     def close(self) -> None:
         """Kill and remove what is left of every group of this session. Idempotent."""
-        for directory in filter(None, (self._memory, self._cpu)):
+        for directory in filter(None, (self._memory, self._cpu, self._pids)):
             clear(directory)
 
 
@@ -138,6 +142,26 @@ def _session_directory(controller: str, session: str) -> str:
     if controller == "memory" and read_number(directory + "/memory.use_hierarchy") == 0:
         write(directory + "/memory.use_hierarchy", "1")  # before kernel 5.11 groups below would escape the limit
     return directory
+
+
+def _pids_directory(session: str) -> tuple[str | None, int]:
+    """Make and limit the session's pids group; return it, ``None`` where that is not allowed, and an attempt's share.
+
+    Nothing but the number of processes is held there, so a machine without it is no worse than one is used to.
+    """
+    above = own("pids")
+    if above is None:
+        return None, 0
+    directory = f"{above[0]}/{session}"
+    session_most, each = process_count.shares(*above)
+    try:
+        Path(directory).mkdir(exist_ok=True)
+        write(directory + "/pids.max", str(session_most))
+        _prove(directory, lambda proof: write(proof + "/pids.max", str(each)))
+    except OSError:
+        clear(directory)
+        return None, 0
+    return directory, each
 
 
 def _prove(session_directory: str, limit: Callable[[str], None]) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flyte_notebook.limiters import affinity
+from flyte_notebook.limiters import affinity, process_count
 from flyte_notebook.limiters.attempt_group import AttemptGroup, fresh
 from flyte_notebook.limiters.base import Counters, LimiterUnavailableError
 from flyte_notebook.limiters.control_groups import (
@@ -68,6 +68,7 @@ class CgroupV2:
             cpu_is_held = _enable(base.directory)
             Path(self._session).mkdir(exist_ok=True)
             self._cpu_is_held = _enable(self._session) and cpu_is_held
+            self._pids_each = self._limit_pids(base.directory, found[1])
             self._prove()
         except OSError as refused:
             clear(self._session)
@@ -82,6 +83,8 @@ class CgroupV2:
         directory, cores = f"{self._session}/fnb-{name}", limits.cpu_cores
         with fresh([directory]):
             _limit_memory(directory, limits.memory_bytes)
+            if self._pids_each is not None:
+                write(directory + "/pids.max", str(self._pids_each))
             if self._cpu_is_held and cores is not None:
                 write(directory + "/cpu.max", f"{quota_us(cores)} {CPU_PERIOD_US}")
             return AttemptGroup(
@@ -99,6 +102,14 @@ class CgroupV2:
     def close(self) -> None:
         """Kill and remove what is left of every group of this session. Idempotent."""
         clear(self._session)
+
+    def _limit_pids(self, directory: str, point: str) -> int | None:
+        """Limit the session's processes; return an attempt's share, ``None`` where the controller was not delegated."""
+        if "pids" not in _words(self._session, "subtree_control"):
+            return None
+        session_most, each = process_count.shares(directory, point)
+        write(self._session + "/pids.max", str(session_most))
+        return each
 
     def _prove(self) -> None:
         name = f"proof-{os.getpid()}"

@@ -42,23 +42,24 @@ def over(name: str) -> bool:
     return match is not None and _start(int(match["pid"])) != int(match["start"])
 
 
-def sweep(*, pids: Iterable[int] | None = None, groups: Iterable[str] | None = None) -> tuple[str, ...]:
+def sweep(*, pids: Iterable[int] | None = None, groups: Iterable[str] | None = None, own: str = "") -> tuple[str, ...]:
     """Kill and remove what sessions that are over left behind; returns what was removed. Never raises.
 
     Only our own groups' surroundings and our own user's files: names of another container's sessions would not mean
     what they mean here. ``pids`` and ``groups`` (directories in which sessions stand) narrow the search; ``None`` means
-    all that can be seen.
+    all that can be seen. ``own`` is the name of a session that goes on, but has no supervisor: its processes and groups
+    go too, its files stay.
     """
     candidates = pids if pids is not None else listed() if PROC else ()
     places = groups if groups is not None else _places() if PROC else ()
-    return (*_sweep_processes(candidates), *_sweep_groups(places), *_sweep_files())
+    return (*_sweep_processes(candidates, own), *_sweep_groups(places, own), *_sweep_files())
 
 
-def _sweep_processes(pids: Iterable[int]) -> list[str]:
+def _sweep_processes(pids: Iterable[int], own: str) -> list[str]:
     found = []
     for pid in pids:
         marked = marks(pid)
-        if marked is not None and over(marked[0]) and _same_namespace(pid):
+        if marked is not None and (marked[0] == own or over(marked[0])) and _same_namespace(pid):
             try:
                 os.kill(pid, signal.SIGKILL)
             except OSError:
@@ -68,7 +69,7 @@ def _sweep_processes(pids: Iterable[int]) -> list[str]:
 
 
 def _places() -> set[str]:
-    places = {place for controller in ("memory", "cpu") if (place := cgroup_v1.base_directory(controller))}
+    places = {place for controller in ("memory", "cpu", "pids") if (place := cgroup_v1.base_directory(controller))}
     v2 = own("")
     if v2 is not None:
         with contextlib.suppress(LimiterUnavailableError):  # then nothing of ours can be there
@@ -76,8 +77,8 @@ def _places() -> set[str]:
     return places
 
 
-def _sweep_groups(places: Iterable[str]) -> list[str]:
-    found = [str(path) for place in places for path in _named(place)]
+def _sweep_groups(places: Iterable[str], session: str) -> list[str]:
+    found = [str(path) for place in places for path in _named(place, session)]
     for directory in found:
         clear(directory)
     return found
@@ -92,11 +93,12 @@ def _sweep_files() -> list[str]:
     return found
 
 
-def _named(place: str) -> list[Path]:
-    """Return the directories in a place, symbolic links left out, that belong to sessions that are over."""
+def _named(place: str, session: str = "") -> list[Path]:
+    """Return the directories in a place, no symbolic links, that belong to sessions that are over, or to this one."""
     try:
         with os.scandir(place) as entries:
-            return [Path(entry.path) for entry in entries if over(entry.name) and entry.is_dir(follow_symlinks=False)]
+            found = [entry for entry in entries if entry.name == session or over(entry.name)]
+            return [Path(entry.path) for entry in found if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
 

@@ -31,6 +31,8 @@ FULL_LOOK_S = 0.25
 FULL_LOOK_SHARE = 20
 """A full look costs 1 part in so many of the time until the next one, on a machine with thousands of processes too."""
 MOST_NEW_PIDS = 64
+PF_EXITING = 0x4
+"""In the flags of ``/proc/PID/stat`` (kernel include/linux/sched.h)."""
 SHMEM_STEP_PAGES = 256
 """How far shared pages must move before the 15 us are spent to see how many of them are shared memory."""
 SWAP_EVERY_S = 0.25
@@ -99,6 +101,12 @@ def stat(pid: int) -> Stat | None:
     """Return where a process comes from, or ``None`` when it is gone."""
     text = read(f"/proc/{pid}/stat")
     return parse_stat(text) if text else None
+
+
+def ending(pid: int) -> bool:
+    """Whether a process is gone, or on its way out: giving back its memory, or a zombie."""
+    text = read(f"/proc/{pid}/stat")
+    return not text or bool(int(text[text.rindex(")") + 2 :].split()[6]) & PF_EXITING)
 
 
 def marks(pid: int) -> tuple[str, str] | None:

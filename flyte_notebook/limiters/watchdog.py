@@ -93,6 +93,10 @@ class WatchdogGroup:
         """Say which process is the first one; those it starts are found."""
         self._table.adopt(pid, self._name)
 
+    def holds(self, pid: int) -> bool:  # noqa: ARG002 - of the protocol
+        """Return True: nobody can leave."""
+        return True
+
     def sample(self) -> int:
         """Return the bytes in use: anonymous and shared memory of all processes."""
         self._table.refresh()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import json
+import os
 import pickle
 import socket
 import struct
@@ -25,7 +26,9 @@ CHANNEL_FD = 3
 INLINE_BYTES = 1 << 20
 """A payload above this travels as a file in the session directory, so that nobody holds it twice."""
 
-MAX_FRAME_BYTES = 1 << 34
+MAX_FRAME_BYTES = 1 << 30
+"""More than any message of ours holds: large values travel as files. A length above it is refused unread."""
+
 MAX_FDS = 16
 
 _HEADER = struct.Struct("!Q")
@@ -35,6 +38,10 @@ Message = dict[str, Any]
 
 class ChannelClosedError(ConnectionError):
     """The other side is gone, or what it sent is no frame."""
+
+
+class BrokenMessageError(ChannelClosedError):
+    """The other side is there, but what it sent is no message: nothing more can be read from it."""
 
 
 def frame(message: Message) -> bytes:
@@ -65,6 +72,8 @@ async def receive_async(reader: asyncio.StreamReader) -> Message:
     try:
         (length,) = _HEADER.unpack(await reader.readexactly(_HEADER.size))
         return _loads(await reader.readexactly(_checked(length)))
+    except BrokenMessageError:
+        raise
     except (asyncio.IncompleteReadError, OSError) as error:
         msg = f"the worker's channel ended: {error}"
         raise ChannelClosedError(msg) from error
@@ -86,22 +95,26 @@ class ControlReader:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._buffer = bytearray()
-        self._fds: deque[int] = deque()
+        self._fds: deque[list[int]] = deque()
 
     def read(self) -> list[tuple[Message, list[int]]]:
-        """Read once and return the messages that are whole now. Raises `ChannelClosedError` at the end."""
+        """Read once and return the messages that are whole now. Raises `ChannelClosedError` at the end.
+
+        A message whose descriptors did not all arrive, as this process has too many open, comes without any.
+        """
         space = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
         try:
-            data, ancillary, _flags, _address = self._sock.recvmsg(1 << 16, space)
+            data, ancillary, flags, _address = self._sock.recvmsg(1 << 16, space)
         except BlockingIOError:
             return []
         except OSError as error:
             raise ChannelClosedError(str(error)) from error
+        received = array.array("i")
         for level, kind, raw in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                received = array.array("i")
                 received.frombytes(raw[: len(raw) - len(raw) % received.itemsize])
-                self._fds.extend(received)
+        if received or flags & socket.MSG_CTRUNC:
+            self._fds.append(list(received))  # one read brings the descriptors of one message at most (unix(7))
         if not data:
             msg = "the other side closed the connection"
             raise ChannelClosedError(msg)
@@ -115,10 +128,30 @@ class ControlReader:
             end = _HEADER.size + _checked(length)
             if len(self._buffer) < end:
                 break
-            message = json.loads(bytes(self._buffer[_HEADER.size : end]))
+            message = _control_message(bytes(self._buffer[_HEADER.size : end]))
             del self._buffer[:end]
-            messages.append((message, [self._fds.popleft() for _ in range(message.pop("fds", 0))]))
+            messages.append((message, self._fds_of(message.pop("fds", 0))))
         return messages
+
+    def _fds_of(self, count: int) -> list[int]:
+        if not count:
+            return []
+        fds = self._fds.popleft() if self._fds else []
+        if len(fds) == count:
+            return fds
+        for fd in fds:
+            os.close(fd)
+        return []
+
+
+def _control_message(body: bytes) -> Message:
+    try:
+        message = json.loads(body)
+    except ValueError as error:
+        raise BrokenMessageError(f"a frame that is no message: {error}") from error
+    if not isinstance(message, dict) or "kind" not in message:
+        raise BrokenMessageError("a frame that is no message of ours")
+    return message
 
 
 def _loads(body: bytes) -> Message:
@@ -126,17 +159,17 @@ def _loads(body: bytes) -> Message:
         message = pickle.loads(body)  # noqa: S301 - kernel and worker run as the same user, in the same trust
     except Exception as error:
         msg = f"a frame that is no message: {error!r}"
-        raise ChannelClosedError(msg) from error
+        raise BrokenMessageError(msg) from error
     if not isinstance(message, dict):
         msg = f"a frame that is no message: {type(message).__name__}"
-        raise ChannelClosedError(msg)
+        raise BrokenMessageError(msg)
     return message
 
 
 def _checked(length: int) -> int:
     if length > MAX_FRAME_BYTES:
-        msg = f"a frame that claims {length} bytes"
-        raise ChannelClosedError(msg)
+        msg = f"a frame that claims {length} bytes, more than the {MAX_FRAME_BYTES} that any message has"
+        raise BrokenMessageError(msg)
     return length
 
 

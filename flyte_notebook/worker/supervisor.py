@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -134,9 +135,16 @@ class Supervisor:
 
     def _fork(self, message: dict[str, Any], fds: list[int], group: TaskGroup) -> int:
         """Fork and exec a worker; it joins its group before exec, so that interpreter and imports count."""
-        null = os.open(os.devnull, os.O_RDONLY)
-        error_read, error_write = os.pipe()
-        pid = os.fork()
+        if not fds:
+            raise OSError(errno.EMFILE, "the supervisor has too many files open")
+        with contextlib.ExitStack() as opened:
+            null = os.open(os.devnull, os.O_RDONLY)
+            opened.callback(os.close, null)
+            error_read, error_write = os.pipe()
+            opened.callback(os.close, error_read)
+            opened.callback(os.close, error_write)
+            pid = os.fork()
+            opened.pop_all()
         if pid == 0:
             try:
                 self._become_worker(message, [null, fds[1], fds[2], fds[0]], group)
@@ -242,6 +250,7 @@ def main(arguments: list[str]) -> None:
     error_log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(error_log, 2)
     os.close(error_log)
-    selection.sweep()
+    # Of our own session too: a supervisor before us may have been killed, and left what its workers had started.
+    selection.sweep(own=settings["session"])
     limiter = selection.choose(session=settings["session"])
     Supervisor(control, limiter, settings["session_dir"]).run()

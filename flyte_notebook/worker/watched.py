@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ class Watched:
         self._baseline_bytes: int | None = None
         self._ready_after_s: float | None = None
         self._tripped: Tripped | None = None
+        self._lost = ""
         self._wait_status: int | None = None
         self._ended_s: float | None = None
 
@@ -61,8 +63,14 @@ class Watched:
         """End the attempt for a reason; the first one stands."""
         if self._wait_status is None and self._tripped is None:
             self._tripped = reason
-        self._group.kill()
+        self._kill()
         self.due_s = time.monotonic()
+
+    def _kill(self) -> None:
+        self._group.kill()
+        if self._wait_status is None:
+            with contextlib.suppress(OSError):  # it is not waited for yet, so the pid is its own, in the group or not
+                os.kill(self.pid, signal.SIGKILL)
 
     def reap(self) -> None:
         """Take the exit status of the worker, if it is there."""
@@ -92,6 +100,9 @@ class Watched:
             if self._group.counters().oom_kills:
                 # A child may have been the victim: the attempt is over for all of them.
                 self.trip("memory")
+            elif self._tripped is None and not self._group.holds(self.pid):
+                self._lost = "its process was moved out of its limits' group, so it was ended"
+                self.trip("stopped")
         for reason, end_s in self._ends.items():
             if now >= end_s:
                 self.trip(reason)
@@ -99,7 +110,7 @@ class Watched:
         self._interval_s = DENSE_S if dense else min(SPARSE_S, self._interval_s * 1.5)
         wait_s = min(self._interval_s, self._group.poll_interval_s or SPARSE_S)
         if self._tripped is not None:
-            self._group.kill()
+            self._kill()
             wait_s = KILL_AGAIN_S
         self.due_s = min([now + wait_s, *(end for end in self._ends.values() if end > now)])
 
@@ -130,6 +141,7 @@ class Watched:
             "exit_status": None if signalled else os.WEXITSTATUS(status),
             "signal": os.WTERMSIG(status) if signalled else None,
             "tripped": self._tripped,
+            "lost": self._lost if self._tripped == "stopped" else "",
             "oom_kills": counters.oom_kills,
             "limit_reached": counters.limit_reached,
             "machine_oom_kills": getattr(counters, "machine_oom_kills", 0),

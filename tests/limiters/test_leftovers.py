@@ -136,3 +136,20 @@ def test_processes_of_dead_sessions_go(kernel: Kernel) -> None:
     assert not running(child.pid)
     limiter.close()
     started.close()
+
+
+@pytest.mark.linux
+def test_what_a_lost_supervisor_left_goes_and_its_files_stay(kernel: Kernel) -> None:
+    """A session that goes on without its supervisor: named as one's own its processes go, its files are kept."""
+    limiter = Watchdog(kernel.session)
+    started = Children(kernel.session)
+    child = started.start(limiter.group("a", Limits()), "say('here'); wait()")
+    child.line()
+    directory = Path(tempfile.gettempdir(), kernel.session)
+    directory.mkdir()
+    assert (f"process {child.pid} of {kernel.session}/a",) == sweep(pids=[child.pid], groups=(), own=kernel.session)
+    until(child.poll)
+    assert directory.exists()
+    directory.rmdir()
+    limiter.close()
+    started.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -105,3 +106,43 @@ def test_the_end_of_control_is_an_error(pair: tuple[socket.socket, socket.socket
     left.close()
     with pytest.raises(protocol.ChannelClosedError):
         protocol.ControlReader(right).read()
+
+
+@pytest.mark.parametrize(
+    "data", [struct.pack("!Q", 4) + b"junk", struct.pack("!Q", 2) + b"{}", struct.pack("!Q", 2) + b"[]", b"Traceback"]
+)
+def test_what_is_no_control_message_is_an_error_of_its_own(
+    pair: tuple[socket.socket, socket.socket], data: bytes
+) -> None:
+    """No JSON, no object, no kind, or a length that lies: whoever sends that cannot be understood any more."""
+    left, right = pair
+    left.sendall(data)
+    with pytest.raises(protocol.BrokenMessageError):
+        protocol.ControlReader(right).read()
+
+
+def test_descriptors_that_do_not_fit_leave_their_message_and_the_next_one(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """With no room for them a message comes without its descriptors, none stays open, and the next has its own."""
+    left, right = pair
+    read, write = os.pipe()
+    reader = protocol.ControlReader(right)
+    protocol.send_control(left, {"kind": "hit"}, [read, write])
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(read, write, left.fileno(), right.fileno())
+    taken = []
+    while (fd := os.dup(read)) < highest:
+        taken.append(fd)
+    os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2, before[1]))
+    try:
+        assert [({"kind": "hit"}, [])] == reader.read()
+        os.close(os.dup(read))  # there is room for one, as before
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    protocol.send_control(left, {"kind": "next"}, [read, write])
+    ((message, fds),) = reader.read()
+    assert ("next", 2) == (message["kind"], len(fds))
+    for each in (*taken, read, write, *fds):
+        os.close(each)

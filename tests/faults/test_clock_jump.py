@@ -1,0 +1,92 @@
+"""The day's clock may jump: only clocks that never go back decide anything.
+
+A ``sitecustomize`` that stands on the path of every Python gives kernel, supervisor and workers a day's clock that
+jumps by a year, back and forth, each time that it is read. The machine's own clock is left alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from pathlib import Path
+
+import pytest
+from programs import facts_of
+
+import flyte_notebook
+
+pytestmark = pytest.mark.cgroup
+
+JUMPY = """
+import time
+
+_real, _jumps = time.time, [0]
+
+def _jumping():
+    _jumps[0] += 1
+    return _real() + 365 * 86_400 * (-1) ** _jumps[0]
+
+time.time = _jumping
+time.time_ns = lambda: int(_jumping() * 10**9)
+"""
+
+PROGRAM = """
+from datetime import timedelta
+
+assert abs(time.time() - time.time()) > 10**6, "the clock does not jump"
+
+@env.task(timeout=flyte.Timeout(max_runtime=2, deadline=60))
+def sleeps(seconds: float) -> float:
+    began = time.monotonic()
+    time.sleep(seconds)
+    return float(round(abs(time.time() - time.time())) // 10**6)
+
+@env.task(retries=flyte.RetryStrategy(count=1, backoff=flyte.Backoff(base=timedelta(seconds=0.5))))
+def fails() -> None:
+    raise ValueError("again")
+
+with fn.enable():
+    enforcement.current().engine.wait_until_proven()
+    began = time.monotonic()
+    short, failed = facts_of(sleeps, 0.5), facts_of(fails)
+    attempts = fn.last_run.actions[0].attempts
+    long = facts_of(sleeps, 60.0)
+    report = fn.last_failure.report
+    facts(short=short, failed=failed, attempts=len(attempts), long=long, took_s=time.monotonic() - began,
+          ran_s=report.ran_s, times_s=list(report.trace.times_s)[-1])
+"""
+
+WALL_CLOCKS = {
+    ("time", "time"),
+    ("time", "time_ns"),
+    ("datetime", "now"),
+    ("datetime", "utcnow"),
+    ("datetime", "today"),
+}
+
+
+def test_no_bound_cares_about_the_days_clock(tmp_path: Path) -> None:
+    """With a clock that jumps by a year a task returns, a retry comes, and max_runtime ends a long one in time."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(JUMPY)
+    path = os.pathsep.join(filter(None, [str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))
+    facts = facts_of(PROGRAM, tmp_path, environ={"PYTHONPATH": path})
+    assert {"outputs": ["63.0"]} == facts["short"]  # the worker's clock jumps as well
+    assert ("ValueError", 2) == (facts["failed"]["code"], facts["attempts"])
+    assert "MaxRuntimeExceededError" == facts["long"]["error"]
+    assert 2 <= facts["ran_s"] < 6
+    assert 2 <= facts["times_s"] < 12
+    assert facts["took_s"] < 40
+
+
+def test_nothing_of_ours_reads_the_days_clock() -> None:
+    """No module of the package calls a clock that can be set."""
+    package = Path(flyte_notebook.__file__).parent
+    found = [
+        f"{path.relative_to(package)}:{node.lineno}"
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Attribute)
+        and (getattr(node.value, "id", getattr(node.value, "attr", "")), node.attr) in WALL_CLOCKS
+    ]
+    assert [] == found

@@ -1,0 +1,192 @@
+"""Without its supervisor each running attempt fails with an error that says so; another one takes over at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import flyte
+import flyte.errors
+import pytest
+from programs import alive, until
+
+from flyte_notebook.engine import link
+from flyte_notebook.engine.link import SupervisorError
+from flyte_notebook.limiters.control_groups import own
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flyte_notebook.engine.link import SupervisorLink
+    from flyte_notebook.sdk.session import Session
+
+pytestmark = [
+    pytest.mark.cgroup,
+    pytest.mark.usefixtures("session"),
+    pytest.mark.leaves("process", reason="the supervisor that takes over serves the whole module, whose end is proven"),
+]
+
+env = flyte.TaskEnvironment(name="lost", resources=flyte.Resources(cpu=1, memory="250Mi"))
+
+GONE_S = 2.0
+
+
+@env.task
+def sleeps(place: str) -> None:
+    """Start a program that leaves its family, say both pids, and sleep."""
+    program = "import os, time; os.setsid(); time.sleep(120)"
+    child = subprocess.Popen([sys.executable, "-c", program])
+    Path(f"{place}.new").write_text(f"{os.getpid()} {child.pid}")
+    Path(f"{place}.new").rename(place)
+    time.sleep(120)
+
+
+@env.task
+async def add(a: int, b: int) -> int:
+    return a + b
+
+
+@env.task
+def refuses(value: str) -> None:
+    raise ValueError(len(value))
+
+
+def lose(session: Session, places: list[Path], fault: Callable[[], object]) -> list[BaseException | Any]:
+    """Run a task for each place, make a fault when all of them run, and return what became of them."""
+
+    async def main() -> list[BaseException | Any]:
+        runs = [asyncio.ensure_future(flyte.run.aio(sleeps, str(place))) for place in places]
+        await asyncio.to_thread(until, lambda: all(place.exists() for place in places))
+        fault()
+        return await asyncio.wait_for(asyncio.gather(*runs, return_exceptions=True), 20)
+
+    return asyncio.run(main())
+
+
+def on_loop(session: Session, function: Callable[[SupervisorLink], object]) -> None:
+    async def work() -> None:
+        function(session.engine._link)
+
+    session.engine.call(work()).result(30)
+
+
+def garbage(data: bytes) -> Callable[[SupervisorLink], object]:
+    """Return what puts bytes before the next ones that come from the supervisor."""
+
+    def put(its: SupervisorLink) -> None:
+        assert its._reader is not None
+        its._reader._buffer += data
+
+    return put
+
+
+def framed(message: Any) -> bytes:
+    body = json.dumps(message).encode()
+    return struct.pack("!Q", len(body)) + body
+
+
+def assert_all_ended(errors: list[BaseException | Any], places: list[Path]) -> None:
+    for error in errors:
+        assert flyte.errors.RuntimeSystemError is type(error)
+        assert "Interrupted" == error.code
+        assert "the supervisor process" in error.failure.headline
+        assert "the supervisor process" in str(error)
+    pids = [int(pid) for place in places for pid in place.read_text().split()]
+    assert 2 * len(places) == len(pids)
+    until(lambda: not any(alive(pid) for pid in pids), GONE_S)
+
+
+def test_a_supervisor_that_is_killed_takes_its_five_tasks_with_it(session: Session, tmp_path: Path) -> None:
+    """SIGKILL: five system errors, and two seconds later no worker, no daemon of one, no group of it; the next works.
+
+    Nobody has to run anything for that: the new supervisor, of the same session, clears up first.
+    """
+    places = [tmp_path / str(number) for number in range(5)]
+    before = session.engine.supervisor_pid
+    assert before is not None
+    errors = lose(session, places, lambda: os.kill(before, signal.SIGKILL))
+    assert_all_ended(errors, places)
+    until(lambda: session.engine.supervisor_pid not in {None, before})
+    for controller in ("memory", "cpu", "pids", ""):
+        found = own(controller)
+        if found is not None:
+            group = Path(found[0], session.engine._link.session)
+            until(lambda group=group: not any(group.glob("fnb-*")), GONE_S)  # type: ignore[misc]  # bound now
+    assert 3 == flyte.run(add, 1, 2).outputs()[0]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda its: its._control.shutdown(2),
+        garbage(struct.pack("!Q", 4) + b"junk"),
+        garbage(b"Traceback (most recent call last):"),
+        garbage(framed([1])),
+        garbage(framed({"kind": "ended", "id": 10**6})),
+        garbage(framed({"kind": "usage", "usage": "none"})),
+    ],
+    ids=["socket shut down", "no JSON", "text", "no message", "an attempt that is none", "numbers that are none"],
+)
+def test_a_supervisor_that_cannot_be_understood_is_replaced(session: Session, tmp_path: Path, fault: Any) -> None:
+    """The end of its socket, or what is no message on it: the running task fails, all is ended, the next works."""
+    before = session.engine.supervisor_pid
+    errors = lose(session, [tmp_path / "place"], lambda: on_loop(session, fault))
+    assert_all_ended(errors, [tmp_path / "place"])
+    assert 3 == flyte.run(add, 1, 2).outputs()[0]
+    assert session.engine.supervisor_pid != before
+
+
+def test_what_was_kept_of_failed_runs_is_still_there(session: Session, tmp_path: Path) -> None:
+    """The large inputs of a run that failed before are no loss: it can be repeated after the supervisor was killed."""
+    with pytest.raises(flyte.errors.RuntimeUserError) as caught:
+        flyte.run(refuses, "x" * 500_000)
+    failure: Any = caught.value.failure  # type: ignore[attr-defined]  # ours
+    before = session.engine.supervisor_pid
+    assert before is not None
+    lose(session, [tmp_path / "place"], lambda: os.kill(before, signal.SIGKILL))
+    assert {"value": "x" * 500_000} == session.repeats.find(failure.worker).arguments()
+
+
+def test_a_supervisor_that_reads_no_more_does_not_hang_the_notebook(session: Session) -> None:
+    """Stopped by SIGSTOP it takes no message: what is asked of it fails within a bound, and another takes over."""
+    before = session.engine.supervisor_pid
+    assert before is not None
+    os.kill(before, signal.SIGSTOP)
+
+    def fill(its: SupervisorLink) -> None:
+        for _ in range(10_000):
+            its._send({"kind": "stop", "id": 0, "padding": "x" * 10_000})
+
+    began_s = time.monotonic()
+    with pytest.raises(SupervisorError, match="the supervisor process is gone"):
+        on_loop(session, fill)
+    assert time.monotonic() - began_s < 20
+    assert 3 == flyte.run(add, 1, 2).outputs()[0]
+    assert session.engine.supervisor_pid != before
+
+
+def test_a_supervisor_that_says_nothing_is_given_up(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped while a task runs it keeps no bounds: it is missed, the task fails with that, all ends, the next works.
+
+    What is thirty seconds elsewhere is one and a half here.
+    """
+    monkeypatch.setattr(link, "LOOK_EVERY_S", 0.25)
+    flyte.run(add, 1, 2)
+    before = session.engine.supervisor_pid
+    assert before is not None
+    errors = lose(session, [tmp_path / "place"], lambda: os.kill(before, signal.SIGSTOP))
+    assert "the supervisor process has said nothing for 1.5 s" in str(errors[0])
+    assert flyte.errors.RuntimeSystemError is type(errors[0])
+    assert 3 == flyte.run(add, 1, 2).outputs()[0]
+    pids = [int(pid) for pid in (tmp_path / "place").read_text().split()]
+    until(lambda: not any(alive(pid) for pid in pids), GONE_S)

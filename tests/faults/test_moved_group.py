@@ -1,0 +1,137 @@
+"""A worker's control group changed by somebody else: what cannot hold any more is said, and the rest goes on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import flyte
+import flyte.errors
+import pytest
+from programs import error_of, until
+
+from flyte_notebook.limiters.control_groups import own
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flyte_notebook.sdk.session import Session
+
+pytestmark = [pytest.mark.cgroup_v1, pytest.mark.usefixtures("session")]
+
+env = flyte.TaskEnvironment(name="moved", resources=flyte.Resources(cpu=1, memory="250Mi"))
+
+MIB = 1 << 20
+
+
+@env.task
+def waits(place: str, mebibytes: int) -> int:
+    """Say where it is, wait for the word, and use memory."""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    path = next(line.split(":", 2)[2] for line in lines if ":memory:" in line)
+    Path(f"{place}.new").write_text(f"{os.getpid()} {path.rpartition('/')[2]}")
+    Path(f"{place}.new").rename(place)
+    until_s = time.monotonic() + 60
+    while not Path(f"{place}.go").exists() and time.monotonic() < until_s:
+        time.sleep(0.01)
+    return len(bytearray(mebibytes << 20))
+
+
+@env.task
+async def add(a: int, b: int) -> int:
+    return a + b
+
+
+def base() -> Path:
+    found = own("memory")
+    assert found is not None
+    return Path(found[0])
+
+
+def meddled(session: Session, place: Path, meddle: Callable[[int, Path], None]) -> threading.Thread:
+    """Have something done to the running task's process and group, and the task told to go on."""
+
+    def work() -> None:
+        until(place.exists)
+        pid, name = place.read_text().split()
+        meddle(int(pid), base() / session.engine._link.session / name)
+        Path(f"{place}.go").touch()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def out_of_the_group(pid: int, group: Path) -> None:
+    (base() / "cgroup.procs").write_text(str(pid))
+    time.sleep(1)  # more than it takes to be noticed; the task goes on after that
+
+
+def out_and_gone(pid: int, group: Path) -> None:
+    (base() / "cgroup.procs").write_text(str(pid))
+    group.rmdir()
+    time.sleep(1)
+
+
+def removed(pid: int, group: Path) -> None:
+    with pytest.raises(OSError, match="busy") as refused:
+        group.rmdir()
+    assert errno.EBUSY == refused.value.errno
+
+
+def lowered(pid: int, group: Path) -> None:
+    (group / "memory.limit_in_bytes").write_text(str(100 * MIB))
+
+
+def raised(pid: int, group: Path) -> None:
+    for name in ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes"):
+        if (group / name).exists():
+            (group / name).write_text(str(400 * MIB))
+
+
+@pytest.mark.parametrize("meddle", [out_of_the_group, out_and_gone])
+def test_a_worker_without_its_limits_is_ended(session: Session, tmp_path: Path, meddle: Any) -> None:
+    """Moved out of its group a task is under no limit: it is ended, as a system error that says why; the next works."""
+    thread = meddled(session, tmp_path / "place", meddle)
+    error = error_of(waits, str(tmp_path / "place"), 10)
+    thread.join()
+    assert flyte.errors.RuntimeSystemError is type(error)
+    assert "its process was moved out of its limits' group, so it was ended" in str(error)
+    assert "moved out of its limits' group" in error.failure.headline
+    assert 3 == flyte.run(add, 1, 2).outputs()[0]
+
+
+def test_a_group_in_use_cannot_be_removed(session: Session, tmp_path: Path) -> None:
+    """The kernel refuses it, and the task ends as if nobody had tried."""
+    thread = meddled(session, tmp_path / "place", removed)
+    assert 10 * MIB == flyte.run(waits, str(tmp_path / "place"), 10).outputs()[0]
+    thread.join()
+
+
+def test_a_limit_that_is_lowered_holds(session: Session, tmp_path: Path) -> None:
+    """The kernel holds what is written last: OOMError far below what was declared; the next run works."""
+    thread = meddled(session, tmp_path / "place", lowered)
+    error = error_of(waits, str(tmp_path / "place"), 150)
+    thread.join()
+    assert flyte.errors.OOMError is type(error)
+    assert error.failure.report.trace.peak_bytes <= 100 * MIB
+    assert 3 == flyte.run(add, 1, 2).outputs()[0]
+
+
+def test_a_limit_that_is_raised_shows(session: Session, tmp_path: Path) -> None:
+    """The task may use more, and its trace says that it did; the next run has its own limit."""
+    thread = meddled(session, tmp_path / "place", raised)
+    flyte.run(waits, str(tmp_path / "place"), 300)
+    thread.join()
+    run = session.history[-1]
+    assert run.actions[0].attempts[0].trace.peak_bytes > 300 * MIB
+    assert flyte.errors.OOMError is type(error_of(uses, 300))
+
+
+@env.task
+def uses(mebibytes: int) -> int:
+    return len(bytearray(mebibytes << 20))

@@ -1,0 +1,109 @@
+"""A fork bomb in a task stays inside of it: the notebook and other tasks can still start processes, and it is ended.
+
+A group of our own stands for the machine, so that the real one does not run out of process numbers.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from programs import facts_of, until
+
+from flyte_notebook.limiters.control_groups import own
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.cgroup_v1
+
+MACHINE_PROCESSES = 600
+
+PROGRAM = """
+@env.task(timeout=TIMEOUT)
+def bomb() -> int:
+    "Fork until it is refused, and go on with that; children do the same. Return how often the first one could."
+    count = 0
+    while True:
+        try:
+            if os.fork() == 0:
+                count = -1_000_000
+            count += 1
+        except OSError:
+            if count > 0 and TIMEOUT is None:
+                return count
+            time.sleep(0.01)
+
+@env.task
+def one_too_many() -> int:
+    children = []
+    while True:
+        children.append(subprocess.Popen(["sleep", "60"]))
+
+def forks(seconds):
+    "How often this process could start another one, and how often it could not."
+    done, refused, until_s = 0, 0, time.monotonic() + seconds
+    while time.monotonic() < until_s:
+        try:
+            done += 1
+            subprocess.run(["true"], check=True)
+        except OSError:
+            refused += 1
+        time.sleep(0.05)
+    return done, refused
+
+with fn.enable():
+    enforcement.current().engine.wait_until_proven()
+    found = []
+    thread = threading.Thread(target=lambda: found.extend([facts_of(TASK)]))
+    thread.start()
+    done, refused = forks(SECONDS)
+    beside = facts_of(add, 1, 2)
+    thread.join()
+    facts(bomb=found[0], done=done, refused=refused, beside=beside, after=facts_of(add, 3, 4))
+"""
+
+
+@pytest.fixture
+def machine() -> Iterator[Path]:
+    """Give a group that has few process numbers; nobody may be left inside at the end."""
+    found = own("pids")
+    if found is None or not os.access(found[0], os.W_OK):
+        pytest.skip("cannot be here: no pids hierarchy of version 1 that may be written")
+    group = Path(found[0], f"fnb-machine-{os.getpid()}")
+    group.mkdir()
+    (group / "pids.max").write_text(str(MACHINE_PROCESSES))
+    yield group
+    until(lambda: not (group / "cgroup.procs").read_text(), 2)
+    group.rmdir()
+
+
+def program(task: str, *, timeout: str = "None", seconds: float = 2) -> str:
+    return PROGRAM.replace("TIMEOUT", timeout).replace("TASK", task).replace("SECONDS", str(seconds))
+
+
+def test_a_fork_bomb_is_held_and_ended_at_its_max_runtime(machine: Path, tmp_path: Path) -> None:
+    """It never ends by itself: MaxRuntimeExceededError; meanwhile the notebook starts processes and runs a task."""
+    facts = facts_of(program("bomb", timeout="3"), tmp_path, group=machine)
+    assert "MaxRuntimeExceededError" == facts["bomb"]["error"]
+    assert (0, {"outputs": ["3"]}, {"outputs": ["7"]}) == (facts["refused"], facts["beside"], facts["after"])
+    assert facts["done"] > 3
+
+
+def test_one_process_too_many_is_an_error_of_the_task(machine: Path, tmp_path: Path) -> None:
+    """What it starts beyond its share is refused, and the task says so; all of it is gone, and the next run works."""
+    facts = facts_of(program("one_too_many.override(resources=flyte.Resources(memory='1Gi'))"), tmp_path, group=machine)
+    assert ("RuntimeUserError", "BlockingIOError") == (facts["bomb"]["error"], facts["bomb"]["code"])
+    assert "Resource temporarily unavailable" in facts["bomb"]["message"]
+    assert (0, {"outputs": ["3"]}, {"outputs": ["7"]}) == (facts["refused"], facts["beside"], facts["after"])
+
+
+def test_without_a_limit_on_processes_the_bound_in_time_ends_it(machine: Path, tmp_path: Path) -> None:
+    """Where no group may be written nothing holds a fork bomb but its max_runtime: all of it is killed then."""
+    environ = {"FLYTE_NOTEBOOK_LIMITER": "watchdog"}
+    text = program("bomb", timeout="2", seconds=0).replace("beside = facts_of(add, 1, 2)", "beside = None")
+    facts = facts_of(text, tmp_path, group=machine, environ=environ)
+    assert "MaxRuntimeExceededError" == facts["bomb"]["error"]
+    assert {"outputs": ["7"]} == facts["after"]
