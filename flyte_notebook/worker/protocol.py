@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import json
+import os
 import pickle
 import socket
 import struct
@@ -101,6 +102,8 @@ class ControlReader:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 received = array.array("i")
                 received.frombytes(raw[: len(raw) - len(raw) % received.itemsize])
+                for fd in received:
+                    os.set_inheritable(fd, False)  # another program that is started meanwhile must not hold it open
                 self._fds.extend(received)
         if not data:
             msg = "the other side closed the connection"
