@@ -48,6 +48,8 @@ PR_SET_NAME = 15
 SPARE_NAME = b"fnb-spare"
 """What the kernel calls a worker that has no job yet; see it with ``ps -o comm``."""
 SERVER_NAME = b"fnb-server"
+OOM_SCORE_ADJ = "1000"
+"""When the machine itself runs short the kernel takes the task, not the notebook (proc(5), oom_score_adj)."""
 ONE_THREAD_BOUND_S = 2.0
 PARENT_BOUND_S = 5.0
 
@@ -63,6 +65,8 @@ def main(arguments: list[str]) -> None:
     os.set_inheritable(CONTROL_FD, False)
     _depend_on(settings["supervisor_pid"])
     os.setsid()
+    with contextlib.suppress(OSError):
+        control_groups.write("/proc/self/oom_score_adj", OOM_SCORE_ADJ)
     libc = ctypes.CDLL(None)
     was_called = ctypes.create_string_buffer(16)
     libc.prctl(16, was_called)  # PR_GET_NAME
