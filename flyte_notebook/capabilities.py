@@ -15,6 +15,7 @@ from flyte_notebook.units import format_cpu, format_memory
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flyte_notebook.engine.link import Workers
     from flyte_notebook.limits import Enforcement
     from flyte_notebook.sdk.session import Session
 
@@ -107,6 +108,18 @@ def enforcement_line(found: Enforcement) -> str:
     return f"memory: {found.memory_words} · cpu: {found.cpu_words} · time: yes"
 
 
+def _start_of_workers(workers: Workers) -> Finding:
+    """Say how the process of an action comes to be, and why not in the faster way."""
+    if not workers.forked:
+        why = f": {workers.why}" if workers.why else ""
+        return Finding(subject="start", holds="a fresh interpreter for every action", detail=f"not forked{why}")
+    detail = "its memory is its own, as in a fresh interpreter, and counts in full"
+    if workers.why:
+        detail += f"; the last one got a fresh interpreter: {workers.why}"
+    words = "forked from a server that has imported the SDK and nothing else"
+    return Finding(subject="start", holds=words, detail=detail)
+
+
 def _version(distribution: str) -> str:
     try:
         return importlib.metadata.version(distribution)
@@ -133,9 +146,9 @@ def _report(session: Session, silenced: int | None) -> Doctor:
         Finding(
             subject="isolation",
             holds="proven: a job ran in a process of its own",
-            detail="a fresh interpreter for every action"
-            + (f"; it holds {format_memory(baseline)} before any code of yours" if baseline else ""),
+            detail=f"it holds {format_memory(baseline)} before any code of yours" if baseline else "",
         ),
+        _start_of_workers(session.engine.workers()),
     ]
     if session.system_retries:
         findings.append(

@@ -60,6 +60,8 @@ class Snapshot:
     """What is there now, each with words that name it; descriptors are counted by what they point at."""
 
     processes: dict[tuple[int, str], str] = field(default_factory=dict)
+    standing_ready: dict[tuple[int, str], tuple[int, str]] = field(default_factory=dict)
+    """Processes without a job that belong to a session, and the supervisor of that."""
     groups: dict[str, str] = field(default_factory=dict)
     descriptors: Counter[str] = field(default_factory=Counter)
     threads: dict[int, str] = field(default_factory=dict)
@@ -72,6 +74,7 @@ class Snapshot:
         processes = _processes() if linux else {}
         return cls(
             processes=processes,
+            standing_ready=_standing_ready(processes) if linux else {},
             groups=_groups({str(pid) for pid, _ in processes} | {str(os.getpid())}) if linux else {},
             descriptors=_descriptors() if linux else Counter(),
             threads={id(thread): thread.name for thread in threading.enumerate() if thread.is_alive()},
@@ -86,9 +89,13 @@ def leaked(before: Snapshot, after: Snapshot, *, leave: frozenset[str] = frozens
     threads = [name for name in threads if not any(kept.name.fullmatch(name) for kept in LIFELONG)]
     descriptors = after.descriptors - before.descriptors
     descriptors -= Counter(target for kept in lifelong for target in kept.descriptors)
+    # A session that was open before keeps workers ready, and makes new ones; they end with it.
+    kept = {key for key, supervisor in after.standing_ready.items() if supervisor in before.processes}
+    known = {*before.processes, *kept}
+    members = {str(pid) for pid, _ in kept}
     found: dict[Kind, list[str]] = {
-        "process": [words for key, words in after.processes.items() if key not in before.processes],
-        "group": [words for key, words in after.groups.items() if key not in before.groups],
+        "process": [words for key, words in after.processes.items() if key not in known],
+        "group": [words for key, words in after.groups.items() if key not in before.groups and not _only(key, members)],
         "descriptor": [f"{count} x {target}" for target, count in sorted(descriptors.items())],
         "thread": threads,
         "file": [words for key, words in after.files.items() if key not in before.files],
@@ -129,6 +136,24 @@ def _processes() -> dict[tuple[int, str], str]:
             ours.add(pid)
     ours -= {os.getpid(), *_ancestors(os.getpid(), parents)}
     return {(pid, known[pid][0]): _process_words(pid, known[pid][1], known[pid][2]) for pid in sorted(ours)}
+
+
+def _standing_ready(processes: dict[tuple[int, str], str]) -> dict[tuple[int, str], tuple[int, str]]:
+    """Return those that wait for a job, or for a word to fork one, with the supervisor they belong to."""
+    by_pid = {pid: (pid, start) for pid, start in processes}
+    found = {}
+    for key in processes:
+        if _read(Path("/proc", str(key[0]), "comm")).strip() in {b"fnb-spare", b"fnb-server"}:
+            parent = _parent(Path("/proc", str(key[0])))
+            if parent in by_pid:
+                found[key] = by_pid[parent]
+    return found
+
+
+def _only(group: str, members: set[str]) -> bool:
+    """Whether a group holds nobody but these, and somebody."""
+    inside = set(_read(Path(group, "cgroup.procs")).decode().split())
+    return bool(inside) and inside <= members
 
 
 def _ancestors(pid: int, parents: dict[int, int]) -> list[int]:

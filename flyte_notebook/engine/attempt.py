@@ -78,15 +78,25 @@ class Origin:
 
 
 class AttemptInWorker:
-    """Runs one job in one worker. ``call`` runs the job of a nested task and returns the reply for the parent."""
+    """Runs one job in one worker. ``call`` runs the job of a nested task and returns the reply for the parent.
+
+    ``fresh`` asks for an interpreter of its own, where a forked worker would do.
+    """
 
     def __init__(
-        self, job: Job, origin: Origin, link: SupervisorLink, call: Callable[[Call], Awaitable[dict[str, Any]]]
+        self,
+        job: Job,
+        origin: Origin,
+        link: SupervisorLink,
+        call: Callable[[Call], Awaitable[dict[str, Any]]],
+        *,
+        fresh: bool = False,
     ) -> None:
         self._job = job
         self._origin = origin
         self._link = link
         self._call = call
+        self._fresh = fresh
         self._children: dict[int, asyncio.Task[None]] = {}
         self._handle: Handle | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -154,6 +164,9 @@ class AttemptInWorker:
         return {
             "name": _group_name(self._job),
             "argv": argv,
+            "entry": self._job.entry,
+            "sys_path": list(surroundings.sys_path),
+            "fresh": self._fresh,
             "cwd": surroundings.cwd,
             "environ": {**surroundings.environ, **self._variables()},
         }

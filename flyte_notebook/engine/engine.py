@@ -31,6 +31,7 @@ from flyte_notebook.worker import pickling
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flyte_notebook.engine.link import Prefork, Workers
     from flyte_notebook.engine.living import Living
     from flyte_notebook.history import Action
     from flyte_notebook.limits import Enforcement, Limits
@@ -65,7 +66,9 @@ class Engine:
         canary: str,
         max_processes: int = MAX_PROCESSES,
         on_failure: Callable[[Job], None] | None = None,
+        prefork: Prefork | None = None,
     ) -> None:
+        self._prefork = prefork
         self.history = history
         self._on_failure = on_failure
         self.baseline_bytes: int | None = None
@@ -95,7 +98,7 @@ class Engine:
             raise EngineError(str(error)) from error
 
     async def _start(self) -> None:
-        self._link = SupervisorLink(self._on_usage, self._on_loss)
+        self._link = SupervisorLink(self._on_usage, self._on_loss, self._prefork)
         self._starting = asyncio.Lock()
         self._scheduler = Scheduler(
             capacity_bytes=machine.capacity_bytes,
@@ -109,7 +112,8 @@ class Engine:
         """Prove with one job that a worker is a process of its own, and measure what an empty one holds."""
         job = Job(label="canary", run="canary", action="a0", entry=self._canary, payload=b"")
         own = Surroundings(cwd=os.getcwd(), environ=dict(os.environ), sys_path=tuple(filter(None, sys.path)))  # noqa: PTH109 - a string is wanted
-        report = await AttemptInWorker(job, Origin(sink=Nowhere(), surroundings=own), self._link, _no_call).run()
+        origin = Origin(sink=Nowhere(), surroundings=own)
+        report = await AttemptInWorker(job, origin, self._link, _no_call, fresh=True).run()
         if report.answer is None or int(report.answer) == os.getpid():
             words = report.output_tail or report.tripped_detail or f"exit status {report.exit_status}"
             msg = f"no isolated worker could be started, so nothing is run: {words}"
@@ -123,6 +127,11 @@ class Engine:
             await asyncio.shield(self._probe)
 
         self.call(probe()).result(timeout_s)
+
+    def workers(self) -> Workers:
+        """Return how workers are started; waits until that is known. Thread-safe."""
+        found: Workers = self.call(self._link.known_workers()).result()
+        return found
 
     @property
     def enforcement(self) -> Enforcement:

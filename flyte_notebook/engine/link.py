@@ -11,12 +11,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.limiters import cgroup_v2, selection
+from flyte_notebook.limiters.base import ATTEMPT_VARIABLE, SESSION_VARIABLE
 from flyte_notebook.limits import Enforcement
 from flyte_notebook.worker import protocol
+from flyte_notebook.worker.likeness import ATTEMPT_NAME_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +31,11 @@ SEND_BOUND_S = 5.0
 """How long the supervisor may take to read a message: it reads all the time, unless somebody stopped it."""
 
 CLOSE_BOUND_S = 6.0
+WORKERS_BOUND_S = 35.0
+"""How long it may take to know whether workers can be forked; the supervisor gives up sooner by itself."""
+
+WORKERS_VARIABLE = "FLYTE_NOTEBOOK_WORKERS"
+"""Environment variable: ``fresh`` gives each attempt an interpreter of its own, where workers could be forked."""
 
 LOOK_EVERY_S = 5.0
 SILENT_LOOKS = 6
@@ -40,6 +48,34 @@ _BOOT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[2])['sys_path']; "
     "from flyte_notebook.worker.supervisor import main; main(sys.argv[1:])"
 )
+
+
+_BOOT_SERVER = (
+    "import sys; sys.path[:] = filter(None, sys.path); "
+    "from flyte_notebook.worker.prefork import main; main(sys.argv[1:])"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefork:
+    """What the server does that workers are forked from.
+
+    It imports ``modules``, and ``if_installed`` where they are there, and calls ``before_fork``; a worker calls
+    ``after_fork`` when it gets its job. Functions are named as ``module:function``.
+    """
+
+    modules: tuple[str, ...]
+    if_installed: tuple[str, ...] = ()
+    before_fork: tuple[str, ...] = ()
+    after_fork: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """How workers are started: ``forked`` or, where not, why not. ``why`` with ``forked``: why the last one was not."""
+
+    forked: bool
+    why: str = ""
 
 
 class SupervisorError(RuntimeError):
@@ -67,10 +103,14 @@ class Handle:
 class SupervisorLink:
     """Owns the supervisor process of a session. Everything runs on the engine's loop."""
 
-    def __init__(self, on_usage: Callable[[], None], on_loss: Callable[[], None]) -> None:
+    def __init__(
+        self, on_usage: Callable[[], None], on_loss: Callable[[], None], prefork: Prefork | None = None
+    ) -> None:
         """``on_loss`` is called when the supervisor is gone while attempts of it ran."""
         self.enforcement = Enforcement()
         self._on_loss = on_loss
+        self.workers: asyncio.Future[Workers] = asyncio.get_running_loop().create_future()
+        self._prefork = prefork
         self.session = selection.session_name(os.getpid())
         self.session_dir = str(Path(tempfile.gettempdir()) / self.session)
         self._on_usage = on_usage
@@ -139,6 +179,38 @@ class SupervisorLink:
             raise SupervisorError(msg) from error
         found = hello["enforcement"]
         self.enforcement = Enforcement(memory=found["memory"], cpu=found["cpu"], hints=tuple(found["hints"]))
+        self._begin_server()
+
+    def _begin_server(self) -> None:
+        """Have the server started that workers are forked from, unless that is not wanted."""
+        prefork, why = self._prefork, ""
+        if os.environ.get(WORKERS_VARIABLE) == "fresh":
+            why = f"{WORKERS_VARIABLE}=fresh"
+        elif sys.platform != "linux":
+            why = "workers are forked on Linux only"
+        if prefork is None or why:
+            self._heard_of_workers(Workers(forked=False, why=why))
+            return
+        environ = dict(os.environ)
+        own = {
+            SESSION_VARIABLE: self.session,
+            ATTEMPT_VARIABLE: "-" * ATTEMPT_NAME_BYTES,
+            "FLYTE_DISABLE_TELEMETRY": "1",
+        }
+        argv = [sys.executable, "-c", _BOOT_SERVER]
+        self._send({"kind": "prefork", "argv": argv, "environ": {**environ, **own}, "own": asdict(prefork)})
+
+    async def known_workers(self) -> Workers:
+        """Return how workers are started; waits until that is known."""
+        await asyncio.wait({self.workers}, timeout=WORKERS_BOUND_S)
+        if self.workers.done():
+            return self.workers.result()
+        return Workers(forked=False, why="the supervisor does not tell whether workers can be forked")
+
+    def _heard_of_workers(self, workers: Workers) -> None:
+        if self.workers.done():
+            self.workers = asyncio.get_running_loop().create_future()
+        self.workers.set_result(workers)
 
     def spawn(self, *, limits: Limits, request: dict[str, Any], fds: list[int]) -> Handle:
         """Ask for a worker. ``fds`` are its channel, stdout and stderr; the caller closes its copies afterwards."""
@@ -237,6 +309,8 @@ class SupervisorLink:
                 if handle is not None:
                     handle.usage_bytes = usage_bytes
             self._on_usage()
+        elif kind == "workers":
+            self._heard_of_workers(Workers(forked=message["forked"], why=message["why"]))
         elif kind == "spawned":
             self._handles[message["id"]].spawned.set_result(message["pid"])
         elif kind == "refused":

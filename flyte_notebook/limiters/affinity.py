@@ -37,7 +37,7 @@ class Cpus:
         self._dealt.subtract(cpus)
 
 
-def bind(cpus: frozenset[int]) -> None:
-    """Bind the calling process, and what it will start, to these CPUs; none means no change."""
+def bind(cpus: frozenset[int], pid: int = 0) -> None:
+    """Bind a process of one thread (0 is the calling one), and what it will start, to these CPUs; none: no change."""
     if cpus and sys.platform == "linux":
-        os.sched_setaffinity(0, cpus)
+        os.sched_setaffinity(pid, cpus)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from flyte_notebook.limiters.control_groups import Meter
+    from flyte_notebook.limits import Limits
 
 
 @contextlib.contextmanager
@@ -39,38 +40,52 @@ def fresh(directories: Sequence[str]) -> Iterator[None]:
 class AttemptGroup:
     """All processes of one attempt: one directory per hierarchy, the first of them with the memory.
 
-    ``count`` reads the counters of this version; ``None`` once the group is gone. ``cores`` are to be held by affinity,
-    ``None`` where a control group holds them or nothing does.
+    ``count`` reads the counters of this version; ``None`` once the group is gone. ``limit`` sets the limits that this
+    version's files hold, and returns the cores that are to be held by affinity: ``None`` where a control group holds
+    them or nothing does.
     """
 
     poll_interval_s: float | None = None
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one mechanism in parts, each by name
         self,
         directories: Sequence[str],
         *,
         meter: Meter,
         count: Callable[[], Counters | None],
+        limit: Callable[[Limits], float | None],
+        limits: Limits,
         dealer: affinity.Cpus,
-        cores: float | None,
     ) -> None:
         self._directories = tuple(directories)
-        self._doors = [f"{directory}/cgroup.procs" for directory in directories]
+        self.doors = tuple(f"{directory}/cgroup.procs" for directory in directories)
         self._meter = meter
         self._count = count
+        self._limit = limit
         self._dealer = dealer
-        self._cpus = dealer.take(cores)
+        self._pid: int | None = None
         self._last_counters = Counters()
         self._home: tuple[str, ...] = ()
+        try:
+            self._cpus = dealer.take(limit(limits))
+        except OSError:
+            meter.close()
+            raise
+
+    def assign(self, name: str, limits: Limits) -> None:  # noqa: ARG002 - a directory keeps its name
+        """Set the limits of a group that had none. Raises OSError when the kernel refuses."""
+        self._cpus = self._dealer.take(self._limit(limits))
+        affinity.bind(self._cpus, self._pid or 0)
 
     def enter(self) -> None:
         """Put the calling process into every directory; "0" means itself. Raises OSError when the kernel refuses."""
-        for door in self._doors:
+        for door in self.doors:
             write(door, "0")
         affinity.bind(self._cpus)
 
     def attach(self, pid: int) -> None:
-        """Keep where the process is now: inside."""
+        """Remember the first process, and where it is now: inside."""
+        self._pid = pid
         names = tuple(directory.rpartition("/")[2] for directory in self._directories)
         lines = (read(f"/proc/{pid}/cgroup") or "").splitlines()
         self._home = tuple(line for line in lines if line.endswith(names))

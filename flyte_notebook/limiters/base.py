@@ -52,6 +52,15 @@ class TaskGroup(Protocol):
     poll_interval_s: float | None
     """How often `sample` must be called for the limit to hold; ``None`` where the kernel holds it."""
 
+    doors: tuple[str, ...]
+    """Files to which a process writes "0" in order to join; none where nothing has to be written."""
+
+    def assign(self, name: str, limits: Limits) -> None:
+        """Give a group that was made without limits to an attempt, while its one process waits.
+
+        Raises OSError when the kernel refuses, as version 1 does with a limit below what is used already.
+        """
+
     def enter(self) -> None:
         """Put the calling process into the group. Called in the child between fork and exec: system calls only."""
 

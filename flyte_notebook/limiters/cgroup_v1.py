@@ -76,23 +76,33 @@ class CgroupV1:
 
     def group(self, name: str, limits: Limits) -> AttemptGroup:
         """Make the group of one attempt, its limits set. Raises OSError when the kernel refuses."""
-        memory, cores = f"{self._memory}/fnb-{name}", limits.cpu_cores
-        cpu = None if self._cpu is None or cores is None else f"{self._cpu}/fnb-{name}"
+        memory = f"{self._memory}/fnb-{name}"
+        cpu = None if self._cpu is None else f"{self._cpu}/fnb-{name}"
         pids = None if self._pids is None else f"{self._pids}/fnb-{name}"
+        limit_bytes: int | None = None
+
+        def limit(limits: Limits) -> float | None:
+            nonlocal limit_bytes
+            _limit_memory(memory, limits.memory_bytes)
+            if limits.memory_bytes is not None:
+                limit_bytes = read_number(memory + "/memory.limit_in_bytes")
+            if cpu is None:
+                return limits.cpu_cores
+            if limits.cpu_cores is not None:
+                _limit_cpu(cpu, limits.cpu_cores)
+            return None
+
         directories = [directory for directory in (memory, cpu, pids) if directory is not None]
         with fresh(directories):
-            _limit_memory(memory, limits.memory_bytes)
-            if cpu is not None and cores is not None:
-                _limit_cpu(cpu, cores)
             if pids is not None:
                 write(pids + "/pids.max", str(self._pids_each))
-            limit_bytes = None if limits.memory_bytes is None else read_number(memory + "/memory.limit_in_bytes")
             return AttemptGroup(
                 directories,
                 meter=Meter(memory + "/memory.usage_in_bytes", memory + "/memory.stat", CACHE_KEYS),
                 count=lambda: _count(memory, limit_bytes),
+                limit=limit,
+                limits=limits,
                 dealer=self._cpus,
-                cores=cores if self._cpu is None else None,
             )
 
     def keep_room(self) -> None:

@@ -80,19 +80,26 @@ class CgroupV2:
 
     def group(self, name: str, limits: Limits) -> AttemptGroup:
         """Make the group of one attempt, its limits set. Raises OSError when the kernel refuses."""
-        directory, cores = f"{self._session}/fnb-{name}", limits.cpu_cores
-        with fresh([directory]):
+        directory = f"{self._session}/fnb-{name}"
+
+        def limit(limits: Limits) -> float | None:
             _limit_memory(directory, limits.memory_bytes)
+            if not self._cpu_is_held:
+                return limits.cpu_cores
+            if limits.cpu_cores is not None:
+                write(directory + "/cpu.max", f"{quota_us(limits.cpu_cores)} {CPU_PERIOD_US}")
+            return None
+
+        with fresh([directory]):
             if self._pids_each is not None:
                 write(directory + "/pids.max", str(self._pids_each))
-            if self._cpu_is_held and cores is not None:
-                write(directory + "/cpu.max", f"{quota_us(cores)} {CPU_PERIOD_US}")
             return AttemptGroup(
                 [directory],
                 meter=Meter(directory + "/memory.current", directory + "/memory.stat", CACHE_KEYS),
                 count=lambda: _count(directory),
+                limit=limit,
+                limits=limits,
                 dealer=self._cpus,
-                cores=None if self._cpu_is_held else cores,
             )
 
     def keep_room(self) -> None:

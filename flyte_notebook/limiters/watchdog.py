@@ -70,12 +70,15 @@ class Watchdog:
 class WatchdogGroup:
     """One attempt: a set of processes that grows as they start others."""
 
+    doors: tuple[str, ...] = ()
+
     def __init__(self, name: str, limits: Limits, table: Table, dealer: affinity.Cpus) -> None:
         self._name = name
         self._limit_bytes = limits.memory_bytes
         self._table = table
         self._dealer = dealer
         self._cpus = dealer.take(limits.cpu_cores)
+        self._pid: int | None = None
         self._over = self._was_over = False
         self._twice_bytes = 0  # what the quick sum counted more than once, at the last exact look
         self._seen = frozenset[int]()
@@ -91,11 +94,23 @@ class WatchdogGroup:
 
     def attach(self, pid: int) -> None:
         """Say which process is the first one; those it starts are found."""
+        self._pid = pid
         self._table.adopt(pid, self._name)
 
     def holds(self, pid: int) -> bool:  # noqa: ARG002 - of the protocol
         """Return True: nobody can leave."""
         return True
+
+    def assign(self, name: str, limits: Limits) -> None:
+        """Give the processes a new name, and hold them to limits from now on."""
+        self._table.forget(self._name)
+        self._name = name
+        if self._pid is not None:
+            self._table.adopt(self._pid, name)
+        self._limit_bytes = limits.memory_bytes
+        self.poll_interval_s = self._table.poll_interval_s if limits.memory_bytes is not None else None
+        self._cpus = self._dealer.take(limits.cpu_cores)
+        affinity.bind(self._cpus, self._pid or 0)
 
     def sample(self) -> int:
         """Return the bytes in use: anonymous and shared memory of all processes."""

@@ -27,6 +27,7 @@ from flyte._internal.runtime.entrypoints import direct_dispatch as _sdk_direct_d
 from flyte.extend import AsyncFunctionTaskTemplate, TaskTemplate
 from flyte.report import _report
 from flyte.syncify import _api as _syncify
+from flyte.syncify import syncify as _syncify_instance
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -173,6 +174,40 @@ def native_outputs(task: Any, run: Any) -> Any:
     if len(task.native_interface.outputs) <= 1 and len(outputs) == 1:
         return outputs[0]
     return tuple(outputs)
+
+
+def look_for_plugins() -> None:
+    """Have the SDK look once for what is installed; each ``flyte.init`` would look through all packages, 5 ms."""
+    try:
+        from flyte._utils.entry_points import _installed_entry_points  # noqa: PLC0415 - older SDKs remember nothing
+    except ImportError:
+        return
+    _installed_entry_points()
+
+
+def stop_background_loop() -> None:
+    """Stop the thread and the loop of the SDK's sync functions, before a fork. Raises RuntimeError when it goes on."""
+    background = _background()
+    background.stop()
+    if background.thread.is_alive():
+        raise RuntimeError("the SDK's background loop goes on")
+    atexit.unregister(background.stop)
+    background.loop.close()
+
+
+def start_background_loop() -> None:
+    """Start anew, in a forked process, what `stop_background_loop` stopped."""
+    background = _background()
+    background.__init__(background.thread.name)
+
+
+def _background() -> Any:
+    """Return the SDK's background loop. Raises RuntimeError when this version has none that is known here."""
+    background = getattr(_syncify_instance, "_bg_loop", None)
+    if any(getattr(background, name, None) is None for name in ("stop", "thread", "loop")):
+        msg = f"flyte {flyte.__version__} has no background loop that is known to flyte_notebook"
+        raise RuntimeError(msg)
+    return background
 
 
 def init_settings() -> dict[str, Any] | None:

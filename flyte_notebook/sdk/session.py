@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.engine import Engine, Origin
+from flyte_notebook.engine.link import Prefork
 from flyte_notebook.engine.sinks import StandardSink
 from flyte_notebook.errors import InlineIOMaxBytesBreached, RunAbortedError
 from flyte_notebook.history import History
@@ -39,6 +40,13 @@ BEFORE = (
     "flyte_notebook.notebook.shell_in_worker:install_lazily",
     "flyte_notebook.notebook.shell_in_worker:forbid_prompts",
 )
+PREFORK = Prefork(
+    modules=("flyte_notebook.sdk.inside", "flyte_notebook.notebook.shell_in_worker"),
+    if_installed=("flyte._utils.asyncify", "rich.console", "rich.logging", "rich.jupyter", "rich.pager", "getpass"),
+    before_fork=("flyte_notebook.sdk.seam:look_for_plugins", "flyte_notebook.sdk.seam:stop_background_loop"),
+    after_fork=("flyte_notebook.sdk.seam:start_background_loop",),
+)
+"""What every job needs, and so is imported before workers are forked: the SDK, and nothing of the user's."""
 AFTER = ("flyte_notebook.notebook.shell_in_worker:finish_cell",)
 """What a worker calls around its job, by name: rich output and clear errors for prompts, IPython only when needed."""
 
@@ -64,7 +72,11 @@ class Session:
         self.history = history if history is not None else History()
         self.repeats = Repeats(lambda: self.engine.directory)
         self.engine = Engine(
-            history=self.history, canary=CANARY, max_processes=max_processes, on_failure=self.repeats.keep
+            history=self.history,
+            canary=CANARY,
+            max_processes=max_processes,
+            on_failure=self.repeats.keep,
+            prefork=PREFORK,
         )
         self._sink = sink
         self._watching = Watching(watch, lost=self.engine.forget_run)

@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             # By line: the last prints before a SIGKILL must have left the process.
             stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")
-    entry: Callable[[BinaryIO], bytes] = _named(arguments[0])
+    entry: Callable[[BinaryIO], bytes] = named(arguments[0])
     channel = Channel(sock)
     channel.tell({"kind": "ready", "pid": os.getpid()})
     try:
@@ -112,7 +112,7 @@ def _answer(to: Channel, entry: Callable[[BinaryIO], bytes], job: dict[str, Any]
             before, after = job["before"], job["after"]
             del job
             for name in before:
-                _named(name)()
+                named(name)()
             try:
                 answer = entry(file)
             finally:
@@ -130,12 +130,12 @@ def _finish(names: Sequence[str]) -> None:
     """Call what the kernel wants called after the job; a failure there is shown and changes nothing."""
     for name in names:
         try:
-            _named(name)()
+            named(name)()
         except Exception:  # noqa: PERF203 - each is called on its own
             traceback.print_exc()
 
 
-def _named(name: str) -> Callable[..., Any]:
+def named(name: str) -> Callable[..., Any]:
     """Return what ``module:function`` names."""
     module, _, function = name.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), function)
@@ -175,6 +175,9 @@ def _farewell(status: int) -> None:
 
 
 def _flush_files() -> None:
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        with contextlib.suppress(Exception):  # a forked worker does not find them below: the collector passes them over
+            stream.flush()  # type: ignore[union-attr]  # None raises what is suppressed
     for thing in gc.get_objects():
         # By type(): isinstance asks lazy proxies for their __class__, and some answer by importing a library.
         if issubclass(type(thing), (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)):

@@ -113,6 +113,8 @@ class ControlReader:
         for level, kind, raw in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 received.frombytes(raw[: len(raw) - len(raw) % received.itemsize])
+                for fd in received:
+                    os.set_inheritable(fd, False)  # another program that is started meanwhile must not hold it open
         if received or flags & socket.MSG_CTRUNC:
             self._fds.append(list(received))  # one read brings the descriptors of one message at most (unix(7))
         if not data:

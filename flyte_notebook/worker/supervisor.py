@@ -4,9 +4,12 @@ Why a process: it outlives a killed kernel and cleans up after it; its clock doe
 lock; and for an ordinary user under cgroup v2 only a process inside the delegated scope may put others into groups
 there. It is small (no asyncio, no Flyte), single-threaded (so that fork is safe), and decides nothing about meaning.
 
-From the kernel: ``spawn`` (with the worker's channel, stdout and stderr), ``arm`` (the worker is ready: clocks start),
-``stop``, ``close``. To the kernel: ``hello``, ``spawned``, ``refused``, ``usage``, ``ended``. The end of the socket
-means that the kernel is gone: everything is killed and removed.
+Workers are forked from a server that has done the imports (`spares`), or else start as fresh interpreters.
+
+From the kernel: ``prefork`` (how to start that server), ``spawn`` (with the worker's channel, stdout and stderr),
+``arm`` (the worker is ready: clocks start), ``stop``, ``close``. To the kernel: ``hello``, ``workers`` (whether they
+are forked), ``spawned``, ``refused``, ``usage``, ``ended``. The end of the socket means that the kernel is gone:
+everything is killed and removed.
 """
 
 from __future__ import annotations
@@ -29,14 +32,18 @@ from typing import TYPE_CHECKING, Any
 from flyte_notebook.limiters import selection
 from flyte_notebook.limits import Limits
 from flyte_notebook.worker import protocol
+from flyte_notebook.worker.spares import Spares
 from flyte_notebook.worker.watched import Watched
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flyte_notebook.limiters.base import Limiter, TaskGroup
 
 USAGE_EVERY_S = 0.1
 CLEANUP_BOUND_S = 5.0
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
 LOWEST_FREE_FD = 10
 OOM_SCORE_ADJ = b"1000"
 """When the machine itself runs short the kernel takes the task, not the notebook (proc(5), oom_score_adj)."""
@@ -51,6 +58,8 @@ class Supervisor:
         self._limiter = limiter
         self._session_dir = session_dir
         self._watched: dict[int, Watched] = {}
+        self._selector = selectors.DefaultSelector()
+        self._spares = Spares(limiter, self, start=self._watch, fresh=self._spawn, tell=self._tell)
         self._closing = False
         self._usage_due_s = 0.0
         self._libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -64,31 +73,35 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_sigterm)
-        selector = selectors.DefaultSelector()
-        selector.register(self._control, selectors.EVENT_READ)
-        selector.register(wake_read, selectors.EVENT_READ)
+        if self._libc is not None:
+            self._libc.prctl(PR_SET_CHILD_SUBREAPER, 1)  # a forked worker falls to us; and no orphan escapes unseen
+        self.listen(self._control, self._read_control)
+        self.listen(wake_read, lambda: _drain(wake_read))
         try:
             self._tell({"kind": "hello", "pid": os.getpid(), "enforcement": _enforcement(self._limiter)})
             while not self._closing:
-                for key, _ in selector.select(self._wait_s()):
-                    if key.fileobj is wake_read:
-                        with contextlib.suppress(BlockingIOError):
-                            wake_read.recv(4096)
-                    else:
-                        self._read_control()
+                for key, _ in self._selector.select(self._wait_s()):
+                    if self._selector.get_map().get(key.fd) == key:  # what was read before it may have ended it
+                        key.data()
                 self._tick()
         finally:
             self._clean_up()
+
+    def listen(self, sock: socket.socket, callback: Callable[[], None]) -> None:
+        """Call when there is something to read on a socket."""
+        self._selector.register(sock, selectors.EVENT_READ, callback)
+
+    def ignore(self, sock: socket.socket) -> None:
+        """Call no more."""
+        self._selector.unregister(sock)
 
     def _on_sigterm(self, *_: object) -> None:
         self._closing = True
 
     def _wait_s(self) -> float | None:
-        if not self._watched:
-            return None
-        now = time.monotonic()
-        due = min(watched.due_s for watched in self._watched.values())
-        return max(0.0, min(due, self._usage_due_s) - now)
+        dues = [watched.due_s for watched in self._watched.values()]
+        due_s = min([self._spares.due_s, *dues, *([self._usage_due_s] if dues else [])])
+        return None if due_s == float("inf") else max(0.0, due_s - time.monotonic())
 
     def _read_control(self) -> None:
         try:
@@ -103,9 +116,14 @@ class Supervisor:
         kind = message["kind"]
         watched = self._watched.get(message.get("id", -1))
         if kind == "spawn":
-            self._spawn(message, fds)
+            self._limiter.keep_room()
+            self._spares.ask(message, fds)
+        elif kind == "prefork":
+            self._spares.begin(message)
         elif kind == "close":
             self._closing = True
+        elif kind == "stop" and self._spares.give_up(message["id"]):
+            self._tell({"kind": "ended", "id": message["id"], "tripped": "stopped"})
         elif watched is None:
             return  # it ended while the message was on its way
         elif kind == "arm":
@@ -117,7 +135,6 @@ class Supervisor:
         limits = Limits(memory_bytes=message["memory_bytes"], cpu_cores=message["cpu_cores"])
         group: TaskGroup | None = None
         try:
-            self._limiter.keep_room()
             group = self._limiter.group(message["name"], limits)
             pid = self._fork(message, fds, group)
         except OSError as error:
@@ -130,8 +147,11 @@ class Supervisor:
             for fd in fds:
                 os.close(fd)
         group.attach(pid)
-        self._watched[message["id"]] = Watched(pid, group, limits)
-        self._tell({"kind": "spawned", "id": message["id"], "pid": pid})
+        self._watch(message, Watched(pid, group, limits))
+
+    def _watch(self, message: dict[str, Any], watched: Watched) -> None:
+        self._watched[message["id"]] = watched
+        self._tell({"kind": "spawned", "id": message["id"], "pid": watched.pid})
 
     def _fork(self, message: dict[str, Any], fds: list[int], group: TaskGroup) -> int:
         """Fork and exec a worker; it joins its group before exec, so that interpreter and imports count."""
@@ -191,6 +211,8 @@ class Supervisor:
             if watched.over:
                 del self._watched[number]
                 self._tell({"kind": "ended", "id": number, **watched.facts()})
+        if self._spares.due_s <= now:
+            self._spares.tick(now)
         if self._watched and now >= self._usage_due_s:
             self._usage_due_s = now + USAGE_EVERY_S
             self._limiter.keep_room()
@@ -198,9 +220,16 @@ class Supervisor:
             self._tell({"kind": "usage", "usage": usage})
 
     def _reap(self) -> None:
-        """Collect our own dead children. Not ``waitpid(-1)``: each exit status belongs to one attempt."""
-        for watched in self._watched.values():
-            watched.reap()
+        """Collect the dead: workers, spares, the server, and orphans of workers, which fell to us."""
+        with contextlib.suppress(ChildProcessError):
+            while (found := os.waitpid(-1, os.WNOHANG))[0]:
+                pid, status = found
+                for watched in self._watched.values():
+                    if watched.pid == pid:
+                        watched.died(status)
+                        break
+                else:
+                    self._spares.died(pid, status)
 
     def _tell(self, message: dict[str, Any]) -> None:
         try:
@@ -209,12 +238,14 @@ class Supervisor:
             self._closing = True
 
     def _clean_up(self) -> None:
+        self._spares.close()
         for watched in self._watched.values():
             watched.trip("stopped")
         until = time.monotonic() + CLEANUP_BOUND_S
-        while self._watched and time.monotonic() < until:
+        while (self._watched or not self._spares.gone) and time.monotonic() < until:
             self._reap()
             now = time.monotonic()
+            self._spares.tick(now)
             for number, watched in list(self._watched.items()):
                 watched.look(now)
                 if watched.over:
@@ -222,6 +253,11 @@ class Supervisor:
             time.sleep(0.002)
         self._limiter.close()
         shutil.rmtree(self._session_dir, ignore_errors=True)
+
+
+def _drain(wake: socket.socket) -> None:
+    with contextlib.suppress(BlockingIOError):
+        wake.recv(4096)
 
 
 def _enforcement(limiter: Limiter) -> dict[str, Any]:

@@ -28,30 +28,46 @@ EMPTY_BOUND_S = 10.0
 
 
 class Watched:
-    """Watches one attempt from fork to the removal of its group."""
+    """Watches one attempt from fork to the removal of its group.
 
-    def __init__(self, pid: int, group: TaskGroup, limits: Limits) -> None:
+    ``pid`` is ``None`` where no process is known: then only the group has to become empty.
+    """
+
+    def __init__(self, pid: int | None, group: TaskGroup, limits: Limits) -> None:
         self.pid = pid
-        self.usage_bytes = 0
         self.over = False
-        self.due_s = self.started_s = time.monotonic()
         self._group = group
+        self._tripped: Tripped | None = None
+        self._lost = ""
+        self._wait_status: int | None = None if pid is not None else 0
+        self._ended_s: float | None = None
+        self._baseline_bytes: int | None
+        self._ready_after_s: float | None
+        self.begin(limits)
+
+    def take(self, limits: Limits) -> None:
+        """Give the worker, which stood ready, to an attempt that begins now: what was before is not its own."""
+        self.begin(limits)
+        # A short attempt may be over before the kernel says that it is ready.
+        self._baseline_bytes = self._group.sample()
+        self._ready_after_s = 0.0
+
+    def begin(self, limits: Limits) -> None:
+        """Start the clock and the trace of an attempt under these limits."""
+        self.usage_bytes = 0
+        self.due_s = self.started_s = time.monotonic()
         self._limits = limits
         self._recorder = TraceRecorder(first_interval_s=DENSE_S)
         self._interval_s = DENSE_S
         self._counters_due_s = 0.0
         self._ends: dict[Tripped, float] = {}
-        self._baseline_bytes: int | None = None
-        self._ready_after_s: float | None = None
-        self._tripped: Tripped | None = None
-        self._lost = ""
-        self._wait_status: int | None = None
-        self._ended_s: float | None = None
+        self._baseline_bytes = self._ready_after_s = None
 
     def arm(self, max_runtime_s: float | None, deadline_in_s: float | None) -> None:
         """Start the clocks: the worker is ready. What it uses now is the baseline."""
         now = time.monotonic()
-        self._baseline_bytes = self._group.sample()
+        if self._wait_status is None:
+            self._baseline_bytes = self._group.sample()
         self._ready_after_s = now - self.started_s
         if max_runtime_s is not None:
             self._ends["max_runtime"] = now + max_runtime_s
@@ -68,21 +84,14 @@ class Watched:
 
     def _kill(self) -> None:
         self._group.kill()
-        if self._wait_status is None:
+        if self._wait_status is None and self.pid is not None:
             with contextlib.suppress(OSError):  # it is not waited for yet, so the pid is its own, in the group or not
                 os.kill(self.pid, signal.SIGKILL)
 
-    def reap(self) -> None:
-        """Take the exit status of the worker, if it is there."""
-        if self._wait_status is not None:
-            return
-        try:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-        except ChildProcessError:
-            pid, status = self.pid, 0
-        if pid:
-            self._wait_status = status
-            self._ended_s = self.due_s = time.monotonic()
+    def died(self, status: int) -> None:
+        """Take the exit status of the worker, as ``waitpid`` gave it."""
+        self._wait_status = status
+        self._ended_s = self.due_s = time.monotonic()
 
     def look(self, now: float) -> None:
         """Sample, compare, and kill what has to be killed; sets when to look again."""
@@ -100,7 +109,7 @@ class Watched:
             if self._group.counters().oom_kills:
                 # A child may have been the victim: the attempt is over for all of them.
                 self.trip("memory")
-            elif self._tripped is None and not self._group.holds(self.pid):
+            elif self._tripped is None and self.pid is not None and not self._group.holds(self.pid):
                 self._lost = "its process was moved out of its limits' group, so it was ended"
                 self.trip("stopped")
         for reason, end_s in self._ends.items():

@@ -27,8 +27,9 @@ import threading, time
 def rest():
     "Wait until what lives for a moment after a run is gone."
     for thread in threading.enumerate():
-        if thread.name == "flyte-notebook-live":
-            thread.join(5)  # a live line lingers for half a second: another run may follow
+        # A live line lingers for half a second, as another run may follow; what a card needs is loaded once, aside.
+        if thread.name in ("flyte-notebook-live", "flyte-notebook warm"):
+            thread.join(10)
     # ipykernel has a pipe for each thread that published, and looks every ten seconds for those of threads that ended.
     pipes = getattr(get_ipython().kernel.iopub_thread, "_event_pipes", {})
     until_s = time.monotonic() + 15

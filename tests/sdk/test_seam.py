@@ -6,6 +6,8 @@ import asyncio
 import concurrent.futures
 import gc
 import inspect
+import subprocess
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -19,7 +21,7 @@ from flyte._internal.controllers import _local_controller, create_controller
 from flyte._internal.runtime import convert
 from flyte._internal.runtime.entrypoints import direct_dispatch
 from flyte.report import _report
-from flyte.syncify import _api
+from flyte.syncify import _api, syncify
 
 from flyte_notebook.sdk import seam
 
@@ -276,3 +278,52 @@ def test_the_threads_of_sync_tasks_end_with_their_controller() -> None:
     while len(runners()) > before and time.monotonic() < until_s:
         time.sleep(0.01)
     assert before == len(runners())
+
+
+BACKGROUND = """
+import os, sys, threading, time
+import flyte
+from flyte_notebook.sdk import seam
+env = flyte.TaskEnvironment(name="background")
+@env.task
+async def add(x: int, y: int = 1) -> int:
+    return x + y
+before, tasks = {thread.name for thread in threading.enumerate()}, len(os.listdir("/proc/self/task"))
+seam.stop_background_loop()
+until = time.monotonic() + 5  # the kernel takes its time
+while len(os.listdir("/proc/self/task")) >= tasks and time.monotonic() < until:
+    time.sleep(0.001)
+print(sorted(before), [thread.name for thread in threading.enumerate()], tasks - len(os.listdir("/proc/self/task")))
+sys.stdout.flush()
+if os.fork() == 0:
+    seam.start_background_loop()
+    flyte.init()
+    print(flyte.run(add, 1).outputs()[0], {thread.name for thread in threading.enumerate()} >= before, flush=True)
+    sys.exit()
+os.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="cannot be here: workers are forked on Linux only")
+def test_the_background_loop_can_be_stopped_before_a_fork_and_started_after_it() -> None:
+    """Its thread is gone, for the kernel as well; in the forked process the SDK works as before; the end is silent."""
+    done = subprocess.run([sys.executable, "-c", BACKGROUND], capture_output=True, text=True, timeout=60, check=False)
+    assert "['MainThread', 'flyte_syncify'] ['MainThread'] 1\n2 True\n" == done.stdout, done.stderr
+    assert "Error" not in done.stderr
+
+
+def test_a_background_loop_that_is_not_known_is_refused_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An SDK whose loop is made otherwise is not forked from; the reason names its version."""
+    monkeypatch.setattr(syncify, "_bg_loop", object())
+    with pytest.raises(RuntimeError, match="no background loop that is known"):
+        seam.stop_background_loop()
+
+
+def test_what_is_installed_is_looked_for_once() -> None:
+    """The SDK remembers what it found, so that a worker's ``flyte.init`` need not look; older ones remember nothing."""
+    seam.look_for_plugins()
+    entry_points = pytest.importorskip("flyte._utils.entry_points", reason="cannot be here: an SDK that remembers none")
+    before = entry_points._installed_entry_points.cache_info()
+    seam.look_for_plugins()
+    after = entry_points._installed_entry_points.cache_info()
+    assert (before.hits + 1, before.misses, 1) == (after.hits, after.misses, after.currsize)

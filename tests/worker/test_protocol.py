@@ -79,6 +79,7 @@ def test_control_messages_carry_descriptors(pair: tuple[socket.socket, socket.so
     assert ["plain", "two", "after"] == [message["kind"] for message, _ in messages]
     assert [0, 2, 0] == [len(fds) for _, fds in messages]
     for (read, write), fd in zip(pipes, messages[1][1], strict=True):
+        assert not os.get_inheritable(fd)  # else a program that is started now would hold it open
         os.write(fd, b"x")
         assert b"x" == os.read(read, 1)
         for each in (read, write, fd):

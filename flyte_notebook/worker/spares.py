@@ -1,0 +1,338 @@
+"""Workers that stand ready, as the supervisor sees them.
+
+A spare is a forked worker without a job: in a group of its own, its memory its own, the group still without limits. An
+attempt that asks for a worker gets the oldest; while none is there, attempts wait in order for the next ones, which
+takes about 20 ms each. When workers cannot be forked, or not for this attempt, the attempt gets a fresh interpreter,
+and the kernel a sentence that says why. What went wrong with one spare is the loss of that spare.
+
+`IDLE_S` after the last attempt the spares go; the server stays. They also go while the machine is short of memory.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flyte_notebook.limiters import machine
+from flyte_notebook.limits import Limits
+from flyte_notebook.worker import protocol
+from flyte_notebook.worker.forkserver import Server
+from flyte_notebook.worker.watched import Watched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flyte_notebook.limiters.base import Limiter, TaskGroup
+    from flyte_notebook.worker.forkserver import Events, Message
+
+KEPT = 2
+"""How many stand ready."""
+MOST_UNBORN = 3
+"""How many are made at one time: as many as keep two cores busy, while each waits for the kernel now and then."""
+REPLACE_AFTER_S = 0.02
+"""How long a spare that was taken is not replaced, unless somebody waits: the attempt needs the processor now."""
+IDLE_S = 60.0
+SHORT_BYTES = 512 << 20
+"""With less memory than this available, beyond what an attempt asks for, nobody stands ready."""
+LOOK_EVERY_S = 1.0
+START_BOUND_S = 30.0
+BIRTH_BOUND_S = 10.0
+MOST_FAILURES = 3
+"""How many spares or servers may be lost one after the other before no more are made."""
+HEADROOM_BYTES = 4 << 20
+"""What a limit must leave above an idle worker; below, a fresh interpreter dies with the right error."""
+
+
+@dataclass(slots=True, eq=False)
+class Spare:
+    """One worker without a job. ``watched`` is there once it is ready and said which process it is."""
+
+    sock: socket.socket
+    reader: protocol.ControlReader
+    group: TaskGroup
+    born_s: float = field(default_factory=time.monotonic)
+    watched: Watched | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be given an attempt."""
+        return self.watched is not None
+
+
+class Spares:
+    """The spares, the server that they are forked from, and the attempts that wait for one.
+
+    ``start`` is called with each attempt that gets a worker (its message, the worker), ``fresh`` with each that needs
+    an interpreter of its own (its message, its descriptors), and ``tell`` with what the kernel is to know.
+    """
+
+    def __init__(
+        self,
+        limiter: Limiter,
+        events: Events,
+        *,
+        start: Callable[[Message, Watched], None],
+        fresh: Callable[[Message, list[int]], None],
+        tell: Callable[[Message], None],
+    ) -> None:
+        self._limiter = limiter
+        self._events = events
+        self._start = start
+        self._fresh = fresh
+        self._tell = tell
+        self._settings: Message | None = None
+        self._server: Server | None = None
+        self._spares: list[Spare] = []
+        self._leaving: list[Watched] = []
+        self._waiting: deque[tuple[Message, list[int]]] = deque()
+        self._numbers = 0
+        self._failures = 0
+        self._proven = False
+        self._used_s = self._look_due_s = self._replace_due_s = 0.0
+
+    def begin(self, settings: Message) -> None:
+        """Start the server: what its program, environment, imports and preparations are stands in the message."""
+        self._settings = settings
+        self._begin()
+
+    def ask(self, message: Message, fds: list[int]) -> None:
+        """Give an attempt a worker: at once, as soon as one is ready, or a fresh one. The descriptors are ours now."""
+        self._used_s = time.monotonic()
+        if message.get("fresh") or self._server is None or not fds:  # without descriptors it is refused there
+            self._fresh(message, fds)
+            return
+        self._waiting.append((message, fds))
+        self._serve()
+
+    def give_up(self, number: int) -> bool:
+        """Forget an attempt that waits for a worker; whether there was one."""
+        for waiting in self._waiting:
+            if waiting[0]["id"] == number:
+                self._waiting.remove(waiting)
+                _close(waiting[1])
+                return True
+        return False
+
+    def died(self, pid: int, status: int) -> None:
+        """Take the end of a child process, if it was one of ours."""
+        if self._server is not None and pid == self._server.pid:
+            self._lose_server()
+        for spare in list(self._spares):
+            if spare.watched is not None and spare.watched.pid == pid:
+                spare.watched.died(status)
+                self._lose(spare, "a worker that stood ready ended")
+        for watched in self._leaving:
+            if watched.pid == pid:
+                watched.died(status)
+
+    @property
+    def due_s(self) -> float:
+        """The monotonic time at which `tick` is to be called."""
+        dues = [watched.due_s for watched in self._leaving]
+        if self._replace_due_s:
+            dues.append(self._replace_due_s)
+        if self._waiting or self._spares or (self._server is not None and self._server.likeness is None):
+            dues.append(self._look_due_s)
+        return min(dues, default=float("inf"))
+
+    def tick(self, now: float) -> None:
+        """Do what is due: bounds, idleness, shortage of memory, and the end of those that leave."""
+        for watched in [watched for watched in self._leaving if watched.due_s <= now]:
+            watched.look(now)
+            if watched.over:
+                self._leaving.remove(watched)
+                watched.facts()
+        if self._replace_due_s and self._replace_due_s <= now:
+            self._replace_due_s = 0.0
+            self._serve()
+        if self._look_due_s <= now:
+            self._look_due_s = now + LOOK_EVERY_S
+            self._look(now)
+
+    def close(self) -> None:
+        """Kill the server and all spares; `tick` until `gone`."""
+        self._settings = None
+        while self._waiting:
+            _close(self._waiting.popleft()[1])
+        if self._server is not None:
+            self._server.end()
+            self._server = None
+        for spare in list(self._spares):
+            self._dismiss(spare)
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody is left who stood ready."""
+        return not self._leaving and not self._spares
+
+    def _begin(self) -> None:
+        assert self._settings is not None
+        self._used_s = time.monotonic()
+        try:
+            self._server = Server(
+                self._settings, self._events, fit=self._serve, unfit=self._settle, lost=self._lose_server
+            )
+        except OSError as error:
+            self._settle(f"the server that workers are forked from cannot be started: {error}")
+
+    def _begin_anew(self) -> None:
+        """Have another server import what is installed now; those who wait go on waiting."""
+        assert self._server is not None
+        self._server.end()
+        self._server = None
+        for spare in list(self._spares):
+            self._dismiss(spare)
+        self._begin()
+
+    def _look(self, now: float) -> None:
+        server = self._server
+        if server is not None and server.likeness is None and now - server.begun_s > START_BOUND_S:
+            self._settle(f"the server that workers are forked from took more than {START_BOUND_S:.0f} s to start")
+        for spare in [spare for spare in self._spares if not spare.ready and now - spare.born_s > BIRTH_BOUND_S]:
+            self._lose(spare, f"a worker took more than {BIRTH_BOUND_S:.0f} s to be forked")
+        if not self._waiting and not self._wanted():
+            for spare in list(self._spares):
+                self._dismiss(spare)
+        self._serve()
+
+    def _serve(self) -> None:
+        """Give workers to those who wait, and see to it that more come."""
+        server = self._server
+        if server is None or server.likeness is None:
+            return
+        if self._waiting and server.likeness.outdated:
+            self._begin_anew()
+            return
+        for waiting in list(self._waiting):
+            why = server.difference(waiting[0])
+            if why:
+                self._waiting.remove(waiting)
+                self._tell({"kind": "workers", "forked": True, "why": why})
+                self._fresh(*waiting)
+        for spare in [spare for spare in self._spares if spare.ready][: len(self._waiting)]:
+            self._hand_over(spare, *self._waiting.popleft())
+        unborn = sum(not spare.ready for spare in self._spares)
+        wanted = len(self._waiting) - unborn
+        if not self._replace_due_s:
+            wanted = max(wanted, len(self._waiting) + self._wanted() - len(self._spares))
+        for _ in range(min(wanted, MOST_UNBORN - unborn)):
+            self._make()
+
+    def _wanted(self) -> int:
+        """Return how many are to stand ready now."""
+        if self._server is None or time.monotonic() - self._used_s > IDLE_S:
+            return 0
+        asked = max((message["memory_bytes"] or 0 for message, _ in self._waiting), default=0)
+        return KEPT if machine.available_bytes() - asked > SHORT_BYTES else 0
+
+    def _make(self) -> None:
+        """Have one more forked."""
+        if self._server is None:
+            return
+        self._numbers += 1
+        ours, theirs = socket.socketpair()
+        try:
+            group = self._limiter.group(f"spare-{self._numbers}", Limits())
+            spare = Spare(ours, protocol.ControlReader(ours), group)
+            self._spares.append(spare)
+            self._events.listen(ours, lambda: self._read(spare))
+            self._server.fork(group.doors, theirs)
+        except OSError as error:
+            self._fail(str(error))
+        finally:
+            theirs.close()
+
+    def _read(self, spare: Spare) -> None:
+        try:
+            messages = spare.reader.read()
+        except protocol.ChannelClosedError:
+            self._lose(spare, "a worker that stood ready ended")
+            return
+        for message, _ in messages:
+            if message["kind"] == "ready":
+                spare.watched = Watched(message["pid"], spare.group, Limits())
+                spare.group.attach(message["pid"])
+                self._failures = 0
+                if not self._proven:
+                    self._proven = True
+                    self._tell({"kind": "workers", "forked": True, "why": ""})
+                self._serve()
+            else:
+                self._lose(spare, message["why"])
+
+    def _hand_over(self, spare: Spare, message: Message, fds: list[int]) -> None:
+        watched = spare.watched
+        assert watched is not None
+        limits = Limits(memory_bytes=message["memory_bytes"], cpu_cores=message["cpu_cores"])
+        order = {"kind": "begin", **{key: message[key] for key in ("name", "entry", "environ", "cwd", "sys_path")}}
+        fits = limits.memory_bytes is None or spare.group.sample() + HEADROOM_BYTES < limits.memory_bytes
+        try:
+            if fits:
+                spare.group.assign(message["name"], limits)
+                protocol.send_control(spare.sock, order, fds)
+        except OSError:
+            fits = False
+        if not fits:
+            self._dismiss(spare)
+            self._fresh(message, fds)
+            return
+        self._forget(spare)
+        _close(fds)
+        self._replace_due_s = time.monotonic() + REPLACE_AFTER_S
+        watched.take(limits)
+        self._start(message, watched)
+
+    def _lose(self, spare: Spare, why: str) -> None:
+        self._dismiss(spare)
+        self._fail(why)
+        self._serve()
+
+    def _lose_server(self) -> None:
+        """Start another one: what it had forked lives on."""
+        if self._server is None:
+            return
+        self._server.end()
+        self._server = None
+        for spare in [spare for spare in self._spares if spare.watched is None]:
+            self._dismiss(spare)
+        self._fail("the server that workers are forked from ended")
+        if self._failures < MOST_FAILURES and self._settings is not None:
+            self._begin()
+
+    def _fail(self, why: str) -> None:
+        self._failures += 1
+        if self._failures >= MOST_FAILURES:
+            self._settle(why)
+
+    def _settle(self, why: str) -> None:
+        """Fork no more workers, and say why."""
+        if self._server is not None:
+            self._server.end()
+            self._server = None
+        self._tell({"kind": "workers", "forked": False, "why": why})
+        for spare in list(self._spares):
+            self._dismiss(spare)
+        while self._waiting:
+            self._fresh(*self._waiting.popleft())
+
+    def _dismiss(self, spare: Spare) -> None:
+        """Send a spare away; its group goes when it is empty."""
+        self._forget(spare)
+        watched = spare.watched or Watched(None, spare.group, Limits())
+        watched.trip("stopped")
+        self._leaving.append(watched)
+
+    def _forget(self, spare: Spare) -> None:
+        if spare in self._spares:
+            self._spares.remove(spare)
+            self._events.ignore(spare.sock)
+            spare.sock.close()
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,126 @@
+"""The server that workers are forked from may be lost at any time: who waits for a worker gets one all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import flyte
+import pytest
+from programs import until
+
+import flyte_notebook as fn
+
+if TYPE_CHECKING:
+    from flyte_notebook.sdk.session import Session
+
+pytestmark = [
+    pytest.mark.cgroup,
+    pytest.mark.usefixtures("session"),
+    pytest.mark.leaves("process", reason="a server that takes over serves the whole module, whose end is proven"),
+]
+
+TASKS = 24
+LOADED = "flyte_notebook.worker.prefork"
+"""Loaded in what was forked, and never in a fresh interpreter."""
+
+env = flyte.TaskEnvironment(name="lost_server", resources=flyte.Resources(cpu=1, memory="250Mi"))
+
+
+@env.task
+async def doubled(number: int) -> int:
+    return 2 * number
+
+
+@env.task
+async def forked() -> bool:
+    return LOADED in sys.modules
+
+
+@env.task
+async def all_doubled(count: int) -> list[int]:
+    return list(await asyncio.gather(*(doubled(number) for number in range(count))))
+
+
+def children(session: Session, name: str) -> list[int]:
+    """Return the pids of the supervisor's children of that name."""
+    supervisor = session.engine.supervisor_pid
+    found = []
+    for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            if name == Path(f"/proc/{pid}/comm").read_text().strip():
+                found.append(int(pid))
+    return found
+
+
+def server(session: Session) -> int:
+    """Return the pid of the server, when it is there."""
+    until(lambda: len(children(session, "fnb-server")) == 1)
+    return children(session, "fnb-server")[0]
+
+
+def test_a_server_killed_in_the_middle_of_a_gather_costs_no_task(session: Session) -> None:
+    """SIGKILL of the server, and of each that follows it, while tasks wait for workers: all of them get one."""
+    assert session.engine.workers().forked
+    killed: list[int] = []
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.25) and len(killed) < 2:
+            for pid in children(session, "fnb-server"):
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        assert [2 * number for number in range(TASKS)] == flyte.run(all_doubled, TASKS).outputs()[0]
+    finally:
+        over.set()
+        killer.join()
+    assert killed
+    assert fn.last_run is not None
+    assert all(len(action.attempts) == 1 for action in fn.last_run.actions)
+    assert flyte.run(doubled, 4).outputs()[0] == 8
+
+
+def test_spares_killed_while_they_are_taken_cost_no_task(session: Session) -> None:
+    """SIGKILL of whoever stands ready, over and over: a task whose worker was hit before it began gets another."""
+    over = threading.Event()
+    killed: list[int] = []
+
+    def kill() -> None:
+        while not over.wait(0.2):
+            for pid in children(session, "fnb-spare")[:1]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        assert [2 * number for number in range(TASKS)] == flyte.run(all_doubled, TASKS).outputs()[0]
+    finally:
+        over.set()
+        killer.join()
+    assert flyte.run(doubled, 4).outputs()[0] == 8
+
+
+def test_a_server_that_stands_still_is_given_up(session: Session) -> None:
+    """Stopped by SIGSTOP it forks nobody: within a bound tasks get fresh interpreters, and the doctor says why."""
+    pid = server(session)
+    os.kill(pid, signal.SIGSTOP)
+    began_s = time.monotonic()
+    # The spares that stood ready are forked ones still; those that come after them are not.
+    assert [2 * number for number in range(6)] == flyte.run(all_doubled, 6).outputs()[0]
+    assert time.monotonic() - began_s < 30
+    assert flyte.run(forked).outputs()[0] is False
+    assert not session.engine.workers().forked
+    assert "took more than 10 s to be forked" in str(fn.doctor())

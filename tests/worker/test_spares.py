@@ -1,0 +1,119 @@
+"""Workers that stand ready go when nobody asks for them, and when memory is short."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.cgroup
+
+BOUND_S = 60
+
+# A supervisor with nothing else to do, in a process of its own: it becomes the parent of what it had forked.
+PROGRAM = """
+import ctypes, os, selectors, sys, time
+from dataclasses import asdict
+from flyte_notebook.engine.link import _BOOT_SERVER
+from flyte_notebook.limiters import machine, selection
+from flyte_notebook.sdk.session import PREFORK
+from flyte_notebook.worker import spares
+
+ctypes.CDLL(None).prctl(36, 1)
+limiter = selection.choose(session=selection.session_name(os.getpid()))
+selector = selectors.DefaultSelector()
+told = []
+
+class Events:
+    def listen(self, sock, callback):
+        selector.register(sock, selectors.EVENT_READ, callback)
+    def ignore(self, sock):
+        selector.unregister(sock)
+
+def reap():
+    try:
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            ready.died(*found)
+    except ChildProcessError:
+        pass
+
+def until(true):
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end, (told, len(ready._spares))
+        for key, _ in selector.select(0.02):
+            if selector.get_map().get(key.fd) == key:
+                key.data()
+        reap()
+        ready.tick(time.monotonic())
+
+def standing():
+    return sum(spare.ready for spare in ready._spares)
+
+spares.LOOK_EVERY_S = 0.02
+ready = spares.Spares(limiter, Events(), start=None, fresh=None, tell=told.append)
+own = asdict(PREFORK)
+own["modules"] = [*own["modules"], *sys.argv[2:]]
+settings = {"argv": [sys.executable, "-c", _BOOT_SERVER], "environ": dict(os.environ), "own": own}
+ready.begin(settings)
+try:
+    exec(sys.argv[1])
+finally:
+    ready.close()
+    until(lambda: ready.gone)
+    limiter.close()
+"""
+
+
+def run(what: str, *modules: str) -> str:
+    """Run statements in a supervisor of their own and return what they printed."""
+    command = [sys.executable, "-c", PROGRAM, what, *modules]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=BOUND_S, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_idle_spares_go() -> None:
+    """Two stand ready; when nobody asked for a while none does, and the server stays."""
+    assert "2 0 True" in run(
+        "until(lambda: standing() == spares.KEPT); before = standing(); spares.IDLE_S = 0.1; "
+        "until(lambda: not ready._spares and not ready._leaving); print(before, standing(), ready._server is not None)"
+    )
+
+
+def test_short_memory_sends_spares_away() -> None:
+    """With little memory left on the machine nobody stands ready; with more they come back."""
+    assert "done" in run(
+        "until(lambda: standing() == spares.KEPT); machine.available_bytes = lambda: spares.SHORT_BYTES - 1; "
+        "until(lambda: not ready._spares and not ready._leaving); machine.available_bytes = lambda: 1 << 40; "
+        "ready._serve(); until(lambda: standing() == spares.KEPT); print('done')"
+    )
+
+
+def test_a_thread_that_an_import_leaves_is_a_reason_not_to_fork(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server with more than one thread says so, and forks nobody."""
+    place = tmp_path / "site-packages"
+    place.mkdir()
+    (place / "fnb_threads.py").write_text("import threading\nthreading.Thread(target=threading.Event().wait).start()\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(place), os.environ.get("PYTHONPATH")])))
+    assert "leaves a thread running" in run("until(lambda: told); print(told)", "fnb_threads")
+
+
+def test_a_module_of_the_user_is_a_reason_not_to_fork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not installed is never loaded before a task starts: it may be edited."""
+    (tmp_path / "fnb_local.py").touch()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
+    assert "fnb_local.py is not installed" in run("until(lambda: told); print(told)", "fnb_local")
+
+
+def test_an_import_that_fails_is_a_reason_not_to_fork() -> None:
+    """The reason is what the import said."""
+    assert "no_such_module" in run("until(lambda: told); print(told)", "no_such_module")
