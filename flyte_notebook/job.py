@@ -51,7 +51,8 @@ class CallFacts:
 class Job:
     """One attempt of one action.
 
-    ``entry`` is the ``module:function`` that the worker calls with ``payload``, which nobody in between reads.
+    ``entry`` is the ``module:function`` that the worker calls with the payload, which nobody in between reads: the
+    bytes ``payload``, or the file ``payload_path``, which goes when the job is done. ``unsent`` says why there is none.
     ``attempt`` counts from 0, as ``flyte.ctx().attempt_number`` does; ``max_attempts`` is retries + 1.
     ``parent`` is the action name of the action that asked for this one, ``None`` for the root of a run.
     ``queued_s`` is the monotonic time of the action's first submission; a deadline counts from there.
@@ -66,6 +67,8 @@ class Job:
     action: str
     entry: str
     payload: bytes
+    payload_path: str | None = None
+    unsent: str = ""
     parent: str | None = None
     attempt: int = 0
     max_attempts: int = 1
@@ -83,3 +86,12 @@ class Job:
     def worker(self) -> str:
         """The name of the attempt in the cluster's form: ``<run>-<action>-<attempt>``."""
         return f"{self.run}-{self.action}-{self.attempt}"
+
+    def queue_bound(self, now_s: float) -> tuple[float, Literal["max_queued_time", "deadline"]]:
+        """Return how many seconds the attempt may wait for admission, and which bound that is."""
+        limits = self.limits
+        queued_s = limits.max_queued_time_s if limits.max_queued_time_s is not None else float("inf")
+        deadline_s = float("inf")
+        if limits.deadline_s is not None:
+            deadline_s = self.queued_s + limits.deadline_s - now_s
+        return (queued_s, "max_queued_time") if queued_s <= deadline_s else (deadline_s, "deadline")

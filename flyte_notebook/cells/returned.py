@@ -14,6 +14,7 @@ from flyte_notebook.cells.values import RESULT, Kept, Segment
 from flyte_notebook.limiters import machine
 from flyte_notebook.units import format_memory
 from flyte_notebook.worker import pickling
+from flyte_notebook.worker.spool import SpoolReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -156,7 +157,7 @@ class ReturnedValues:
     def _load(self, segment: Segment) -> Any:
         if self._file is None:
             self._file = _Reopened(self.outcome)
-            self._unpickler = pickling.CellUnpickler(self._file, self._namespace)
+            self._unpickler = pickling.CellUnpickler(self._file, self._namespace, buffers=self._file.buffers())
         assert self._unpickler is not None
         self._unpickler.renew_classes(segment.renews)
         with self._file.opened(self._position):
@@ -170,35 +171,37 @@ class _Reopened:
 
     def __init__(self, outcome: CellOutcome) -> None:
         self._outcome = outcome
-        self._file: BinaryIO = io.BytesIO()
+        self._reader = SpoolReader(io.BytesIO())
 
     @contextmanager
     def opened(self, position: int) -> Iterator[None]:
         """Open at a position."""
-        self._file = self._open()
-        try:
-            self._file.seek(position)
+        with self._open() as file:
+            file.seek(position)
+            self._reader = SpoolReader(file)
             yield
-        finally:
-            self._file.close()
 
     def _open(self) -> BinaryIO:
         if self._outcome.path is None:
             return io.BytesIO(self._outcome.data or b"")
         return open(self._outcome.path, "rb")  # noqa: PTH123 - the SDK's paths are strings
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         """Read bytes."""
-        return self._file.read(size)
+        return self._reader.read(size)
 
     def readline(self) -> bytes:
         """Read a line."""
-        return self._file.readline()
+        return self._reader.readline()
 
-    def readinto(self, buffer: Any) -> int | None:
-        """Read into a buffer: large values are read once, not copied."""
-        length: int | None = self._file.readinto(buffer)  # type: ignore[attr-defined]  # both kinds of file have it
-        return length
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer."""
+        return self._reader.readinto(buffer)
+
+    def buffers(self) -> Iterator[Any]:
+        """Yield what stands apart, whichever time it was opened."""
+        while True:
+            yield next(self._reader.buffers())
 
 
 def bind(values: ReturnedValues, namespace: dict[str, Any]) -> tuple[str, ...]:

@@ -7,22 +7,16 @@ Small and odd values come first: what fails fails early, and what the notebook's
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
-import os
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from flyte_notebook.worker import context, pickling
+from flyte_notebook.worker.spool import Spool, SpoolError, TooLargeError
 from flyte_notebook.worker.unpicklable import PicklingProblem, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
-
-INLINE_BYTES = 1 << 20
-"""Outputs up to this many bytes in all travel inside the result; more go to a file."""
 
 LARGEST_BYTES = 64 << 20
 """An output larger than this stays in the task unless it was asked for."""
@@ -82,77 +76,6 @@ class Written:
     sources: dict[str, list[str]]
 
 
-class OutputTooLargeError(Exception):
-    """An output has more bytes than it may have; ends the writing of it."""
-
-
-class SpoolError(OSError):
-    """The file for outputs cannot be written: most often the disk is full."""
-
-
-class Spool:
-    """A file for writing: in memory at first, on disk from `INLINE_BYTES` on. ``place`` names the file on disk."""
-
-    def __init__(self, place: Callable[[], str]) -> None:
-        self._place = place
-        self._file: BinaryIO = io.BytesIO()
-        self._hash = hashlib.sha256()
-        self.path: str | None = None
-        self.position = 0
-        self._end: int | None = None
-
-    def begin(self, limit_bytes: int | None) -> None:
-        """Begin a segment; writing more than ``limit_bytes`` from here raises `OutputTooLargeError`."""
-        self._end = None if limit_bytes is None else self.position + limit_bytes
-
-    def write(self, data: Any) -> int:
-        """Append ``data``."""
-        length = memoryview(data).nbytes
-        self.position += length
-        if self._end is not None and self.position > self._end:
-            raise OutputTooLargeError
-        self._hash.update(data)
-        try:
-            if self.path is None and self.position > INLINE_BYTES:
-                self._to_disk()
-            self._file.write(data)
-        except OSError as error:
-            raise self._problem(error) from error
-        return length
-
-    def _problem(self, error: OSError) -> SpoolError:
-        return SpoolError(error.errno, f"outputs cannot be written to {self.path}: {error.strerror or error}")
-
-    def _to_disk(self) -> None:
-        held = self._file
-        assert isinstance(held, io.BytesIO)
-        self.path = self._place()
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)  # noqa: PTH103, PTH120 - the SDK's paths are strings
-        self._file = open(self.path, "wb")  # noqa: PTH123, SIM115 - the SDK's paths are strings; closed by finish() and discard()
-        self._file.write(held.getbuffer())
-
-    def hexdigest(self) -> str:
-        """Return the digest of what was written."""
-        return self._hash.hexdigest()
-
-    def finish(self) -> bytes | None:
-        """Close; return what was written if it is still in memory."""
-        if isinstance(self._file, io.BytesIO):
-            return self._file.getvalue()
-        try:
-            self._file.close()
-        except OSError as error:
-            raise self._problem(error) from error
-        return None
-
-    def discard(self) -> None:
-        """Close, and remove the file if there is one. Idempotent."""
-        with contextlib.suppress(OSError):  # what is still in a buffer need not find room
-            self._file.close()
-        if self.path is not None and os.path.exists(self.path):  # noqa: PTH110 - the SDK's paths are strings
-            os.unlink(self.path)  # noqa: PTH108 - the SDK's paths are strings
-
-
 def write_outputs(
     outputs: Sequence[Output],
     *,
@@ -199,7 +122,7 @@ def _attempt(
     kept: dict[str, Kept],
 ) -> tuple[tuple[Segment, ...], set[str]] | None:
     """Write all outputs; or add the first that cannot be written to ``kept`` and return ``None``."""
-    pickler = pickling.CellPickler(spool, namespace, without=without)
+    pickler = pickling.CellPickler(spool, namespace, without=without, take_buffer=spool.take_buffer)
     segments = []
     for output in outputs:
         context.stage("returning", output.name or "the last value")
@@ -207,7 +130,7 @@ def _attempt(
         spool.begin(None if output.wanted else LARGEST_BYTES)
         try:
             pickler.dump(output.value)
-        except OutputTooLargeError:
+        except TooLargeError:
             kept[output.name] = _kept(output, "too large")
             return None
         except (MemoryError, SpoolError):

@@ -11,7 +11,6 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flyte_notebook.engine.link import SupervisorError
@@ -106,7 +105,7 @@ class AttemptInWorker:
         self._raised: Raised | None = None
         self._stopped = False
         self._lost = ""
-        self._payload_path: Path | None = None
+        self._answered: dict[str, Any] | None = None
         self.ready_s: float | None = None
         """The monotonic time at which the worker was ready, ``None`` before that."""
         self.cut_short: WorkerReport | None = None
@@ -142,6 +141,8 @@ class AttemptInWorker:
                 self.stop()
             await self._converse(ours, pump)
             facts = await self._end()
+            if self._answered is not None:
+                self._answer = await _unpacked(self._answered)
         except SupervisorError as error:
             self._lost = str(error)
         except BaseException:
@@ -232,14 +233,11 @@ class AttemptInWorker:
         self._link.arm(self._handle, max_runtime_s=limits.max_runtime_s, deadline_in_s=deadline_in_s)
 
     async def _hand_over(self) -> None:
-        payload: bytes | None = self._job.payload
-        path = None
-        if payload is not None and len(payload) > protocol.INLINE_BYTES:
-            self._payload_path = Path(self._link.session_dir, f"{_group_name(self._job)}.payload")
-            await asyncio.get_running_loop().run_in_executor(None, self._payload_path.write_bytes, payload)
-            path, payload = str(self._payload_path), None
+        job, place = self._job, self._link.session_dir
         around = {"before": self._origin.before, "after": self._origin.after}
-        await self._send({"kind": "job", "payload": payload, "path": path, **around})
+        await self._send(
+            {"kind": "job", "payload": job.payload, "path": job.payload_path, "directory": place, **around}
+        )
 
     async def _send(self, message: dict[str, Any]) -> None:
         assert self._writer is not None
@@ -255,7 +253,7 @@ class AttemptInWorker:
             pump.show_now()
             self._origin.sink.display(message["message"])
         elif kind == "answer":
-            self._stage, self._answer = "finished", message["answer"]
+            self._stage, self._answered = "finished", {"data": message["data"], "path": message["path"]}
         elif kind == "raised":
             self._raised = message["raised"]
         elif kind == "call":
@@ -303,9 +301,9 @@ class AttemptInWorker:
                     await asyncio.shield(ended)
 
     async def _close(self, ours: socket.socket) -> None:
-        if self._payload_path is not None:
-            with contextlib.suppress(OSError):
-                self._payload_path.unlink()
+        if self._answered is not None and self._answered["path"] is not None:
+            with contextlib.suppress(OSError):  # it went when it was read
+                os.unlink(self._answered["path"])  # noqa: PTH108 - a string
         if self._writer is not None:
             self._writer.close()
             with contextlib.suppress(OSError, asyncio.CancelledError):
@@ -340,6 +338,12 @@ class AttemptInWorker:
             duration_s=facts.get("duration_s", duration_s),
             ready_after_s=facts.get("ready_after_s"),
         )
+
+
+async def _unpacked(message: dict[str, Any]) -> bytes:
+    if message["path"] is None:
+        return protocol.unpacked(message)  # no way through a thread, which would take as long as the rest
+    return await asyncio.to_thread(protocol.unpacked, message)
 
 
 def _opened() -> tuple[socket.socket, socket.socket, tuple[int, int], tuple[int, int]]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import os
-import sys
 import threading
 import time
 from collections import OrderedDict
@@ -18,15 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.engine.attempt import AttemptInWorker, Origin
+from flyte_notebook.engine.canary import CanaryError, run_canary
 from flyte_notebook.engine.link import SupervisorError, SupervisorLink
 from flyte_notebook.engine.living import LivingAttempts
-from flyte_notebook.engine.sinks import Nowhere
 from flyte_notebook.history import Attempt, History
-from flyte_notebook.job import Job, Surroundings
 from flyte_notebook.limiters import machine
 from flyte_notebook.outcome import Failure, Success, WorkerReport
 from flyte_notebook.scheduler import MAX_PROCESSES, NeverFitsError, Scheduler
-from flyte_notebook.worker import pickling
+from flyte_notebook.worker import pickling, protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +33,8 @@ if TYPE_CHECKING:
     from flyte_notebook.engine.link import Prefork, Workers
     from flyte_notebook.engine.living import Living
     from flyte_notebook.history import Action
-    from flyte_notebook.limits import Enforcement, Limits
+    from flyte_notebook.job import Job
+    from flyte_notebook.limits import Enforcement
     from flyte_notebook.outcome import Outcome, Tripped
     from flyte_notebook.progress import Progress
     from flyte_notebook.scheduler import Ticket
@@ -106,19 +106,13 @@ class Engine:
             max_processes=self._max_processes,
         )
         await self._link.start()
-        self._probe = asyncio.ensure_future(self._run_canary())
+        self._probe = asyncio.ensure_future(self._prove())
 
-    async def _run_canary(self) -> None:
-        """Prove with one job that a worker is a process of its own, and measure what an empty one holds."""
-        job = Job(label="canary", run="canary", action="a0", entry=self._canary, payload=b"")
-        own = Surroundings(cwd=os.getcwd(), environ=dict(os.environ), sys_path=tuple(filter(None, sys.path)))  # noqa: PTH109 - a string is wanted
-        origin = Origin(sink=Nowhere(), surroundings=own)
-        report = await AttemptInWorker(job, origin, self._link, _no_call, fresh=True).run()
-        if report.answer is None or int(report.answer) == os.getpid():
-            words = report.output_tail or report.tripped_detail or f"exit status {report.exit_status}"
-            msg = f"no isolated worker could be started, so nothing is run: {words}"
-            raise EngineError(msg)
-        self.baseline_bytes = report.trace.baseline_bytes
+    async def _prove(self) -> None:
+        try:
+            self.baseline_bytes = await run_canary(self._canary, self._link)
+        except CanaryError as error:
+            raise EngineError(str(error)) from error
 
     def wait_until_proven(self, timeout_s: float = START_BOUND_S) -> None:
         """Wait for the canary. Thread-safe. Raises `EngineError` when isolation does not work here."""
@@ -208,6 +202,14 @@ class Engine:
 
     async def _run(self, asked: Job, origin: Origin, parent: Ticket | None) -> tuple[Job, Outcome]:
         """As `run`; return the job as it was counted, too."""
+        try:
+            return await self._run_attempts(asked, origin, parent)
+        finally:
+            if asked.payload_path is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(asked.payload_path)  # noqa: PTH108 - a string
+
+    async def _run_attempts(self, asked: Job, origin: Origin, parent: Ticket | None) -> tuple[Job, Outcome]:
         state = self._state(asked, time.monotonic())
         while True:
             job = replace(
@@ -285,6 +287,8 @@ class Engine:
         return state
 
     async def _admit_and_supervise(self, living: Living, origin: Origin) -> WorkerReport:
+        if living.job.unsent:
+            return self._not_run(living.job.unsent)
         began_s = time.monotonic()
         tripped, detail = await self._admit(living)
         queued_for_s = time.monotonic() - began_s
@@ -307,7 +311,7 @@ class Engine:
             report = self._not_run(error)
         return replace(report, queued_for_s=queued_for_s)
 
-    def _not_run(self, error: Exception) -> WorkerReport:
+    def _not_run(self, error: object) -> WorkerReport:
         """Return the facts of an attempt that our own side could not run: no descriptors, no disk, no supervisor."""
         detail = f"no worker could be run: {error}"
         return WorkerReport(tripped_detail=detail, enforcement=self._link.enforcement)
@@ -317,7 +321,7 @@ class Engine:
         job = living.job
         if self._living.is_stopped(job.run):
             return "stopped", ""
-        bound_s, bound = _queue_bound(job, time.monotonic())
+        bound_s, bound = job.queue_bound(time.monotonic())
         if bound_s <= 0:
             return bound, ""
         admission = asyncio.ensure_future(self._scheduler.admit(job.limits))
@@ -352,12 +356,13 @@ class Engine:
         try:
             job, outcome = await self._run(job, origin, parent.ticket)
         except EngineError as error:
-            return {"kind": "reply", "answer": None, "facts": (replace(job, payload=b""), self._not_run(error))}
+            return {"kind": "reply", "facts": (replace(job, payload=b""), self._not_run(error))}
         if isinstance(outcome, Success):
-            return {"kind": "reply", "answer": outcome.answer}
+            parcel = functools.partial(protocol.parcel, outcome.answer, self.directory)
+            return {"kind": "reply", "facts": None, **await asyncio.to_thread(parcel)}
         # Facts travel, not the error: the parent's worker draws the same conclusion from them.
         facts = (replace(job, payload=b""), outcome.report)
-        return {"kind": "reply", "answer": None, "facts": facts}
+        return {"kind": "reply", "facts": facts}
 
     async def _ensure_supervisor(self) -> None:
         async with self._starting:
@@ -385,21 +390,6 @@ def _without_answer(outcome: Outcome) -> Outcome:
     if isinstance(outcome, Failure):
         return outcome
     return Success(answer=b"", report=replace(outcome.report, answer=None))
-
-
-async def _no_call(_request: dict[str, Any]) -> dict[str, Any]:
-    msg = "a canary calls nobody"
-    raise EngineError(msg)
-
-
-def _queue_bound(job: Job, now_s: float) -> tuple[float, Tripped]:
-    """Return how long the attempt may wait for admission, and which bound that is."""
-    limits: Limits = job.limits
-    queued_s = limits.max_queued_time_s if limits.max_queued_time_s is not None else float("inf")
-    deadline_s = float("inf")
-    if limits.deadline_s is not None:
-        deadline_s = job.queued_s + limits.deadline_s - now_s
-    return (queued_s, "max_queued_time") if queued_s <= deadline_s else (deadline_s, "deadline")
 
 
 __all__ = ["Engine", "EngineError", "Origin"]

@@ -5,6 +5,7 @@ The SDK's local mode lets the bare TypeError or ValueError of its conversion thr
 
 from __future__ import annotations
 
+import contextvars
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ from flyte_notebook.worker.pickling import PicklingProblem
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+task_of_inputs: contextvars.ContextVar[Any] = contextvars.ContextVar("task_of_inputs", default=None)
+"""The task whose inputs are being converted, ``None`` when that is not known."""
 
 _NAMED = re.compile(r"variable '(\w+)'")
 
@@ -31,16 +35,19 @@ class NamingConversion:
 
     async def convert_from_native_to_inputs(self, interface: Any, *args: Any, **kwargs: Any) -> Any:
         """Convert inputs as the SDK does. Raises RuntimeDataValidationError for inputs that do not fit."""
+        converting = task_of_inputs.set(seam.submitted_task(1))
         try:
             return await self._convert_inputs(interface, *args, **kwargs)
         except PicklingProblem:
             raise  # it names the variable, and the attribute inside it
         except (TypeError, ValueError, AssertionError) as error:
             variable = _variable(interface, args, kwargs, error)
-            name = seam.submitted_task_name(1)
+            name = str(getattr(seam.submitted_task(1), "name", ""))
             wrong = RuntimeDataValidationError(variable, error, name)
             wrong.__cause__ = error
             raise with_failure(wrong, name) from error
+        finally:
+            task_of_inputs.reset(converting)
 
 
 def _variable(interface: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:

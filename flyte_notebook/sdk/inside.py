@@ -15,7 +15,7 @@ from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk import seam, tasks
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.spooled import spooled
-from flyte_notebook.worker import child, context, named_pickles, pickling
+from flyte_notebook.worker import child, context, named_pickles, pickling, protocol
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -99,7 +99,7 @@ async def _dispatch(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
     """Stand in for the SDK's direct dispatch: ask the kernel for a sibling."""
     call = seam.call_arguments(args, kwargs)
     try:
-        job = tasks.job_for(call, root=False)
+        job = tasks.job_for(call, child.directory, root=False)
         tasks.check_inline_size(call["task"], call["inputs"].proto_inputs.literals, "input")
     except (ValueError, InlineIOMaxBytesBreached) as error:
         return None, seam.for_retry_loop(
@@ -113,8 +113,8 @@ async def _dispatch(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
     except asyncio.CancelledError:
         channel.cancel(number)
         raise
-    if reply["answer"] is not None:
-        return pickling.loads(reply["answer"]), None
+    if reply["facts"] is None:
+        return pickling.loads(protocol.unpacked(reply)), None
     job, report = reply["facts"]
     outcome = diagnose(job, report, unpickle=pickling.loads)
     assert isinstance(outcome, Failure)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import threading
 import uuid
@@ -17,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import flyte
 
@@ -71,15 +72,18 @@ class Repeats:
                 _remove(self._kept.popitem(last=False)[1])
 
     def _stored(self, job: Job) -> _Kept | None:
-        size_bytes = len(job.payload)
-        if size_bytes <= INLINE_BYTES:
-            return _Kept(job=job, path=None, size_bytes=0)
+        if job.payload_path is None and len(job.payload) <= INLINE_BYTES:
+            return None if job.unsent else _Kept(job=job, path=None, size_bytes=0)
         path = os.path.join(self._directory(), f"repeat-{uuid.uuid4().hex}")
         try:
-            Path(path).write_bytes(job.payload)
+            if job.payload_path is None:
+                Path(path).write_bytes(job.payload)
+            else:
+                os.link(job.payload_path, path)  # the job removes its own
+            size_bytes = os.path.getsize(path)
         except OSError:
             return None  # a full disk: the card says that the inputs are not kept
-        return _Kept(job=replace(job, payload=b""), path=path, size_bytes=size_bytes)
+        return _Kept(job=replace(job, payload=b"", payload_path=None), path=path, size_bytes=size_bytes)
 
     def _too_large(self) -> bool:
         return sum(kept.size_bytes for kept in self._kept.values()) > KEPT_BYTES
@@ -91,10 +95,11 @@ class Repeats:
             if kept is None:
                 raise InputsGoneError(_gone(f"only those of the last {KEPT} failures are, up to 1 GiB"))
             try:
-                payload = kept.job.payload if kept.path is None else Path(kept.path).read_bytes()
+                file = io.BytesIO(kept.job.payload) if kept.path is None else open(kept.path, "rb")  # noqa: SIM115 - below
             except OSError as error:
                 raise InputsGoneError(_gone(str(error))) from error
-        return Repeat(replace(kept.job, payload=payload))
+        with file:
+            return Repeat(file)
 
     def job(self, worker: str) -> Job | None:
         """Return the job of that name, perhaps without its payload; ``None`` when it is not kept."""
@@ -112,8 +117,8 @@ class Repeats:
 class Repeat:
     """One failed attempt, ready to be repeated."""
 
-    def __init__(self, job: Job) -> None:
-        call = tasks.unpack_bytes(job.payload)["call"]
+    def __init__(self, payload: BinaryIO) -> None:
+        call = tasks.unpack(payload)["call"]
         self._task: Any = call["task"]
         self._inputs: Any = call["inputs"]
 

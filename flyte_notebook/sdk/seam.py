@@ -116,13 +116,18 @@ async def _result_of(future: concurrent.futures.Future[Any]) -> Any:
     return await asyncio.wrap_future(future)
 
 
-def submitted_task_name(depth: int) -> str:
-    """Return the name of the task that ``LocalController.submit`` is submitting, ``depth`` frames up; empty elsewhere.
+def submitted_task(depth: int) -> Any:
+    """Return the task that ``LocalController.submit`` is submitting, ``depth`` frames up; ``None`` elsewhere.
 
     The controller hands its conversions no more than the task's interface.
     """
-    task = sys._getframe(depth + 1).f_locals.get("_task")
-    return str(getattr(task, "name", ""))
+    return sys._getframe(depth + 1).f_locals.get("_task")
+
+
+def is_cached(task: Any) -> bool:
+    """Whether the SDK may look for the result of a task in its cache; true as well for a task that is not known."""
+    cache = getattr(task, "cache", "auto")
+    return getattr(cache, "behavior", cache) not in {None, "disable"}
 
 
 def replace_call(outside: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]) -> Callable[[], None]:

@@ -174,7 +174,7 @@ class Session:
         """Stand in for the SDK's direct dispatch in the kernel: run the attempt in a worker."""
         call = seam.call_arguments(args, kwargs)
         try:
-            job = tasks.job_for(call, root=True)
+            job = tasks.job_for(call, self.engine.directory, root=True)
             job = replace(job, semantics=self.semantics, system_retries=self.system_retries)
             tasks.check_inline_size(call["task"], call["inputs"].proto_inputs.literals, "input")
         except (ValueError, InlineIOMaxBytesBreached) as error:

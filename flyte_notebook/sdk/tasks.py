@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import os
+import uuid
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from flyte_notebook.limits import Limits
 from flyte_notebook.sdk import seam
 from flyte_notebook.sdk.unstarted import with_failure
 from flyte_notebook.worker import named_pickles, pickling
+from flyte_notebook.worker.spool import Spool, SpoolError, SpoolReader
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -32,15 +34,25 @@ ROOT_ACTION = "a0"
 """The name of a run's first action, as on a cluster."""
 
 
-def job_for(call: dict[str, Any], *, root: bool) -> Job:
-    """Return the job of one dispatch. Raises `UnitError` or `PicklingProblem`; run and parent may be set later."""
+def job_for(call: dict[str, Any], directory: str, *, root: bool) -> Job:
+    """Return the job of one dispatch. Raises `UnitError` or `PicklingProblem`; run and parent may be set later.
+
+    A large payload is a file in ``directory``.
+    """
     task, action = call["task"], call["action"]
+    payload, path, unsent = b"", None, ""
+    try:
+        payload, path = pack(call, directory)
+    except SpoolError as error:
+        unsent = str(error)
     return Job(
         label=task.name,
         run=action.run_name or action.name,
         action=ROOT_ACTION if root else action.name,
         entry=ENTRY,
-        payload=pack(call),
+        payload=payload,
+        payload_path=path,
+        unsent=unsent,
         max_attempts=attempts_of(task),
         limits=limits_of(task),
         env_vars=dict(task.env_vars or {}),
@@ -122,11 +134,21 @@ def input_facts(task: Any, inputs: Any) -> tuple[InputFact, ...]:
     )
 
 
-def pack(call: dict[str, Any]) -> bytes:
-    """Return what a worker needs for one dispatch as bytes. Raises `PicklingProblem`, which names the culprit."""
+def pack(call: dict[str, Any], directory: str) -> tuple[bytes, str | None]:
+    """Write what a worker needs for one dispatch; return it as bytes, or as a file in ``directory`` if it is large.
+
+    Raises `PicklingProblem`, which names the culprit, and `SpoolError`.
+    """
     body = {"call": call, "settings": seam.context_settings(), "init": seam.init_settings()}
-    data, sources = named_pickles.dumps(body, name=call["task"].name)
-    return data + pickling.dumps(sources)
+    spool = Spool(lambda: os.path.join(directory, f"{uuid.uuid4().hex}.payload"))
+    try:
+        files = named_pickles.dump(body, spool, name=call["task"].name, end=True)
+        pickling.CellPickler(spool).dump(pickling.sources_of(files))
+        data = spool.finish()
+    except BaseException:
+        spool.discard()
+        raise
+    return data or b"", spool.path
 
 
 def unpack(file: BinaryIO) -> dict[str, Any]:
@@ -134,16 +156,12 @@ def unpack(file: BinaryIO) -> dict[str, Any]:
 
     ``names`` in it are what a worker's ``__main__`` has to know.
     """
+    reader = SpoolReader(file)
     body: dict[str, Any]
-    body, names = named_pickles.load(file)
+    body, names = named_pickles.load_spooled(reader)
     body["names"] = names
-    pickling.install_sources(pickling.load(file))
+    pickling.install_sources(pickling.load(reader))
     return body
-
-
-def unpack_bytes(data: bytes) -> dict[str, Any]:
-    """As `unpack`, from bytes."""
-    return unpack(io.BytesIO(data))
 
 
 def refusal(error: Exception, task_name: str) -> Exception:

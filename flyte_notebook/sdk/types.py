@@ -3,8 +3,8 @@
 The SDK's own types are used only where a value comes back exactly as it went: ``bool``, ``int`` of 64 bits, ``float``,
 and ``str`` that is valid Unicode. (The SDK turns tuples into lists and naive datetimes into UTC, and refuses ``None``,
 ``2**70``, ``OrderedDict`` and ``np.float64``.) Everything else is pickled: up to 1 MiB inside the literal, more in a
-file at the run's raw data path. The literal carries a hash of the content, so that equal inputs hit the cache however
-their pickles differ.
+file at the run's raw data path. For a task that is cached the literal carries a hash of the content, so that equal
+inputs hit the cache however their pickles differ; for others that would only take time, 0.6 s a GiB.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from flyte.types import TypeEngine, TypeTransformer
 from flyteidl2.core import literals_pb2, types_pb2  # type: ignore[import-untyped]  # generated, without types
 
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues
-from flyte_notebook.cells.values import Spool
 from flyte_notebook.cells.version import digest
+from flyte_notebook.sdk import seam
+from flyte_notebook.sdk.inputs import task_of_inputs
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.tasks import SIZE_KEY, TYPE_KEY
 from flyte_notebook.worker import context, named_pickles
 from flyte_notebook.worker.sharing import shared_namespace
+from flyte_notebook.worker.spool import Spool, SpoolReader
 from flyte_notebook.worker.unpicklable import type_name
 
 if TYPE_CHECKING:
@@ -165,14 +167,15 @@ class CellInputTransformer(TypeTransformer[CellInput]):
     async def to_literal(self, python_val: Any, python_type: Any, expected: Any) -> literals_pb2.Literal:
         """Pickle a value. Raises `PicklingProblem`, whose path begins with the variable's name."""
         name = get_args(python_type)[1] if get_origin(python_type) is Annotated else "value"
-        spool = Spool(place)
+        hashed = seam.is_cached(task_of_inputs.get())
+        spool = Spool(place, hashed=hashed)
         try:
             named_pickles.dump(python_val, spool, shared_namespace(), name=name)
             data = spool.finish()
         except BaseException:
             spool.discard()
             raise
-        literal = literals_pb2.Literal(hash=digest(python_val) or spool.hexdigest())
+        literal = literals_pb2.Literal(hash=(digest(python_val) or spool.hexdigest()) if hashed else "")
         literal.metadata[TYPE_KEY] = type_name(python_val)
         literal.metadata[SIZE_KEY] = str(spool.position)
         if data is not None:
@@ -193,10 +196,10 @@ class CellInputTransformer(TypeTransformer[CellInput]):
 
     async def _loaded(self, lv: literals_pb2.Literal) -> Any:
         if lv.scalar.HasField("binary"):
-            value, names = named_pickles.load(io.BytesIO(lv.scalar.binary.value))
+            value, names = named_pickles.load_spooled(SpoolReader(io.BytesIO(lv.scalar.binary.value)))
         else:
             with open(await fetched(lv.scalar.blob.uri), "rb") as file:  # noqa: ASYNC230 - loading blocks anyway
-                value, names = named_pickles.load(file)
+                value, names = named_pickles.load_spooled(SpoolReader(file))
         if context.in_worker():
             named_pickles.make_known(names)
         return value

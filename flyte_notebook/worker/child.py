@@ -81,10 +81,13 @@ class Channel:
 channel: Channel | None = None
 """This worker's channel; ``None`` in any other process."""
 
+directory = ""
+"""Where large messages to the kernel go, as files."""
+
 
 def main(arguments: list[str]) -> None:
     """Entry of the worker process; ``arguments`` hold the ``module:function`` that jobs will name."""
-    global channel  # noqa: PLW0603 - one worker process, one channel
+    global channel, directory  # noqa: PLW0603 - one worker process, one channel
     sock = socket.socket(fileno=protocol.CHANNEL_FD)
     os.set_inheritable(protocol.CHANNEL_FD, False)
     for stream in (sys.stdout, sys.stderr):
@@ -98,6 +101,7 @@ def main(arguments: list[str]) -> None:
         job = protocol.receive(sock)
     except protocol.ChannelClosedError:
         os._exit(EXIT_LOST)
+    directory = job["directory"]
     threading.Thread(target=channel.listen, name="flyte-notebook-channel", daemon=True).start()
     context.connect(channel.tell)
     _empty_main()
@@ -122,7 +126,7 @@ def _answer(to: Channel, entry: Callable[[BinaryIO], bytes], job: dict[str, Any]
         to.tell({"kind": "raised", "raised": facts})
         to.tell({"kind": "raised", "raised": with_pickled(facts, error)})
         return 1
-    to.tell({"kind": "answer", "answer": answer})
+    to.tell({"kind": "answer", **protocol.parcel(answer, directory)})
     return 0
 
 
@@ -145,9 +149,7 @@ def named(name: str) -> Callable[..., Any]:
 def _payload(job: dict[str, Any]) -> BinaryIO:
     if job["path"] is None:
         return io.BytesIO(job["payload"])
-    file = open(job["path"], "rb")  # noqa: SIM115 - closed by the caller
-    os.unlink(job["path"])
-    return file
+    return open(job["path"], "rb")
 
 
 def _empty_main() -> None:

@@ -13,20 +13,30 @@ import types
 from typing import IO, TYPE_CHECKING, Any
 
 from flyte_notebook.worker import pickling, sharing
+from flyte_notebook.worker.spool import SpoolError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from flyte_notebook.worker.spool import Spool, SpoolReader
 
 _WORD = re.compile(r"[^\W\d]\w*")
 _TYPE_LIKE = (type, types.ModuleType, types.GenericAlias, types.UnionType)
 
 
-def dump(obj: Any, file: IO[bytes] | Any, namespace: dict[str, Any] | None = None, *, name: str = "value") -> None:
-    """Write ``obj`` to the end of a binary file, and what is to be known by name, if anything is.
+def dump(
+    obj: Any, spool: Spool, namespace: dict[str, Any] | None = None, *, name: str = "value", end: bool = False
+) -> set[str]:
+    """Write ``obj`` to a spool, and what is to be known by name, if anything is; return the files of code in it.
 
-    ``namespace`` as in `pickling.CellPickler`. Raises `PicklingProblem`, whose path begins with ``name``.
+    ``namespace`` as in `pickling.CellPickler`. ``end`` marks the end, for more to follow. Raises `PicklingProblem`,
+    whose path begins with ``name``, and what the spool raises.
     """
-    _dump(pickling.CellPickler(file, namespace), obj, namespace, name=name)
+    pickler = pickling.CellPickler(spool, namespace, take_buffer=spool.take_buffer)
+    _dump(pickler, obj, namespace, name=name)
+    if end:
+        pickler.dump({})
+    return pickler.files
 
 
 def dumps(
@@ -40,9 +50,17 @@ def dumps(
     return file.getvalue(), pickling.sources_of(pickler.files)
 
 
+def load_spooled(reader: SpoolReader, namespace: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    """Read what `dump` wrote: the object, and what is to be known by name."""
+    return _load(pickling.CellUnpickler(reader, namespace, buffers=reader.buffers()))
+
+
 def load(file: IO[bytes] | Any, namespace: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-    """Read what `dump` or `dumps` wrote: the object, and what is to be known by name."""
-    unpickler = pickling.CellUnpickler(file, namespace)
+    """Read what `dumps` wrote: the object, and what is to be known by name."""
+    return _load(pickling.CellUnpickler(file, namespace))
+
+
+def _load(unpickler: pickling.CellUnpickler) -> tuple[Any, dict[str, Any]]:
     obj = unpickler.load()
     names: dict[str, Any] = {}
     try:
@@ -82,7 +100,7 @@ def _dump(pickler: pickling.CellPickler, obj: Any, namespace: dict[str, Any] | N
         pickler.dump(obj)
         while names := names_of(pickler.new_travellers(), home):  # they may bring more
             pickler.dump(names)
-    except MemoryError:
+    except (MemoryError, SpoolError):
         raise
     except Exception as error:
         raise pickling.explain(obj, error, name=name, namespace=namespace) from error

@@ -85,12 +85,18 @@ class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
 
     ``namespace`` is the notebook's namespace; functions of it are shared, all others go cloudpickle's way. The globals
     that shared functions read travel with them, except those in ``without``: names that the other side has, or gets
-    by another way. Several `dump` calls on one pickler share its memo, as one unpickler's `load` calls do.
+    by another way. ``take_buffer`` may take large buffers out of the pickle (`Spool.take_buffer`). Several `dump`
+    calls on one pickler share its memo, as one unpickler's `load` calls do.
     Errors are those of pickle; `explain` turns them into a `PicklingProblem`.
     """
 
     def __init__(
-        self, file: IO[bytes] | Any, namespace: dict[str, Any] | None = None, *, without: Collection[str] = ()
+        self,
+        file: IO[bytes] | Any,
+        namespace: dict[str, Any] | None = None,
+        *,
+        without: Collection[str] = (),
+        take_buffer: Callable[[pickle.PickleBuffer], bool] | None = None,
     ) -> None:
         self.files: set[str] = set()
         """File names of all code pickled so far."""
@@ -106,7 +112,7 @@ class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         self.dispatch_table = ChainMap(
             {**_SENTINELS, types.CodeType: reduce_code_noting_file}, cloudpickle.Pickler.dispatch_table
         )
-        super().__init__(file, protocol=PROTOCOL)
+        super().__init__(file, protocol=PROTOCOL, buffer_callback=take_buffer)
         self._namespace = namespace
         self._without = frozenset(without)
         self._stand_in = sharing.NamespaceStandIn()
@@ -169,11 +175,18 @@ class CellUnpickler(pickle.Unpickler):
     """Loads what a `CellPickler` wrote.
 
     ``namespace`` is what shared functions are bound to: ``__main__`` of this process when it is ``None``. A class
-    that this process knows already, because it came from here or came before, is left as it is.
+    that this process knows already, because it came from here or came before, is left as it is. ``buffers`` are those
+    that were taken out of the pickle, in order.
     """
 
-    def __init__(self, file: IO[bytes] | Any, namespace: dict[str, Any] | None = None) -> None:
-        super().__init__(file)
+    def __init__(
+        self,
+        file: IO[bytes] | Any,
+        namespace: dict[str, Any] | None = None,
+        *,
+        buffers: Iterable[Any] | None = None,
+    ) -> None:
+        super().__init__(file, buffers=buffers)
         self._namespace = namespace
         self._classes = _Classes()
 

@@ -8,11 +8,13 @@ file descriptors beside their first byte (``SCM_RIGHTS``), as many as their ``"f
 from __future__ import annotations
 
 import array
+import contextlib
 import json
 import os
 import pickle
 import socket
 import struct
+import uuid
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +65,31 @@ def receive(sock: socket.socket) -> Message:
     """Wait for the next message on a worker's channel. Raises `ChannelClosedError` at its end."""
     (length,) = _HEADER.unpack(_read_exactly(sock, _HEADER.size))
     return _loads(_read_exactly(sock, _checked(length)))
+
+
+def parcel(data: bytes, directory: str) -> Message:
+    """Return what carries bytes in a message: themselves, or a file if they are many. Raises OSError."""
+    if len(data) <= INLINE_BYTES:
+        return {"data": data, "path": None}
+    path = os.path.join(directory, f"{uuid.uuid4().hex}.parcel")
+    try:
+        with open(path, "wb") as file:
+            file.write(data)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
+    return {"data": None, "path": path}
+
+
+def unpacked(message: Message) -> bytes:
+    """Return the bytes of a `parcel`, once: its file goes. Raises OSError."""
+    if message["path"] is None:
+        data: bytes = message["data"]
+        return data
+    with open(message["path"], "rb") as file:
+        os.unlink(message["path"])
+        return file.read()
 
 
 async def receive_async(reader: asyncio.StreamReader) -> Message:

@@ -11,8 +11,9 @@ import pytest
 
 from flyte_notebook.cells import returned
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues, bind
-from flyte_notebook.cells.values import INLINE_BYTES, RESULT, Kept, Output, SpoolError, write_outputs
+from flyte_notebook.cells.values import RESULT, Kept, Output, write_outputs
 from flyte_notebook.worker import pickling
+from flyte_notebook.worker.spool import INLINE_BYTES, SpoolError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,7 +142,7 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
     output = Output(name="x", value=bytes(20 << 20), wanted=True)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, before[1]))
     try:
-        with pytest.raises(SpoolError, match=r"outputs cannot be written to .*values: File too large"):
+        with pytest.raises(SpoolError, match=r"File too large: values cannot be written to .*values"):
             write_outputs([output], namespace={}, place=lambda: str(tmp_path / "values"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -165,5 +166,6 @@ def test_a_stream_is_read_without_a_second_copy(tmp_path: Path) -> None:
     buffer = bytearray(10)
     with reader.opened(0):
         assert 10 == reader.readinto(buffer)
-    assert isinstance(reader._file, io.BufferedReader)
-    assert reader._file.closed
+        file = reader._reader._file
+        assert isinstance(file, io.BufferedReader)
+    assert file.closed

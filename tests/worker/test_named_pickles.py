@@ -12,6 +12,7 @@ import pytest
 
 from flyte_notebook.worker import named_pickles, pickling
 from flyte_notebook.worker.named_pickles import names_of
+from flyte_notebook.worker.spool import HEADER_BYTES, Spool, SpoolReader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,12 +79,13 @@ def test_only_types_come_along_with_the_text_of_annotations() -> None:
 
 
 def test_plain_values_cost_nothing_more() -> None:
-    """Where nothing is to be known by name, a file holds the pickle alone, and its end is the end."""
-    file = io.BytesIO()
-    named_pickles.dump([1, "two"], file)
-    assert len(pickling.dumps([1, "two"])) == file.tell()
-    file.seek(0)
-    assert ([1, "two"], {}) == named_pickles.load(file)
+    """Where nothing is to be known by name, a spool holds the pickle alone, and its end is the end."""
+    spool = Spool(str)
+    named_pickles.dump([1, "two"], spool)
+    data = spool.finish()
+    assert data is not None
+    assert len(pickling.dumps([1, "two"])) == len(data) - HEADER_BYTES
+    assert ([1, "two"], {}) == named_pickles.load_spooled(SpoolReader(io.BytesIO(data)))
 
 
 def test_names_that_are_there_stay() -> None:
