@@ -95,7 +95,7 @@ def leaked(before: Snapshot, after: Snapshot, *, leave: frozenset[str] = frozens
     members = {str(pid) for pid, _ in kept}
     found: dict[Kind, list[str]] = {
         "process": [words for key, words in after.processes.items() if key not in known],
-        "group": [words for key, words in after.groups.items() if key not in before.groups and not _only(key, members)],
+        "group": [words for key, words in after.groups.items() if key not in before.groups and not only(key, members)],
         "descriptor": [f"{count} x {target}" for target, count in sorted(descriptors.items())],
         "thread": threads,
         "file": [words for key, words in after.files.items() if key not in before.files],
@@ -150,7 +150,7 @@ def _standing_ready(processes: dict[tuple[int, str], str]) -> dict[tuple[int, st
     return found
 
 
-def _only(group: str, members: set[str]) -> bool:
+def only(group: str, members: set[str]) -> bool:
     """Whether a group holds nobody but these, and somebody."""
     inside = set(_read(Path(group, "cgroup.procs")).decode().split())
     return bool(inside) and inside <= members

@@ -106,6 +106,7 @@ class AttemptInWorker:
         self._stopped = False
         self._lost = ""
         self._answered: dict[str, Any] | None = None
+        self._left = False
         self.ready_s: float | None = None
         """The monotonic time at which the worker was ready, ``None`` before that."""
         self.cut_short: WorkerReport | None = None
@@ -187,9 +188,10 @@ class AttemptInWorker:
         return {**variables, **job.env_vars}
 
     async def _converse(self, ours: socket.socket, pump: Pump) -> None:
-        """Serve the worker's channel until it ends."""
+        """Serve the worker's channel until it ends, or the worker says that it will."""
         ours.setblocking(False)
         reader, self._writer = await asyncio.open_connection(sock=ours)
+        self._writer.write(protocol.frame(self._order()))  # it is there as soon as the worker is
         try:
             ready = await asyncio.wait_for(protocol.receive_async(reader), READY_BOUND_S)
         except protocol.BrokenMessageError as error:
@@ -203,20 +205,15 @@ class AttemptInWorker:
         assert ready["kind"] == "ready"
         self.ready_s = time.monotonic()
         self._arm()
-        await self._hand_over()
-        while True:
-            try:
-                message = await protocol.receive_async(reader)
-            except protocol.BrokenMessageError as error:
-                self._give_up(f"the worker's channel broke: {error}")
-                return
-            except protocol.ChannelClosedError:
-                return
-            try:
-                self._hear(message, pump)
-            except (LookupError, TypeError, ValueError, AttributeError) as error:
-                self._give_up(f"the worker's channel broke: a message that cannot be: {error!r}")
-                return
+        try:
+            while not self._left:
+                self._hear(await protocol.receive_async(reader), pump)
+        except protocol.BrokenMessageError as error:
+            self._give_up(f"the worker's channel broke: {error}")
+        except protocol.ChannelClosedError:
+            return
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            self._give_up(f"the worker's channel broke: a message that cannot be: {error!r}")
 
     def _give_up(self, why: str) -> None:
         """Have an attempt killed that cannot be served any more; its report then says why, if nobody stopped it."""
@@ -232,12 +229,16 @@ class AttemptInWorker:
             deadline_in_s = max(0.0, self._job.queued_s + limits.deadline_s - time.monotonic())
         self._link.arm(self._handle, max_runtime_s=limits.max_runtime_s, deadline_in_s=deadline_in_s)
 
-    async def _hand_over(self) -> None:
-        job, place = self._job, self._link.session_dir
-        around = {"before": self._origin.before, "after": self._origin.after}
-        await self._send(
-            {"kind": "job", "payload": job.payload, "path": job.payload_path, "directory": place, **around}
-        )
+    def _order(self) -> dict[str, Any]:
+        job, origin = self._job, self._origin
+        return {
+            "kind": "job",
+            "payload": job.payload,
+            "path": job.payload_path,
+            "directory": self._link.session_dir,
+            "before": origin.before,
+            "after": origin.after,
+        }
 
     async def _send(self, message: dict[str, Any]) -> None:
         assert self._writer is not None
@@ -254,6 +255,11 @@ class AttemptInWorker:
             self._origin.sink.display(message["message"])
         elif kind == "answer":
             self._stage, self._answered = "finished", {"data": message["data"], "path": message["path"]}
+        elif kind == "bye":
+            self._left = True
+            if self._handle is not None:
+                with contextlib.suppress(SupervisorError):
+                    self._link.leave(self._handle, int(message["status"]))
         elif kind == "raised":
             self._raised = message["raised"]
         elif kind == "call":

@@ -231,6 +231,10 @@ class SupervisorLink:
         times = {"max_runtime_s": max_runtime_s, "deadline_in_s": deadline_in_s}
         self._send({"kind": "arm", "id": handle.number, **times})
 
+    def leave(self, handle: Handle, status: int) -> None:
+        """Say that a worker ends now, with this exit status: nothing of its task runs any more."""
+        self._send({"kind": "leave", "id": handle.number, "status": status})
+
     def stop(self, handle: Handle) -> None:
         """Have an attempt killed."""
         self._send({"kind": "stop", "id": handle.number})

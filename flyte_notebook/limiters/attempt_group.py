@@ -122,6 +122,10 @@ class AttemptGroup:
         """Whether nobody is left; the kernel does not list zombies."""
         return not any(processes(directory) for directory in self._directories)
 
+    def alone(self, pid: int) -> bool:
+        """Whether the kernel lists nobody else."""
+        return all(set(processes(directory)) <= {pid} for directory in self._directories[:1])
+
     def remove(self) -> None:
         """Remove the directories. Idempotent; raises OSError (EBUSY) when a process is still inside."""
         self.counters()

@@ -85,6 +85,9 @@ class TaskGroup(Protocol):
     def empty(self) -> bool:
         """Whether no living process is left in the group (zombies do not count)."""
 
+    def alone(self, pid: int) -> bool:
+        """Whether no living process but this one is in the group. Never raises."""
+
     def remove(self) -> None:
         """Remove the group from the machine; the group must be empty. Idempotent. Raises OSError if it is not."""
 

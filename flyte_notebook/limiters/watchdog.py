@@ -154,6 +154,11 @@ class WatchdogGroup:
         self._table.refresh(full=True)
         return not any(member.alive() for member in self._table.members(self._name))
 
+    def alone(self, pid: int) -> bool:
+        """Whether nobody else is alive."""
+        self._table.refresh(full=True)
+        return not any(member.alive() for member in self._table.members(self._name) if member.pid != pid)
+
     def remove(self) -> None:
         """Give up what is kept. Idempotent; raises OSError (EBUSY) when a process is still alive."""
         if self.removed:

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.errors import InlineIOMaxBytesBreached
 from flyte_notebook.outcome import Failure
-from flyte_notebook.sdk import seam, tasks
+from flyte_notebook.sdk import celltask, seam, tasks
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.worker import child, context, named_pickles, pickling, protocol
 
 if TYPE_CHECKING:
     from typing import BinaryIO
+
+_ = celltask  # what a cell is unpickled with: in every worker, so that each has the same memory, however it started
 
 
 def canary(_file: BinaryIO) -> bytes:

@@ -172,6 +172,10 @@ def _farewell(status: int) -> None:
         _flush_files()  # first as well: a handler may take all the time there is
         atexit._run_exitfuncs()  # noqa: SLF001 - the only way to run them before os._exit
         _flush_files()
+        if channel is not None:
+            # What is left to do is the kernel's: taking apart what this process has takes it milliseconds.
+            with contextlib.suppress(protocol.ChannelClosedError):
+                channel.tell({"kind": "bye", "status": status})
     finally:
         os._exit(status)
 

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 KEPT = 2
 """How many stand ready."""
+KEPT_IN_DEMAND = 4
+IN_DEMAND_S = 2.0
+"""How many stand ready, and for how long, after an attempt had to wait: more will follow it, and are made meanwhile."""
 MOST_UNBORN = 3
 """How many are made at one time: as many as keep two cores busy, while each waits for the kernel now and then."""
 REPLACE_AFTER_S = 0.02
@@ -63,6 +66,15 @@ class Spare:
         return self.watched is not None
 
 
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """An attempt that waits for a worker. ``suits``: a forked one was found to be like a fresh one for it."""
+
+    message: Message
+    fds: list[int]
+    suits: bool = False
+
+
 class Spares:
     """The spares, the server that they are forked from, and the attempts that wait for one.
 
@@ -88,7 +100,8 @@ class Spares:
         self._server: Server | None = None
         self._spares: list[Spare] = []
         self._leaving: list[Watched] = []
-        self._waiting: deque[tuple[Message, list[int]]] = deque()
+        self._waiting: deque[Waiting] = deque()
+        self._short_s = -IN_DEMAND_S
         self._numbers = 0
         self._failures = 0
         self._proven = False
@@ -105,15 +118,15 @@ class Spares:
         if message.get("fresh") or self._server is None or not fds:  # without descriptors it is refused there
             self._fresh(message, fds)
             return
-        self._waiting.append((message, fds))
+        self._waiting.append(Waiting(message, fds))
         self._serve()
 
     def give_up(self, number: int) -> bool:
         """Forget an attempt that waits for a worker; whether there was one."""
         for waiting in self._waiting:
-            if waiting[0]["id"] == number:
+            if waiting.message["id"] == number:
                 self._waiting.remove(waiting)
-                _close(waiting[1])
+                _close(waiting.fds)
                 return True
         return False
 
@@ -145,7 +158,7 @@ class Spares:
             watched.look(now)
             if watched.over:
                 self._leaving.remove(watched)
-                watched.facts()
+                watched.release()
         if self._replace_due_s and self._replace_due_s <= now:
             self._replace_due_s = 0.0
             self._serve()
@@ -157,7 +170,7 @@ class Spares:
         """Kill the server and all spares; `tick` until `gone`."""
         self._settings = None
         while self._waiting:
-            _close(self._waiting.popleft()[1])
+            _close(self._waiting.popleft().fds)
         if self._server is not None:
             self._server.end()
             self._server = None
@@ -194,8 +207,8 @@ class Spares:
             self._settle(f"the server that workers are forked from took more than {START_BOUND_S:.0f} s to start")
         for spare in [spare for spare in self._spares if not spare.ready and now - spare.born_s > BIRTH_BOUND_S]:
             self._lose(spare, f"a worker took more than {BIRTH_BOUND_S:.0f} s to be forked")
-        if not self._waiting and not self._wanted():
-            for spare in list(self._spares):
+        if not self._waiting:
+            for spare in self._spares[self._wanted() :]:
                 self._dismiss(spare)
         self._serve()
 
@@ -207,14 +220,18 @@ class Spares:
         if self._waiting and server.likeness.outdated:
             self._begin_anew()
             return
-        for waiting in list(self._waiting):
-            why = server.difference(waiting[0])
+        for waiting in [waiting for waiting in self._waiting if not waiting.suits]:
+            why = server.difference(waiting.message)
+            waiting.suits = not why
             if why:
                 self._waiting.remove(waiting)
                 self._tell({"kind": "workers", "forked": True, "why": why})
-                self._fresh(*waiting)
+                self._fresh(waiting.message, waiting.fds)
         for spare in [spare for spare in self._spares if spare.ready][: len(self._waiting)]:
-            self._hand_over(spare, *self._waiting.popleft())
+            waiting = self._waiting.popleft()
+            self._hand_over(spare, waiting.message, waiting.fds)
+        if self._waiting:
+            self._short_s = time.monotonic()
         unborn = sum(not spare.ready for spare in self._spares)
         wanted = len(self._waiting) - unborn
         if not self._replace_due_s:
@@ -226,8 +243,14 @@ class Spares:
         """Return how many are to stand ready now."""
         if self._server is None or time.monotonic() - self._used_s > IDLE_S:
             return 0
-        asked = max((message["memory_bytes"] or 0 for message, _ in self._waiting), default=0)
-        return KEPT if machine.available_bytes() - asked > SHORT_BYTES else 0
+        asked = max((waiting.message["memory_bytes"] or 0 for waiting in self._waiting), default=0)
+        if machine.available_bytes() - asked <= SHORT_BYTES:
+            return 0
+        return KEPT_IN_DEMAND if self._in_demand else KEPT
+
+    @property
+    def _in_demand(self) -> bool:
+        return time.monotonic() - self._short_s < IN_DEMAND_S
 
     def _make(self) -> None:
         """Have one more forked."""
@@ -282,7 +305,7 @@ class Spares:
             return
         self._forget(spare)
         _close(fds)
-        self._replace_due_s = time.monotonic() + REPLACE_AFTER_S
+        self._replace_due_s = 0.0 if self._in_demand else time.monotonic() + REPLACE_AFTER_S
         watched.take(limits)
         self._start(message, watched)
 
@@ -317,7 +340,8 @@ class Spares:
         for spare in list(self._spares):
             self._dismiss(spare)
         while self._waiting:
-            self._fresh(*self._waiting.popleft())
+            waiting = self._waiting.popleft()
+            self._fresh(waiting.message, waiting.fds)
 
     def _dismiss(self, spare: Spare) -> None:
         """Send a spare away; its group goes when it is empty."""

@@ -7,9 +7,9 @@ there. It is small (no asyncio, no Flyte), single-threaded (so that fork is safe
 Workers are forked from a server that has done the imports (`spares`), or else start as fresh interpreters.
 
 From the kernel: ``prefork`` (how to start that server), ``spawn`` (with the worker's channel, stdout and stderr),
-``arm`` (the worker is ready: clocks start), ``stop``, ``close``. To the kernel: ``hello``, ``workers`` (whether they
-are forked), ``spawned``, ``refused``, ``usage``, ``ended``. The end of the socket means that the kernel is gone:
-everything is killed and removed.
+``arm`` (the worker is ready: clocks start), ``leave`` (it said that it ends now), ``stop``, ``close``. To the kernel:
+``hello``, ``workers`` (whether they are forked), ``spawned``, ``refused``, ``usage``, ``ended``. The end of the socket
+means that the kernel is gone: everything is killed and removed.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Supervisor:
         self._limiter = limiter
         self._session_dir = session_dir
         self._watched: dict[int, Watched] = {}
+        self._leaving: list[Watched] = []
         self._selector = selectors.DefaultSelector()
         self._spares = Spares(limiter, self, start=self._watch, fresh=self._spawn, tell=self._tell)
         self._closing = False
@@ -100,7 +101,8 @@ class Supervisor:
 
     def _wait_s(self) -> float | None:
         dues = [watched.due_s for watched in self._watched.values()]
-        due_s = min([self._spares.due_s, *dues, *([self._usage_due_s] if dues else [])])
+        leaving = [watched.due_s for watched in self._leaving]
+        due_s = min([self._spares.due_s, *leaving, *dues, *([self._usage_due_s] if dues else [])])
         return None if due_s == float("inf") else max(0.0, due_s - time.monotonic())
 
     def _read_control(self) -> None:
@@ -128,6 +130,8 @@ class Supervisor:
             return  # it ended while the message was on its way
         elif kind == "arm":
             watched.arm(message["max_runtime_s"], message["deadline_in_s"])
+        elif kind == "leave":
+            self._let_go(message["id"], message["status"])
         elif kind == "stop":
             watched.trip("stopped")
 
@@ -202,6 +206,14 @@ class Supervisor:
         environ = {os.fsencode(key): os.fsencode(value) for key, value in message["environ"].items()}
         os.execve(message["argv"][0], message["argv"], environ)  # noqa: S606 - exactly the interpreter we run in
 
+    def _let_go(self, number: int, status: int) -> None:
+        """Report an attempt whose worker ends by itself; the end of the process is nobody's time."""
+        watched = self._watched[number]
+        if watched.leave(status):
+            del self._watched[number]
+            self._leaving.append(watched)
+            self._tell({"kind": "ended", "id": number, **watched.facts()})
+
     def _tick(self) -> None:
         self._reap()
         now = time.monotonic()
@@ -211,6 +223,8 @@ class Supervisor:
             if watched.over:
                 del self._watched[number]
                 self._tell({"kind": "ended", "id": number, **watched.facts()})
+                watched.release()
+        self._look_at_leaving(now)
         if self._spares.due_s <= now:
             self._spares.tick(now)
         if self._watched and now >= self._usage_due_s:
@@ -219,12 +233,19 @@ class Supervisor:
             usage = {str(number): watched.usage_bytes for number, watched in self._watched.items()}
             self._tell({"kind": "usage", "usage": usage})
 
+    def _look_at_leaving(self, now: float) -> None:
+        for watched in [watched for watched in self._leaving if watched.due_s <= now]:
+            watched.look(now)
+            if watched.over:
+                self._leaving.remove(watched)
+                watched.release()
+
     def _reap(self) -> None:
         """Collect the dead: workers, spares, the server, and orphans of workers, which fell to us."""
         with contextlib.suppress(ChildProcessError):
             while (found := os.waitpid(-1, os.WNOHANG))[0]:
                 pid, status = found
-                for watched in self._watched.values():
+                for watched in (*self._watched.values(), *self._leaving):
                     if watched.pid == pid:
                         watched.died(status)
                         break
@@ -242,7 +263,7 @@ class Supervisor:
         for watched in self._watched.values():
             watched.trip("stopped")
         until = time.monotonic() + CLEANUP_BOUND_S
-        while (self._watched or not self._spares.gone) and time.monotonic() < until:
+        while (self._watched or self._leaving or not self._spares.gone) and time.monotonic() < until:
             self._reap()
             now = time.monotonic()
             self._spares.tick(now)
@@ -250,6 +271,8 @@ class Supervisor:
                 watched.look(now)
                 if watched.over:
                     del self._watched[number]
+                    watched.release()
+            self._look_at_leaving(now)
             time.sleep(0.002)
         self._limiter.close()
         shutil.rmtree(self._session_dir, ignore_errors=True)

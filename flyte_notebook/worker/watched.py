@@ -23,6 +23,10 @@ DENSE_FOR_S = 1.0
 MOVING_BYTES = 1 << 20
 COUNTERS_EVERY_S = 0.05
 KILL_AGAIN_S = 0.005
+LEAVE_BYTES = 96 << 20
+"""Up to so much memory is nothing to wait for; the kernel takes it back within milliseconds."""
+LEAVE_BOUND_S = 0.5
+"""How long a worker that said that it ends may take before it is killed."""
 EMPTY_BOUND_S = 10.0
 """How long a killed group may take to empty (a process in an uninterruptible call) before we go on without it."""
 
@@ -93,6 +97,20 @@ class Watched:
         self._wait_status = status
         self._ended_s = self.due_s = time.monotonic()
 
+    def leave(self, status: int) -> bool:
+        """Take the worker's own word that it ends now, with this status; return whether that is its end.
+
+        It is not while others are in the group, who have to be ended first, when the attempt is being killed, and while
+        it has so much memory that the next attempt must wait for it.
+        """
+        if self._wait_status is not None or self._tripped is not None or self.pid is None:
+            return False
+        if self._group.sample() > LEAVE_BYTES or not self._group.alone(self.pid):
+            return False
+        self.died(status << 8)
+        self.due_s += LEAVE_BOUND_S
+        return True
+
     def look(self, now: float) -> None:
         """Sample, compare, and kill what has to be killed; sets when to look again."""
         if self._wait_status is not None:
@@ -137,10 +155,8 @@ class Watched:
         self.due_s = now + KILL_AGAIN_S
 
     def facts(self) -> dict[str, Any]:
-        """Everything that was recorded, as JSON; removes the group."""
+        """Everything that was recorded, as JSON."""
         counters = self._group.counters()
-        with contextlib.suppress(OSError):
-            self._group.remove()
         status = self._wait_status or 0
         signalled = os.WIFSIGNALED(status)
         highest = self._recorder.highest_bytes
@@ -162,3 +178,8 @@ class Watched:
             "peak_bytes": counters.peak_bytes if exact else highest,
             "peak_source": counters.peak_source if exact else "samples",
         }
+
+    def release(self) -> None:
+        """Remove the group of an attempt that is over."""
+        with contextlib.suppress(OSError):
+            self._group.remove()

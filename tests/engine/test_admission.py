@@ -15,6 +15,7 @@ from small_machine import SmallMachine, small_machine
 import flyte_notebook as fn
 from flyte_notebook.errors import UnschedulableError
 from flyte_notebook.limiters import machine
+from flyte_notebook.limiters.processes import ending
 from flyte_notebook.sdk import enforcement
 
 if TYPE_CHECKING:
@@ -181,18 +182,24 @@ class GroupsSeen(threading.Thread):
 
     def run(self) -> None:
         """Look until it is over."""
+        before: dict[Path, int] = {}
         while not self._over.wait(0.005):
-            limits = list(self._limits())
+            # Two looks: one that says goodbye may be seen beside the one that follows it.
+            now = dict(self._limits())
+            limits = [now[group] for group in now if group in before]
             self.most = max(self.most, len(limits))
             self.most_bytes = max(self.most_bytes, sum(limits))
+            before = now
 
-    def _limits(self) -> Iterator[int]:
+    def _limits(self) -> Iterator[tuple[Path, int]]:
         for group in self._container.group.glob("fnb-*/fnb-*"):
             with contextlib.suppress(OSError):  # it went while we looked
                 limit_bytes = int((group / "memory.limit_in_bytes").read_text())
                 # The one without a limit is the canary, over before the first attempt.
-                if limit_bytes < UNLIMITED_BYTES and (group / "cgroup.procs").read_text():
-                    yield limit_bytes
+                # And an attempt whose process is on its way out has had its turn: the next one may have begun.
+                pids = (group / "cgroup.procs").read_text().split()
+                if limit_bytes < UNLIMITED_BYTES and not all(ending(int(pid)) for pid in pids):
+                    yield group, limit_bytes
 
     def __enter__(self) -> Self:
         self.start()

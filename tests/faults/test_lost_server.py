@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.cgroup,
     pytest.mark.usefixtures("session"),
-    pytest.mark.leaves("process", reason="a server that takes over serves the whole module, whose end is proven"),
+    pytest.mark.leaves(
+        "process", "group", reason="a server that takes over serves the whole module, whose end is proven"
+    ),
 ]
 
 TASKS = 24

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.cgroup,
     pytest.mark.usefixtures("session"),
-    pytest.mark.leaves("process", reason="the supervisor that takes over serves the whole module, whose end is proven"),
+    pytest.mark.leaves(
+        "process", "group", reason="the supervisor that takes over serves the whole module, whose end is proven"
+    ),
 ]
 
 env = flyte.TaskEnvironment(name="lost", resources=flyte.Resources(cpu=1, memory="250Mi"))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from programs import facts_of
 
+from flyte_notebook.engine.link import WORKERS_VARIABLE
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -57,16 +59,20 @@ def test_a_notebook_without_descriptors_says_so(tmp_path: Path) -> None:
     assert facts["more"] <= 0
 
 
-def test_a_supervisor_without_descriptors_says_so(tmp_path: Path) -> None:
-    """It refuses the attempt, with the words of the kernel, and lives; with room again the next run works."""
+@pytest.mark.parametrize(("workers", "at_least"), [("fresh", 4), ("", 1)])
+def test_a_supervisor_without_descriptors_says_so(tmp_path: Path, workers: str, at_least: int) -> None:
+    """It refuses the attempt, with the words of the kernel, and lives; with room again the next run works.
+
+    A worker that stands ready already has what a fresh one needs.
+    """
     program = PROGRAM.replace("PID", "engine.supervisor_pid")
     program = program.replace("HIGHEST", "1 + max(map(int, os.listdir(f'/proc/{pid}/fd')))").replace(
         "found = []", "found = []; supervisor = pid"
     )
     program = program.replace("facts(found", "facts(same=supervisor == engine.supervisor_pid, found")
-    facts = facts_of(program.replace("ROOMS", "range(0, 10)"), tmp_path)
+    facts = facts_of(program.replace("ROOMS", "range(0, 10)"), tmp_path, environ={WORKERS_VARIABLE: workers})
     failed = [found for found in facts["found"] if "error" in found]
-    assert 4 <= len(failed)
+    assert at_least <= len(failed) < 10
     assert {"RuntimeSystemError"} == {found["error"] for found in failed}
     assert all("no worker could be started" in found["message"] for found in failed)
     assert all(word in found["headline"] for found in failed for word in ("no worker could be started", "open"))
