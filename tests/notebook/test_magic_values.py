@@ -259,3 +259,46 @@ def test_the_last_value_of_a_called_task_is_exact(kernel: Kernel) -> None:
     assert "(1, 2)" == kernel.run("%%flyte_task whole\nkinds[n]").ok().result
     kernel.run("import asyncio\ngiven = await asyncio.gather(*(whole(kinds, n) for n in range(len(kinds))))").ok()
     assert kernel.value("repr(given) == repr(kinds)")
+
+
+@pytest.mark.cgroup
+def test_a_large_input_counts_against_the_limit(kernel: Kernel) -> None:
+    """400 MiB that the notebook has do not fit into 250Mi, as they would not into a container; into 600Mi they do."""
+    kernel.run("import numpy as np\nlarge = np.ones(50 << 20)").ok()
+    reply = kernel.run("%%flyte_task -m 250Mi\nlarge.nbytes")
+    assert "OOMError" == reply.ename
+    assert str(400 << 20) == kernel.run("%%flyte_task -m 600Mi\nlarge.nbytes").ok().result
+
+
+@pytest.mark.parametrize("make", ["np.ones(25 << 20)", "pd.DataFrame({'a': np.ones(25 << 20)})"])
+def test_the_kernel_holds_a_large_value_once(kernel: Kernel, make: str) -> None:
+    """200 MiB go in and come back: the kernel's highest point is the value itself and 5%, and the second one's."""
+    kernel.run(
+        "import gc, numpy as np, pandas as pd\n"
+        "def highest():\n"
+        "    return int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1]) >> 10\n"
+        "def from_here():\n"
+        "    gc.collect(); open('/proc/self/clear_refs', 'w').write('5'); return highest()\n"
+        f"given = {make}"
+    ).ok()
+    kernel.run("%%flyte_task -m 700Mi\nlen(given)").ok()  # what is loaded once
+    kernel.run("before = from_here()").ok()
+    kernel.run("%%flyte_task -m 700Mi\nlen(given)").ok()
+    assert kernel.value("highest() - before") < 10
+    kernel.run("before = from_here()").ok()
+    kernel.run(f"%%flyte_task -m 700Mi -o back\nimport numpy as np, pandas as pd\nback = {make}").ok()
+    assert 200 - 10 < kernel.value("highest() - before") < 210
+    assert kernel.value("bool(np.all(np.asarray(back) == 1))")
+
+
+def test_a_cached_cell_knows_a_large_input_again(kernel: Kernel) -> None:
+    """For a task that is cached the content of a large input is hashed; equal content hits, other content does not."""
+    kernel.run("import numpy as np, time").ok()
+    cell = "%%flyte_task --cache auto\nmade = (time.time(), float(given[0]))"
+    made = []
+    for text in ("np.full(1 << 19, 7.0)", "np.full(1 << 19, 7.0)", "np.full(1 << 19, 8.0)"):
+        kernel.run(f"given = {text}").ok()
+        kernel.run(cell).ok()
+        made.append(kernel.value("made"))
+    assert made[0] == made[1]
+    assert [7.0, 7.0, 8.0] == [value for _, value in made]

@@ -31,6 +31,7 @@ from flyte.models import NativeInterface
 from flyte.types import TypeEngine
 
 from flyte_notebook.sdk.celltask import cell_task, read_cell
+from flyte_notebook.sdk.inputs import task_of_inputs
 from flyte_notebook.sdk.types import (
     LONGEST_TEXT,
     SIZE_KEY,
@@ -239,6 +240,20 @@ async def test_equal_inputs_have_equal_hashes_however_they_pickle() -> None:
     one = await literal_of({"a": shared, "b": shared, "s": {"p", "q"}})
     other = await literal_of({"a": ["x"], "b": ["x"], "s": {"q", "p"}}, "y")
     assert one.hash == other.hash != (await literal_of({"a": ["x"], "b": ["z"], "s": {"q", "p"}})).hash
+
+
+@pytest.mark.parametrize(
+    ("cache", "hashed"),
+    [("auto", True), ("override", True), ("disable", False), (flyte.Cache("auto"), True), (None, False)],
+)
+async def test_only_what_may_be_looked_up_is_hashed(cache: Any, *, hashed: bool) -> None:
+    """The content of inputs is hashed for a task that the SDK may look for in its cache, and for one nobody knows."""
+    converting = task_of_inputs.set(types.SimpleNamespace(cache=cache))
+    try:
+        assert hashed == bool((await literal_of(np.zeros(10))).hash)
+    finally:
+        task_of_inputs.reset(converting)
+    assert (await literal_of(np.zeros(10))).hash
 
 
 async def test_a_literal_tells_type_and_size() -> None:
