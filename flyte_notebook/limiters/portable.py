@@ -51,6 +51,13 @@ class PsutilMember:
         except psutil.Error:
             return False
 
+    def stop(self) -> None:
+        """Send SIGSTOP; psutil checks that it is still the same process."""
+        try:
+            self.process.suspend()
+        except psutil.Error:
+            return
+
     def kill(self) -> None:
         """Send SIGKILL; psutil checks that it is still the same process."""
         try:

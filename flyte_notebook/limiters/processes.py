@@ -52,6 +52,9 @@ class Member(Protocol):
     def alive(self) -> bool:
         """Whether it can still run; a zombie cannot."""
 
+    def stop(self) -> None:
+        """Send SIGSTOP."""
+
     def kill(self) -> None:
         """Send SIGKILL."""
 
@@ -161,12 +164,19 @@ class LinuxMember:
         # A leader that ended while its threads go on looks like a zombie, but is none.
         return now is not None and (now.state not in "ZX" or now.threads > 1)
 
+    def stop(self) -> None:
+        """Send SIGSTOP, if it is still the same process."""
+        self._send(signal.SIGSTOP)
+
     def kill(self) -> None:
         """Send SIGKILL, if it is still the same process."""
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
         if self.gone():
             return
         try:
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, number)
         except OSError:
             return  # it ended meanwhile, or became another user's
 

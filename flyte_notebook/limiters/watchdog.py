@@ -32,7 +32,8 @@ LOOK_SHARE = 4
 """An exact look is followed by at least so many times its own duration without one."""
 IDLE_LOOK_SHARE = 50
 IDLE_LOOK_S = 0.25
-KILL_PASSES = 4
+STOP_PASSES = 200
+"""How often one `kill` looks for processes that were forked meanwhile; each time there are fewer who can."""
 
 
 class Watchdog:
@@ -138,16 +139,21 @@ class WatchdogGroup:
         return self._last_counters
 
     def kill(self) -> None:
-        """Send SIGKILL to every process, those found meanwhile included."""
-        killed: set[int] = set()
-        for _ in range(KILL_PASSES):
+        """Send SIGKILL to every process, those found meanwhile included.
+
+        All are stopped first: for each one of a fork bomb that is killed, another one would be forked.
+        """
+        stopped: set[int] = set()
+        for _ in range(STOP_PASSES):
             self._table.refresh(full=True)
-            new = [member for member in self._table.members(self._name) if member.pid not in killed]
-            for member in new:
-                member.kill()
+            new = [member for member in self._table.members(self._name) if member.pid not in stopped]
             if not new:
-                return
-            killed.update(member.pid for member in new)
+                break
+            for member in new:
+                member.stop()
+            stopped.update(member.pid for member in new)
+        for member in self._table.members(self._name):
+            member.kill()
 
     def empty(self) -> bool:
         """Whether nobody is left alive."""

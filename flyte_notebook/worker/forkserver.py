@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import json
 import os
 import signal
 import socket
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 LOWEST_FREE_FD = 10
+PR_SET_PDEATHSIG = 1
 
 Message = dict[str, Any]
 
@@ -117,20 +120,22 @@ class Server:
 
 def _launch(settings: Message, control: int, output: int) -> int:
     """Start the server's program and return its pid. Raises OSError."""
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_FREE_FD) for fd in (control, output)]
+    supervisor = os.getpid()
+    arguments = [*settings["argv"], json.dumps({**settings["own"], "supervisor_pid": supervisor})]
+    pid = os.fork()
+    if pid:
+        return pid
     try:
-        return os.posix_spawn(
-            settings["argv"][0],
-            [*settings["argv"], json.dumps({**settings["own"], "supervisor_pid": os.getpid()})],
-            settings["environ"],
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, high[1], 1),
-                (os.POSIX_SPAWN_DUP2, high[1], 2),
-                (os.POSIX_SPAWN_DUP2, high[0], protocol.CHANNEL_FD),
-            ],
-            setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE],
-        )
+        # Before the program begins, which takes a while: it must not be left behind when the supervisor is killed now.
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == supervisor:
+            null = os.open(os.devnull, os.O_RDONLY)
+            high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_FREE_FD) for fd in (null, output, output, control)]
+            for target, fd in enumerate(high):
+                os.dup2(fd, target)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
+                signal.signal(number, signal.SIG_DFL)
+            os.execve(arguments[0], arguments, settings["environ"])  # noqa: S606 - exactly the interpreter we run in
     finally:
-        for fd in high:
-            os.close(fd)
+        os._exit(127)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cgroup_v1
 
 MACHINE_PROCESSES = 600
+BOMB = "bomb.override(resources=flyte.Resources(memory='2Gi'))"
+"""With memory for all processes that it may have."""
 
 PROGRAM = """
 @env.task(timeout=TIMEOUT)
@@ -86,7 +88,7 @@ def program(task: str, *, timeout: str = "None", seconds: float = 2) -> str:
 
 def test_a_fork_bomb_is_held_and_ended_at_its_max_runtime(machine: Path, tmp_path: Path) -> None:
     """It never ends by itself: MaxRuntimeExceededError; meanwhile the notebook starts processes and runs a task."""
-    facts = facts_of(program("bomb", timeout="3"), tmp_path, group=machine)
+    facts = facts_of(program(BOMB, timeout="3"), tmp_path, group=machine)
     assert "MaxRuntimeExceededError" == facts["bomb"]["error"]
     assert (0, {"outputs": ["3"]}, {"outputs": ["7"]}) == (facts["refused"], facts["beside"], facts["after"])
     assert facts["done"] > 3
@@ -103,7 +105,7 @@ def test_one_process_too_many_is_an_error_of_the_task(machine: Path, tmp_path: P
 def test_without_a_limit_on_processes_the_bound_in_time_ends_it(machine: Path, tmp_path: Path) -> None:
     """Where no group may be written nothing holds a fork bomb but its max_runtime: all of it is killed then."""
     environ = {"FLYTE_NOTEBOOK_LIMITER": "watchdog"}
-    text = program("bomb", timeout="2", seconds=0).replace("beside = facts_of(add, 1, 2)", "beside = None")
+    text = program(BOMB, timeout="2", seconds=0).replace("beside = facts_of(add, 1, 2)", "beside = None")
     facts = facts_of(text, tmp_path, group=machine, environ=environ)
     assert "MaxRuntimeExceededError" == facts["bomb"]["error"]
     assert {"outputs": ["7"]} == facts["after"]

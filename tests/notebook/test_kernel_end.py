@@ -310,7 +310,7 @@ def stands_ready(child):
         kernel.run("%unload_ext flyte_notebook").ok()
         assert ([], 0) == kernel.value("look()")[:2]
         assert kernel.value("look()")[2] < descriptors
-        for _ in range(4):
+        for _ in range(2):
             kernel.run("%load_ext flyte_notebook\nengine().wait_until_proven()\nflyte.run(sleeper, 0)").ok()
             assert (["flyte-notebook-engine"], 1) == kernel.value("look()")[:2]
             kernel.run("%unload_ext flyte_notebook").ok()
