@@ -54,6 +54,9 @@ FIELDS: dict[tuple[str, str], tuple[str, ...]] = {
         *("error", "kind", "code", "worker", "message", "reason", "line", "traceback", "output_tail"),
         *("suggestions", "to_dict", "to_json"),
     ),
+    ("fitting", "Fit"): (
+        *("memory", "memory_bytes", "resources", "line", "tasks", "runs", "verdict", "headline", "to_dict"),
+    ),
     ("catalogue", "Explanation"): (
         *("name", "meaning", "kind", "codes", "raised_on_cluster", "raised_here", "real_here"),
         *("recover", "prevent", "related", "signature", "bases", "facts"),

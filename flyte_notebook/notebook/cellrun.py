@@ -111,7 +111,7 @@ class CellRun:
 
         search = Fitting(self._session, task, call)
         try:
-            found = search_and_show(search, fit_bundle, self._session.show)
+            found = search_and_show(search, fit_bundle)
         except FitError as error:
             raise UsageError(f"{MAGIC}: {error}") from None
         except KeyboardInterrupt as interrupt:

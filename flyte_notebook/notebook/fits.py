@@ -30,7 +30,7 @@ def fit_again(line: str, namespace: Mapping[str, Any], session: Session) -> Show
     task, inputs = _named(line, namespace) if line else _last(namespace, session)
     try:
         search = Fitting(session, task, lambda task, name, trial: session.run(task, (), inputs, name=name, trial=trial))
-        return shown(search_and_show(search, fit_bundle, session.show))
+        return shown(search_and_show(search, fit_bundle))
     except (FitError, UnitError) as error:
         raise UsageError(f"{MAGIC}: {error}") from None
 

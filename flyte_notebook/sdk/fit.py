@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import flyte
 
@@ -38,6 +38,14 @@ STOP_BOUND_S = 3.0
 """How long a search that was cancelled may take to end what it started."""
 
 TIME = frozenset({"max_runtime", "deadline", "max_queued_time"})
+
+
+class Bundle(Protocol):
+    """Says a fit in every form that is asked for, by MIME type."""
+
+    def __call__(self, fit: Fit, /, *, rich: bool) -> dict[str, Any]:
+        """Return the forms; plain text alone unless ``rich``."""
+
 
 last: Fit | None = None
 """What was found last, or known when it was interrupted."""
@@ -108,6 +116,12 @@ class Fitting:
             return self.known()
         finally:
             last = self.known()
+
+    def show(self, bundle: Bundle) -> None:
+        """Show what is known where output goes, when anything ran."""
+        known = self.known()
+        if known.runs:
+            self._session.show({"data": bundle(known, rich=self._session.rich)})
 
     def known(self) -> Fit:
         """Return what is known now."""
@@ -252,7 +266,7 @@ def fit(
     args: tuple[Any, ...],
     inputs: Mapping[str, Any],
     *,
-    bundle: Callable[[Fit], Mapping[str, Any]],
+    bundle: Bundle,
     began: Callable[[Fitting], object] = lambda _: None,
 ) -> Fit:
     """Find the smallest memory limit that a task passes with these inputs; see `flyte_notebook.fit`.
@@ -273,12 +287,10 @@ def fit(
                 enforcement.close_session()
     search = Fitting(session, task, lambda task, name, trial: session.run(task, args, inputs, name=name, trial=trial))
     began(search)
-    return search_and_show(search, bundle, session.show)
+    return search_and_show(search, bundle)
 
 
-async def fit_aio(
-    task: Any, args: tuple[Any, ...], inputs: Mapping[str, Any], *, bundle: Callable[[Fit], Mapping[str, Any]]
-) -> Fit:
+async def fit_aio(task: Any, args: tuple[Any, ...], inputs: Mapping[str, Any], *, bundle: Bundle) -> Fit:
     """As `fit`, in a thread of its own. When cancelled, the search is stopped."""
     begun: list[Fitting] = []
     thread = asyncio.ensure_future(asyncio.to_thread(fit, task, args, inputs, bundle=bundle, began=begun.append))
@@ -293,14 +305,10 @@ async def fit_aio(
         raise
 
 
-def search_and_show(
-    search: Fitting, bundle: Callable[[Fit], Mapping[str, Any]], show: Callable[[Mapping[str, Any]], None]
-) -> Fit:
+def search_and_show(search: Fitting, bundle: Bundle) -> Fit:
     """Run a search; when it ends before its end, show what is known, and raise."""
     try:
         return search.run()
     except BaseException:
-        known = search.known()
-        if known.runs:
-            show({"data": dict(bundle(known))})
+        search.show(bundle)
         raise

@@ -181,6 +181,11 @@ class Session:
             self.trials.pop(name, None)
         return seam.native_outputs(task, run)
 
+    @property
+    def rich(self) -> bool:
+        """Whether output may be rich: it goes to a notebook."""
+        return self._sink is not StandardSink
+
     def show(self, message: Mapping[str, Any]) -> None:
         """Show something rich where the output of a run would go that began now; see `worker.context.publish`."""
         self._sink().display(dict(message))

@@ -67,9 +67,10 @@ def shown(fit: Fit) -> ShownFit:
     return ShownFit(**{field.name: getattr(fit, field.name) for field in fields(fit)})
 
 
-def fit_bundle(fit: Fit) -> dict[str, Any]:
-    """Return the MIME bundle of a fit: ``text/html`` and ``text/plain``."""
-    return {"text/html": fit_html(fit), "text/plain": fit_text(fit)}
+def fit_bundle(fit: Fit, *, rich: bool = True) -> dict[str, Any]:
+    """Return the MIME bundle of a fit: ``text/html`` and ``text/plain``, the second alone unless ``rich``."""
+    words = {"text/plain": fit_text(fit)}
+    return {"text/html": fit_html(fit), **words} if rich else words
 
 
 def fit_text(fit: Fit) -> str:

@@ -105,7 +105,6 @@ def test_variables_of_the_notebook_are_not_put_into_the_line(word: str) -> None:
         ("--memory 1Gi -m 2Gi", "--memory", "--memory 250Mi"),
         ("--memory 128Mi:1Gi:8", "--memory", "250Mi"),
         ("--memory fit --background", "--memory fit", "--background"),
-        ("--memory 128Mi:1Gi:8", "--memory", "250Mi"),
         ("--cpu none", "--cpu", "0.5"),
         ("--gpu 0", "--gpu", "A100:1"),
         ("--disk lots", "--disk", "--disk 10Gi"),
