@@ -95,6 +95,7 @@ def test_a_peak_that_differs_is_repeated_and_its_spread_is_in_the_margin() -> No
     assert found.memory_bytes is not None
     assert max(passed) <= found.memory_bytes
     assert found.margin_bytes >= max(passed) - min(passed)
+    assert "chance decides" in fitting.headline(found, len(seen), room_bytes=ROOM)
 
 
 def test_a_limit_that_passed_by_chance_is_not_the_smallest() -> None:

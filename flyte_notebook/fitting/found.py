@@ -202,7 +202,9 @@ def headline(task: TaskFit, runs: int, *, room_bytes: int, why: str = "") -> str
             else (f"not found in {counted}{peak}")
         )
     found = f"{quantity_memory(task.memory_bytes)} is the smallest limit that passes"
-    if task.verdict != "found":
+    if task.varies:
+        found = f"{quantity_memory(task.memory_bytes)} is the smallest limit that passed, and chance decides"
+    elif task.verdict != "found":
         found = f"{quantity_memory(task.memory_bytes)} passes, and a smaller limit may"
     return f"{found}; {counted}{_because(task)}"
 

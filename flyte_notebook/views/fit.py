@@ -208,7 +208,7 @@ def _more(fit: Fit) -> list[str]:
 def _tasks_table(fit: Fit) -> str:
     scale = max((max(one.declared_bytes or 0, one.recommended_bytes or 0) for one in fit.tasks), default=0)
     rows = [(*map(escape, _task_cells(one)), _bar(one, scale)) for one in fit.tasks[:MAX_TASKS]]
-    head = "".join(f"<th>{title}</th>" for title in (*_TASK_HEAD, "peak within declared"))
+    head = "".join(f"<th>{title}</th>" for title in (*_TASK_HEAD, "passing and kept, of declared"))
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     more = "".join(escape(words) for words in _more(fit))
     return f"<div><h4>The tasks</h4><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}</div>"
