@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from flyte_notebook.capabilities import Doctor
     from flyte_notebook.catalogue import Explanation
+    from flyte_notebook.fitting import Fit
     from flyte_notebook.history import Action, Attempt, History, Run
     from flyte_notebook.outcome import Failure
     from flyte_notebook.trace import MemoryTrace
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     runs: History
     last_run: Run | None
     last_failure: Failure | None
+    last_fit: Fit | None
 
 __version__ = "0.1.0"
 
@@ -44,6 +46,7 @@ __all__ = [
     "Enforced",
     "Explanation",
     "Failure",
+    "Fit",
     "MemoryTrace",
     "Run",
     "disable",
@@ -51,7 +54,9 @@ __all__ = [
     "enable",
     "errors",
     "explain",
+    "fit",
     "last_failure",
+    "last_fit",
     "last_run",
     "load_ipython_extension",
     "runs",
@@ -64,6 +69,7 @@ _HOMES = {
     "Doctor": "flyte_notebook.capabilities",
     "Explanation": "flyte_notebook.catalogue",
     "Failure": "flyte_notebook.outcome",
+    "Fit": "flyte_notebook.fitting",
     "MemoryTrace": "flyte_notebook.trace",
     "Run": "flyte_notebook.history",
 }
@@ -135,6 +141,35 @@ def explain(thing: object) -> Explanation:
     return result
 
 
+class _FitCall:
+    """Find the smallest memory limit that a task passes with these inputs, and a limit to keep.
+
+    ``fit(task, x=5)`` takes what ``flyte.run(task, x=5)`` takes, and blocks; ``await fit.aio(task, x=5)`` does not. The
+    task runs a few times, each time whole, without the cache and without retries, and so does every task that it calls:
+    once with room, which shows its peak, once at the edge, and again only where that does not hold. Output is shown of
+    the first run. Limits are found to within 5% or 8 MiB, whichever is more; `Fit` has them, and shows itself.
+
+    Raises what the task raised in the first run (it fails for another reason, or fits in no way), and TypeError for
+    what is no task. An interrupt stops the search; what is known by then is shown, and stands in ``last_fit``.
+    """
+
+    def __call__(self, task: Any, /, *args: Any, **inputs: Any) -> Fit:  # noqa: ANN401 - any task, any inputs
+        search = importlib.import_module("flyte_notebook.sdk.fit")
+        view = importlib.import_module("flyte_notebook.views.fit")
+        result: Fit = view.shown(search.fit(task, args, inputs, bundle=view.fit_bundle))
+        return result
+
+    async def aio(self, task: Any, /, *args: Any, **inputs: Any) -> Fit:  # noqa: ANN401 - any task, any inputs
+        """As `fit`, awaited; cancelling it stops the search."""
+        search = importlib.import_module("flyte_notebook.sdk.fit")
+        view = importlib.import_module("flyte_notebook.views.fit")
+        result: Fit = view.shown(await search.fit_aio(task, args, inputs, bundle=view.fit_bundle))
+        return result
+
+
+fit = _FitCall()
+
+
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Load the extension: ``%load_ext flyte_notebook``."""
     importlib.import_module("flyte_notebook.notebook.extension").load(shell)
@@ -160,6 +195,9 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - public names that are loade
     if name in {"runs", "last_run", "last_failure"}:
         history = importlib.import_module("flyte_notebook.sdk.enforcement").history
         return history if name == "runs" else getattr(history, name)
+    if name == "last_fit":
+        found = importlib.import_module("flyte_notebook.sdk.fit").last
+        return None if found is None else importlib.import_module("flyte_notebook.views.fit").shown(found)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)
 

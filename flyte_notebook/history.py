@@ -63,7 +63,8 @@ class Run:
     caught. ``outputs`` are the results of a cell by name; only the run that gave some last still has them, so that the
     history does not keep everything that was ever returned. ``rerun_of`` is the worker whose failure was run again,
     ``None`` for a run of its own, and ``rerun_with`` what was changed for it, in a few words. ``lands``: it is a cell
-    with ``%%flyte_task``, whose outputs belong in the notebook. ``apart``: no cell waited for it.
+    with ``%%flyte_task``, whose outputs belong in the notebook. ``apart``: no cell waited for it. ``of_fit``: it was to
+    find out whether a limit passes. ``advice`` is said of one that passed, in a few words.
     """
 
     name: str
@@ -76,6 +77,8 @@ class Run:
     rerun_with: str = ""
     lands: bool = False
     apart: bool = False
+    of_fit: bool = False
+    advice: str = ""
     _frames_gone: bool = field(default=False, repr=False)
     _by_name: dict[str, Action] = field(default_factory=dict)
 

@@ -23,7 +23,7 @@ class MemoryTrace:
     process. ``memory_bytes`` is what the limit counts less page cache that the kernel could drop.
     ``baseline_bytes`` is the usage when the worker had started and held no input yet. ``peak_bytes`` is exact
     when ``peak_source`` is ``"kernel counter"`` and a lower bound when it is ``"samples"``; ``None`` where nothing was
-    measured.
+    measured. A kernel's peak counts page cache too: ``page_cache_bytes`` is the most of it that any sample saw.
     """
 
     times_s: Sequence[float] = field(default=(), repr=False)
@@ -32,6 +32,18 @@ class MemoryTrace:
     baseline_bytes: int | None = None
     peak_bytes: int | None = None
     peak_source: str = "samples"
+    page_cache_bytes: int = 0
+
+    @property
+    def counted_bytes(self) -> int | None:
+        """The least that a limit has to hold: what was in use at one time, less page cache that could be dropped.
+
+        As exact as ``peak_bytes`` without page cache; with it a lower bound. ``None`` where nothing was measured.
+        """
+        known = [max(self.memory_bytes, default=0)]
+        if self.peak_bytes is not None:
+            known.append(self.peak_bytes - self.page_cache_bytes)
+        return max(known) if self.peak_bytes is not None or self.memory_bytes else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the trace as plain lists and numbers, ready for JSON."""
@@ -42,6 +54,7 @@ class MemoryTrace:
             "baseline_bytes": self.baseline_bytes,
             "peak_bytes": self.peak_bytes,
             "peak_source": self.peak_source,
+            "page_cache_bytes": self.page_cache_bytes,
         }
 
     def to_json(self) -> str:

@@ -28,6 +28,7 @@ PUBLIC = (
     "Enforced",
     "Explanation",
     "Failure",
+    "Fit",
     "MemoryTrace",
     "Run",
     "disable",
@@ -35,7 +36,9 @@ PUBLIC = (
     "enable",
     "errors",
     "explain",
+    "fit",
     "last_failure",
+    "last_fit",
     "last_run",
     "load_ipython_extension",
     "runs",
@@ -50,6 +53,9 @@ FIELDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("outcome", "Failure"): (
         *("error", "kind", "code", "worker", "message", "reason", "line", "traceback", "output_tail"),
         *("suggestions", "to_dict", "to_json"),
+    ),
+    ("fitting", "Fit"): (
+        *("memory", "memory_bytes", "resources", "line", "tasks", "runs", "verdict", "headline", "to_dict"),
     ),
     ("catalogue", "Explanation"): (
         *("name", "meaning", "kind", "codes", "raised_on_cluster", "raised_here", "real_here"),

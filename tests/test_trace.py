@@ -93,6 +93,7 @@ def test_a_trace_exports_its_fields_as_json() -> None:
         "baseline_bytes": 10,
         "peak_bytes": 31,
         "peak_source": "kernel counter",
+        "page_cache_bytes": 0,
     }
     assert expected == json.loads(TRACE.to_json())
 

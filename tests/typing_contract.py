@@ -57,6 +57,16 @@ if TYPE_CHECKING:
         assert_type(report.hints, tuple[str, ...])
         assert_type(str(report), str)
 
+    async def fits(task: object) -> None:
+        """Find the smallest limit that a task passes."""
+        found = fn.fit(task, x=5)
+        assert_type(found, fn.Fit)
+        assert_type(found.memory, str | None)
+        assert_type(found.memory_bytes, int | None)
+        assert_type(found.line, str)
+        assert_type(await fn.fit.aio(task, 5), fn.Fit)
+        assert_type(fn.last_fit, fn.Fit | None)
+
     def explains(failure: Failure) -> None:
         """Ask what an error means."""
         explanation = fn.explain(failure.error)

@@ -374,6 +374,7 @@ def _trace(job: Job, facts: dict[str, Any]) -> MemoryTrace:
         baseline_bytes=facts.get("baseline_bytes"),
         peak_bytes=facts.get("peak_bytes"),
         peak_source=facts.get("peak_source", "samples"),
+        page_cache_bytes=facts.get("page_cache_bytes", 0),
     )
 
 

@@ -59,7 +59,7 @@ class _ActionState:
 class Engine:
     """Runs jobs, each in a process of its own under its own limits."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is told by those above it, each by name
         self,
         *,
         history: History,
@@ -67,8 +67,10 @@ class Engine:
         max_processes: int = MAX_PROCESSES,
         on_failure: Callable[[Job], None] | None = None,
         prefork: Prefork | None = None,
+        adjust: Callable[[Job], Job] | None = None,
     ) -> None:
         self._prefork = prefork
+        self._adjust = adjust
         self.history = history
         self._on_failure = on_failure
         self.baseline_bytes: int | None = None
@@ -354,7 +356,7 @@ class Engine:
             system_retries=caller.system_retries,
         )
         try:
-            job, outcome = await self._run(job, origin, parent.ticket)
+            job, outcome = await self._run(self._adjust(job) if self._adjust else job, origin, parent.ticket)
         except EngineError as error:
             return {"kind": "reply", "facts": (replace(job, payload=b""), self._not_run(error))}
         if isinstance(outcome, Success):

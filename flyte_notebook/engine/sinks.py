@@ -33,7 +33,7 @@ class StandardSink:
 
 
 class Nowhere:
-    """The sink of the canary, which prints nothing that anybody wants to see."""
+    """The sink of what prints nothing that anybody wants to see: the canary, and a run that only repeats another."""
 
     def write(self, stream: StreamName, text: str) -> None:
         """Forget the text."""

@@ -54,7 +54,10 @@ def warm() -> None:
 
 
 class Cards:
-    """The cards of one shell. ``shown`` are the workers whose failures got a card in the running cell."""
+    """The cards of one shell. ``shown`` are the workers whose failures got a card in the running cell.
+
+    ``advised`` are the cells, by name or text, and the limits of which was said that less would do.
+    """
 
     def __init__(
         self, shell: Any, session: Session, renderer: Renderer, idle: WhenIdle, background: BackgroundRuns
@@ -65,6 +68,7 @@ class Cards:
         self.idle = idle
         self.background = background
         self.shown: set[str] = set()
+        self.advised: set[tuple[str, int | None]] = set()
         self._live: OrderedDict[str, Card] = OrderedDict()
         self._tasks: OrderedDict[str, Any] = OrderedDict()
         self._finished: deque[OverrideForm] = deque()

@@ -15,15 +15,18 @@ from IPython.core.error import UsageError
 from flyte_notebook.cells.returned import bind
 from flyte_notebook.cells.selection import CannotSendError, UnknownNameError
 from flyte_notebook.errors import BaseRuntimeError, RunAbortedError, failure_in
+from flyte_notebook.fitting import would_do
 from flyte_notebook.limiters import machine
 from flyte_notebook.notebook import liveline, output, refusals
 from flyte_notebook.notebook.options import MAGIC
 from flyte_notebook.notebook.render import of_this_process
 from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk import celltask, enforcement, settings
+from flyte_notebook.sdk.fit import FitError, Fitting, search_and_show
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.unstarted import NOT_STARTED
 from flyte_notebook.units import format_memory, quantity_memory
+from flyte_notebook.views.fit import fit_bundle
 from flyte_notebook.worker.pickling import PicklingProblem
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from flyte_notebook.notebook.options import CellOptions
     from flyte_notebook.sdk.celltask import CellParts, CellTask
     from flyte_notebook.sdk.session import Session
+    from flyte_notebook.sdk.trials import Trial
 
 STOP_BOUND_S = 3.0
 FINISH = "flyte_notebook.notebook.shell_in_worker:finish_cell"
@@ -69,6 +73,8 @@ class CellRun:
         task, parts = self._task()
         if self._said.name is not None:
             self._shell.user_ns[self._said.name] = task
+        if self._said.fit:
+            return self._fit(task, parts)
         name = f"{self._said.name or 'cell'}-{uuid.uuid4().hex[:12]}"
         run = enforcement.history.begin(name, task.name)
         run.lands = True
@@ -79,11 +85,51 @@ class CellRun:
         except KeyboardInterrupt as interrupt:
             self.interrupted = True
             raise self._aborted(name, interrupt) from None
+        self._advise(run)
         return None if values is None else self._bind(values, cached=run.cached)
 
-    def _to_its_end(self, task: CellTask, parts: CellParts, run: Run) -> ReturnedValues | None:
+    def _advise(self, run: Run) -> None:
+        """Note what would do for a cell that was given far too much; once for each cell and limit."""
+        attempt = run.actions[0].attempts[-1] if run.actions and run.actions[0].attempts else None
+        enough = None if attempt is None else would_do(attempt.trace, attempt.limits.memory_bytes)
+        if attempt is None or enough is None or self._said.quiet:
+            return
+        which = (self._said.name or str(hash(self._cell)), attempt.limits.memory_bytes)
+        if which not in self._cards.advised:
+            self._cards.advised.add(which)
+            run.advice = f"{quantity_memory(enough)} would do"
+
+    def _fit(self, task: CellTask, parts: CellParts) -> Any:
+        """Find the limit, show it, and go on as after a run that passed."""
+        returned: list[ReturnedValues | None] = []
+
+        def call(tried: CellTask, name: str, trial: Trial) -> None:
+            run = enforcement.history.begin(name, task.name)
+            run.lands = True
+            values = self._to_its_end(tried, parts, run, trial)
+            returned[:] = [values]
+
+        search = Fitting(self._session, task, call)
         try:
-            values = self._returned(task, parts, run.name)
+            found = search_and_show(search, fit_bundle)
+        except FitError as error:
+            raise UsageError(f"{MAGIC}: {error}") from None
+        except KeyboardInterrupt as interrupt:
+            self.interrupted = True
+            raise self._aborted(search.running, interrupt) from None
+        self._show(fit_bundle(found))
+        if self._said.name is not None and found.resources is not None:
+            self._shell.user_ns[self._said.name] = task.override(resources=found.resources)
+            kept = quantity_memory(found.task.recommended_bytes or 0)
+            self._show({"text/plain": f"[flyte_notebook: `{self._said.name}` has a limit of {kept} from now on]"})
+        values = returned[-1] if returned else None
+        return None if values is None else self._bind(values, cached=False)
+
+    def _to_its_end(
+        self, task: CellTask, parts: CellParts, run: Run, trial: Trial | None = None
+    ) -> ReturnedValues | None:
+        try:
+            values = self._returned(task, parts, run.name, trial)
         except PicklingProblem as problem:
             enforcement.history.forget(run.name)
             spooled.end(run.name, failed=False)
@@ -120,12 +166,14 @@ class CellRun:
 
         return self._cards.background.begin(run, sink, call=call, ended=ended)
 
-    def _returned(self, task: CellTask, parts: CellParts, name: str) -> ReturnedValues | None:
+    def _returned(
+        self, task: CellTask, parts: CellParts, name: str, trial: Trial | None = None
+    ) -> ReturnedValues | None:
         heard: list[ReturnedValues] = []
         undo = celltask.last_outputs.listen(lambda run, values: heard.append(values) if run == name else None)
         try:
             with liveline.hushed() if self._said.quiet else contextlib.nullcontext():
-                self._session.run(task, tuple(parts.inputs.values()), name=name)
+                self._session.run(task, tuple(parts.inputs.values()), name=name, trial=trial)
         finally:
             undo()
         return heard[-1] if heard else None

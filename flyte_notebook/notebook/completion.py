@@ -85,17 +85,23 @@ class Completer:
             return [], ""
         if magic == "%flyte":
             before, _, word = rest.lstrip().rpartition(" ")
-            return [name for name in self._after.get(before.strip(), ()) if name.lower().startswith(word.lower())], word
+            offered = self._after.get(before.strip(), ())
+            if before.strip() == "fit":
+                offered = tuple(name for name, value in self._own().items() if _is_of_flyte(value, "TaskTemplate"))
+            return [name for name in offered if name.lower().startswith(word.lower())], word
         first = not "".join(context.full_text.split("\n")[: context.cursor_line]).strip()
         if magic == MAGIC and first:
             return complete(rest, self._names()), fragment(rest)
         return [], ""
 
-    def _names(self) -> Names:
+    def _own(self) -> dict[str, Any]:
         hidden = self._shell.user_ns_hidden
-        own = {name: value for name, value in self._shell.user_ns.items() if name[:1] != "_" and name not in hidden}
+        return {name: value for name, value in self._shell.user_ns.items() if name[:1] != "_" and name not in hidden}
+
+    def _names(self) -> Names:
+        own = self._own()
         return Names(
-            environments=tuple(sorted(name for name, value in own.items() if _is_environment(value))),
+            environments=tuple(sorted(name for name, value in own.items() if _is_of_flyte(value, "TaskEnvironment"))),
             variables=tuple(sorted(name for name, value in own.items() if type(value).__name__ != "module")),
         )
 
@@ -108,9 +114,6 @@ def install_completer(
     return Completer(shell, after or {})
 
 
-def _is_environment(value: object) -> bool:
+def _is_of_flyte(value: object, name: str) -> bool:
     # By name: only sdk/ imports flyte.
-    return any(
-        base.__name__ == "TaskEnvironment" and base.__module__.partition(".")[0] == "flyte"
-        for base in type(value).__mro__
-    )
+    return any(base.__name__ == name and base.__module__.partition(".")[0] == "flyte" for base in type(value).__mro__)

@@ -17,7 +17,7 @@ from flyte_notebook.notebook.magics import COMPLETIONS, FlyteMagics
 from flyte_notebook.notebook.render import CLASSES, Renderer
 from flyte_notebook.sdk import celltask, enforcement, lazy, seam
 from flyte_notebook.sdk.spooled import spooled
-from flyte_notebook.views import tree
+from flyte_notebook.views import live, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,6 +130,7 @@ class Extension:
     def _after_cell(self, result: Any = None) -> None:
         """Show the failures that the cell caught, and the right code when it failed by one of the classic mistakes."""
         self._lines.settle()
+        self._advise()
         self._show_what_was_caught()
         raw_cell = getattr(getattr(result, "info", None), "raw_cell", None)
         if self._cards is not None and raw_cell:
@@ -139,10 +140,21 @@ class Extension:
         if words is not None:
             self._shell.display_pub.publish(data={"text/plain": f"[flyte_notebook: {words}]"}, metadata={})
 
+    def _advise(self) -> None:
+        """Say of each run of this cell that asked for far too much what would do, where no line has said it."""
+        told = set(self._lines.told)
+        self._lines.told.clear()
+        for run in enforcement.history:
+            if run.advice and run.name not in self._ran_before | told:
+                data = {"text/plain": f"[flyte_notebook: {live.peak_words(run)} · {run.advice}]"}
+                self._shell.display_pub.publish(data=data, metadata={})
+
     def _show_what_was_caught(self) -> None:
         """Show each run of this cell as a tree in which something failed that no card has told of."""
         shown = self._cards.shown if self._cards is not None else set()
-        ran = [run for run in enforcement.history if run.name not in self._ran_before and not run.apart]
+        ran = [
+            run for run in enforcement.history if run.name not in self._ran_before and not run.apart and not run.of_fit
+        ]
         untold = [run for run in ran if run.failed_workers - shown and not run.failed_workers & shown]
         for run in untold[-MOST_TREES:]:
             self._shell.display_pub.publish(data=tree.run_bundle(run), metadata={})

@@ -85,6 +85,8 @@ class LiveLines:
         self._cells: OrderedDict[str, _Cell] = OrderedDict()
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
+        self.told: set[str] = set()
+        """The names of runs that passed and of which a line says so; whoever reads it empties it."""
 
     def began(self, run: Run, sink: Sink) -> None:
         """Take a run that begins; in the context of its cell. Without a kernel there are no lines."""
@@ -198,6 +200,7 @@ class LiveLines:
         line, cell.line = cell.line, None
         if line is None:
             return
+        self.told.update(run.name for run in cell.ended)
         self._show(cell, _remains(cell))
         _in(cell, line.close)
 

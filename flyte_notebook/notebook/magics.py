@@ -8,7 +8,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand, output_can_be_silenced
 
 from flyte_notebook import capabilities, catalogue
-from flyte_notebook.notebook import options, output
+from flyte_notebook.notebook import fits, options, output
 from flyte_notebook.notebook.cellrun import CellRun
 from flyte_notebook.notebook.render import Text
 from flyte_notebook.notebook.reruns import NoRerunError
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from flyte_notebook.notebook.cards import Cards
     from flyte_notebook.notebook.render import Renderer
     from flyte_notebook.sdk.session import Session
+    from flyte_notebook.views.fit import ShownFit
 
-SUB_COMMANDS = ("doctor", "explain", "last", "rerun", "runs", "semantics", "system_retries")
+SUB_COMMANDS = ("doctor", "explain", "fit", "last", "rerun", "runs", "semantics", "system_retries")
 SEMANTICS = enforcement.SEMANTICS
 COMPLETIONS = {
     "": SUB_COMMANDS,
@@ -72,6 +73,7 @@ class FlyteMagics(Magics):
 
         %flyte doctor          what is enforced here, by which mechanism, and what would give more
         %flyte explain [NAME]  what an error means and how to recover; without a name, the last failure
+        %flyte fit [NAME x=5]  the smallest memory limit that a task passes; without a name, the last run's
         %flyte last            the run that began last: its actions, their limits, peaks and outcomes
         %flyte rerun [OPTIONS] run again what failed last, with other --memory, --cpu, --timeout or --retries
         %flyte runs            all runs of this kernel
@@ -85,6 +87,7 @@ class FlyteMagics(Magics):
         word, _, rest = command.partition(" ")
         takes = {
             "explain": self._explain,
+            "fit": self._fit,
             "rerun": self._rerun,
             "semantics": self._semantics,
             "system_retries": self._system_retries,
@@ -124,6 +127,9 @@ class FlyteMagics(Magics):
             note = "the inputs are not kept any more, and were read again by name"
             self._shell.display_pub.publish(data={"text/plain": f"[flyte_notebook: {note}]"}, metadata={})
         return None if result.silent else result.value
+
+    def _fit(self, line: str) -> ShownFit:
+        return fits.fit_again(line, self._shell.user_ns, _open_session("fit"))
 
     def _semantics(self, name: str) -> Text:
         session = _open_session("semantics")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAGIC = "%%flyte_task"
+FIT = "fit"
+"""What stands for a limit that is to be found."""
 RERUN = "%flyte rerun"
 
 
@@ -28,12 +30,14 @@ RERUN = "%flyte rerun"
 class CellOptions:
     """What the first line of a ``%%flyte_task`` cell said; ``None`` means not said: an environment's word counts.
 
+    ``fit`` is whether the memory limit is to be found; then ``memory_bytes`` is ``None``.
     ``env`` is the name of a notebook variable. ``inputs`` and ``outputs`` are names, ``None`` to infer them.
     ``disk`` and ``shm`` are quantities as ``flyte.Resources`` takes them, ``gpu`` a number or ``"A100:1"``.
     """
 
     name: str | None = None
     memory_bytes: int | None = None
+    fit: bool = False
     cpu_cores: float | None = None
     gpu: int | str | None = None
     disk: str | None = None
@@ -78,10 +82,11 @@ class Option:
         return self.choices[0] if self.choices else self.metavar or ""
 
 
-def _memory_limit(text: str) -> int:
-    if text == "fit" or ":" in text:
-        what = "finding the limit (fit)" if text == "fit" else "a sweep over limits"
-        raise ValueError(f"{what} is not in this version; give one limit, for example 250Mi")
+def _memory_limit(text: str) -> int | str:
+    if text == FIT:
+        return FIT
+    if ":" in text:
+        raise ValueError("a sweep over limits is not in this version; give one limit, for example 250Mi")
     return parse_memory(text)
 
 
@@ -123,8 +128,9 @@ def _identifiers(text: str) -> tuple[str, ...]:
 _SIZES = ("128Mi", "256Mi", "512Mi", "1Gi", "2Gi", "4Gi")
 
 OPTIONS: tuple[Option, ...] = (
-    Option(name="--memory", short="-m", field="memory_bytes", metavar="250Mi", parse=_memory_limit, typical=_SIZES,
-           meaning="hard memory limit: Ki Mi Gi Ti, k M G T, or plain bytes"),
+    Option(name="--memory", short="-m", field="memory_bytes", metavar="250Mi", parse=_memory_limit,
+           typical=(*_SIZES, FIT),
+           meaning="hard memory limit: Ki Mi Gi Ti, k M G T, or plain bytes; fit finds the smallest that passes"),
     Option(name="--cpu", short="-c", field="cpu_cores", metavar="0.5", parse=parse_cpu, typical=("0.5", "1", "2"),
            meaning="CPU quota in cores: 1, 0.5 or 500m"),
     Option(name="--gpu", field="gpu", metavar="1", parse=_gpu, typical=("1",),
@@ -166,6 +172,7 @@ NAME_MEANING = "task name, and the notebook variable that will hold the task"
 EXAMPLES = (
     "%%flyte_task --memory 250Mi",
     "%%flyte_task oomer -m 250Mi -c 1 -t 30s -r 1",
+    "%%flyte_task oomer --memory fit",
     "%%flyte_task train --env env --inputs df,params --outputs model --memory=2Gi",
 )
 
@@ -192,6 +199,10 @@ def parse(line: str) -> CellOptions:
             raise _usage(f"{word!r} is one word too many after {values['name']!r}; {_options_hint(word)}")
         else:
             values["name"] = _name(word)
+    if values.get("memory_bytes") == FIT:
+        values |= {"memory_bytes": None, "fit": True}
+        if values.get("background"):
+            raise _usage("--memory fit runs the cell several times and waits for it; leave out --background")
     return CellOptions(**values)
 
 
@@ -207,6 +218,8 @@ def parse_override(line: str) -> Override:
         max_runtime_s=said.max_runtime_s,
         retries=said.retries,
     )
+    if said.fit:
+        raise UsageError(f"{RERUN}: --memory fit is no limit to run again with; write %flyte fit")
     if said != CellOptions(**{field.name: getattr(override, field.name) for field in fields(override)}):
         raise UsageError(
             f"{RERUN}: a rerun changes --memory, --cpu, --timeout and --retries only; write for example "

@@ -151,10 +151,12 @@ def replace_call(outside: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any])
     return undo
 
 
-def run_local(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str | None = None) -> Any:
-    """Run a task through the SDK's local mode and return the run; blocks."""
+def run_local(
+    task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str | None = None, uncached: bool = False
+) -> Any:
+    """Run a task through the SDK's local mode and return the run; blocks. ``uncached``: no result is from the cache."""
     args, kwargs = _by_position(task, args, kwargs)
-    return flyte.with_runcontext(mode="local", name=name).run(task, *args, **kwargs)
+    return flyte.with_runcontext(mode="local", name=name, disable_run_cache=uncached).run(task, *args, **kwargs)
 
 
 async def run_local_async(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str | None = None) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.engine import Engine, Origin
 from flyte_notebook.engine.link import Prefork
-from flyte_notebook.engine.sinks import StandardSink
+from flyte_notebook.engine.sinks import Nowhere, StandardSink
 from flyte_notebook.errors import InlineIOMaxBytesBreached, RunAbortedError
 from flyte_notebook.history import History
 from flyte_notebook.job import Surroundings
@@ -20,7 +20,7 @@ from flyte_notebook.scheduler import MAX_PROCESSES
 from flyte_notebook.sdk import seam, tasks
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.recording import Recording
-from flyte_notebook.sdk.repeats import Repeats
+from flyte_notebook.sdk.repeats import INLINE_BYTES, Repeats
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.unstarted import give_all_failures
 from flyte_notebook.sdk.watching import Watching
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flyte_notebook.history import Run
     from flyte_notebook.job import Job, Semantics
     from flyte_notebook.progress import Progress
+    from flyte_notebook.sdk.trials import Trial
     from flyte_notebook.sdk.watching import Watch
 
 CANARY = "flyte_notebook.sdk.inside:canary"
@@ -55,7 +56,9 @@ class Session:
     """One stretch of enforcement, from `open` to `close`. At most one is open in a process.
 
     ``sink`` is called where a run begins, in its context, and returns where the run's output goes. ``watch`` hears of
-    each run that begins and that is over. ``semantics`` and ``system_retries`` may be set at any time; they count for
+    each run that begins and that is over. ``trials`` are the runs of fits, by name, with the limits that hold in them.
+    ``last_passed`` is the job of the run that passed last, so that a fit can call it again, ``None`` before the first;
+    without its payload if that was large. ``semantics`` and ``system_retries`` may be set at any time; they count for
     attempts that begin afterwards.
     """
 
@@ -71,12 +74,15 @@ class Session:
         self.system_retries = 0
         self.history = history if history is not None else History()
         self.repeats = Repeats(lambda: self.engine.directory)
+        self.trials: dict[str, Trial] = {}
+        self.last_passed: Job | None = None
         self.engine = Engine(
             history=self.history,
             canary=CANARY,
             max_processes=max_processes,
-            on_failure=self.repeats.keep,
+            on_failure=self._keep,
             prefork=PREFORK,
+            adjust=self._adjusted,
         )
         self._sink = sink
         self._watching = Watching(watch, lost=self.engine.forget_run)
@@ -153,12 +159,46 @@ class Session:
         begun = run is not None and any(action.outcome is None for action in run.actions)
         return begun or self.engine.progress(name) is not None
 
-    def run(self, task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, *, name: str) -> Any:
+    def run(
+        self,
+        task: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        name: str,
+        trial: Trial | None = None,
+    ) -> Any:
         """Run a task under a run name of our choice and return its native result; blocks.
 
         Inputs go by position as far as can be: some named ``task`` or ``self`` would collide with names of the SDK.
+        With a ``trial`` its limits hold instead of those that tasks called inside declare, and no cache is asked.
         """
-        return seam.native_outputs(task, seam.run_local(task, args, dict(kwargs or {}), name=name))
+        if trial is not None:
+            self.trials[name] = trial
+        try:
+            run = seam.run_local(task, args, dict(kwargs or {}), name=name, uncached=trial is not None)
+        finally:
+            self.trials.pop(name, None)
+        return seam.native_outputs(task, run)
+
+    @property
+    def rich(self) -> bool:
+        """Whether output may be rich: it goes to a notebook."""
+        return self._sink is not StandardSink
+
+    def show(self, message: Mapping[str, Any]) -> None:
+        """Show something rich where the output of a run would go that began now; see `worker.context.publish`."""
+        self._sink().display(dict(message))
+
+    def _adjusted(self, job: Job) -> Job:
+        """Return a nested job under the limits of its run's trial, if it has one."""
+        trial = self.trials.get(job.run)
+        return job if trial is None else trial.adjusted(job)
+
+    def _keep(self, job: Job) -> None:
+        """Keep a failed attempt for reruns; one that was to find out where it fails is no failure of the user's."""
+        if job.run not in self.trials:
+            self.repeats.keep(job)
 
     def _call_outside(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Give ``task(...)`` outside of any run an enforced run of its own."""
@@ -184,16 +224,17 @@ class Session:
         controller = seam.controller_of(args, kwargs)
         seam.end_runners_with(controller)
         recorder = seam.recorder_of(controller)
+        sink, trial = self._sink(), self.trials.get(job.run)
         origin = Origin(
-            sink=self._sink(),
+            sink=Nowhere() if trial is not None and trial.muted else sink,
             surroundings=surroundings(),
             before=BEFORE,
             after=AFTER,
             observer=None if recorder is None else Recording(recorder, call["action"].name),
         )
-        self._say_what_is_not_enforced(call["task"], job, origin.sink)
+        self._say_what_is_not_enforced(call["task"], job, sink)
         run = self.history.begin(job.run, job.label)
-        self._watching.attempt(run, origin.sink)
+        self._watching.attempt(run, sink)
         failed = False
         try:
             outcome = await asyncio.wrap_future(self.engine.submit(job, origin))
@@ -205,6 +246,8 @@ class Session:
             spooled.end(job.run, failed=failed)
         if isinstance(outcome, Success):
             run.failure = None
+            if trial is None:
+                self.last_passed = job if len(job.payload) <= INLINE_BYTES else replace(job, payload=b"")
             self._watching.over(job.run)
             return pickling.loads(outcome.answer), None
         run.failure = self.history.last_failure = _origin_of(outcome, run)

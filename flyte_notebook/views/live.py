@@ -225,6 +225,8 @@ def _ended(run: Run) -> tuple[str, str]:
         caught = sum(not isinstance(action.outcome, Success) for action in run.actions)
         facts.append(f"{len(run.actions):,} actions" + (f", {caught:,} failed and caught" if caught else ""))
     facts += _peak(run.actions)
+    if run.advice:
+        facts.append(run.advice)
     return clean_line(run.task_name, NAME_CHARACTERS), " · ".join(facts)
 
 
@@ -239,6 +241,11 @@ def _peak(actions: Sequence[Action]) -> Iterator[str]:
     bound = "" if attempt.trace.peak_source == "kernel counter" else "at least "
     limit = ", no limit" if limit_bytes is None else f" of {format_memory(limit_bytes)}"
     yield f"{what} {bound}{format_memory(peak_bytes)}{limit}"
+
+
+def peak_words(run: Run) -> str:
+    """Return the peak of a run against its limit; empty where nothing was measured."""
+    return "".join(_peak(run.actions))
 
 
 def _fullness(attempt: Attempt) -> tuple[float, int]:

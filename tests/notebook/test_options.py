@@ -58,7 +58,12 @@ def test_a_line_with_every_option_is_read() -> None:
     )
     assert expected == parse(line)
     fields = {field.name for field in dataclasses.fields(CellOptions)}
-    assert fields == {"name", *(option.field for option in options.OPTIONS if option.missing is None)}
+    assert fields == {"name", "fit", *(option.field for option in options.OPTIONS if option.missing is None)}
+
+
+def test_a_limit_may_be_left_to_be_found() -> None:
+    """``--memory fit`` is no limit, and says so in a field of its own."""
+    assert CellOptions(name="oomer", fit=True) == parse("oomer --memory fit")
 
 
 def test_an_empty_line_says_nothing() -> None:
@@ -98,8 +103,8 @@ def test_variables_of_the_notebook_are_not_put_into_the_line(word: str) -> None:
         ("--memory", "--memory", "--memory 250Mi"),
         ("--memory --cpu 1", "--memory", "--memory 250Mi"),
         ("--memory 1Gi -m 2Gi", "--memory", "--memory 250Mi"),
-        ("--memory fit", "--memory", "250Mi"),
         ("--memory 128Mi:1Gi:8", "--memory", "250Mi"),
+        ("--memory fit --background", "--memory fit", "--background"),
         ("--cpu none", "--cpu", "0.5"),
         ("--gpu 0", "--gpu", "A100:1"),
         ("--disk lots", "--disk", "--disk 10Gi"),
@@ -166,7 +171,7 @@ def test_help_shows_every_option_aligned_and_only_those_offered() -> None:
     [
         ("--mem", ["--memory"]),
         ("oomer --max", ["--max-queued-time", "--max-inline-io"]),
-        ("--memory ", ["128Mi", "256Mi", "512Mi", "1Gi", "2Gi", "4Gi"]),
+        ("--memory ", ["128Mi", "256Mi", "512Mi", "1Gi", "2Gi", "4Gi", "fit"]),
         ("--memory 2", ["256Mi", "2Gi"]),
         ("--memory=2", ["256Mi", "2Gi"]),
         ("-m 1", ["128Mi", "1Gi"]),

@@ -1,0 +1,33 @@
+"""The smallest memory limit that a task passes: what to try next (`search`), what was found, what to keep (`advice`).
+
+Pure: runs are started by `flyte_notebook.sdk.fit`.
+"""
+
+from __future__ import annotations
+
+from flyte_notebook.fitting.advice import MARGIN, POD_BYTES, Saying, others_say, recommend, would_do
+from flyte_notebook.fitting.found import Fit, FitRun, TaskFit, Verdict, headline, task_fit
+from flyte_notebook.fitting.search import MIB, MOST_RUNS, Ended, Measure, Step, edge, step, tolerance
+
+__all__ = [
+    "MARGIN",
+    "MIB",
+    "MOST_RUNS",
+    "POD_BYTES",
+    "Ended",
+    "Fit",
+    "FitRun",
+    "Measure",
+    "Saying",
+    "Step",
+    "TaskFit",
+    "Verdict",
+    "edge",
+    "headline",
+    "others_say",
+    "recommend",
+    "step",
+    "task_fit",
+    "tolerance",
+    "would_do",
+]

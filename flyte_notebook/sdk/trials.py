@@ -1,0 +1,89 @@
+"""One run of a fit: which limits hold in it instead of the declared ones.
+
+The task that is fitted is overridden, as a program would do it. A task that it calls is called by code of the user's,
+which knows nothing of a fit: so the limit is looked up by the task's name where its job arrives in the kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import flyte
+
+from flyte_notebook.overrides import Override, resources_with
+from flyte_notebook.scheduler import DEFAULT_RESERVE_BYTES, reserve_bytes
+from flyte_notebook.sdk import tasks
+from flyte_notebook.units import quantity_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flyte_notebook.job import Job
+    from flyte_notebook.limits import Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """What a task declares: its limit, and its resources by their names in ``flyte.Resources``."""
+
+    memory_bytes: int | None = None
+    resources: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def by(cls, task: Any) -> Declared:
+        """Return what a task declares. Raises `UnitError` for a quantity that is none."""
+        return cls(memory_bytes=tasks.limits_of(task).memory_bytes, resources=tasks.declared_resources(task))
+
+    def with_memory(self, memory_bytes: int) -> dict[str, object]:
+        """Return the same resources with another limit, as ``flyte.Resources`` takes them."""
+        return resources_with(self.resources, Override(memory_bytes=memory_bytes))
+
+    def line(self, memory_bytes: int) -> str:
+        """Return them as code: ``resources=flyte.Resources(cpu=1, memory="464Mi")``."""
+        said = ", ".join(f"{name}={_code(value)}" for name, value in self.with_memory(memory_bytes).items())
+        return f"resources=flyte.Resources({said})"
+
+
+@dataclass(slots=True, kw_only=True)
+class Trial:
+    """Limits by task name for one run; any other task gets ``room_bytes``. ``muted``: nothing of its output is shown.
+
+    A task reserves no more than it declares, so that those which run side by side still do. ``declared`` is filled with
+    what the tasks declare that were called. Changed on the engine's thread only.
+    """
+
+    limits: Mapping[str, int]
+    room_bytes: int
+    muted: bool = False
+    declared: dict[str, Declared] = field(default_factory=dict)
+
+    def adjusted(self, job: Job) -> Job:
+        """Return a job under the limit of this trial."""
+        facts = job.call
+        resources = {} if facts is None else facts.resources
+        self.declared.setdefault(job.label, Declared(memory_bytes=job.limits.memory_bytes, resources=resources))
+        memory_bytes = self.limits.get(job.label, self.room_bytes)
+        request_bytes = _request(job.limits, memory_bytes)
+        return replace(job, limits=replace(job.limits, memory_bytes=memory_bytes, memory_request_bytes=request_bytes))
+
+    def overridden(self, task: Any) -> Any:
+        """Return a task under the limit of this trial, with one attempt only."""
+        memory_bytes = self.limits.get(task.name, self.room_bytes)
+        request_bytes = _request(tasks.limits_of(task), memory_bytes)
+        resources: dict[str, Any] = tasks.declared_resources(task)
+        resources["memory"] = (quantity_memory(request_bytes), quantity_memory(memory_bytes))
+        changes: dict[str, Any] = {"resources": flyte.Resources(**resources), "retries": flyte.RetryStrategy(count=0)}
+        if task.reusable is not None:  # the SDK overrides no resources of a container that is reused
+            changes["reusable"] = "off"
+        return task.override(**changes)
+
+
+def _request(limits: Limits, memory_bytes: int) -> int:
+    declared = limits.memory_bytes is not None or limits.memory_request_bytes is not None
+    return min(reserve_bytes(limits) if declared else DEFAULT_RESERVE_BYTES, memory_bytes)
+
+
+def _code(value: object) -> str:
+    text = repr(value)
+    return f'"{text[1:-1]}"' if text[:1] == text[-1:] == "'" and '"' not in text else text
