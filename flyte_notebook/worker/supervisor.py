@@ -31,9 +31,10 @@ from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.limiters import selection
 from flyte_notebook.limits import Limits
-from flyte_notebook.worker import protocol
+from flyte_notebook.worker import handover, protocol
 from flyte_notebook.worker.spares import Spares
 from flyte_notebook.worker.watched import Watched
+from flyte_notebook.worker.witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,10 +139,14 @@ class Supervisor:
     def _spawn(self, message: dict[str, Any], fds: list[int]) -> None:
         limits = Limits(memory_bytes=message["memory_bytes"], cpu_cores=message["cpu_cores"])
         group: TaskGroup | None = None
+        stacks = theirs = None
         try:
+            stacks, theirs = socket.socketpair()
             group = self._limiter.group(message["name"], limits)
-            pid = self._fork(message, fds, group)
+            pid = self._fork(message, [*fds, theirs.fileno()] if fds else [], group)
         except OSError as error:
+            if stacks is not None:
+                stacks.close()
             if group is not None:
                 with contextlib.suppress(OSError):
                     group.remove()
@@ -150,8 +155,31 @@ class Supervisor:
         finally:
             for fd in fds:
                 os.close(fd)
+            if theirs is not None:
+                theirs.close()
         group.attach(pid)
-        self._watch(message, Watched(pid, group, limits))
+        witness = Witness(pid, why="its memory was not handed over")
+        self._watch(message, Watched(pid, group, limits, witness))
+        self._expect_stacks(stacks, witness)
+
+    def _expect_stacks(self, sock: socket.socket, witness: Witness) -> None:
+        """Wait for a fresh interpreter to hand over what its stacks are read through; its end ends that, too."""
+        reader = protocol.ControlReader(sock)
+
+        def read() -> None:
+            try:
+                messages = reader.read()
+            except protocol.ChannelClosedError:
+                messages = []
+            else:
+                if not messages:
+                    return  # not whole yet
+            for message, fds in messages:
+                witness.give(*handover.received(message, fds))
+            self.ignore(sock)
+            sock.close()
+
+        self.listen(sock, read)
 
     def _watch(self, message: dict[str, Any], watched: Watched) -> None:
         self._watched[message["id"]] = watched
@@ -171,7 +199,7 @@ class Supervisor:
             opened.pop_all()
         if pid == 0:
             try:
-                self._become_worker(message, [null, fds[1], fds[2], fds[0]], group)
+                self._become_worker(message, [null, fds[1], fds[2], fds[0], fds[3]], group)
             except BaseException as error:
                 with contextlib.suppress(OSError):
                     os.write(error_write, str(error).encode(errors="replace")[:4096])
@@ -198,7 +226,7 @@ class Supervisor:
         group.enter()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
-        # Out of the way of 0..3 first, so that no dup2 overwrites a descriptor that is still needed.
+        # Out of the way of 0..4 first, so that no dup2 overwrites a descriptor that is still needed.
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_FREE_FD) for fd in fds]
         for target, fd in enumerate(high):
             os.dup2(fd, target)
