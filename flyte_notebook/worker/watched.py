@@ -131,17 +131,16 @@ class Watched:
             self._finish(now)
             return
         used = self._group.sample()
-        moved = abs(used - self.usage_bytes) > MOVING_BYTES
-        self.usage_bytes = used
+        before, self.usage_bytes = self.usage_bytes, used
+        moved = abs(used - before) > MOVING_BYTES
         self._recorder.add(now - self.started_s, used)
-        self._witness.look(now, used)
         if self._group.exceeded():
             self.trip("memory")
-        elif now >= self._counters_due_s or self._near(used):
+        elif now >= self._counters_due_s or self._near(max(used, before)):
             self._counters_due_s = now + COUNTERS_EVERY_S
             if self._group.counters().oom_kills:
-                # A child may have been the victim: the attempt is over for all of them.
-                self._witness.look(now, used, closely=True)
+                # A child may have been the victim: the attempt is over for all of them. Where the task stands now, it
+                # may have come to since.
                 self._witness.ended(now)
                 self.trip("memory")
             elif self._tripped is None and self.pid is not None and not self._group.holds(self.pid):
@@ -150,6 +149,7 @@ class Watched:
         for reason, end_s in self._ends.items():
             if now >= end_s:
                 self.trip(reason)
+        self._witness.look(now, used)
         self._interval_s = self._next_interval_s(now, used, moved=moved)
         wait_s = min(self._interval_s, self._group.poll_interval_s or SPARSE_S)
         if self._tripped is not None:

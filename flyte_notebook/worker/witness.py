@@ -30,7 +30,6 @@ LEAST_FAULTS: Final = 2
 """By so many page faults more another thread must have grown; with huge pages one is 2 MiB."""
 STAND_BOUND_S: Final = 0.05
 HASTE_BOUND_S: Final = 0.005
-CLOSELY_BOUND_S: Final = 0.02
 """How long one waits for a look: a fraction of a millisecond is usual, but the kernel may hold the process's memory."""
 
 
@@ -69,20 +68,18 @@ class Witness:
         """Whether stacks can be read now."""
         return self._begun and self._ended_s is None and self._reader is not None and not self._reader.gone
 
-    def look(self, now: float, used_bytes: int, *, closely: bool = False) -> None:
-        """Take a sample of memory, and look at the line if memory changed, the last look is old, or ``closely``.
+    def look(self, now: float, used_bytes: int) -> None:
+        """Take a sample of memory, and look at the line if memory changed or the last look is old.
 
-        Does not wait, unless ``closely``: what is seen is known at the next look.
+        Does not wait: what is seen is known at the next look.
         """
         self._collect()
         change = used_bytes - self._used_bytes
         rests = abs(change) < STEP_BYTES and now - self._asked_s < REST_S
-        if not self.sees or self._pending is not None or (rests and not closely):
+        if not self.sees or self._pending is not None or rests:
             return
         self._used_bytes = used_bytes
         self._ask(now, change_bytes=change)
-        if closely:
-            self._wait(CLOSELY_BOUND_S)
 
     def stand(self, now: float, *, memory: bool) -> None:
         """Look where it stands just before it is killed; ``memory``: because of that, which cannot wait long."""
