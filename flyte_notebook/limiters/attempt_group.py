@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,7 +57,9 @@ class AttemptGroup:
         limit: Callable[[Limits], float | None],
         limits: Limits,
         dealer: affinity.Cpus,
+        alarm: int | None = None,
     ) -> None:
+        self.alarm = alarm
         self._directories = tuple(directories)
         self.doors = tuple(f"{directory}/cgroup.procs" for directory in directories)
         self._meter = meter
@@ -132,5 +135,11 @@ class AttemptGroup:
         for directory in self._directories:
             remove_tree(directory)
         self._meter.close()
+        self._close_alarm()
         self._dealer.give_back(self._cpus)
         self._cpus = frozenset()
+
+    def _close_alarm(self) -> None:
+        alarm, self.alarm = self.alarm, None
+        if alarm is not None:
+            os.close(alarm)

@@ -52,6 +52,9 @@ class TaskGroup(Protocol):
     poll_interval_s: float | None
     """How often `sample` must be called for the limit to hold; ``None`` where the kernel holds it."""
 
+    alarm: int | None
+    """Descriptor that can be read when usage comes near the limit; ``None`` where the kernel does not tell that."""
+
     doors: tuple[str, ...]
     """Files to which a process writes "0" in order to join; none where nothing has to be written."""
 

@@ -11,6 +11,7 @@ limit tells a kill for the own limit from one for a group above or the whole mac
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 # A charge is taken in batches of 64 pages per CPU; usage this close to the limit is at the limit.
 NEAR_BYTES = 64 * os.sysconf("SC_PAGE_SIZE")
 PROOF_BYTES = 64 << 20
+ALARM_AT = (0.8, 0.9, 0.95, 0.98)
+"""Parts of the limit at which somebody wants to look where the task stands."""
 CACHE_KEYS = (b"total_inactive_file ", b"total_active_file ")
 
 
@@ -86,6 +89,7 @@ class CgroupV1:
             _limit_memory(memory, limits.memory_bytes)
             if limits.memory_bytes is not None:
                 limit_bytes = read_number(memory + "/memory.limit_in_bytes")
+                _set_alarm(alarm, memory, limits.memory_bytes)
             if cpu is None:
                 return limits.cpu_cores
             if limits.cpu_cores is not None:
@@ -93,17 +97,22 @@ class CgroupV1:
             return None
 
         directories = [directory for directory in (memory, cpu, pids) if directory is not None]
-        with fresh(directories):
+        with contextlib.ExitStack() as unless_made, fresh(directories):
+            alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            unless_made.callback(os.close, alarm)
             if pids is not None:
                 write(pids + "/pids.max", str(self._pids_each))
-            return AttemptGroup(
+            group = AttemptGroup(
                 directories,
                 meter=Meter(memory + "/memory.usage_in_bytes", memory + "/memory.stat", CACHE_KEYS),
                 count=lambda: _count(memory, limit_bytes),
                 limit=limit,
                 limits=limits,
                 dealer=self._cpus,
+                alarm=alarm,
             )
+            unless_made.pop_all()
+            return group
 
     def keep_room(self) -> None:
         """Hold all attempts together to what a limited group above has left."""
@@ -192,6 +201,20 @@ def _limit_memory(directory: str, memory_bytes: int | None) -> None:
     write(directory + "/memory.limit_in_bytes", str(memory_bytes))
     if Path(directory + "/memory.memsw.limit_in_bytes").exists():  # not there with swapaccount=0
         write(directory + "/memory.memsw.limit_in_bytes", str(memory_bytes))  # second: it may not be the lower one
+
+
+def _set_alarm(alarm: int, directory: str, memory_bytes: int) -> None:
+    """Have the kernel say when usage, page cache included, passes the last parts of the limit; it may not be able to.
+
+    Source: kernel Documentation/admin-guide/cgroup-v1/memory.rst, section 9.
+    """
+    with contextlib.suppress(OSError):
+        usage = os.open(directory + "/memory.usage_in_bytes", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for part in ALARM_AT:
+                write(directory + "/cgroup.event_control", f"{alarm} {usage} {int(part * memory_bytes)}")
+        finally:
+            os.close(usage)
 
 
 def _limit_cpu(directory: str, cores: float) -> None:

@@ -71,6 +71,7 @@ class WatchdogGroup:
     """One attempt: a set of processes that grows as they start others."""
 
     doors: tuple[str, ...] = ()
+    alarm: int | None = None
 
     def __init__(self, name: str, limits: Limits, table: Table, dealer: affinity.Cpus) -> None:
         self._name = name

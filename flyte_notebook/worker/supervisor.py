@@ -89,11 +89,11 @@ class Supervisor:
         finally:
             self._clean_up()
 
-    def listen(self, sock: socket.socket, callback: Callable[[], None]) -> None:
-        """Call when there is something to read on a socket."""
+    def listen(self, sock: socket.socket | int, callback: Callable[[], None]) -> None:
+        """Call when there is something to read on a socket or descriptor."""
         self._selector.register(sock, selectors.EVENT_READ, callback)
 
-    def ignore(self, sock: socket.socket) -> None:
+    def ignore(self, sock: socket.socket | int) -> None:
         """Call no more."""
         self._selector.unregister(sock)
 
@@ -183,6 +183,8 @@ class Supervisor:
 
     def _watch(self, message: dict[str, Any], watched: Watched) -> None:
         self._watched[message["id"]] = watched
+        if watched.alarm is not None:
+            self.listen(watched.alarm, lambda: _alarmed(watched))
         self._tell({"kind": "spawned", "id": message["id"], "pid": watched.pid})
 
     def _fork(self, message: dict[str, Any], fds: list[int], group: TaskGroup) -> int:
@@ -251,7 +253,7 @@ class Supervisor:
             if watched.over:
                 del self._watched[number]
                 self._tell({"kind": "ended", "id": number, **watched.facts()})
-                watched.release()
+                self._release(watched)
         self._look_at_leaving(now)
         if self._spares.due_s <= now:
             self._spares.tick(now)
@@ -261,12 +263,17 @@ class Supervisor:
             usage = {str(number): watched.usage_bytes for number, watched in self._watched.items()}
             self._tell({"kind": "usage", "usage": usage})
 
+    def _release(self, watched: Watched) -> None:
+        if watched.alarm is not None:
+            self.ignore(watched.alarm)
+        watched.release()
+
     def _look_at_leaving(self, now: float) -> None:
         for watched in [watched for watched in self._leaving if watched.due_s <= now]:
             watched.look(now)
             if watched.over:
                 self._leaving.remove(watched)
-                watched.release()
+                self._release(watched)
 
     def _reap(self) -> None:
         """Collect the dead: workers, spares, the server, and orphans of workers, which fell to us."""
@@ -299,11 +306,18 @@ class Supervisor:
                 watched.look(now)
                 if watched.over:
                     del self._watched[number]
-                    watched.release()
+                    self._release(watched)
             self._look_at_leaving(now)
             time.sleep(0.002)
         self._limiter.close()
         shutil.rmtree(self._session_dir, ignore_errors=True)
+
+
+def _alarmed(watched: Watched) -> None:
+    if watched.alarm is not None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(watched.alarm)
+        watched.due_s = 0.0
 
 
 def _drain(wake: socket.socket) -> None:

@@ -76,6 +76,11 @@ class Watched:
         self._ends: dict[Tripped, float] = {}
         self._baseline_bytes = self._ready_after_s = None
 
+    @property
+    def alarm(self) -> int | None:
+        """Descriptor that can be read when it is high time to look."""
+        return self._group.alarm
+
     def arm(self, max_runtime_s: float | None, deadline_in_s: float | None) -> None:
         """Start the clocks: the worker is ready. What it uses now is the baseline."""
         now = time.monotonic()

@@ -146,7 +146,7 @@ def in_a_library() -> None:
 
 @env.task
 def in_json() -> None:
-    items = list(range(300_000)) * 20
+    items = list(range(300_000)) * 40
     text = json.dumps(items)  # in_json
     assert text
 
