@@ -1,15 +1,14 @@
 """What it costs a hot loop of pure Python that another process reads its stack, at intervals of 2 to 100 ms.
 
 While memory moves the supervisor looks every 2 to 20 ms, else ten times a second. The same process runs the loop with
-and without being read, in turns; a round's time is that of the loop alone, as the process itself measures it.
-``--break`` stops the process for each read, as a debugger does, to see that the benchmark notices.
+and without being read, in turns. What counts is the processor time of the loop, as the process itself measures it, and
+of all pairs of rounds the median: others use this machine too. ``--break`` has the process follow its own calls
+meanwhile, as a profiler does, to see that the benchmark notices.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import socket
 import statistics
 import subprocess
@@ -38,9 +37,11 @@ def loop(count):
         total += step(number)
     return total
 for line in sys.stdin:
-    began = time.perf_counter()
-    loop(int(line))
-    print(time.perf_counter() - began, flush=True)
+    count, profiled = line.split()
+    sys.setprofile((lambda *_: None) if profiled == "True" else None)
+    began = time.process_time()
+    loop(int(count))
+    print(time.process_time() - began, flush=True)
 """
 
 
@@ -65,11 +66,11 @@ def started() -> tuple[subprocess.Popen[str], StackReader]:
     return process, reader
 
 
-def timed(process: subprocess.Popen[str], count: int) -> float:
-    """Return how long the loop takes in the process, in seconds."""
+def timed(process: subprocess.Popen[str], count: int, *, profiled: bool = False) -> float:
+    """Return what the loop takes in the process, in seconds of the processor."""
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(f"{count}\n")
+    process.stdin.write(f"{count} {profiled}\n")
     process.stdin.flush()
     return float(process.stdout.readline())
 
@@ -77,8 +78,8 @@ def timed(process: subprocess.Popen[str], count: int) -> float:
 class Reading:
     """Reads the stacks of the process at an interval, in a thread, for as long as the block lasts."""
 
-    def __init__(self, process: subprocess.Popen[str], reader: StackReader, interval_s: float, *, stop: bool) -> None:
-        self._process, self._reader, self._interval_s, self._stop = process, reader, interval_s, stop
+    def __init__(self, process: subprocess.Popen[str], reader: StackReader, interval_s: float) -> None:
+        self._process, self._reader, self._interval_s = process, reader, interval_s
         self.reads_s: list[float] = []
         self.unknown = 0
 
@@ -94,11 +95,7 @@ class Reading:
     def _read(self) -> None:
         while not self._over.wait(self._interval_s):
             began = time.perf_counter()
-            if self._stop:
-                os.kill(self._process.pid, signal.SIGSTOP)
             stacks = [self._reader.stack(thread) for thread in self._reader.threads()]
-            if self._stop:
-                os.kill(self._process.pid, signal.SIGCONT)
             self.reads_s.append(time.perf_counter() - began)
             self.unknown += all(stack is None for stack in stacks)
 
@@ -106,9 +103,9 @@ class Reading:
 def main() -> None:
     """Print a table of intervals, costs and what was read."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--count", type=int, default=2_000_000)
-    parser.add_argument("--break", dest="broken", action="store_true", help="stop the process for each read")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--break", dest="broken", action="store_true", help="have the process follow its own calls")
     options = parser.parse_args()
     process, reader = started()
     timed(process, options.count)
@@ -116,16 +113,16 @@ def main() -> None:
     for interval_s in (0.002, 0.005, 0.02, 0.1):
         alone: list[float] = []
         watched: list[float] = []
-        reading = Reading(process, reader, interval_s, stop=options.broken)
+        reading = Reading(process, reader, interval_s)
         for _ in range(options.rounds):
             alone.append(timed(process, options.count))
             with reading:
-                watched.append(timed(process, options.count))
-        # The least disturbed rounds: others use this machine too, and they only ever add.
-        base, cost = min(alone), min(watched)
+                watched.append(timed(process, options.count, profiled=options.broken))
+        base, watching = statistics.median(alone), statistics.median(watched)
+        cost = statistics.median(after / before for before, after in zip(alone, watched, strict=True)) - 1
         share = f"{reading.unknown / max(1, len(reading.reads_s)):.1%}"
         print(
-            f"{interval_s * 1000:>5.0f} ms{base:>10.3f}{cost:>10.3f}{cost / base - 1:>8.1%}"
+            f"{interval_s * 1000:>5.0f} ms{base:>10.3f}{watching:>10.3f}{cost:>8.1%}"
             f"{statistics.median(reading.reads_s or [0.0]) * 1000:>12.3f}{share:>10}"
         )
     assert process.stdin is not None
