@@ -8,6 +8,7 @@ layout counts as known.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import struct
@@ -16,7 +17,10 @@ import sysconfig
 import threading
 import types
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 THREAD_BYTES: Final = 4096
 """Of glibc's and musl's description of a thread, in which the thread's number is looked for."""
@@ -29,7 +33,8 @@ DEBUG_THREADS_HEAD: Final = 72
 class Shape:
     """Offsets in bytes. ``current`` leads from a thread to its frame; through another structure if ``inner`` is set.
 
-    ``instruction`` is an address since 3.11, before it a number of instructions.
+    ``instruction`` is an address since 3.11, before it a number of instructions. Before 3.11 a coroutine points to its
+    frame, which holds its state and points to its stack; since then all of them are one piece.
     """
 
     threads_head: int
@@ -50,6 +55,10 @@ class Shape:
     code_instructions: int | None
     ascii_bytes: int
     compact_bytes: int
+    coroutine_frame: int
+    coroutine_state: int
+    stack_top: int
+    stack: int
     thread_next: int = 8
     text_length: int = 16
     text_state: int = 32
@@ -77,6 +86,10 @@ SHAPES: Final = {
         code_instructions=None,
         ascii_bytes=48,
         compact_bytes=72,
+        coroutine_frame=16,
+        coroutine_state=108,
+        stack_top=80,
+        stack=64,
     ),
     11: Shape(
         threads_head=16,
@@ -97,6 +110,10 @@ SHAPES: Final = {
         code_instructions=184,
         ascii_bytes=48,
         compact_bytes=72,
+        coroutine_frame=80,
+        coroutine_state=75,
+        stack_top=64,
+        stack=72,
     ),
     12: Shape(
         threads_head=72,
@@ -117,6 +134,10 @@ SHAPES: Final = {
         code_instructions=192,
         ascii_bytes=40,
         compact_bytes=56,
+        coroutine_frame=72,
+        coroutine_state=67,
+        stack_top=64,
+        stack=72,
     ),
     13: Shape(
         threads_head=0,  # the interpreter says it itself: DEBUG_THREADS_HEAD
@@ -137,9 +158,26 @@ SHAPES: Final = {
         code_instructions=200,
         ascii_bytes=40,
         compact_bytes=56,
+        coroutine_frame=72,
+        coroutine_state=67,
+        stack_top=64,
+        stack=72,
     ),
 }
 """By the minor version of Python 3."""
+
+
+_awaited = ctypes.c_uint64(0)
+
+
+@contextlib.contextmanager
+def running(coroutine: object) -> Iterator[None]:
+    """Say which coroutine runs the task, so that where it waits can be read while no thread is in it."""
+    _awaited.value = id(coroutine)
+    try:
+        yield
+    finally:
+        _awaited.value = 0
 
 
 class UnknownLayoutError(Exception):
@@ -151,7 +189,8 @@ class Layout:
     """What is needed to read the stacks of one process: addresses, and which `Shape` its structures have.
 
     ``native_id`` is the offset of the kernel's number of a thread in the C library's description of it, where the
-    interpreter does not keep that number itself.
+    interpreter does not keep that number itself. At ``awaited`` stands the address of the coroutine that runs the task,
+    0 when there is none.
     """
 
     minor: int
@@ -159,6 +198,8 @@ class Layout:
     code_type: int
     text_type: int
     bytes_type: int
+    coroutine_type: int = 0
+    awaited: int = 0
     native_id: int = 0
 
     @property
@@ -199,6 +240,8 @@ def find() -> Layout:
         code_type=id(types.CodeType),
         text_type=id(str),
         bytes_type=id(bytes),
+        coroutine_type=id(types.CoroutineType),
+        awaited=ctypes.addressof(_awaited),
         native_id=0 if shape.native_id is not None else _native_id(),
     )
 

@@ -28,6 +28,8 @@ TRIES: Final = 8
 MOST_THREADS: Final = 200
 MOST_FRAMES: Final = 2_000
 MOST_LINES: Final = 50
+MOST_COROUTINES: Final = 500
+MOST_VALUES: Final = 10_000
 TEXT_CHARACTERS: Final = 4_096
 TABLE_BYTES: Final = 1 << 20
 KEPT_CODES: Final = 2_000
@@ -35,6 +37,8 @@ PAGE_BYTES: Final = 4096
 _HIGHEST: Final = 1 << 56
 _ASCII, _COMPACT, _KIND_SHIFT, _KIND_MASK = 1 << 6, 1 << 5, 2, 7
 _ON_C_STACK = 3
+_SUSPENDED: Final = frozenset({255, 254})
+"""-1, and -2 since 3.13: it waits for something."""
 _WIDTHS: Final = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}
 _Q: Final = struct.Struct("<Q")
 _I: Final = struct.Struct("<i")
@@ -137,6 +141,43 @@ class StackReader:
                 if self.gone:
                     return None
         return self._outer(thread, most, user=user)
+
+    def awaited(self) -> tuple[Place, ...]:
+        """Return the user's lines at which the task's coroutine and those it awaits stand, the innermost first.
+
+        Empty when it runs, when there is none, and when that cannot be read. Never raises.
+        """
+        for _ in range(TRIES):
+            try:
+                first, second = self._suspended(), self._suspended()
+                if first == second:
+                    return self._places(second, user=True)[:MOST_LINES]
+            except _UnreadableError:  # noqa: PERF203 - it is tried again
+                if self.gone:
+                    break
+        return ()
+
+    def _suspended(self) -> list[_Frame]:
+        """Return the frames of the coroutines that wait for one another, from the innermost."""
+        shape = self._shape
+        frames: list[_Frame] = []
+        coroutine = self._pointer(self._layout.awaited) if self._layout.awaited else 0
+        while coroutine and len(frames) < MOST_COROUTINES:
+            if self._pointer(coroutine + 8) != self._layout.coroutine_type:
+                break  # what is awaited last is no coroutine: a future, a task
+            place = coroutine + shape.coroutine_frame
+            inline = shape.frame_owner is not None
+            address = place if inline else self._pointer(place)
+            state = self._read((coroutine if inline else address) + shape.coroutine_state, 1)
+            if state[0] not in _SUSPENDED:
+                break
+            frames.append(self._frame(self._read(address, shape.frame_bytes), 0, address))
+            depth = _I.unpack(self._read(address + shape.stack_top, 4))[0]
+            values = address + shape.stack if inline else self._pointer(address + shape.stack)
+            if not 0 < depth <= MOST_VALUES:
+                break
+            coroutine = self._pointer(values + 8 * (depth - 1))
+        return frames[::-1]
 
     def _outer(self, thread: Thread, most: int, *, user: bool) -> tuple[Place, ...] | None:
         """Return the lines of the frames that stood still while others came and went above them."""

@@ -76,6 +76,9 @@ class Sighting:
         threads = self._reader.threads()
         found = [(thread, self._reader.stack(thread)) for thread in threads]
         seen = [Seen(thread.native_id, stack, _faults(self._pid, thread.native_id)) for thread, stack in found if stack]
+        waiting = () if seen else self._reader.awaited()
+        if waiting:
+            seen = [Seen(0, waiting, 0)]
         unread = not threads or (not seen and any(stack is None for _, stack in found))
         return None if unread or self._reader.gone else seen
 

@@ -319,6 +319,19 @@ def crashed() -> None:
     signal.raise_signal(signal.SIGSEGV)
 
 
+@env.task(timeout=1)
+async def waiting() -> None:
+    async def longer() -> None:
+        await asyncio.sleep(60)  # waiting
+
+    await longer()
+
+
+@env.task(timeout=1)
+async def gathering() -> None:
+    await asyncio.gather(asyncio.sleep(60), asyncio.sleep(0))  # gathering
+
+
 def failure_of(task: Any, *args: Any) -> Any:
     with pytest.raises(flyte.errors.BaseRuntimeError) as caught:
         flyte.run(task, *args)
@@ -349,7 +362,7 @@ KILLED = [
     in_numpy,
     in_pandas,
 ]
-STOPPED = [spinning, asleep, matching, deadlocked, blocking]
+STOPPED = [spinning, asleep, matching, deadlocked, blocking, waiting, gathering]
 
 
 @pytest.mark.parametrize("task", KILLED, ids=lambda task: task.short_name)

@@ -65,6 +65,25 @@ f()
 """
 
 
+WAITS = """
+import asyncio
+from flyte_notebook.worker import layout
+async def outer():
+    await middle()
+async def middle():
+    async with asyncio.Lock():
+        return await inner(1)
+async def inner(n):
+    print("up", flush=True)
+    await asyncio.sleep(60)
+async def main():
+    task = outer()
+    with layout.running(task):
+        await task
+asyncio.run(main())
+"""
+
+
 @contextlib.contextmanager
 def started(program: str, directory: Path) -> Iterator[tuple[StackReader, subprocess.Popen[bytes], str]]:
     """Start a program that hands its memory over; yield what reads it, the process, and its file."""
@@ -117,6 +136,13 @@ def test_the_stacks_of_another_process(tmp_path: Path) -> None:
         assert expected[0][0] == innermost
 
 
+def test_where_a_coroutine_waits(tmp_path: Path) -> None:
+    """While no thread is in the user's code, the lines are those at which coroutines await one another."""
+    with started(WAITS, tmp_path) as (reader, _, file):
+        expected = (Place(file, 12, "inner"), Place(file, 9, "middle"), Place(file, 6, "outer"))
+        eventually(lambda: expected == reader.awaited())
+
+
 def test_every_read_of_a_running_process_is_right_or_none(tmp_path: Path) -> None:
     """While functions come and go, no stack is read that the program cannot have, and most can be read."""
     with started(RUNS, tmp_path) as (reader, _, file):
@@ -132,6 +158,7 @@ def test_every_read_of_a_running_process_is_right_or_none(tmp_path: Path) -> Non
         lines = {"a": {6}, "b": {8}, "c": {9, 10, 11}, "d": {13}, "<listcomp>": {13}, "<lambda>": {18}}
         lines |= {"f": {15, 16, 17, 18}, "<module>": {19}}
         (main,) = reader.threads()
+        eventually(lambda: len(reader.stack(main) or ()) > 1)
         known = 0
         for number in range(3_000):
             if number % 100 == 0:

@@ -47,6 +47,9 @@ class Reader:
         self.gate.wait(10)
         return [Thread(number, number) for number in range(len(self.stacks))]
 
+    def awaited(self) -> tuple[Place, ...]:
+        return ()
+
     def stack(self, thread: Thread) -> tuple[Place, ...] | None:
         return self.stacks[thread.address]
 
