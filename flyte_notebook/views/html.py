@@ -189,8 +189,8 @@ def _source(failure: Failure) -> str:
     listing = "\n".join(rows).replace("</mark>\n", "</mark>")
     title = line(lines_title(failure))
     seen = "" if failure.report.raised is not None or failure.report.last_line is None else title.partition("; ")[2]
-    how = f' <small class="fnb-soft">{seen}</small>' if seen else ""
-    return f'<div><h4>Your lines{how}</h4><pre aria-label="{title}">{listing}</pre></div>'
+    how = f'<div class="fnb-soft">{seen[0].upper()}{seen[1:]}.</div>' if seen else ""
+    return f'<div><h4>Your lines</h4><pre aria-label="{title}">{listing}</pre>{how}</div>'
 
 
 def _grew(failure: Failure) -> str:
