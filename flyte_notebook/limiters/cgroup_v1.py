@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 # A charge is taken in batches of 64 pages per CPU; usage this close to the limit is at the limit.
 NEAR_BYTES = 64 * os.sysconf("SC_PAGE_SIZE")
 PROOF_BYTES = 64 << 20
-ALARM_AT = (0.8, 0.9, 0.95, 0.98)
+ALARM_AT = (0.95, 0.85)
 """Parts of the limit at which somebody wants to look where the task stands."""
 CACHE_KEYS = (b"total_inactive_file ", b"total_active_file ")
 
@@ -89,7 +89,6 @@ class CgroupV1:
             _limit_memory(memory, limits.memory_bytes)
             if limits.memory_bytes is not None:
                 limit_bytes = read_number(memory + "/memory.limit_in_bytes")
-                _set_alarm(alarm, memory, limits.memory_bytes)
             if cpu is None:
                 return limits.cpu_cores
             if limits.cpu_cores is not None:
@@ -97,22 +96,18 @@ class CgroupV1:
             return None
 
         directories = [directory for directory in (memory, cpu, pids) if directory is not None]
-        with contextlib.ExitStack() as unless_made, fresh(directories):
-            alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            unless_made.callback(os.close, alarm)
+        with fresh(directories):
             if pids is not None:
                 write(pids + "/pids.max", str(self._pids_each))
-            group = AttemptGroup(
+            return AttemptGroup(
                 directories,
                 meter=Meter(memory + "/memory.usage_in_bytes", memory + "/memory.stat", CACHE_KEYS),
                 count=lambda: _count(memory, limit_bytes),
                 limit=limit,
                 limits=limits,
                 dealer=self._cpus,
-                alarm=alarm,
+                set_alarm=lambda alarm: _set_alarm(alarm, memory, limit_bytes),
             )
-            unless_made.pop_all()
-            return group
 
     def keep_room(self) -> None:
         """Hold all attempts together to what a limited group above has left."""
@@ -203,11 +198,14 @@ def _limit_memory(directory: str, memory_bytes: int | None) -> None:
         write(directory + "/memory.memsw.limit_in_bytes", str(memory_bytes))  # second: it may not be the lower one
 
 
-def _set_alarm(alarm: int, directory: str, memory_bytes: int) -> None:
+def _set_alarm(alarm: int, directory: str, memory_bytes: int | None) -> None:
     """Have the kernel say when usage, page cache included, passes the last parts of the limit; it may not be able to.
 
+    Each part takes 15 to 30 ms: the kernel waits until nobody uses the table before (``synchronize_rcu``).
     Source: kernel Documentation/admin-guide/cgroup-v1/memory.rst, section 9.
     """
+    if memory_bytes is None:
+        return
     with contextlib.suppress(OSError):
         usage = os.open(directory + "/memory.usage_in_bytes", os.O_RDONLY | os.O_CLOEXEC)
         try:

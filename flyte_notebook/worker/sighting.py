@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from flyte_notebook.limiters.control_groups import read
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flyte_notebook.worker.pystack import Place, StackReader
 
 
@@ -93,16 +95,16 @@ def _faults(pid: int | None, native_id: int) -> int:
 
 
 class Lookout:
-    """The thread that looks, started when it is first asked."""
+    """A thread for what may take long, started when it is first asked."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[Sighting | None] = SimpleQueue()
+        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._busy_since_s: float | None = None
         self._stuck = 0
 
-    def ask(self, sighting: Sighting) -> None:
-        """Have it looked soon; returns at once."""
+    def ask(self, work: Callable[[], None]) -> None:
+        """Have it done soon; returns at once. It must not raise."""
         since_s = self._busy_since_s
         stuck = since_s is not None and time.monotonic() - since_s > STUCK_S
         if self._thread is None or (stuck and self._stuck < MOST_STUCK):
@@ -110,7 +112,7 @@ class Lookout:
             self._busy_since_s = None
             self._thread = threading.Thread(target=self._serve, name="flyte-notebook-lookout", daemon=True)
             self._thread.start()
-        self._queue.put(sighting)
+        self._queue.put(work)
 
     def close(self) -> None:
         """End the thread once it has done what was asked."""
@@ -120,11 +122,11 @@ class Lookout:
 
     def _serve(self) -> None:
         while True:
-            sighting = self._queue.get()
-            if sighting is None:
+            work = self._queue.get()
+            if work is None:
                 return
             self._busy_since_s = time.monotonic()
-            sighting.run()
+            work()
             if self._thread is not None and threading.current_thread() is not self._thread:
                 self._stuck -= 1  # it was stuck, and another one took its place
                 return
@@ -132,4 +134,7 @@ class Lookout:
 
 
 lookout = Lookout()
-"""The one of this process."""
+"""The one of this process that looks."""
+
+errands = Lookout()
+"""The one that does what nobody waits for."""

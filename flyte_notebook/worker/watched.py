@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.trace import TraceRecorder
+from flyte_notebook.worker.sighting import errands
 from flyte_notebook.worker.witness import REST_S, Witness
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ DENSE_FOR_S = 1.0
 MOVING_BYTES = 1 << 20
 COUNTERS_EVERY_S = 0.05
 KILL_AGAIN_S = 0.005
+ALARM_AFTER_S = 0.03
+"""How long an attempt must have run for the kernel to be asked to call: most are over before."""
 LEAVE_BYTES = 96 << 20
 """Up to so much memory is nothing to wait for; the kernel takes it back within milliseconds."""
 LEAVE_BOUND_S = 0.5
@@ -73,6 +76,7 @@ class Watched:
         self._recorder = TraceRecorder(first_interval_s=DENSE_S)
         self._interval_s = DENSE_S
         self._counters_due_s = 0.0
+        self._alarm_set = False
         self._ends: dict[Tripped, float] = {}
         self._baseline_bytes = self._ready_after_s = None
 
@@ -155,6 +159,9 @@ class Watched:
             if now >= end_s:
                 self.trip(reason)
         self._witness.look(now, used)
+        if not self._alarm_set and now - self.started_s > ALARM_AFTER_S and self._witness.sees:
+            self._alarm_set = True
+            errands.ask(self._group.set_alarm)
         self._interval_s = self._next_interval_s(now, used, moved=moved)
         wait_s = min(self._interval_s, self._group.poll_interval_s or SPARSE_S)
         if self._tripped is not None:

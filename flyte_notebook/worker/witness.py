@@ -131,7 +131,7 @@ class Witness:
             self._forgot_s = now
         self._asked_s = now
         self._pending = Sighting(self._pid, self._reader, forget=forget, change_bytes=change_bytes, oldest=oldest)
-        lookout.ask(self._pending)
+        lookout.ask(self._pending.run)
 
     def _wait(self, bound_s: float) -> bool:
         """Wait until nothing is asked any more; whether that came to be."""
