@@ -54,6 +54,8 @@ _BOUNDS: Final[dict[str | None, tuple[_Timeout, str, TerminationReason]]] = {
     "max_queued_time": (MaxQueuedTimeExceededError, "QUEUED_TIMEOUT_EXCEEDED", "max_queued_time"),
     "deadline": (DeadlineExceededError, "DEADLINE_EXCEEDED", "deadline"),
 }
+_ENDED: Final = frozenset({"memory", "machine_memory", "max_runtime", "deadline", "stopped", "signalled"})
+"""Reasons for which no exception says where the task was."""
 _NOT_READY: Final = frozenset({"queued", "starting"})
 
 
@@ -102,7 +104,7 @@ def diagnose(job: Job, report: WorkerReport, *, unpickle: Callable[[bytes], Any]
         if differing is not None:
             error, sentence = differing
             note = "; ".join(filter(None, [sentence, note]))
-    worker = getattr(error, "worker", None)
+    worker, lines = getattr(error, "worker", None), _lines(report, verdict.reason)
     failure = Failure(
         error=error,
         kind=str(getattr(error, "kind", "user")),
@@ -118,8 +120,8 @@ def diagnose(job: Job, report: WorkerReport, *, unpickle: Callable[[bytes], Any]
         max_attempts=job.max_attempts + verdict.retried_as_system_failure,
         limits=job.limits,
         report=report,
-        line=_line(raised),
-        lines=() if raised is None else raised.lines,
+        line=lines[-1] if lines else None,
+        lines=lines,
         traceback="" if raised is None else raised.traceback,
         output_tail=report.output_tail,
         inputs=job.inputs,
@@ -153,7 +155,7 @@ def _verdict(job: Job, report: WorkerReport, original: BaseException | None) -> 
     if report.tripped == "memory" or report.oom_kills or killed_by_machine:
         return _out_of_memory(job, report)
     if report.raised is not None and original is not None:
-        return _raised(report.raised, original)
+        return _raised(report, report.raised, original)
     return _lost(job, report)
 
 
@@ -182,7 +184,8 @@ def _memory_headline(limit_bytes: int | None, report: WorkerReport, *, machine: 
     if report.answer is not None and report.oom_kills:
         why = "when the machine ran out of memory" if machine else f"at the limit of {limit}"
         return f"a process that it started was killed{_by(report)} {why}; the task itself ended well"
-    killed = f"was killed{_by(report)} {format_duration(report.ran_s)} in{_while(report)}{_on_line(report.raised)}"
+    where = _on_line(report, "machine_memory" if machine else "memory")
+    killed = f"was killed{_by(report)} {format_duration(report.ran_s)} in{_while(report)}{where}"
     if machine:
         own = "" if limit_bytes is None else f" of {limit}"
         return f"the machine ran out of memory, not the task's own limit{own}; {killed}"
@@ -221,7 +224,7 @@ def _timed_out(job: Job, report: WorkerReport) -> _Verdict:
     return _Verdict(
         error=error_class(message),
         reason=reason,
-        headline=headline + _on_line(report.raised),
+        headline=headline + _on_line(report, reason),
         recoverable=reason != "deadline",
         wire_code=wire_code,
         suggestions=suggestions,
@@ -236,7 +239,7 @@ def _stopped(job: Job, report: WorkerReport) -> _Verdict:
         reason="stopped",
         headline="was stopped before it started"
         if waiting
-        else f"was stopped {format_duration(report.ran_s)} in{_while(report)}",
+        else f"was stopped {format_duration(report.ran_s)} in{_while(report)}{_on_line(report, 'stopped')}",
         recoverable=False,
     )
 
@@ -252,7 +255,7 @@ def _never_fits(job: Job, report: WorkerReport) -> _Verdict:
     )
 
 
-def _raised(raised: Raised, original: BaseException) -> _Verdict:
+def _raised(report: WorkerReport, raised: Raised, original: BaseException) -> _Verdict:
     """Decide on an exception of user code; a class of ``flyte.errors`` arrives as itself, any other as a user error."""
     what = f"{raised.type_name}: {raised.message}" if raised.message else raised.type_name
     headline = f"raised {_one_line(what)}"
@@ -271,7 +274,7 @@ def _raised(raised: Raised, original: BaseException) -> _Verdict:
     return _Verdict(
         error=error or RuntimeUserError(code, message, _worker_of(original)),
         reason="raised",
-        headline=headline + _on_line(raised),
+        headline=headline + _on_line(report, "raised"),
         recoverable=raised.recoverable and recoverable(original),
     )
 
@@ -309,7 +312,7 @@ def _lost(job: Job, report: WorkerReport) -> _Verdict:
         reason, headline = "worker_lost", f"was lost {after}: {_one_line(report.tripped_detail)}"
     elif report.signal is not None:
         message = _pod_failed(job, _SIGNAL_STATUS + report.signal, "Error")
-        reason, headline = "signalled", f"was ended by {_signal_words(report)} {after}"
+        reason, headline = "signalled", f"was ended by {_signal_words(report)} {after}{_on_line(report, 'signalled')}"
     elif report.exit_status is not None:
         why = "Error" if report.exit_status else "Completed"
         message = _pod_failed(job, report.exit_status, why)
@@ -372,13 +375,17 @@ def _of(seconds: float | None) -> str:
     return "" if seconds is None else f" of {format_duration(seconds)}"
 
 
-def _line(raised: Raised | None) -> SourceLine | None:
-    return raised.lines[-1] if raised is not None and raised.lines else None
+def _lines(report: WorkerReport, reason: TerminationReason) -> tuple[SourceLine, ...]:
+    """Return the user's lines, the failing one last: those of the exception, else where an ended attempt was seen."""
+    if report.raised is not None:
+        return report.raised.lines
+    seen = report.last_line
+    return seen.stack if seen is not None and reason in _ENDED and report.answer is None else ()
 
 
-def _on_line(raised: Raised | None) -> str:
-    line = _line(raised)
-    return "" if line is None else f", on line {line.number}: `{_one_line(line.text)}`"
+def _on_line(report: WorkerReport, reason: TerminationReason) -> str:
+    text = "".join(f", on line {line.number}: `{_one_line(line.text)}`" for line in _lines(report, reason)[-1:])
+    return text.removesuffix(": ``")  # the text of a line is not always known
 
 
 def _one_line(text: str, characters: int = 160) -> str:

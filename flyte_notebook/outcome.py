@@ -81,6 +81,27 @@ class Raised:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LastLine:
+    """Where the user's code stood when it was last seen.
+
+    ``stack`` are the user's lines, outermost first. ``how`` is ``"stopped"`` when it was read right before the attempt
+    was killed by us, else ``"sampled"``: then it was seen ``age_s`` seconds before the end, or a little less.
+    """
+
+    stack: tuple[SourceLine, ...]
+    age_s: float = 0.0
+    how: Literal["stopped", "sampled"] = "sampled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """What memory changed by while a line was executing, by samples some milliseconds apart; it may be negative."""
+
+    line: SourceLine
+    grew_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReport:
     """Bare facts about one attempt; what they mean is decided in `flyte_notebook.diagnosis`.
 
@@ -89,7 +110,8 @@ class WorkerReport:
     ``limit_reached`` whether the group itself was at its limit: a kill without it was the machine running short.
     ``returning`` names the output being serialised when the attempt ended. ``queued_for_s`` is the wait for admission;
     ``duration_s`` counts from the start of the process, of which ``ready_after_s`` passed before it was ready,
-    ``None`` if it never was.
+    ``None`` if it never was. ``last_line`` is where the user's code was seen last, ``None`` when it was never seen;
+    ``grew`` the lines with the largest changes of memory, the largest first; ``no_line`` says why no line can be seen.
     """
 
     answer: bytes | None = None
@@ -109,6 +131,9 @@ class WorkerReport:
     queued_for_s: float = 0.0
     duration_s: float = 0.0
     ready_after_s: float | None = None
+    last_line: LastLine | None = None
+    grew: tuple[Growth, ...] = ()
+    no_line: str = ""
 
     @property
     def ran_s(self) -> float:
@@ -210,6 +235,11 @@ class Failure:
             "line": None
             if self.line is None
             else {"file": self.line.file, "number": self.line.number, "text": self.line.text},
+            "line_seen": self._line_seen(),
+            "grew": [
+                {"file": grew.line.file, "number": grew.line.number, "text": grew.line.text, "bytes": grew.grew_bytes}
+                for grew in self.report.grew
+            ],
             "traceback": self.traceback,
             "output_tail": self.output_tail,
             "inputs": [
@@ -219,6 +249,12 @@ class Failure:
                 {"sentence": item.sentence, "memory_bytes": item.limits.memory_bytes} for item in self.suggestions
             ],
         }
+
+    def _line_seen(self) -> dict[str, Any] | None:
+        seen = self.report.last_line
+        if seen is None or self.line is None or self.report.raised is not None:
+            return None
+        return {"how": seen.how, "before_end_s": seen.age_s}
 
     def to_json(self) -> str:
         """Return `to_dict` as JSON."""

@@ -17,7 +17,7 @@ from flyte_notebook import errors
 from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.job import InputFact, Job
 from flyte_notebook.limits import Enforcement, Limits
-from flyte_notebook.outcome import Failure, Raised, RefusedAllocation, SourceLine, Success, WorkerReport
+from flyte_notebook.outcome import Failure, LastLine, Raised, RefusedAllocation, SourceLine, Success, WorkerReport
 from flyte_notebook.trace import MemoryTrace
 
 if TYPE_CHECKING:
@@ -213,6 +213,43 @@ def test_the_first_reason_stands() -> None:
     after = {"signal": 9, "oom_kills": 1, "limit_reached": True, "raised": RAISED, "answer": b"late"}
     assert "max_runtime" == _failed(replace(RUNNING, tripped="max_runtime", **after)).reason
     assert "stopped" == _failed(replace(RUNNING, tripped="stopped", **after)).reason
+
+
+@pytest.mark.parametrize(
+    ("headline", "changes"),
+    [
+        ("was killed by the kernel 0.21 s in, on line 3: `y = int(x)`", {"oom_kills": 1, "limit_reached": True}),
+        ("was killed by the kernel 0.21 s in, on line 3: `y = int(x)`", {"oom_kills": 1, "limit_reached": False}),
+        ("was stopped 0.21 s in, on line 3: `y = int(x)`", {"tripped": "max_runtime"}),
+        ("counted over all attempts and their waiting, on line 3: `y = int(x)`", {"tripped": "deadline"}),
+        ("was stopped 0.21 s in, on line 3: `y = int(x)`", {"tripped": "stopped"}),
+        ("counted no kill for memory) 0.21 s in, on line 3: `y = int(x)`", {"signal": 9}),
+    ],
+)
+def test_an_attempt_that_was_ended_names_the_line_it_was_seen_at(headline: str, changes: dict[str, Any]) -> None:
+    """For a kill, a timeout or a stop the failure's line is where the user's code was seen last, with its callers."""
+    stack = (SourceLine(file="In [1]", number=9, text="f(x)"), LINE)
+    failure = _failed(replace(RUNNING, last_line=LastLine(stack=stack, age_s=0.004), **changes))
+    assert failure.headline.endswith(headline)
+    assert (LINE, stack) == (failure.line, failure.lines)
+    assert {"how": "sampled", "before_end_s": 0.004} == failure.to_dict()["line_seen"]
+
+
+@pytest.mark.parametrize("changes", [{"raised": RAISED}, {"raised": RAISED, "oom_kills": 1, "limit_reached": True}])
+def test_the_line_of_an_exception_goes_before_the_one_that_was_seen(changes: dict[str, Any]) -> None:
+    """Where an exception says on which line, what samples saw before says nothing."""
+    other = LastLine(stack=(SourceLine(file="In [1]", number=1, text="import x"),))
+    failure = _failed(replace(RUNNING, last_line=other, **changes))
+    assert LINE == failure.line
+    assert failure.to_dict()["line_seen"] is None
+
+
+def test_a_line_whose_text_is_not_known_is_named_by_its_number() -> None:
+    """A file that cannot be read gives a number without text, and one that was not seen gives nothing."""
+    stack = (SourceLine(file="gone.py", number=7, text=""),)
+    assert _failed(replace(OOM, last_line=LastLine(stack=stack))).headline.endswith("0.21 s in, on line 7")
+    failure = _failed(replace(RUNNING, exit_status=3, last_line=LastLine(stack=stack)))
+    assert failure.line is None
 
 
 def test_a_stopped_action_was_aborted() -> None:

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flyte_notebook.engine import seen
 from flyte_notebook.engine.link import SupervisorError
 from flyte_notebook.engine.pump import Pump
 from flyte_notebook.outcome import Raised, WorkerReport
@@ -46,7 +47,7 @@ THREAD_COUNT_VARIABLES = (
 
 _BOOT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[2]); "
-    "from flyte_notebook.worker.child import main; main(sys.argv[1:2])"
+    "from flyte_notebook.worker.child import begin; begin(sys.argv[1:2])"
 )
 
 Call = dict[str, Any]
@@ -343,6 +344,9 @@ class AttemptInWorker:
             output_tail=tail,
             duration_s=facts.get("duration_s", duration_s),
             ready_after_s=facts.get("ready_after_s"),
+            last_line=seen.last_line(facts),
+            grew=seen.grew(facts),
+            no_line=facts.get("no_line", ""),
         )
 
 

@@ -12,14 +12,15 @@ from flyte_notebook.job import Job, Surroundings
 
 if TYPE_CHECKING:
     from flyte_notebook.engine.link import SupervisorLink
+    from flyte_notebook.outcome import WorkerReport
 
 
 class CanaryError(RuntimeError):
     """No isolated worker could be started; the text says why."""
 
 
-async def run_canary(entry: str, link: SupervisorLink) -> int | None:
-    """Run a job that answers with its pid, in a fresh interpreter; return the bytes that one holds before any code.
+async def run_canary(entry: str, link: SupervisorLink) -> WorkerReport:
+    """Run a job that answers with its pid, in a fresh interpreter; return what was seen of that one.
 
     Raises `CanaryError` when there is no answer, or the pid is ours.
     """
@@ -30,7 +31,7 @@ async def run_canary(entry: str, link: SupervisorLink) -> int | None:
     if report.answer is None or int(report.answer) == os.getpid():
         words = report.output_tail or report.tripped_detail or f"exit status {report.exit_status}"
         raise CanaryError(f"no isolated worker could be started, so nothing is run: {words}")
-    return report.trace.baseline_bytes
+    return report
 
 
 async def _no_call(_request: dict[str, Any]) -> dict[str, Any]:

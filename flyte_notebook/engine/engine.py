@@ -74,6 +74,9 @@ class Engine:
         self.history = history
         self._on_failure = on_failure
         self.baseline_bytes: int | None = None
+        """What a worker holds before any code, known when proven."""
+        self.no_line = ""
+        """Why the line that a task stands at cannot be seen; empty when it can."""
         self._canary = canary
         self._max_processes = max_processes
         self._loop = asyncio.new_event_loop()
@@ -112,9 +115,10 @@ class Engine:
 
     async def _prove(self) -> None:
         try:
-            self.baseline_bytes = await run_canary(self._canary, self._link)
+            report = await run_canary(self._canary, self._link)
         except CanaryError as error:
             raise EngineError(str(error)) from error
+        self.baseline_bytes, self.no_line = report.trace.baseline_bytes, report.no_line
 
     def wait_until_proven(self, timeout_s: float = START_BOUND_S) -> None:
         """Wait for the canary. Thread-safe. Raises `EngineError` when isolation does not work here."""

@@ -52,6 +52,10 @@ class TaskGroup(Protocol):
     poll_interval_s: float | None
     """How often `sample` must be called for the limit to hold; ``None`` where the kernel holds it."""
 
+    alarm: int | None
+    """Descriptor that can be read when usage comes near the limit, once it is set; ``None`` where the kernel does not
+    tell that."""
+
     doors: tuple[str, ...]
     """Files to which a process writes "0" in order to join; none where nothing has to be written."""
 
@@ -72,6 +76,9 @@ class TaskGroup(Protocol):
 
     def sample(self) -> int:
         """Return the bytes the task uses now, page cache excluded. Cheap enough for every 5 ms. Never raises."""
+
+    def set_alarm(self) -> None:
+        """Have the kernel tell by `alarm`. Takes some 50 ms, so it is for a thread, beside all else. Never raises."""
 
     def exceeded(self) -> bool:
         """Whether the last sample shows a limit that nobody but us enforces (watchdog) to be passed."""

@@ -72,6 +72,7 @@ class WatchdogGroup:
     """One attempt: a set of processes that grows as they start others."""
 
     doors: tuple[str, ...] = ()
+    alarm: int | None = None
 
     def __init__(self, name: str, limits: Limits, table: Table, dealer: affinity.Cpus) -> None:
         self._name = name
@@ -126,6 +127,9 @@ class WatchdogGroup:
         self._seen = frozenset(used)
         self._judge(quick_bytes)
         return quick_bytes
+
+    def set_alarm(self) -> None:
+        """Do nothing: nobody tells."""
 
     def exceeded(self) -> bool:
         """Whether the last sample was above the limit, for certain."""

@@ -89,7 +89,9 @@ class Renderer:
         for file, name in {(old.file, new.file) for old, new in zip(failure.lines, lines, strict=True)}:
             traceback = traceback.replace(f'"{file}"', f'"{name}"')
         line = None if failure.line is None else self._named([failure.line])[0]
-        return dataclasses.replace(failure, lines=lines, line=line, traceback=traceback)
+        grew = tuple(dataclasses.replace(grew, line=self._named([grew.line])[0]) for grew in failure.report.grew)
+        report = dataclasses.replace(failure.report, grew=grew)
+        return dataclasses.replace(failure, lines=lines, line=line, traceback=traceback, report=report)
 
     def _named(self, lines: Iterable[SourceLine]) -> tuple[SourceLine, ...]:
         """Name cells as their numbers do, where the kernel calls them by the paths of files that do not exist."""

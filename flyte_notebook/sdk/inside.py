@@ -15,7 +15,7 @@ from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk import celltask, seam, tasks
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.spooled import spooled
-from flyte_notebook.worker import child, context, named_pickles, pickling, protocol
+from flyte_notebook.worker import child, context, layout, named_pickles, pickling, protocol
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -70,7 +70,9 @@ def _watched(task: Any) -> tuple[Any, list[BaseException]]:
     async def watched(*args: Any, **kwargs: Any) -> Any:
         context.stage("running")
         try:
-            result = await execute_task(*args, **kwargs)
+            coroutine = execute_task(*args, **kwargs)
+            with layout.running(coroutine):
+                result = await coroutine
         except BaseException as error:
             raised.append(_as_raised(error))
             raise

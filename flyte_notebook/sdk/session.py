@@ -281,7 +281,7 @@ def surroundings() -> Surroundings:
 def _origin_of(failure: Failure, run: Run) -> Failure:
     """Return the failure that the user is to see: that of the attempt which the error came from.
 
-    A killed attempt has no lines of its own; those of the callers that let its error through say where it came up.
+    The lines of the callers that let its error through say where it came up, before its own.
     """
     origin = run.failure_of(failure.worker) if failure.reason == "raised" and failure.worker else None
     if origin is None or origin is failure:

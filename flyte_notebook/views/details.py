@@ -76,12 +76,19 @@ def _rows(failure: Failure) -> Iterator[tuple[str, str]]:
     if report.ready_after_s is not None:
         yield "worker ready after", format_duration(report.ready_after_s)
     yield "ran", format_duration(report.ran_s)
+    yield from _endings(failure)
+
+
+def _endings(failure: Failure) -> Iterator[tuple[str, str]]:
+    report = failure.report
     if report.exit_status is not None:
         yield "exit status", str(report.exit_status)
     if report.signal is not None:
         yield "signal", str(report.signal)
     if report.oom_kills:
         yield "kills for memory", f"{report.oom_kills}, counted by the kernel in this attempt's own group"
+    if report.no_line:
+        yield "line at the end", f"cannot be seen: {report.no_line}"
 
 
 def _inputs(failure: Failure) -> str:

@@ -18,11 +18,15 @@ from flyte_notebook.views.lines import chart_words, lines_of
 from flyte_notebook.views.markup import NO_MATH, code_block, folded, line, with_code
 from flyte_notebook.views.style import STYLE
 from flyte_notebook.views.text import (
+    GREW_TITLE,
+    GREW_WORDS,
     SUGGESTIONS,
     clean,
     codes,
     frame_words,
+    grew_rows,
     limit_words,
+    lines_title,
     memory_words,
     shown_frames,
 )
@@ -79,6 +83,7 @@ def failure_html(failure: Failure, *, story: Story = (), reruns: Sequence[str] =
         _reruns(reruns),
         _source(failure),
         _memory(failure, story if picture else ()),
+        _grew(failure),
         _advice(failure),
         _message(failure),
         folded("Last output", clean(failure.output_tail, OUTPUT_CHARACTERS, keep="tail")),
@@ -182,7 +187,24 @@ def _source(failure: Failure) -> str:
         return ""
     # A block element ends its own line; a newline after it would leave an empty one.
     listing = "\n".join(rows).replace("</mark>\n", "</mark>")
-    return f'<div><h4>Your lines</h4><pre aria-label="Your lines, the failing one marked">{listing}</pre></div>'
+    title = line(lines_title(failure))
+    seen = "" if failure.report.raised is not None or failure.report.last_line is None else title.partition("; ")[2]
+    how = f'<div class="fnb-soft">{seen[0].upper()}{seen[1:]}.</div>' if seen else ""
+    return f'<div><h4>Your lines</h4><pre aria-label="{title}">{listing}</pre>{how}</div>'
+
+
+def _grew(failure: Failure) -> str:
+    """Return the lines that memory grew on as a table, how exact that is below it."""
+    rows = "".join(
+        f"<tr><td>{line(size)}</td><td><bdi>{line(place)}</bdi></td><td><code>{line(text)}</code></td></tr>"
+        for size, place, text in grew_rows(failure)
+    )
+    if not rows:
+        return ""
+    return (
+        f'<div class="fnb-grew"><h4>{GREW_TITLE}</h4><table><tbody>{rows}</tbody></table>'
+        f'<div class="fnb-soft">{GREW_WORDS[0].upper()}{GREW_WORDS[1:]}.</div></div>'
+    )
 
 
 def _message(failure: Failure) -> str:

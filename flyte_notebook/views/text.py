@@ -20,6 +20,10 @@ LAST_FRAMES: Final = 9
 OUTPUT_LINES: Final = 12
 MESSAGE_LINES: Final = 20
 SUGGESTIONS: Final = 5
+GREW: Final = 8
+GREW_TITLE: Final = "Lines that memory grew on"
+GREW_WORDS: Final = "by samples 2 to 20 ms apart: quick changes may count to a neighbouring line"
+SMALLEST_AGE_S: Final = 0.001
 
 # CSI, OSC (ended by BEL or ST, or by the line's end when it was cut), and the two-character escapes of ECMA-48.
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[ -/]*[0-~])|\x9b[0-?]*[ -/]*[@-~]")
@@ -72,7 +76,10 @@ def failure_text(failure: Failure) -> str:
         parts.append(f"          {bar}")
     parts.append(f"  limits  {limit_words(failure)}")
     if failure.lines:
-        parts += ["", "Your lines, the failing one marked:", *source_lines(failure)]
+        parts += ["", f"{lines_title(failure)}:", *source_lines(failure)]
+    grew = grew_rows(failure)
+    if grew:
+        parts += ["", f"{GREW_TITLE}, {GREW_WORDS}:", *(f"  {size:>12}  {place}  {text}" for size, place, text in grew)]
     message = clean(failure.message, 2_000).strip()
     if message and message not in failure.headline:
         parts += ["", "Message:", *(f"  {line}" for line in _middle_cut(message.split("\n")))]
@@ -143,6 +150,29 @@ def shown_frames(failure: Failure) -> list[tuple[SourceLine, bool] | int]:
     if left_out > 0:
         frames[FIRST_FRAMES:-LAST_FRAMES] = [left_out]
     return frames
+
+
+def lines_title(failure: Failure) -> str:
+    """Return what stands above the user's lines: how the marked one is known, when no exception says it."""
+    title, seen = "Your lines, the failing one marked", failure.report.last_line
+    if seen is None or failure.line is None or failure.report.raised is not None:
+        return title
+    if seen.how == "stopped":
+        return "Your lines; where it stood when it was stopped is marked"
+    if seen.age_s < SMALLEST_AGE_S:
+        return "Your lines; where it was seen less than 1 ms before the end is marked"
+    before = f"{seen.age_s * 1000:.0f} ms" if seen.age_s < 1 else format_duration(seen.age_s)
+    return f"Your lines; where it was last seen, {before} before the end, is marked"
+
+
+def grew_rows(failure: Failure) -> list[tuple[str, str, str]]:
+    """Return the lines that memory grew on: by how much, where, and their text; those that gave back come last."""
+    rows = []
+    for grew in sorted(failure.report.grew, key=lambda grew: grew.grew_bytes, reverse=True)[:GREW]:
+        line, sign = grew.line, "+" if grew.grew_bytes > 0 else "−"  # noqa: RUF001 - a minus sign
+        size = f"{sign}{format_memory(abs(grew.grew_bytes))}"
+        rows.append((size, f"{clean_line(line.file, 120)}, line {line.number}", clean_line(line.text, 120)))
+    return rows
 
 
 def source_lines(failure: Failure) -> list[str]:

@@ -22,7 +22,7 @@ import types
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.worker import context, protocol
+from flyte_notebook.worker import context, handover, protocol
 from flyte_notebook.worker.raised import describe, with_pickled
 
 if TYPE_CHECKING:
@@ -83,6 +83,12 @@ channel: Channel | None = None
 
 directory = ""
 """Where large messages to the kernel go, as files."""
+
+
+def begin(arguments: list[str]) -> None:
+    """Entry of a fresh interpreter: let the supervisor see where it stands, then as `main`."""
+    handover.hand_over_fresh()
+    main(arguments)
 
 
 def main(arguments: list[str]) -> None:

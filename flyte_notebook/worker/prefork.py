@@ -38,7 +38,7 @@ from typing import Any
 
 from flyte_notebook.limiters import control_groups
 from flyte_notebook.limiters.base import ATTEMPT_VARIABLE
-from flyte_notebook.worker import child, own_pages, protocol
+from flyte_notebook.worker import child, handover, own_pages, protocol
 from flyte_notebook.worker.likeness import ATTEMPT_NAME_BYTES
 
 CONTROL_FD = 3
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> None:
     libc.prctl(16, was_called)  # PR_GET_NAME
     libc.prctl(PR_SET_NAME, SERVER_NAME)
     try:
-        runs = _prepare(settings)
+        runs, layout = _prepare(settings)
     except Exception as error:  # whatever it is: then each worker gets an interpreter of its own
         protocol.send_control(control, {"kind": "unfit", "why": str(error) or repr(error)})
         os._exit(0)
@@ -85,13 +85,13 @@ def main(arguments: list[str]) -> None:
     # From here on this is a worker.
     own_pages.make_own(runs)
     os.close(hold)
-    order, fds = _stand_ready(spare, settings["supervisor_pid"])
+    order, fds = _stand_ready(spare, settings["supervisor_pid"], layout)
     _become(order, fds, was_called.value, settings["after_fork"])
     child.main([order["entry"]])
 
 
-def _prepare(settings: dict[str, Any]) -> tuple[own_pages.Run, ...]:
-    """Import, and leave one thread. Raises `UnfitError`, or what an import raised."""
+def _prepare(settings: dict[str, Any]) -> tuple[tuple[own_pages.Run, ...], dict[str, Any]]:
+    """Import, and leave one thread; return pages and layout. Raises `UnfitError`, or what an import raised."""
     reason = own_pages.reason_against()
     if reason:
         raise UnfitError(reason)
@@ -110,10 +110,11 @@ def _prepare(settings: dict[str, Any]) -> tuple[own_pages.Run, ...]:
         if time.monotonic() > until_s:
             raise UnfitError("an import leaves a thread running, and a process with threads cannot be forked safely")
         time.sleep(0.001)
+    layout = handover.layout_message()  # the same in each worker, whose interpreter lies where this one does
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # go-betweens end without a trace
-    return own_pages.inherited()
+    return own_pages.inherited(), layout
 
 
 def _foreign_module() -> str:
@@ -172,14 +173,14 @@ def _go_between(message: dict[str, Any], spare: socket.socket) -> int:
     os._exit(0)
 
 
-def _stand_ready(sock: socket.socket, supervisor_pid: int) -> tuple[dict[str, Any], list[int]]:
+def _stand_ready(sock: socket.socket, supervisor_pid: int, layout: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     """Become a process of its own, wait for an attempt, and return it with its descriptors."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()  # an interrupt of the notebook's process group must not reach it
     _depend_on(supervisor_pid)
     ctypes.CDLL(None).prctl(PR_SET_NAME, SPARE_NAME)
     try:
-        protocol.send_control(sock, {"kind": "ready", "pid": os.getpid()})
+        handover.send(sock, {"kind": "ready", "pid": os.getpid(), **layout})
         reader = protocol.ControlReader(sock)
         while not (orders := reader.read()):
             pass

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 CHANNEL_FD = 3
 """Where a worker finds its end of the channel."""
 
+STACK_FD = 4
+"""Where a fresh interpreter finds the socket on which it hands over what its stacks are read through."""
+
 INLINE_BYTES = 1 << 20
 """A payload above this travels as a file in the session directory, so that nobody holds it twice."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import linecache
-import os
-import sysconfig
 import traceback
 from typing import TYPE_CHECKING
 
@@ -15,6 +13,7 @@ from flyte_notebook.outcome import Raised, SourceLine
 from flyte_notebook.stand_in import WorkerTraceback
 from flyte_notebook.worker import pickling
 from flyte_notebook.worker.allocation import refused_allocation
+from flyte_notebook.worker.userfiles import is_user_file
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -23,8 +22,6 @@ MAX_TRACEBACK_CHARS = 200_000
 MAX_PICKLED_BYTES = 8 << 20
 MAX_LINES = 50
 MAX_CAUSES = 8
-
-_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def describe(error: BaseException) -> Raised:
@@ -110,15 +107,7 @@ def is_user_frame(frame: FrameType) -> bool:
     if filename.startswith(("<string", "<stdin")):
         # What a program made with exec, unless it is the program: ``python -c``. Named tuples are made so, for example.
         return bool(frame.f_globals.get("__name__") == "__main__")
-    if filename.startswith("<") and not filename.startswith(("<ipython", "<cell")):
-        return False
-    installed = f"{os.sep}site-packages{os.sep}" in filename or f"{os.sep}dist-packages{os.sep}" in filename
-    return not installed and not filename.startswith((_HERE, *_installed()))
-
-
-def _installed() -> tuple[str, ...]:
-    paths = sysconfig.get_paths()
-    return tuple(paths[key] + os.sep for key in ("stdlib", "platstdlib", "purelib", "platlib"))
+    return is_user_file(filename)
 
 
 def _recoverable(error: BaseException) -> bool:

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 
 from flyte_notebook.limiters import machine
 from flyte_notebook.limits import Limits
-from flyte_notebook.worker import protocol
+from flyte_notebook.worker import handover, protocol
 from flyte_notebook.worker.forkserver import Server
 from flyte_notebook.worker.watched import Watched
+from flyte_notebook.worker.witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -275,9 +276,10 @@ class Spares:
         except protocol.ChannelClosedError:
             self._lose(spare, "a worker that stood ready ended")
             return
-        for message, _ in messages:
+        for message, fds in messages:
+            reader, why = handover.received(message, fds)
             if message["kind"] == "ready":
-                spare.watched = Watched(message["pid"], spare.group, Limits())
+                spare.watched = Watched(message["pid"], spare.group, Limits(), Witness(message["pid"], reader, why))
                 spare.group.attach(message["pid"])
                 self._failures = 0
                 if not self._proven:

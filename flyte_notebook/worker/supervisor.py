@@ -31,9 +31,10 @@ from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.limiters import selection
 from flyte_notebook.limits import Limits
-from flyte_notebook.worker import protocol
+from flyte_notebook.worker import handover, protocol
 from flyte_notebook.worker.spares import Spares
 from flyte_notebook.worker.watched import Watched
+from flyte_notebook.worker.witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,11 +89,11 @@ class Supervisor:
         finally:
             self._clean_up()
 
-    def listen(self, sock: socket.socket, callback: Callable[[], None]) -> None:
-        """Call when there is something to read on a socket."""
+    def listen(self, sock: socket.socket | int, callback: Callable[[], None]) -> None:
+        """Call when there is something to read on a socket or descriptor."""
         self._selector.register(sock, selectors.EVENT_READ, callback)
 
-    def ignore(self, sock: socket.socket) -> None:
+    def ignore(self, sock: socket.socket | int) -> None:
         """Call no more."""
         self._selector.unregister(sock)
 
@@ -138,10 +139,14 @@ class Supervisor:
     def _spawn(self, message: dict[str, Any], fds: list[int]) -> None:
         limits = Limits(memory_bytes=message["memory_bytes"], cpu_cores=message["cpu_cores"])
         group: TaskGroup | None = None
+        stacks = theirs = None
         try:
+            stacks, theirs = socket.socketpair()
             group = self._limiter.group(message["name"], limits)
-            pid = self._fork(message, fds, group)
+            pid = self._fork(message, [*fds, theirs.fileno()] if fds else [], group)
         except OSError as error:
+            if stacks is not None:
+                stacks.close()
             if group is not None:
                 with contextlib.suppress(OSError):
                     group.remove()
@@ -150,11 +155,36 @@ class Supervisor:
         finally:
             for fd in fds:
                 os.close(fd)
+            if theirs is not None:
+                theirs.close()
         group.attach(pid)
-        self._watch(message, Watched(pid, group, limits))
+        witness = Witness(pid, why="its memory was not handed over")
+        self._watch(message, Watched(pid, group, limits, witness))
+        self._expect_stacks(stacks, witness)
+
+    def _expect_stacks(self, sock: socket.socket, witness: Witness) -> None:
+        """Wait for a fresh interpreter to hand over what its stacks are read through; its end ends that, too."""
+        reader = protocol.ControlReader(sock)
+
+        def read() -> None:
+            try:
+                messages = reader.read()
+            except protocol.ChannelClosedError:
+                messages = []
+            else:
+                if not messages:
+                    return  # not whole yet
+            for message, fds in messages:
+                witness.give(*handover.received(message, fds))
+            self.ignore(sock)
+            sock.close()
+
+        self.listen(sock, read)
 
     def _watch(self, message: dict[str, Any], watched: Watched) -> None:
         self._watched[message["id"]] = watched
+        if watched.alarm is not None:
+            self.listen(watched.alarm, lambda: _alarmed(watched))
         self._tell({"kind": "spawned", "id": message["id"], "pid": watched.pid})
 
     def _fork(self, message: dict[str, Any], fds: list[int], group: TaskGroup) -> int:
@@ -171,7 +201,7 @@ class Supervisor:
             opened.pop_all()
         if pid == 0:
             try:
-                self._become_worker(message, [null, fds[1], fds[2], fds[0]], group)
+                self._become_worker(message, [null, fds[1], fds[2], fds[0], fds[3]], group)
             except BaseException as error:
                 with contextlib.suppress(OSError):
                     os.write(error_write, str(error).encode(errors="replace")[:4096])
@@ -198,7 +228,7 @@ class Supervisor:
         group.enter()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
-        # Out of the way of 0..3 first, so that no dup2 overwrites a descriptor that is still needed.
+        # Out of the way of 0..4 first, so that no dup2 overwrites a descriptor that is still needed.
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_FREE_FD) for fd in fds]
         for target, fd in enumerate(high):
             os.dup2(fd, target)
@@ -223,7 +253,7 @@ class Supervisor:
             if watched.over:
                 del self._watched[number]
                 self._tell({"kind": "ended", "id": number, **watched.facts()})
-                watched.release()
+                self._release(watched)
         self._look_at_leaving(now)
         if self._spares.due_s <= now:
             self._spares.tick(now)
@@ -233,12 +263,17 @@ class Supervisor:
             usage = {str(number): watched.usage_bytes for number, watched in self._watched.items()}
             self._tell({"kind": "usage", "usage": usage})
 
+    def _release(self, watched: Watched) -> None:
+        if watched.alarm is not None:
+            self.ignore(watched.alarm)
+        watched.release()
+
     def _look_at_leaving(self, now: float) -> None:
         for watched in [watched for watched in self._leaving if watched.due_s <= now]:
             watched.look(now)
             if watched.over:
                 self._leaving.remove(watched)
-                watched.release()
+                self._release(watched)
 
     def _reap(self) -> None:
         """Collect the dead: workers, spares, the server, and orphans of workers, which fell to us."""
@@ -271,11 +306,18 @@ class Supervisor:
                 watched.look(now)
                 if watched.over:
                     del self._watched[number]
-                    watched.release()
+                    self._release(watched)
             self._look_at_leaving(now)
             time.sleep(0.002)
         self._limiter.close()
         shutil.rmtree(self._session_dir, ignore_errors=True)
+
+
+def _alarmed(watched: Watched) -> None:
+    if watched.alarm is not None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(watched.alarm)
+        watched.due_s = 0.0
 
 
 def _drain(wake: socket.socket) -> None:

@@ -9,20 +9,30 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.trace import TraceRecorder
+from flyte_notebook.worker.sighting import errands
+from flyte_notebook.worker.witness import REST_S, Witness
 
 if TYPE_CHECKING:
-    from flyte_notebook.limiters.base import TaskGroup
+    from flyte_notebook.limiters.base import Counters, TaskGroup
     from flyte_notebook.limits import Limits
     from flyte_notebook.outcome import Tripped
 
 DENSE_S = 0.005
 """Between samples in the first second, and while memory moves."""
+FASTEST_S = 0.002
+"""While memory moves and lines are seen: what grew is charged to the line that is seen next."""
+COST_SHARE = 15
+"""A look is followed by so many times its own duration without one."""
+GROWTH_BYTES_PER_S = 4 << 30
+"""No task writes to fresh pages faster than this."""
 SPARSE_S = 0.25
 """Between samples of a task whose memory stands still."""
 DENSE_FOR_S = 1.0
 MOVING_BYTES = 1 << 20
 COUNTERS_EVERY_S = 0.05
 KILL_AGAIN_S = 0.005
+ALARM_AFTER_S = 0.03
+"""How long an attempt must have run for the kernel to be asked to call: most are over before."""
 LEAVE_BYTES = 96 << 20
 """Up to so much memory is nothing to wait for; the kernel takes it back within milliseconds."""
 LEAVE_BOUND_S = 0.5
@@ -37,8 +47,9 @@ class Watched:
     ``pid`` is ``None`` where no process is known: then only the group has to become empty.
     """
 
-    def __init__(self, pid: int | None, group: TaskGroup, limits: Limits) -> None:
+    def __init__(self, pid: int | None, group: TaskGroup, limits: Limits, witness: Witness | None = None) -> None:
         self.pid = pid
+        self._witness = witness or Witness(pid)
         self.over = False
         self._group = group
         self._tripped: Tripped | None = None
@@ -55,6 +66,7 @@ class Watched:
         # A short attempt may be over before the kernel says that it is ready.
         self._baseline_bytes = self._group.sample()
         self._ready_after_s = 0.0
+        self._witness.begin(self._baseline_bytes)
 
     def begin(self, limits: Limits) -> None:
         """Start the clock and the trace of an attempt under these limits."""
@@ -64,8 +76,14 @@ class Watched:
         self._recorder = TraceRecorder(first_interval_s=DENSE_S)
         self._interval_s = DENSE_S
         self._counters_due_s = 0.0
+        self._alarm_set = False
         self._ends: dict[Tripped, float] = {}
         self._baseline_bytes = self._ready_after_s = None
+
+    @property
+    def alarm(self) -> int | None:
+        """Descriptor that can be read when it is high time to look."""
+        return self._group.alarm
 
     def arm(self, max_runtime_s: float | None, deadline_in_s: float | None) -> None:
         """Start the clocks: the worker is ready. What it uses now is the baseline."""
@@ -81,8 +99,11 @@ class Watched:
 
     def trip(self, reason: Tripped) -> None:
         """End the attempt for a reason; the first one stands."""
+        now = time.monotonic()
         if self._wait_status is None and self._tripped is None:
             self._tripped = reason
+            self._witness.stand(now, memory=reason == "memory")
+            self._witness.ended(now)
         self._kill()
         self.due_s = time.monotonic()
 
@@ -96,6 +117,8 @@ class Watched:
         """Take the exit status of the worker, as ``waitpid`` gave it."""
         self._wait_status = status
         self._ended_s = self.due_s = time.monotonic()
+        self._witness.ended(self._ended_s)
+        self._witness.close()
 
     def leave(self, status: int) -> bool:
         """Take the worker's own word that it ends now, with this status; return whether that is its end.
@@ -117,15 +140,17 @@ class Watched:
             self._finish(now)
             return
         used = self._group.sample()
-        moved = abs(used - self.usage_bytes) > MOVING_BYTES
-        self.usage_bytes = used
+        before, self.usage_bytes = self.usage_bytes, used
+        moved = abs(used - before) > MOVING_BYTES
         self._recorder.add(now - self.started_s, used)
         if self._group.exceeded():
             self.trip("memory")
-        elif now >= self._counters_due_s or self._near(used):
+        elif now >= self._counters_due_s or self._near(max(used, before)):
             self._counters_due_s = now + COUNTERS_EVERY_S
             if self._group.counters().oom_kills:
-                # A child may have been the victim: the attempt is over for all of them.
+                # A child may have been the victim: the attempt is over for all of them. Where the task stands now, it
+                # may have come to since.
+                self._witness.ended(now)
                 self.trip("memory")
             elif self._tripped is None and self.pid is not None and not self._group.holds(self.pid):
                 self._lost = "its process was moved out of its limits' group, so it was ended"
@@ -133,13 +158,30 @@ class Watched:
         for reason, end_s in self._ends.items():
             if now >= end_s:
                 self.trip(reason)
-        dense = moved or now - self.started_s < DENSE_FOR_S
-        self._interval_s = DENSE_S if dense else min(SPARSE_S, self._interval_s * 1.5)
+        self._witness.look(now, used)
+        if not self._alarm_set and now - self.started_s > ALARM_AFTER_S and self._witness.sees:
+            self._alarm_set = True
+            errands.ask(self._group.set_alarm)
+        self._interval_s = self._next_interval_s(now, used, moved=moved)
         wait_s = min(self._interval_s, self._group.poll_interval_s or SPARSE_S)
         if self._tripped is not None:
             self._kill()
             wait_s = KILL_AGAIN_S
         self.due_s = min([now + wait_s, *(end for end in self._ends.values() if end > now)])
+
+    def _next_interval_s(self, now: float, used: int, *, moved: bool) -> float:
+        """Return when to look again: soon while memory moves, in time for an allocation that would reach the limit."""
+        if not self._witness.sees:
+            dense = moved or now - self.started_s < DENSE_FOR_S
+            return DENSE_S if dense else min(SPARSE_S, self._interval_s * 1.5)
+        if moved:
+            return max(FASTEST_S, COST_SHARE * self._witness.cost_s)
+        longest_s = DENSE_S if now - self.started_s < DENSE_FOR_S else REST_S
+        limit_bytes = self._limits.memory_bytes
+        if limit_bytes is not None:
+            in_time_s = (limit_bytes - used) / GROWTH_BYTES_PER_S / 2
+            longest_s = min(longest_s, max(DENSE_S, in_time_s))
+        return min(longest_s, max(self._interval_s, FASTEST_S) * 1.5)
 
     def _near(self, used: int) -> bool:
         limit = self._limits.memory_bytes
@@ -179,9 +221,15 @@ class Watched:
             "peak_bytes": counters.peak_bytes if exact else highest,
             "peak_source": counters.peak_source if exact else "samples",
             "page_cache_bytes": counters.page_cache_bytes,
+            **self._witness.facts(self._ended_s or time.monotonic(), reached_bytes=self._reached_bytes(counters)),
         }
+
+    def _reached_bytes(self, counters: Counters) -> int | None:
+        """Return what it used when the kernel killed it for its limit; ``None`` if it did not."""
+        return self._limits.memory_bytes if counters.oom_kills and counters.limit_reached else None
 
     def release(self) -> None:
         """Remove the group of an attempt that is over."""
+        self._witness.close()
         with contextlib.suppress(OSError):
             self._group.remove()

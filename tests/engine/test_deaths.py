@@ -200,13 +200,14 @@ def test_an_exception_passes_through_a_parent() -> None:
 
 
 def test_an_oom_that_passes_through_a_parent_shows_where_it_came_up() -> None:
-    """The failure that the user sees is the child's, with the lines of the parent that awaited it."""
+    """The failure that the user sees is the child's, its line after the lines of the parent that awaited it."""
     error = error_of(call_allocate, 600)
     assert flyte.errors.OOMError is type(error)
     assert "memory" == error.failure.reason
     assert "deaths.allocate" == error.failure.task_name
-    assert error.failure.line is None
-    assert ["return await allocate.aio(mebibytes)"] == [line.text for line in error.failure.lines]
+    assert "return len(bytearray(mebibytes << 20))" == error.failure.line.text
+    texts = [line.text for line in error.failure.lines]
+    assert ["return await allocate.aio(mebibytes)", "return len(bytearray(mebibytes << 20))"] == texts
 
 
 def test_memory_error_of_python_is_told_apart() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from flyte_notebook.job import InputFact
 from flyte_notebook.limits import Enforcement, Limits
-from flyte_notebook.outcome import Failure, SourceLine, Suggestion, WorkerReport
+from flyte_notebook.outcome import Failure, Growth, LastLine, SourceLine, Suggestion, WorkerReport
 from flyte_notebook.trace import MemoryTrace
 
 MI = 2**20
@@ -45,6 +45,19 @@ OOM = Failure(
     suggestions=(Suggestion(sentence="Try 500Mi, twice the limit.", limits=Limits(memory_bytes=500 * MI)),),
 )
 
+SEEN = replace(
+    OOM,
+    report=replace(
+        OOM.report,
+        last_line=LastLine(stack=LINES, age_s=0.0042, how="sampled"),
+        grew=(
+            Growth(line=LINES[1], grew_bytes=180 * MI),
+            Growth(line=SourceLine(file="In [3]", number=5, text="del old"), grew_bytes=-20 * MI),
+            Growth(line=LINES[0], grew_bytes=10 * MI),
+        ),
+    ),
+)
+
 NASTY = (
     "</pre></section><script>alert(1)</script><img src=x onerror='alert(2)'>\"&'"
     "\x1b[31mred\x1b[0m\x00\x08\x9b1m\udcff\u202e"
@@ -74,6 +87,9 @@ def hostile(text: str) -> Failure:
             OOM.report,
             output_tail=text,
             enforcement=Enforcement(hints=(text,) * 500),
+            last_line=LastLine(stack=(line,)),
+            grew=(Growth(line=line, grew_bytes=2**62),) * 500,
+            no_line=text,
             trace=MemoryTrace(peak_bytes=2**62, peak_source=text),
         ),
     )

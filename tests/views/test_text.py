@@ -6,10 +6,10 @@ import time
 from dataclasses import replace
 
 import pytest
-from failures import LINES, NASTY, OOM, hostile
+from failures import LINES, NASTY, OOM, SEEN, hostile
 
 from flyte_notebook.limits import Limits
-from flyte_notebook.outcome import SourceLine
+from flyte_notebook.outcome import LastLine, SourceLine
 from flyte_notebook.trace import MemoryTrace
 from flyte_notebook.views.html import failure_html
 from flyte_notebook.views.text import clean, clean_line, failure_text, short_traceback
@@ -57,6 +57,36 @@ def test_the_short_traceback_is_the_users_lines_and_the_error() -> None:
     ]
     assert expected == short_traceback(OOM)
     assert [f"OOMError: {OOM.headline}"] == short_traceback(replace(OOM, lines=(), line=None))
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        (LastLine(stack=LINES, how="stopped"), "where it stood when it was stopped is marked"),
+        (LastLine(stack=LINES, age_s=0.0042), "where it was last seen, 4 ms before the end, is marked"),
+        (LastLine(stack=LINES, age_s=0.0), "where it was seen less than 1 ms before the end is marked"),
+        (LastLine(stack=LINES, age_s=2.5), "where it was last seen, 2.5 s before the end, is marked"),
+    ],
+)
+def test_how_a_line_is_known_stands_above_it(seen: LastLine, words: str) -> None:
+    """A line that no exception told is said to be read before a stop, or when it was last seen."""
+    failure = replace(SEEN, report=replace(SEEN.report, last_line=seen))
+    assert f"\nYour lines; {words}:\n  In [3], line 12, in pipeline\n" in failure_text(failure)
+    assert words in failure_html(failure)
+
+
+def test_the_lines_that_memory_grew_on_stand_with_how_exact_that_is() -> None:
+    """Most first, what gave memory back last, and that samples some milliseconds apart are behind it."""
+    expected = """\
+Lines that memory grew on, by samples 2 to 20 ms apart: quick changes may count to a neighbouring line:
+      +180 MiB  In [3], line 4  return [0] * 10**9
+       +10 MiB  In [3], line 12  total = load(frame)
+       −20 MiB  In [3], line 5  del old
+"""  # noqa: RUF001 - a minus sign
+    assert expected in failure_text(SEEN)
+    html = failure_html(SEEN)
+    assert "<td>+180 MiB</td><td><bdi>In [3], line 4</bdi></td><td><code>return [0] * 10**9</code></td>" in html
+    assert "Lines that memory grew on" not in failure_html(OOM)
 
 
 def test_a_line_without_frames_is_shown() -> None:
