@@ -69,7 +69,7 @@ check: $(VENV)/.lint $(VENV)/.test $(VENV)/.package
 
 ## bench: run each benchmark
 .PHONY: bench
-bench: $(VENV)/.test $(VENV)/.package
+bench: $(VENV)/.test $(VENV)/.bench $(VENV)/.package
 	@shopt -s nullglob; found=(benchmarks/bench_*.py); \
 	((0 < $${#found[@]})) || { echo "benchmarks/ holds no bench_*.py" >&2; exit 1; }; \
 	for file in "$${found[@]}"; do echo "== $$file"; "$(BIN)/python" "$$file" $(ARGS); done
@@ -116,6 +116,15 @@ build/dist/.wheel: $(SOURCES) | $(VENV)/.made
 # One stamp for each extra of pyproject.toml, made anew when versions there change.
 $(VENV)/.lab $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.made pyproject.toml | build/dist/.wheel
 	"$(BIN)/pip" install --quiet "$$(cat build/dist/.wheel)[$*]"
+	@touch $@
+
+# The pools that benchmarks stand beside. Not each of them has a wheel for each Python and each machine: what cannot be
+# installed is a line in a table, so without the extra as a whole they are tried one by one.
+$(VENV)/.bench: $(VENV)/.made pyproject.toml | build/dist/.wheel
+	@"$(BIN)/pip" install --quiet "$$(cat build/dist/.wheel)[bench]" || \
+	    sed -n '/^bench = \[/,/^\]/s/^ *"\(.*\)",.*/\1/p' pyproject.toml | while read -r pool; do \
+	        "$(BIN)/pip" install --quiet "$$pool" </dev/null || echo "not installed: $$pool" >&2; \
+	    done
 	@touch $@
 
 # The package alone, again after each change of its sources: the version is the same, so pip must be told.
