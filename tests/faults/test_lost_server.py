@@ -17,6 +17,7 @@ import pytest
 from programs import until
 
 import flyte_notebook as fn
+from flyte_notebook.limiters.control_groups import own
 
 if TYPE_CHECKING:
     from flyte_notebook.sdk.session import Session
@@ -30,6 +31,7 @@ pytestmark = [
 ]
 
 TASKS = 24
+LIMIT_BYTES = 250 << 20
 LOADED = "flyte_notebook.worker.prefork"
 """Loaded in what was forked, and never in a fresh interpreter."""
 
@@ -66,6 +68,18 @@ def server(session: Session) -> int:
     """Return the pid of the server, when it is there."""
     until(lambda: len(children(session, "fnb-server")) == 1)
     return children(session, "fnb-server")[0]
+
+
+def taken(session: Session) -> set[int]:
+    """Return the pids of those that were given an attempt: their group has its limit."""
+    own_group = own("memory")
+    assert own_group is not None
+    found: set[int] = set()
+    for group in Path(own_group[0], session.engine._link.session).glob("fnb-spare-*"):
+        with contextlib.suppress(OSError):
+            if int((group / "memory.limit_in_bytes").read_text()) == LIMIT_BYTES:
+                found |= {int(pid) for pid in (group / "cgroup.procs").read_text().split()}
+    return found
 
 
 def test_a_server_killed_in_the_middle_of_a_gather_costs_no_task(session: Session) -> None:
@@ -112,6 +126,30 @@ def test_spares_killed_while_they_are_taken_cost_no_task(session: Session) -> No
     finally:
         over.set()
         killer.join()
+    assert flyte.run(doubled, 4).outputs()[0] == 8
+
+
+@pytest.mark.cgroup_v1
+def test_a_spare_killed_when_it_was_taken_is_replaced(session: Session) -> None:
+    """Between the order and its first word nothing of the task has run: the attempt is given a fresh interpreter."""
+    until(lambda: len(children(session, "fnb-spare")) >= 2)
+    time.sleep(0.2)
+    spares = children(session, "fnb-spare")
+    for pid in spares:
+        os.kill(pid, signal.SIGSTOP)  # so that it takes its order and says nothing
+    found: list[bool] = []
+    run = threading.Thread(target=lambda: found.append(flyte.run(forked).outputs()[0]))
+    run.start()
+    until(lambda: taken(session))
+    (hit,) = taken(session)
+    os.kill(hit, signal.SIGKILL)
+    run.join(30)
+    for pid in spares:
+        if pid != hit:
+            os.kill(pid, signal.SIGCONT)
+    assert [False] == found
+    assert fn.last_run is not None
+    assert 1 == len(fn.last_run.actions[0].attempts)
     assert flyte.run(doubled, 4).outputs()[0] == 8
 
 
