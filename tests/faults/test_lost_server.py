@@ -121,10 +121,13 @@ def test_those_that_are_killed_in_the_middle_of_a_gather_cost_no_task(
     """
     assert session.engine.workers().forked
     with hunted(session, name, every_s=every_s, most=most) as killed:
-        assert [2 * number for number in range(TASKS)] == flyte.run(all_doubled, TASKS).outputs()[0]
+        for _ in range(20):  # none may stand ready at the moment of a look
+            assert [2 * number for number in range(TASKS)] == flyte.run(all_doubled, TASKS).outputs()[0]
+            assert fn.last_run is not None
+            assert all(len(action.attempts) == 1 for action in fn.last_run.actions)
+            if killed:
+                break
     assert killed
-    assert fn.last_run is not None
-    assert all(len(action.attempts) == 1 for action in fn.last_run.actions)
     assert flyte.run(doubled, 4).outputs()[0] == 8
 
 
