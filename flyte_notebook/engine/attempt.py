@@ -118,6 +118,11 @@ class AttemptInWorker:
         """What the attempt uses, as last heard."""
         return self._handle.usage_bytes if self._handle is not None else 0
 
+    def killed_before_it_began(self, report: WorkerReport) -> bool:
+        """Whether somebody killed the worker before it was ready: not a limit, not the machine, not we ourselves."""
+        ours = self._stopped or report.tripped is not None or report.oom_kills or report.machine_short
+        return self.ready_s is None and report.signal == signal.SIGKILL and not ours
+
     def stop(self) -> None:
         """Have the attempt killed; its report then says ``stopped``."""
         self._stopped = True

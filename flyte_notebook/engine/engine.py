@@ -303,19 +303,23 @@ class Engine:
                 tripped=tripped, tripped_detail=detail, queued_for_s=queued_for_s, enforcement=self._link.enforcement
             )
         await asyncio.shield(self._probe)
+        report = await self._supervise(living, origin)
+        if living.worker is not None and living.worker.killed_before_it_began(report):
+            report = await self._supervise(living, origin, fresh=True)  # nothing of the task has run
+        return replace(report, queued_for_s=queued_for_s)
 
+    async def _supervise(self, living: Living, origin: Origin, *, fresh: bool = False) -> WorkerReport:
         async def call(request: dict[str, Any]) -> dict[str, Any]:
             return await self._nested(living, request, origin)
 
         try:
             await self._ensure_supervisor()
-            living.worker = AttemptInWorker(living.job, origin, self._link, call)
+            living.worker = AttemptInWorker(living.job, origin, self._link, call, fresh=fresh)
             if living.stop.is_set():
                 living.worker.stop()
-            report = await living.worker.run()
+            return await living.worker.run()
         except (OSError, SupervisorError) as error:
-            report = self._not_run(error)
-        return replace(report, queued_for_s=queued_for_s)
+            return self._not_run(error)
 
     def _not_run(self, error: object) -> WorkerReport:
         """Return the facts of an attempt that our own side could not run: no descriptors, no disk, no supervisor."""

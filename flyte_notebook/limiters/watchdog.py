@@ -30,6 +30,9 @@ GROWTH_BYTES_PER_S = 4 << 30
 """No task writes to fresh or shared pages faster than this; so far from the limit nothing needs to be looked at."""
 LOOK_SHARE = 4
 """An exact look is followed by at least so many times its own duration without one."""
+LOOK_BOUND_S = 0.1
+"""So long an exact look may take beside `LOOK_S_PER_BYTE`; one that takes longer waits for processes that fork."""
+LOOK_S_PER_BYTE = 20e-6 / (1 << 20)
 IDLE_LOOK_SHARE = 50
 IDLE_LOOK_S = 0.25
 STOP_PASSES = 200
@@ -190,12 +193,16 @@ class WatchdogGroup:
         if now < self._look_again_s or not (wanted or accused):
             self._over = False  # not proven
             return used_bytes
+        exact_bytes = _exact_bytes(members, bound_s=LOOK_BOUND_S + LOOK_S_PER_BYTE * quick_bytes)
+        if exact_bytes is None:
+            self._over = False
+            self._look_again_s = time.monotonic() + LOOK_SHARE * (time.monotonic() - now)
+            return used_bytes
         self._seen = seen
-        used_bytes = sum(_exact_or_quick_bytes(member) for member in members)
-        self._twice_bytes = max(0, quick_bytes - used_bytes)
-        self._judge(used_bytes)
-        self._plan(used_bytes, quick_bytes, cost_s=time.monotonic() - now)
-        return used_bytes
+        self._twice_bytes = max(0, quick_bytes - exact_bytes)
+        self._judge(exact_bytes)
+        self._plan(exact_bytes, quick_bytes, cost_s=time.monotonic() - now)
+        return exact_bytes
 
     def _plan(self, used_bytes: int, quick_bytes: int, *, cost_s: float) -> None:
         """Say when the next exact look may be, and by when it must be."""
@@ -212,9 +219,19 @@ class WatchdogGroup:
         self._was_over = self._was_over or self._over
 
 
-def _exact_or_quick_bytes(member: Member) -> int:
-    exact_bytes = member.exact_bytes()
-    return (member.quick_bytes() or 0) if exact_bytes is None else exact_bytes
+def _exact_bytes(members: Sequence[Member], *, bound_s: float) -> int | None:
+    """Return the exact sum, or ``None`` when it takes longer than that: the clocks of the attempts must not wait.
+
+    The kernel lets nobody look into a process that is just being copied, and a fork bomb consists of those.
+    """
+    until_s = time.monotonic() + bound_s
+    used_bytes = 0
+    for member in members:
+        exact_bytes = member.exact_bytes()
+        used_bytes += (member.quick_bytes() or 0) if exact_bytes is None else exact_bytes
+        if time.monotonic() > until_s:
+            return None
+    return used_bytes
 
 
 def process_table(session: str) -> LinuxProcesses | PsutilProcesses:

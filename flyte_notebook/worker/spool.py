@@ -22,13 +22,12 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from flyte_notebook.worker.protocol import INLINE_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from typing_extensions import Buffer
-
-INLINE_BYTES = 1 << 20
-"""Up to this many bytes are kept in memory; more go to a file."""
 
 APART_BYTES = 1 << 20
 """Buffers of at least this size stand apart from the pickle."""

@@ -13,7 +13,8 @@ from flyte_notebook.cells import returned
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues, bind
 from flyte_notebook.cells.values import RESULT, Kept, Output, write_outputs
 from flyte_notebook.worker import pickling
-from flyte_notebook.worker.spool import INLINE_BYTES, SpoolError
+from flyte_notebook.worker.protocol import INLINE_BYTES
+from flyte_notebook.worker.spool import SpoolError
 
 if TYPE_CHECKING:
     from pathlib import Path

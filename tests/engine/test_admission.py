@@ -73,7 +73,7 @@ async def beside(path: str) -> list[bool]:
 
 flyte.init()
 with fn.enable():
-    print("FACTS", json.dumps(flyte.run(BODY).outputs()[0]))
+    print("FACTS " + json.dumps(flyte.run(BODY).outputs()[0]))
 """
 
 env = flyte.TaskEnvironment(name="admission", resources=flyte.Resources(cpu=1, memory="200Mi"))

@@ -50,7 +50,7 @@ print("ready", flush=True)
 try:
     flyte.run({call})
 except KeyboardInterrupt as error:
-    print("interrupted", type(error.__cause__).__name__, flush=True)
+    print("interrupted " + type(error.__cause__).__name__, flush=True)  # one write: a log line may come between two
 print("after", flush=True)
 fn.disable()
 """
@@ -135,7 +135,7 @@ def test_a_killed_supervisor_ends_the_tasks_and_the_next_run_works(script) -> No
         "pid = session.engine.supervisor_pid\n"
         "threading.Timer(2.0, os.kill, (pid, signal.SIGKILL)).start()\n"
         "try:\n    flyte.run(parent)\n"
-        "except flyte.errors.RuntimeSystemError as error:\n    print('lost', error.code, error, flush=True)\n"
+        "except flyte.errors.RuntimeSystemError as error:\n    print(f'lost {error.code} {error}', flush=True)\n"
         "assert flyte.run(sleeper, 0).outputs()[0] == 0\n"
         "assert session.engine.supervisor_pid != pid\n"
         "fn.disable()\nprint('done', flush=True)\n"

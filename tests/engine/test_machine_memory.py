@@ -74,7 +74,7 @@ with fn.enable():
     facts = BODY
     assert held[-1] == 99_999
     assert open("/proc/self/oom_score_adj").read() == before
-print("FACTS", json.dumps(facts))
+print("FACTS " + json.dumps(facts))
 """
 
 

@@ -263,7 +263,7 @@ def test_a_deadline_ends_them(session: Session) -> None:
     finally:
         session.system_retries = 0
     assert fn.errors.DeadlineExceededError is type(error)
-    assert 2 <= len(outcomes()) < 100
+    assert 2 <= len(outcomes()) < 1_000  # 20 ms each, where nothing else runs
 
 
 def test_a_stop_ends_them(session: Session) -> None:

@@ -17,8 +17,11 @@ import pytest
 from programs import until
 
 import flyte_notebook as fn
+from flyte_notebook.limiters.control_groups import own
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from flyte_notebook.sdk.session import Session
 
 pytestmark = [
@@ -30,6 +33,7 @@ pytestmark = [
 ]
 
 TASKS = 24
+LIMIT_BYTES = 250 << 20
 LOADED = "flyte_notebook.worker.prefork"
 """Loaded in what was forked, and never in a fresh interpreter."""
 
@@ -68,50 +72,86 @@ def server(session: Session) -> int:
     return children(session, "fnb-server")[0]
 
 
-def test_a_server_killed_in_the_middle_of_a_gather_costs_no_task(session: Session) -> None:
-    """SIGKILL of the server, and of each that follows it, while tasks wait for workers: all of them get one."""
-    assert session.engine.workers().forked
-    killed: list[int] = []
+def taken(session: Session) -> set[int]:
+    """Return the pids of those that were given an attempt: their group has its limit."""
+    own_group = own("memory")
+    assert own_group is not None
+    found: set[int] = set()
+    for group in Path(own_group[0], session.engine._link.session).glob("fnb-spare-*"):
+        with contextlib.suppress(OSError):
+            if int((group / "memory.limit_in_bytes").read_text()) == LIMIT_BYTES:
+                found |= {int(pid) for pid in (group / "cgroup.procs").read_text().split()}
+    return found
+
+
+@contextlib.contextmanager
+def hunted(session: Session, name: str, *, every_s: float, most: int) -> Iterator[list[int]]:
+    """Kill a child of that name every now and then, so many at most; give the list of those that were."""
     over = threading.Event()
+    killed: list[int] = []
 
-    def kill() -> None:
-        while not over.wait(0.25) and len(killed) < 2:
-            for pid in children(session, "fnb-server"):
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
+    def hunt() -> None:
+        while len(killed) < most and not over.wait(every_s):
+            for pid in children(session, name)[:1]:
+                with contextlib.suppress(OSError):
+                    # Stopped first, and looked at again: it may have begun with its task since it was listed.
+                    os.kill(pid, signal.SIGSTOP)
+                    if pid in children(session, name):
+                        os.kill(pid, signal.SIGKILL)
+                        killed.append(pid)
+                    else:
+                        os.kill(pid, signal.SIGCONT)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
+    hunter = threading.Thread(target=hunt)
+    hunter.start()
     try:
-        assert [2 * number for number in range(TASKS)] == flyte.run(all_doubled, TASKS).outputs()[0]
+        yield killed
     finally:
         over.set()
-        killer.join()
+        hunter.join()
+
+
+@pytest.mark.parametrize(("name", "every_s", "most"), [("fnb-server", 0.25, 2), ("fnb-spare", 0.1, 20)])
+def test_those_that_are_killed_in_the_middle_of_a_gather_cost_no_task(
+    session: Session, name: str, every_s: float, most: int
+) -> None:
+    """SIGKILL of the server, or of who stands ready, while tasks wait for workers: each gets one, at its first attempt.
+
+    One whose worker was hit before it began gets another.
+    """
+    assert session.engine.workers().forked
+    with hunted(session, name, every_s=every_s, most=most) as killed:
+        for _ in range(20):  # none may stand ready at the moment of a look
+            assert [2 * number for number in range(TASKS)] == flyte.run(all_doubled, TASKS).outputs()[0]
+            assert fn.last_run is not None
+            assert all(len(action.attempts) == 1 for action in fn.last_run.actions)
+            if killed:
+                break
     assert killed
-    assert fn.last_run is not None
-    assert all(len(action.attempts) == 1 for action in fn.last_run.actions)
     assert flyte.run(doubled, 4).outputs()[0] == 8
 
 
-def test_spares_killed_while_they_are_taken_cost_no_task(session: Session) -> None:
-    """SIGKILL of whoever stands ready, over and over: a task whose worker was hit before it began gets another."""
-    over = threading.Event()
-    killed: list[int] = []
-
-    def kill() -> None:
-        while not over.wait(0.2):
-            for pid in children(session, "fnb-spare")[:1]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-                    killed.append(pid)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        assert [2 * number for number in range(TASKS)] == flyte.run(all_doubled, TASKS).outputs()[0]
-    finally:
-        over.set()
-        killer.join()
+@pytest.mark.cgroup_v1
+def test_a_spare_killed_when_it_was_taken_is_replaced(session: Session) -> None:
+    """Between the order and its first word nothing of the task has run: the attempt is given a fresh interpreter."""
+    until(lambda: len(children(session, "fnb-spare")) >= 2)
+    time.sleep(0.2)
+    spares = children(session, "fnb-spare")
+    for pid in spares:
+        os.kill(pid, signal.SIGSTOP)  # so that it takes its order and says nothing
+    found: list[bool] = []
+    run = threading.Thread(target=lambda: found.append(flyte.run(forked).outputs()[0]))
+    run.start()
+    until(lambda: taken(session))
+    (hit,) = taken(session)
+    os.kill(hit, signal.SIGKILL)
+    run.join(30)
+    for pid in spares:
+        if pid != hit:
+            os.kill(pid, signal.SIGCONT)
+    assert [False] == found
+    assert fn.last_run is not None
+    assert 1 == len(fn.last_run.actions[0].attempts)
     assert flyte.run(doubled, 4).outputs()[0] == 8
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from programs import facts_of, until
 
-from flyte_notebook.limiters.control_groups import own
+from flyte_notebook.limiters.control_groups import clear, own
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,9 +77,11 @@ def machine() -> Iterator[Path]:
     group = Path(found[0], f"fnb-machine-{os.getpid()}")
     group.mkdir()
     (group / "pids.max").write_text(str(MACHINE_PROCESSES))
-    yield group
-    until(lambda: not (group / "cgroup.procs").read_text(), 2)
-    group.rmdir()
+    try:
+        yield group
+        until(lambda: not (group / "cgroup.procs").read_text(), 2)
+    finally:
+        clear(str(group))  # a bomb that was not ended must not go on when the test is over
 
 
 def program(task: str, *, timeout: str = "None", seconds: float = 2) -> str:

@@ -15,6 +15,7 @@ from flyte_notebook.limiters.affinity import Cpus
 from flyte_notebook.limiters.base import LimiterUnavailableError
 from flyte_notebook.limiters.cgroup_v1 import CgroupV1
 from flyte_notebook.limiters.portable import PsutilProcesses
+from flyte_notebook.limiters.processes import LinuxMember
 from flyte_notebook.limiters.watchdog import Watchdog, WatchdogGroup
 from flyte_notebook.limits import Limits
 
@@ -344,6 +345,27 @@ def test_exact_looks_are_rationed(limiter: Watchdog, children: Children) -> None
     began_s = time.process_time()
     look(group, seconds=0.6)
     assert time.process_time() - began_s < 0.2
+    end(group, child)
+
+
+def test_an_exact_look_that_hangs_is_given_up(
+    limiter: Watchdog, children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes that are just being copied let nobody look into them: no clock waits for all of a fork bomb's."""
+    exact_bytes = LinuxMember.exact_bytes
+
+    def late(member: LinuxMember) -> int | None:
+        time.sleep(0.15)
+        return exact_bytes(member)
+
+    monkeypatch.setattr(LinuxMember, "exact_bytes", late)
+    group = limiter.group("a", Limits(memory_bytes=220 * MIB))
+    child = children.start(group, "WRITES, COUNT = False, 8" + FORKS)
+    child.line()
+    began_s = time.monotonic()
+    group.sample()
+    assert time.monotonic() - began_s < 0.6  # one process, not nine
+    assert not group.exceeded()
     end(group, child)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from flyte_notebook.worker import named_pickles, pickling
-from flyte_notebook.worker.spool import APART_BYTES, INLINE_BYTES, Spool, SpoolReader, TooLargeError
+from flyte_notebook.worker.protocol import INLINE_BYTES
+from flyte_notebook.worker.spool import APART_BYTES, Spool, SpoolReader, TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
