@@ -12,11 +12,11 @@ import functools
 import os
 import threading
 import time
-from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.diagnosis import diagnose
+from flyte_notebook.engine.actions import Actions
 from flyte_notebook.engine.attempt import AttemptInWorker, Origin
 from flyte_notebook.engine.canary import CanaryError, run_canary
 from flyte_notebook.engine.link import SupervisorError, SupervisorLink
@@ -41,19 +41,10 @@ if TYPE_CHECKING:
 
 START_BOUND_S = 60.0
 CLOSE_BOUND_S = 10.0
-KEPT_ACTIONS = 20_000
 
 
 class EngineError(RuntimeError):
     """The engine could not start, or isolates nothing; the text says why."""
-
-
-@dataclass(slots=True)
-class _ActionState:
-    first_queued_s: float
-    attempts: int = 0
-    system_failures: int = 0
-    system_failures_in_a_row: int = 0
 
 
 class Engine:
@@ -82,7 +73,7 @@ class Engine:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="flyte-notebook-engine", daemon=True)
         self._living = LivingAttempts()
-        self._actions: OrderedDict[tuple[str, str], _ActionState] = OrderedDict()
+        self._actions = Actions()
         self._closed = False
 
     def _serve(self) -> None:
@@ -216,23 +207,12 @@ class Engine:
                     os.unlink(asked.payload_path)  # noqa: PTH108 - a string
 
     async def _run_attempts(self, asked: Job, origin: Origin, parent: Ticket | None) -> tuple[Job, Outcome]:
-        state = self._state(asked, time.monotonic())
+        counted = self._actions.of(asked, time.monotonic())
         while True:
-            job = replace(
-                asked,
-                attempt=state.attempts,
-                max_attempts=asked.max_attempts + state.system_failures,
-                queued_s=state.first_queued_s,
-                system_failures=state.system_failures,
-                system_failures_in_a_row=state.system_failures_in_a_row,
-            )
-            state.attempts += 1
+            job = counted.next_attempt(asked)
             outcome = await self._attempt(job, origin, parent)
-            if not isinstance(outcome, Failure) or not outcome.retried_as_system_failure:
-                state.system_failures_in_a_row = 0
+            if not counted.goes_on(outcome):
                 return job, outcome
-            state.system_failures += 1
-            state.system_failures_in_a_row += 1
 
     async def _attempt(self, job: Job, origin: Origin, parent: Ticket | None) -> Outcome:
         """Run one attempt: wait for admission, supervise, diagnose, remember."""
@@ -283,14 +263,6 @@ class Engine:
         if origin.observer is not None:
             origin.observer.ended(job, outcome)
         return outcome
-
-    def _state(self, job: Job, now_s: float) -> _ActionState:
-        key = (job.run, job.action)
-        state = self._actions.setdefault(key, _ActionState(now_s))
-        self._actions.move_to_end(key)
-        if len(self._actions) > KEPT_ACTIONS:
-            self._actions.popitem(last=False)
-        return state
 
     async def _admit_and_supervise(self, living: Living, origin: Origin) -> WorkerReport:
         if living.job.unsent:
