@@ -71,11 +71,13 @@ def _watched(task: Any) -> tuple[Any, list[BaseException]]:
         context.stage("running")
         try:
             coroutine = execute_task(*args, **kwargs)
-            with layout.running(coroutine):
-                result = await coroutine
+            layout.runs(coroutine)
+            result = await coroutine
         except BaseException as error:
             raised.append(_as_raised(error))
             raise
+        finally:
+            layout.runs(None)
         context.stage("returning")
         return result
 

@@ -93,8 +93,14 @@ def failure_text(failure: Failure) -> str:
 
 
 def short_traceback(failure: Failure) -> list[str]:
-    """Return the few lines that stand for a traceback: the user's own lines, then the error in one sentence."""
-    return [*source_lines(failure), f"{title(failure)}: {clean_line(failure.headline, 600)}"]
+    """Return the few lines that stand for a traceback: the user's own lines, then the error in one sentence.
+
+    Where no exception says the line the sentence does: lines that say no more than it are left out, and who stopped a
+    task does not want to read where.
+    """
+    said = failure.report.raised is None and (len(failure.lines) <= 1 or failure.reason == "stopped")
+    lines = [] if said else source_lines(failure)
+    return [*lines, f"{title(failure)}: {clean_line(failure.headline, 600)}"]
 
 
 def title(failure: Failure) -> str:

@@ -8,7 +8,6 @@ layout counts as known.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import struct
@@ -17,10 +16,7 @@ import sysconfig
 import threading
 import types
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from typing import Any, Final
 
 THREAD_BYTES: Final = 4096
 """Of glibc's and musl's description of a thread, in which the thread's number is looked for."""
@@ -170,14 +166,12 @@ SHAPES: Final = {
 _awaited = ctypes.c_uint64(0)
 
 
-@contextlib.contextmanager
-def running(coroutine: object) -> Iterator[None]:
-    """Say which coroutine runs the task, so that where it waits can be read while no thread is in it."""
-    _awaited.value = id(coroutine)
-    try:
-        yield
-    finally:
-        _awaited.value = 0
+def runs(coroutine: object) -> None:
+    """Say which coroutine runs the task, so that where it waits can be read while no thread is in it; ``None`` after.
+
+    No context manager: the library's way of making one sets the traceback of what was raised, and not all can be set.
+    """
+    _awaited.value = 0 if coroutine is None else id(coroutine)
 
 
 class UnknownLayoutError(Exception):

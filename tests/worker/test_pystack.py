@@ -78,8 +78,8 @@ async def inner(n):
     await asyncio.sleep(60)
 async def main():
     task = outer()
-    with layout.running(task):
-        await task
+    layout.runs(task)
+    await task
 asyncio.run(main())
 """
 
