@@ -82,8 +82,11 @@ class Scheduler:
         self._others: deque[tuple[float, int]] = deque()
         self._poll: asyncio.TimerHandle | None = None
 
-    async def admit(self, limits: Limits) -> Ticket:
-        """Wait for the right to run under these limits. Raises `NeverFitsError`; cancelling gives up the place."""
+    def admit(self, limits: Limits) -> asyncio.Future[Ticket]:
+        """Return the future right to run under these limits; it may fail with `NeverFitsError`, and this may raise it.
+
+        Who does not want it any more says so with `give_up`; setting an exception wakes who waits.
+        """
         reserve = reserve_bytes(limits)
         capacity = self._capacity_bytes()
         if reserve > capacity:
@@ -92,15 +95,19 @@ class Scheduler:
         waiter = _Waiter(reserve, self._clock())
         self._queue.append(waiter)
         self.pump()
-        try:
-            return await waiter.future
-        except asyncio.CancelledError:
-            if waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
-                self.release(waiter.future.result())
-            elif waiter in self._queue:
+        return waiter.future
+
+    def give_up(self, future: asyncio.Future[Ticket]) -> None:
+        """Take the place out of the queue, or give the ticket back if it came meanwhile. Idempotent."""
+        if future.done() and not future.cancelled() and future.exception() is None:
+            self.release(future.result())
+            return
+        for waiter in self._queue:
+            if waiter.future is future:
                 self._queue.remove(waiter)
-                self.pump()
-            raise
+                break
+        future.cancel()
+        self.pump()
 
     def release(self, ticket: Ticket) -> None:
         """Give a ticket back; idempotent."""

@@ -355,6 +355,13 @@ class AttemptInWorker:
         )
 
 
+async def parcelled(data: bytes, directory: str) -> dict[str, Any]:
+    """Return `protocol.parcel` of an answer. Raises OSError."""
+    if len(data) <= protocol.INLINE_BYTES:
+        return protocol.parcel(data, directory)
+    return await asyncio.to_thread(protocol.parcel, data, directory)
+
+
 async def _unpacked(message: dict[str, Any]) -> bytes:
     if message["path"] is None:
         return protocol.unpacked(message)  # no way through a thread, which would take as long as the rest

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import functools
 import os
 import threading
 import time
@@ -17,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.engine.actions import Actions
-from flyte_notebook.engine.attempt import AttemptInWorker, Origin
+from flyte_notebook.engine.attempt import AttemptInWorker, Origin, parcelled
 from flyte_notebook.engine.canary import CanaryError, run_canary
 from flyte_notebook.engine.link import SupervisorError, SupervisorLink
-from flyte_notebook.engine.living import LivingAttempts
+from flyte_notebook.engine.living import LivingAttempts, NotAdmittedError
 from flyte_notebook.history import Attempt, History
 from flyte_notebook.limiters import machine
 from flyte_notebook.outcome import Failure, Success, WorkerReport
 from flyte_notebook.scheduler import MAX_PROCESSES, NeverFitsError, Scheduler
-from flyte_notebook.worker import pickling, protocol
+from flyte_notebook.worker import pickling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -287,7 +286,7 @@ class Engine:
         try:
             await self._ensure_supervisor()
             living.worker = AttemptInWorker(living.job, origin, self._link, call, fresh=fresh)
-            if living.stop.is_set():
+            if living.stopped:
                 living.worker.stop()
             return await living.worker.run()
         except (OSError, SupervisorError) as error:
@@ -306,24 +305,25 @@ class Engine:
         bound_s, bound = job.queue_bound(time.monotonic())
         if bound_s <= 0:
             return bound, ""
-        admission = asyncio.ensure_future(self._scheduler.admit(job.limits))
-        stopped = asyncio.ensure_future(living.stop.wait())
-        timeout_s = bound_s if bound_s != float("inf") else None
+        place: asyncio.Future[Ticket] | None = None
+        clock: asyncio.TimerHandle | None = None
         try:
-            await asyncio.wait({admission, stopped}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if admission.done():
-                self._living.admit(living, admission.result())
-                return None, ""
-            return ("stopped" if stopped.done() else bound), ""
+            place = living.place = self._scheduler.admit(job.limits)
+            if bound_s != float("inf"):
+                clock = self._loop.call_later(bound_s, _turn_away, place, bound)
+            self._living.admit(living, await place)
+        except NotAdmittedError as refused:
+            return refused.tripped, ""
         except NeverFitsError as error:
             return "never_fits", str(error)
+        else:
+            return None, ""
         finally:
-            stopped.cancel()
-            if living.ticket is None:
-                admission.cancel()
-                await asyncio.gather(admission, return_exceptions=True)
-                if not admission.cancelled() and admission.exception() is None:
-                    self._scheduler.release(admission.result())
+            if clock is not None:
+                clock.cancel()
+            if place is not None and living.ticket is None:
+                self._scheduler.give_up(place)
+            living.place = None
 
     async def _nested(self, parent: Living, request: dict[str, Any], origin: Origin) -> dict[str, Any]:
         """Run a task that a worker called, as its sibling; return the reply for the worker."""
@@ -340,8 +340,7 @@ class Engine:
         except EngineError as error:
             return {"kind": "reply", "facts": (replace(job, payload=b""), self._not_run(error))}
         if isinstance(outcome, Success):
-            parcel = functools.partial(protocol.parcel, outcome.answer, self.directory)
-            return {"kind": "reply", "facts": None, **await asyncio.to_thread(parcel)}
+            return {"kind": "reply", "facts": None, **await parcelled(outcome.answer, self.directory)}
         # Facts travel, not the error: the parent's worker draws the same conclusion from them.
         facts = (replace(job, payload=b""), outcome.report)
         return {"kind": "reply", "facts": facts}
@@ -365,6 +364,12 @@ class Engine:
             if living.ticket is not None and living.worker is not None:
                 living.ticket.usage_bytes = living.worker.usage_bytes
         self._scheduler.reported()
+
+
+def _turn_away(place: asyncio.Future[Ticket], tripped: Tripped) -> None:
+    """Have an attempt wait no longer for its place."""
+    if not place.done():
+        place.set_exception(NotAdmittedError(tripped))
 
 
 def _without_answer(outcome: Outcome) -> Outcome:

@@ -5,7 +5,6 @@ Changed on the engine's thread only. What is marked as thread-safe may be called
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import time
@@ -16,11 +15,12 @@ from flyte_notebook.outcome import Failure
 from flyte_notebook.progress import Tally, live_attempt
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterator
 
     from flyte_notebook.engine.attempt import AttemptInWorker
     from flyte_notebook.job import Job
-    from flyte_notebook.outcome import Outcome
+    from flyte_notebook.outcome import Outcome, Tripped
     from flyte_notebook.progress import LiveAttempt, Progress
     from flyte_notebook.scheduler import Ticket
 
@@ -29,12 +29,22 @@ SHOWN_QUEUED = 8
 """How many attempts of a run stand in its `Progress`; more would be rows that nobody reads."""
 
 
+class NotAdmittedError(Exception):
+    """Why an attempt waits for admission no more: what `Tripped` says."""
+
+    def __init__(self, tripped: Tripped) -> None:
+        super().__init__(tripped)
+        self.tripped = tripped
+
+
 @dataclass(slots=True, eq=False)
 class Living:
-    """An attempt that waits for admission or runs."""
+    """An attempt that waits for admission or runs. Thousands of them may wait, so each is small."""
 
     job: Job
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    stopped: bool = False
+    place: asyncio.Future[Ticket] | None = None
+    """Where it waits for admission."""
     ticket: Ticket | None = None
     worker: AttemptInWorker | None = None
 
@@ -176,7 +186,9 @@ def _first(attempts: dict[Living, None], count: int) -> list[Living]:
 
 
 def _stop(living: Living) -> None:
-    living.stop.set()
+    living.stopped = True
+    if living.place is not None and not living.place.done():
+        living.place.set_exception(NotAdmittedError("stopped"))
     if living.worker is not None:
         living.worker.stop()
 

@@ -54,7 +54,7 @@ def opened():
     if sys.platform != "linux":
         found["descriptor"] = process.num_fds()
         return dict(found)
-    found.update(re.sub(r"\\[[0-9]+\\]", "", name) for name in targets())
+    found.update(re.sub(r"\\[[0-9]+\\]", "", name) for name in targets() if "-journal" not in name)
     return dict(found)
 
 def resident():
