@@ -165,14 +165,14 @@ def test_a_run_tells_tools_names_and_numbers_but_no_values() -> None:
     run.begin_action("a0", "t", None, Limits(memory_bytes=5_000)).attempts.append(_attempt(1))
     text = json.dumps(run.to_dict())
     assert "do not tell" not in text
-    expected = {
-        "name": "a0",
-        "task_name": "t",
-        "parent": None,
-        "memory_limit_bytes": 5_000,
-        "attempts": [{"number": 1, "worker": "r-a0-1", "error": None, "peak_bytes": 1_000, "duration_s": 0.123}],
-    }
-    assert [expected] == run.to_dict()["actions"]
+    (action,) = run.to_dict()["actions"]
+    (attempt,) = action["attempts"]
+    assert ("a0", "t", None, 5_000) == tuple(
+        action[name] for name in ("name", "task_name", "parent", "memory_limit_bytes")
+    )
+    assert (1, "r-a0-1", None, 1_000, 0.123) == tuple(
+        attempt[name] for name in ("number", "worker", "error", "peak_bytes", "duration_s")
+    )
     assert ["secret"] == run.to_dict()["outputs"]
 
 
