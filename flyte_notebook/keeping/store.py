@@ -124,7 +124,7 @@ def _read(name: object, saved_s: object, facts: object) -> Run | str:
         return run_from(json.loads(facts), saved_s=saved_s)
     except FactsError as error:
         return f"{name!r:.100}: {error}"
-    except (ValueError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         return f"{name!r:.100}: it is no JSON: {error}"
 
 
