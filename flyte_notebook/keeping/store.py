@@ -194,8 +194,8 @@ def _check(place: Path, *, create: bool) -> None:
 
 def _recognise(connection: sqlite3.Connection, place: Path, *, create: bool) -> None:
     """Make sure that the file is ours and of a version that is known here; begin it when it is new."""
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    names = ("application_id", "user_version", "page_count", "page_size")
+    application, version, pages, page = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if create and not application and not version and not tables:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -208,6 +208,8 @@ def _recognise(connection: sqlite3.Connection, place: Path, *, create: bool) -> 
         )
     elif application != APPLICATION_ID or "runs" not in tables:
         raise StoreError(f"{place} is no file of saved runs")
+    elif place.stat().st_size < pages * page:  # SQLite would read zeros for what is missing of the last page
+        raise StoreError(f"{place} is damaged or cut off; {_DELETABLE}")
 
 
 def _trim(connection: sqlite3.Connection) -> None:

@@ -27,7 +27,9 @@ CHART_BYTES: Final = 160 * 1024
 HEAD: Final = ("task", "took", "peak", "limit", "outcome")
 
 _CLASS: Final = "flyte-notebook-comparison"
-_STYLE: Final = style_of(_CLASS) + f".{_CLASS}{{--fnb-bad:var(--fnb-used)}}\n"
+_STYLE: Final = style_of(_CLASS) + (
+    f".{_CLASS}{{--fnb-bad:var(--fnb-used)}}\n.{_CLASS} .fnb-body td:nth-child(n+3){{white-space:nowrap}}\n"
+)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

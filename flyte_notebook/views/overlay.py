@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from flyte_notebook.units import format_duration, format_memory
+from flyte_notebook.units import format_memory
 from flyte_notebook.views.chart import BAD, DASHES, LEFT, SIZE, TEXT, WIDTH, Canvas
-from flyte_notebook.views.placing import text_width
 from flyte_notebook.views.text import clean_line
 
 if TYPE_CHECKING:
@@ -21,10 +20,11 @@ if TYPE_CHECKING:
 # the page inverts the picture and turns its hues back.
 COLORS: Final = ("#1d5aa6", "#b45309", "#0f766e", "#7b3fa0", "#4d7c0f", "#5b6470")
 
-ROW: Final = 16.0
+ROW: Final = 17.0
 SAMPLE: Final = 30.0
-_FIRST: Final = 46.0
-_LEAST: Final = 12  # characters of a label that stay whatever else is said
+_FIRST: Final = 44.0
+_LETTER: Final = 0.55 * SIZE  # about as wide as a letter is on average, rather too wide than too narrow
+_LEAST: Final = 12  # letters of a label that stay whatever else is said
 
 
 class Overlay(Canvas):
@@ -52,15 +52,14 @@ class Overlay(Canvas):
         else:
             self._mark((SAMPLE / 2, y), "o" if line.passed else "s", color, 5, hollow=not line.passed)
         words = f" · {key_words(line)}"
-        letters = int((WIDTH - LEFT - SAMPLE - 8) / text_width("m", SIZE)) + 1
+        letters = int((WIDTH - LEFT - SAMPLE - 8) / _LETTER)
         label = clean_line(line.label, max(letters - len(words), _LEAST))
         self._say(SAMPLE + 8, y, label + words, color=TEXT)
 
 
 def key_words(line: Line) -> str:
-    """Return how a line ended, when, and its peak of its limit."""
+    """Return how a line ended, and its peak of its limit."""
     peak = "memory not measured" if line.peak_bytes is None else format_memory(line.peak_bytes)
     least = "at least " if line.trace.peak_source == "samples" and line.peak_bytes is not None else ""
-    limit = "" if line.trace.limit_bytes is None else f" of {format_memory(line.trace.limit_bytes)}"
-    when = f" after {format_duration(line.end_s)}" if line.end_s else ""
-    return f"{line.word}{when}, {least}{peak}{limit}"
+    limit = ", no limit" if line.trace.limit_bytes is None else f" of {format_memory(line.trace.limit_bytes)}"
+    return f"{line.word}, {least}{peak}{limit}"

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 MAX_RUNS: Final = 50
 
 _CLASS: Final = "flyte-notebook-saved"
-_STYLE: Final = style_of(_CLASS) + f".{_CLASS}{{--fnb-bad:var(--fnb-used)}}\n"
+_STYLE: Final = style_of(_CLASS) + (
+    f".{_CLASS}{{--fnb-bad:var(--fnb-used)}}\n.{_CLASS} .fnb-body td:nth-child(n+4){{white-space:nowrap}}\n"
+)
 
 
 class SavedRuns(Runs):
