@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 
@@ -108,6 +109,8 @@ import sys
 sys.path.insert(0, {tests!r})
 from ran import small_run
 from flyte_notebook.keeping import save
+print(flush=True)
+sys.stdin.readline()
 for number in range({count}):
     save(small_run(f"{who}-{{number}}"), {place!r})
 """
@@ -115,26 +118,60 @@ for number in range({count}):
 
 def _writer(place: Path, who: str, count: int) -> subprocess.Popen[bytes]:
     code = WRITER.format(tests=str(Path(__file__).parent), who=who, count=count, place=str(place))
-    return subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": environ}
+    return subprocess.Popen([sys.executable, "-c", code], **pipes)
+
+
+def _go(*writers: subprocess.Popen[bytes]) -> None:
+    """Let writers begin at the same moment, once all of them have loaded what they need."""
+    for writer in writers:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write(b"\n")
+        writer.stdin.flush()
+
+
+def _ends(writer: subprocess.Popen[bytes]) -> int:
+    with writer:
+        return writer.wait(60)
 
 
 def test_two_notebooks_that_save_at_once_lose_nothing(place: Path) -> None:
     """Each of two processes adds its runs to a file that neither of them found there; every one is kept, in order."""
-    writers = [_writer(place, who, 25) for who in ("left", "right")]
-    assert [0, 0] == [writer.wait(60) for writer in writers]
+    writers = [_writer(place, who, 60) for who in ("left", "right")]
+    _go(*writers)
+    assert [0, 0] == [_ends(writer) for writer in writers]
     names = load(place).names
     for who in ("left", "right"):
-        assert [f"{who}-{number}" for number in range(25)] == [name for name in names if name.startswith(who)]
+        assert [f"{who}-{number}" for number in range(60)] == [name for name in names if name.startswith(who)]
+
+
+def test_a_second_writer_waits_for_the_first(place: Path) -> None:
+    """One that began while another was in the middle of its write is done as soon as that one is."""
+    save(small_run("one"), place)
+    with closing(sqlite3.connect(place, isolation_level=None)) as other, ThreadPoolExecutor(1) as thread:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("UPDATE runs SET saved_s = 5.0")
+        second = thread.submit(save, small_run("two"), place)
+        assert ({second}, set()) == wait([second], 0.5)[::-1]
+        other.commit()
+        assert place == second.result(10)
+    assert [5.0] == [run.saved_s for run in load(place) if run.name == "one"]
+    assert ("one", "two") == load(place).names
 
 
 def test_a_writer_that_is_killed_leaves_whole_runs(place: Path) -> None:
     """Whenever it dies, what it had saved is there, and the next one can save."""
     writer = _writer(place, "killed", 100_000)
+    _go(writer)
     while not place.exists() or place.stat().st_size < 20_000:
         assert writer.poll() is None
         time.sleep(0.01)
     writer.send_signal(signal.SIGKILL)
-    writer.wait(10)
+    _ends(writer)
     before = load(place).names
     assert [f"killed-{number}" for number in range(len(before))] == list(before) or len(before) == store.MAX_RUNS
     save(small_run("next"), place)
