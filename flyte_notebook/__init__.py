@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from flyte_notebook.history import draw_runs_with as _draw_runs_with
 
 if TYPE_CHECKING:
+    from os import PathLike
+    from pathlib import Path
     from types import ModuleType, TracebackType
     from typing import Literal
 
@@ -27,9 +29,10 @@ if TYPE_CHECKING:
     from flyte_notebook.capabilities import Doctor
     from flyte_notebook.catalogue import Explanation
     from flyte_notebook.fitting import Fit
-    from flyte_notebook.history import Action, Attempt, History, Run
+    from flyte_notebook.history import Action, Attempt, History, Run, Runs
     from flyte_notebook.outcome import Failure
     from flyte_notebook.trace import MemoryTrace
+    from flyte_notebook.views.comparison import Comparison
 
     errors: ModuleType
     runs: History
@@ -42,6 +45,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Action",
     "Attempt",
+    "Comparison",
     "Doctor",
     "Enforced",
     "Explanation",
@@ -49,6 +53,8 @@ __all__ = [
     "Fit",
     "MemoryTrace",
     "Run",
+    "Runs",
+    "compare",
     "disable",
     "doctor",
     "enable",
@@ -58,20 +64,24 @@ __all__ = [
     "last_failure",
     "last_fit",
     "last_run",
+    "load",
     "load_ipython_extension",
     "runs",
+    "save",
     "unload_ipython_extension",
 ]
 
 _HOMES = {
     "Action": "flyte_notebook.history",
     "Attempt": "flyte_notebook.history",
+    "Comparison": "flyte_notebook.views.comparison",
     "Doctor": "flyte_notebook.capabilities",
     "Explanation": "flyte_notebook.catalogue",
     "Failure": "flyte_notebook.outcome",
     "Fit": "flyte_notebook.fitting",
     "MemoryTrace": "flyte_notebook.trace",
     "Run": "flyte_notebook.history",
+    "Runs": "flyte_notebook.history",
 }
 
 
@@ -168,6 +178,41 @@ class _FitCall:
 
 
 fit = _FitCall()
+
+
+def compare(*things: Any, **named: Any) -> Comparison:  # noqa: ANN401 - runs, and what is in them
+    """Draw runs over each other, with a table: what each took, its peak, its limit, how it ended.
+
+    ``things`` are runs, actions, attempts or failures, also some that were loaded (`load`), or collections of them.
+    ``compare(before=run_a, after=run_b)`` names them. A run with many actions stands for the one with the highest peak.
+    The chart shows the last six. Raises TypeError for what cannot be compared, and ValueError for nothing at all.
+    """
+    result: Comparison = importlib.import_module("flyte_notebook.views.comparison").compared(things, named)
+    return result
+
+
+def save(run: Run, path: str | PathLike[str] | None = None) -> Path:
+    """Save a run to a file that holds up to 500 of them, 64 MiB; the oldest go. Return the file.
+
+    Without a path that is in this user's cache (``$XDG_CACHE_HOME``, else ``~/.cache``), which is safe to delete.
+    Nothing is saved unasked. What is saved are the facts: limits, memory over time, outcomes, and of a failure its
+    lines, traceback and last output; neither values of inputs and outputs nor the environment, and nothing that could
+    be executed. Notebooks may save at the same time. Raises RuntimeError where the file cannot be written or is none
+    of ours; what was in it stays.
+    """
+    result: Path = importlib.import_module("flyte_notebook.keeping").save(run, path)
+    return result
+
+
+def load(path: str | PathLike[str] | None = None) -> Runs:
+    """Return the runs that were saved to a file, the newest last; ``load()["oomer"]`` is the last of that name or task.
+
+    They can be drawn, compared and exported as any other; they have no outputs and cannot be run again. Raises
+    RuntimeError for a file that is not there, is damaged, or was written by a later version.
+    """
+    found = importlib.import_module("flyte_notebook.keeping").load(path)
+    result: Runs = importlib.import_module("flyte_notebook.views.saved").SavedRuns(found)
+    return result
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, overload
 
 from flyte_notebook.outcome import Failure
+from flyte_notebook.trace import data_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from flyte_notebook.limits import Limits
     from flyte_notebook.outcome import Outcome
     from flyte_notebook.trace import MemoryTrace
 
 KEPT_RUNS = 200
+
+FACTS_VERSION = 1
+"""Of what `Run.to_dict` returns; it grows when what stood there before means something else."""
 
 _draw: Callable[[Run], Any] | None = None
 
@@ -64,7 +71,9 @@ class Run:
     history does not keep everything that was ever returned. ``rerun_of`` is the worker whose failure was run again,
     ``None`` for a run of its own, and ``rerun_with`` what was changed for it, in a few words. ``lands``: it is a cell
     with ``%%flyte_task``, whose outputs belong in the notebook. ``apart``: no cell waited for it. ``of_fit``: it was to
-    find out whether a limit passes. ``advice`` is said of one that passed, in a few words.
+    find out whether a limit passes. ``advice`` is said of one that passed, in a few words. ``saved_s`` is
+    when it was saved, in seconds since 1970, of one that was loaded, which has no outputs and cannot be run again;
+    ``None`` of a run of this kernel.
     """
 
     name: str
@@ -79,13 +88,22 @@ class Run:
     apart: bool = False
     of_fit: bool = False
     advice: str = ""
+    saved_s: float | None = None
     _frames_gone: bool = field(default=False, repr=False)
     _by_name: dict[str, Action] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         count = f"{len(self.actions)} action{'' if len(self.actions) == 1 else 's'}"
         failed = "" if self.failure is None else f", {type(self.failure.error).__name__}"
-        return f"<Run {self.name} of {self.task_name}: {count}{failed}>"
+        saved = "" if self.saved_s is None else f", saved {self.saved_words}"
+        return f"<Run {self.name} of {self.task_name}: {count}{failed}{saved}>"
+
+    @property
+    def saved_words(self) -> str:
+        """When it was saved, in local time, to the minute; empty of a run of this kernel."""
+        if self.saved_s is None:
+            return ""
+        return datetime.fromtimestamp(self.saved_s, timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M")
 
     def action(self, name: str) -> Action | None:
         """Return the action of that name, or ``None``."""
@@ -137,15 +155,42 @@ class Run:
                     _let_frames_go(attempt.outcome.error)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the run for tools: names, limits, outcomes and peaks; no values."""
+        """Return the run for tools: names, limits, outcomes and traces, versioned; no values of inputs or outputs.
+
+        ``failures`` are those of all attempts, and ``failure`` of an attempt is its place among them. This is what is
+        saved, too.
+        """
+        failures: list[Failure] = []
+        actions = [_action_dict(action, failures) for action in self.actions]
         return {
+            "version": FACTS_VERSION,
             "name": self.name,
             "task_name": self.task_name,
             "cached": self.cached,
+            "rerun_of": self.rerun_of,
+            "rerun_with": self.rerun_with,
+            "lands": self.lands,
+            "apart": self.apart,
+            "of_fit": self.of_fit,
+            "advice": self.advice,
             "failure": None if self.failure is None else self.failure.to_dict(),
             "outputs": sorted(self.outputs),
-            "actions": [_action_dict(action) for action in self.actions],
+            "actions": actions,
+            "failures": [failure.to_dict() for failure in failures],
         }
+
+    def to_json(self) -> str:
+        """Return `to_dict` as JSON."""
+        return json.dumps(self.to_dict())
+
+    def to_pandas(self) -> Any:  # noqa: ANN401 - pandas is the user's, not a dependency
+        """Return a ``pandas.DataFrame`` with a row for each attempt; ``attempt.trace.to_pandas()`` has its samples.
+
+        Raises ModuleNotFoundError where there is no pandas.
+        """
+        rows = [_row(self, action, attempt) for action in self.actions for attempt in action.attempts]
+        columns = {name: [row[place] for row in rows] for place, name in enumerate(_COLUMNS)}
+        return data_frame(columns, whole=[name for name in _COLUMNS if name.endswith("_bytes")])
 
     def figure(self) -> Any:  # noqa: ANN401 - a matplotlib Figure; its library is loaded on the floor above
         """Return a ``matplotlib.figure.Figure``: memory over time of one action's attempts, or the peaks of many.
@@ -155,6 +200,41 @@ class Run:
         if _draw is None:
             raise RuntimeError("nothing here can draw a run; `import flyte_notebook` first")
         return _draw(self)
+
+
+class Runs(Sequence[Run]):
+    """Some runs, in order. ``runs[0]`` is the first; ``runs["oomer"]`` the last of that name, of run or of task."""
+
+    def __init__(self, runs: Iterable[Run] = ()) -> None:
+        self._runs = tuple(runs)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the runs."""
+        return tuple(run.name for run in self._runs)
+
+    @overload
+    def __getitem__(self, which: int | str) -> Run: ...
+
+    @overload
+    def __getitem__(self, which: slice) -> Runs: ...
+
+    def __getitem__(self, which: int | str | slice) -> Run | Runs:
+        if isinstance(which, slice):
+            return type(self)(self._runs[which])
+        if isinstance(which, int):
+            return self._runs[which]
+        for run in reversed(self._runs):
+            if which in {run.name, run.task_name}:
+                return run
+        known = ", ".join(dict.fromkeys(run.task_name for run in reversed(self._runs))) or "no runs at all"
+        raise LookupError(f"no run or task is called {which!r} here; there are {known[:300]}")
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} run{'' if len(self) == 1 else 's'}: {', '.join(self.names[-10:])}>"
 
 
 class History:
@@ -245,20 +325,46 @@ def _let_frames_go(error: BaseException) -> None:
         chain += [link for link in (one.__cause__, one.__context__) if link is not None and id(link) not in known]
 
 
-def _action_dict(action: Action) -> dict[str, Any]:
+_COLUMNS = (
+    *("run", "action", "task_name", "parent", "attempt", "worker", "error", "code"),
+    *("memory_limit_bytes", "peak_bytes", "peak_source", "baseline_bytes", "duration_s"),
+)
+
+
+def _row(run: Run, action: Action, attempt: Attempt) -> tuple[Any, ...]:
+    failure, trace = attempt.outcome, attempt.trace
+    return (
+        *(run.name, action.name, action.task_name, action.parent, attempt.number, attempt.worker),
+        *((type(failure.error).__name__, failure.code) if isinstance(failure, Failure) else (None, None)),
+        *(attempt.limits.memory_bytes, trace.peak_bytes, trace.peak_source, trace.baseline_bytes, attempt.duration_s),
+    )
+
+
+def _action_dict(action: Action, failures: list[Failure]) -> dict[str, Any]:
     return {
         "name": action.name,
         "task_name": action.task_name,
         "parent": action.parent,
         "memory_limit_bytes": action.limits.memory_bytes,
-        "attempts": [
-            {
-                "number": attempt.number,
-                "worker": attempt.worker,
-                "error": type(attempt.outcome.error).__name__ if isinstance(attempt.outcome, Failure) else None,
-                "peak_bytes": attempt.trace.peak_bytes,
-                "duration_s": round(attempt.duration_s, 3),
-            }
-            for attempt in action.attempts
-        ],
+        "limits": action.limits.to_dict(),
+        "attempts": [_attempt_dict(attempt, failures) for attempt in action.attempts],
+    }
+
+
+def _attempt_dict(attempt: Attempt, failures: list[Failure]) -> dict[str, Any]:
+    outcome, place = attempt.outcome, None
+    if isinstance(outcome, Failure):
+        place = next((at for at, known in enumerate(failures) if known is outcome), len(failures))
+        failures += [outcome] if place == len(failures) else []
+    return {
+        "number": attempt.number,
+        "worker": attempt.worker,
+        "error": type(outcome.error).__name__ if isinstance(outcome, Failure) else None,
+        "failure": place,
+        "peak_bytes": attempt.trace.peak_bytes,
+        "duration_s": round(attempt.duration_s, 3),
+        "queued_for_s": round(outcome.report.queued_for_s, 3),
+        "limits": attempt.limits.to_dict(),
+        "memory": attempt.trace.to_dict(),
+        "enforcement": outcome.report.enforcement.to_dict(),
     }

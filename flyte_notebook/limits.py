@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,10 @@ class Limits:
     max_queued_time_s: float | None = None
     deadline_s: float | None = None
     max_inline_io_bytes: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the bounds by their names, ready for JSON."""
+        return asdict(self)
 
 
 MemoryMechanism = Literal["cgroup_v2", "cgroup_v1", "watchdog", "none"]
@@ -57,6 +61,10 @@ class Enforcement:
             "watchdog": "polled every 5 ms, may overshoot by about 100 MiB",
             "none": "not enforced",
         }[self.memory]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the mechanisms and the hints, ready for JSON."""
+        return {"memory": self.memory, "memory_words": self.memory_words, "cpu": self.cpu, "hints": list(self.hints)}
 
     @property
     def cpu_words(self) -> str:

@@ -42,6 +42,10 @@ class SourceLine:
     def __str__(self) -> str:
         return f"{self.file}:{self.number}: {self.text}"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the line by its fields, ready for JSON."""
+        return {"file": self.file, "number": self.number, "text": self.text, "function": self.function}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedAllocation:
@@ -213,33 +217,21 @@ class Failure:
             "task_name": self.task_name,
             "attempt": self.attempt + 1,
             "max_attempts": self.max_attempts,
-            "limits": {
-                "memory_bytes": self.limits.memory_bytes,
-                "cpu_cores": self.limits.cpu_cores,
-                "max_runtime_s": self.limits.max_runtime_s,
-                "max_queued_time_s": self.limits.max_queued_time_s,
-                "deadline_s": self.limits.deadline_s,
-            },
+            "limits": self.limits.to_dict(),
             "memory": trace.to_dict(),
-            "enforcement": {
-                "memory": self.report.enforcement.memory,
-                "memory_words": self.report.enforcement.memory_words,
-                "cpu": self.report.enforcement.cpu,
-            },
+            "enforcement": self.report.enforcement.to_dict(),
             "duration_s": round(self.report.duration_s, 3),
             "queued_for_s": round(self.report.queued_for_s, 3),
+            "ready_after_s": None if self.report.ready_after_s is None else round(self.report.ready_after_s, 3),
             "exit_status": self.report.exit_status,
             "signal": self.report.signal,
             "oom_kills": self.report.oom_kills,
             "stage": self.report.stage,
-            "line": None
-            if self.line is None
-            else {"file": self.line.file, "number": self.line.number, "text": self.line.text},
+            "line": None if self.line is None else self.line.to_dict(),
+            "lines": [line.to_dict() for line in self.lines],
             "line_seen": self._line_seen(),
-            "grew": [
-                {"file": grew.line.file, "number": grew.line.number, "text": grew.line.text, "bytes": grew.grew_bytes}
-                for grew in self.report.grew
-            ],
+            "no_line": self.report.no_line,
+            "grew": [{**grew.line.to_dict(), "bytes": grew.grew_bytes} for grew in self.report.grew],
             "traceback": self.traceback,
             "output_tail": self.output_tail,
             "inputs": [
@@ -248,6 +240,7 @@ class Failure:
             "suggestions": [
                 {"sentence": item.sentence, "memory_bytes": item.limits.memory_bytes} for item in self.suggestions
             ],
+            "retried_as_system_failure": self.retried_as_system_failure,
         }
 
     def _line_seen(self) -> dict[str, Any] | None:

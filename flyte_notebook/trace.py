@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 MAX_POINTS = 2_000
 DENSE_FOR_S = 1.0
@@ -62,11 +62,31 @@ class MemoryTrace:
         return json.dumps(self.to_dict())
 
     def to_pandas(self) -> Any:  # noqa: ANN401 - pandas is the user's, not a dependency
-        """Return a ``pandas.DataFrame`` with column ``memory_bytes`` and index ``time_s``; needs pandas."""
-        import pandas as pd  # noqa: PLC0415 - pandas is the user's, not a dependency
+        """Return a ``pandas.DataFrame`` with column ``memory_bytes`` and index ``time_s``.
 
-        index = pd.Index(self.times_s, name="time_s")
-        return pd.DataFrame({"memory_bytes": list(self.memory_bytes)}, index=index)
+        Its ``attrs`` have what belongs to all samples: limit, baseline and peak. Raises ModuleNotFoundError where there
+        is no pandas.
+        """
+        columns: dict[str, list[Any]] = {"time_s": list(self.times_s), "memory_bytes": list(self.memory_bytes)}
+        frame = data_frame(columns, whole=("memory_bytes",)).set_index("time_s")
+        points = ("times_s", "memory_bytes")
+        frame.attrs.update({name: value for name, value in self.to_dict().items() if name not in points})
+        return frame
+
+
+def data_frame(columns: Mapping[str, Sequence[Any]], *, whole: Iterable[str] = ()) -> Any:  # noqa: ANN401 - as above
+    """Return a ``pandas.DataFrame``; columns that are ``whole`` hold integers, or nothing.
+
+    Raises ModuleNotFoundError, with what helps, where there is no pandas: it is the user's, not a dependency.
+    """
+    try:
+        import pandas as pd  # noqa: PLC0415 - pandas is the user's, not a dependency
+    except ModuleNotFoundError as error:
+        if error.name != "pandas":
+            raise
+        words = "to_pandas() needs pandas, which is not installed here: pip install pandas; to_dict() has the same"
+        raise ModuleNotFoundError(words, name="pandas") from None
+    return pd.DataFrame(dict(columns)).astype(dict.fromkeys(whole, "Int64"))
 
 
 def compact_times(times_s: Iterable[float]) -> Sequence[float]:

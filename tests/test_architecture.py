@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("limits", "trace"),
     ("job", "outcome", "semantics", "stand_in"),
     ("diagnosis", "catalogue.*", "fitting.*", "history", "overrides", "progress"),
-    ("limiters.*",),
+    ("keeping.*", "limiters.*"),
     ("worker.*",),
     ("scheduler",),
     ("engine.*",),

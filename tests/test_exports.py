@@ -24,6 +24,7 @@ of_the_wheel = pytest.mark.skipif(
 PUBLIC = (
     "Action",
     "Attempt",
+    "Comparison",
     "Doctor",
     "Enforced",
     "Explanation",
@@ -31,6 +32,8 @@ PUBLIC = (
     "Fit",
     "MemoryTrace",
     "Run",
+    "Runs",
+    "compare",
     "disable",
     "doctor",
     "enable",
@@ -40,14 +43,20 @@ PUBLIC = (
     "last_failure",
     "last_fit",
     "last_run",
+    "load",
     "load_ipython_extension",
     "runs",
+    "save",
     "unload_ipython_extension",
 )
 """Public names, sorted. A name that is added or taken away is added or taken away here, and in CHANGELOG.md."""
 
 FIELDS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("history", "Run"): ("name", "actions", "failure", "outputs", "to_dict"),
+    ("history", "Run"): (
+        *("name", "actions", "failure", "outputs", "to_dict", "to_json", "to_pandas", "figure", "saved_s"),
+    ),
+    ("history", "Runs"): ("names",),
+    ("views.comparison", "Comparison"): ("rows", "figure"),
     ("history", "Action"): ("name", "task_name", "parent", "limits", "attempts", "outcome"),
     ("history", "Attempt"): ("number", "limits", "outcome", "trace", "duration_s"),
     ("outcome", "Failure"): (

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from dataclasses import replace
 from typing import ClassVar
 
-from flyte_notebook.history import Action, Attempt, History, Run
+import pytest
+
+from flyte_notebook.history import Action, Attempt, History, Run, Runs
 from flyte_notebook.limits import Limits
 from flyte_notebook.outcome import Failure, Success, WorkerReport
 from flyte_notebook.trace import MemoryTrace
@@ -165,14 +168,14 @@ def test_a_run_tells_tools_names_and_numbers_but_no_values() -> None:
     run.begin_action("a0", "t", None, Limits(memory_bytes=5_000)).attempts.append(_attempt(1))
     text = json.dumps(run.to_dict())
     assert "do not tell" not in text
-    expected = {
-        "name": "a0",
-        "task_name": "t",
-        "parent": None,
-        "memory_limit_bytes": 5_000,
-        "attempts": [{"number": 1, "worker": "r-a0-1", "error": None, "peak_bytes": 1_000, "duration_s": 0.123}],
-    }
-    assert [expected] == run.to_dict()["actions"]
+    (action,) = run.to_dict()["actions"]
+    (attempt,) = action["attempts"]
+    assert ("a0", "t", None, 5_000) == tuple(
+        action[name] for name in ("name", "task_name", "parent", "memory_limit_bytes")
+    )
+    assert (1, "r-a0-1", None, 1_000, 0.123) == tuple(
+        attempt[name] for name in ("number", "worker", "error", "peak_bytes", "duration_s")
+    )
     assert ["secret"] == run.to_dict()["outputs"]
 
 
@@ -310,3 +313,64 @@ def test_runs_may_begin_and_be_forgotten_in_many_threads() -> None:
     for thread in threads:
         thread.join()
     assert 300 == len(history)
+
+
+def test_a_run_is_exported_as_json() -> None:
+    """The same as the dictionary, versioned; an attempt finds its failure among those of the run."""
+    run = _ran(History(), "r1", attempts=2)
+    facts = json.loads(run.to_json())
+    assert run.to_dict() == facts
+    assert 1 == facts["version"]
+    assert [0, 1] == [attempt["failure"] for attempt in facts["actions"][0]["attempts"]]
+    assert ["r1-a0-0", "r1-a0-1"] == [failure["worker"] for failure in facts["failures"]]
+    assert [1_000, 1_000] == [attempt["memory"]["peak_bytes"] for attempt in facts["actions"][0]["attempts"]]
+
+
+def test_a_failure_that_went_up_is_exported_once() -> None:
+    """The attempt of the caller points to the same one as that of the callee."""
+    run = _ran(History(), "r1")
+    failure = run.failure_of("r1-a0-0")
+    assert failure is not None
+    run.begin_action("a1", "inner", "a0", Limits()).attempts.append(replace(_attempt(1), outcome=failure))
+    facts = run.to_dict()
+    assert [0, 0] == [action["attempts"][0]["failure"] for action in facts["actions"]]
+    assert 1 == len(facts["failures"])
+
+
+def test_a_run_becomes_a_data_frame() -> None:
+    """With pandas there, a row for each attempt; what is not limited or not measured is missing."""
+    pandas = pytest.importorskip("pandas")
+    run = _ran(History(), "r1", attempts=2)
+    limited = replace(_attempt(1), limits=Limits(memory_bytes=5_000))
+    run.begin_action("a1", "inner", "a0", limited.limits).attempts.append(limited)
+    frame = run.to_pandas()
+    assert ["oomer", "oomer", "inner"] == frame["task_name"].tolist()
+    assert ["ValueError", "ValueError"] == frame["error"].tolist()[:2]
+    assert [False, False, True] == frame["error"].isna().tolist()
+    assert [True, True, False] == frame["memory_limit_bytes"].isna().tolist()
+    assert (5_000, 1_000, "r1") == (frame["memory_limit_bytes"][2], frame["peak_bytes"][0], frame["run"][0])
+    assert {"Int64"} == {str(frame[name].dtype) for name in frame if name.endswith("_bytes")}
+    assert [] == Run(name="r", task_name="t").to_pandas().index.tolist()
+    assert 6 == len(pandas.concat([frame, frame]))
+
+
+def test_some_runs_are_found_by_number_and_by_name() -> None:
+    """By the name of the run or of the task the last one; what is not there is said, with what is."""
+    runs = Runs([Run(name="r1", task_name="oomer"), Run(name="r2", task_name="oomer"), Run(name="r3", task_name="x")])
+    assert ("r1", "r2", "r3") == runs.names
+    assert ["r1", "r3", "r1", "r2"] == [runs[which].name for which in (0, -1, "r1", "oomer")]
+    assert ("r2", "r3") == runs[1:].names
+    assert isinstance(runs[1:], Runs)
+    assert "<3 runs: r1, r2, r3>" == repr(runs)
+    with pytest.raises(LookupError, match="no run or task is called 'y' here; there are x, oomer"):
+        runs["y"]
+    with pytest.raises(IndexError):
+        runs[3]
+
+
+def test_a_loaded_run_says_when_it_was_saved() -> None:
+    """In local time, to the minute; one of this kernel says nothing."""
+    run = Run(name="r1", task_name="oomer", saved_s=1_800_000_000.0)
+    assert f"<Run r1 of oomer: 0 actions, saved {run.saved_words}>" == repr(run)
+    assert time.strftime("%Y-%m-%d %H:%M", time.localtime(1_800_000_000)) == run.saved_words
+    assert not Run(name="r1", task_name="oomer").saved_words

@@ -6,10 +6,14 @@ import json
 import pickle
 import sys
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pytest
 
 from flyte_notebook.trace import MAX_POINTS, MemoryTrace, TraceRecorder, compact_sizes, compact_times
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DAY_S = 86_400.0
 
@@ -115,6 +119,26 @@ def test_a_trace_becomes_a_data_frame() -> None:
     assert list(TRACE.times_s) == frame.index.tolist()
     assert list(TRACE.memory_bytes) == frame["memory_bytes"].tolist()
     assert frame.index.name == "time_s"
+    assert (100, 31, "kernel counter") == tuple(
+        frame.attrs[name] for name in ("limit_bytes", "peak_bytes", "peak_source")
+    )
+    assert 0 == len(MemoryTrace().to_pandas())
+
+
+def test_without_pandas_a_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing, how to get it, and what does without."""
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ModuleNotFoundError, match="needs pandas, which is not installed here: pip install pandas"):
+        TRACE.to_pandas()
+
+
+def test_an_error_inside_pandas_is_not_taken_for_its_absence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken installation says itself what is missing."""
+    (tmp_path / "pandas.py").write_text("import no_such_module_of_pandas\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "pandas", raising=False)
+    with pytest.raises(ModuleNotFoundError, match="no_such_module_of_pandas"):
+        TRACE.to_pandas()
 
 
 def test_the_first_second_stays_dense_however_long_the_task_runs() -> None:

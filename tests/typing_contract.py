@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from typing_extensions import assert_type
 
     import flyte_notebook as fn
@@ -66,6 +68,19 @@ if TYPE_CHECKING:
         assert_type(found.line, str)
         assert_type(await fn.fit.aio(task, 5), fn.Fit)
         assert_type(fn.last_fit, fn.Fit | None)
+
+    def keeps(run: Run) -> None:
+        """Save, load, compare and export."""
+        assert_type(fn.save(run), Path)
+        assert_type(fn.save(run, "runs.sqlite"), Path)
+        loaded = fn.load(Path("runs.sqlite"))
+        assert_type(loaded, fn.Runs)
+        assert_type(loaded["oomer"], Run)
+        assert_type(loaded[-1], Run)
+        assert_type(loaded[:2], fn.Runs)
+        assert_type(loaded.names, tuple[str, ...])
+        assert_type(fn.compare(run, loaded, yesterday=loaded[0]), fn.Comparison)
+        assert_type(run.to_json(), str)
 
     def explains(failure: Failure) -> None:
         """Ask what an error means."""

@@ -8,7 +8,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand, output_can_be_silenced
 
 from flyte_notebook import capabilities, catalogue
-from flyte_notebook.notebook import fits, options, output
+from flyte_notebook.notebook import fits, keeps, options, output
 from flyte_notebook.notebook.cellrun import CellRun
 from flyte_notebook.notebook.render import Text
 from flyte_notebook.notebook.reruns import NoRerunError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flyte_notebook.sdk.session import Session
     from flyte_notebook.views.fit import ShownFit
 
-SUB_COMMANDS = ("doctor", "explain", "fit", "last", "rerun", "runs", "semantics", "system_retries")
+SUB_COMMANDS = ("doctor", "explain", "fit", "last", "rerun", "runs", "save", "saved", "semantics", "system_retries")
 SEMANTICS = enforcement.SEMANTICS
 COMPLETIONS = {
     "": SUB_COMMANDS,
@@ -77,6 +77,8 @@ class FlyteMagics(Magics):
         %flyte last            the run that began last: its actions, their limits, peaks and outcomes
         %flyte rerun [OPTIONS] run again what failed last, with other --memory, --cpu, --timeout or --retries
         %flyte runs            all runs of this kernel
+        %flyte save [PATH]     save the last run to a file, or to the one in your cache; nothing is saved unasked
+        %flyte saved [PATH]    the runs that were saved, as fn.load() returns them
         %flyte semantics NAME  whose error classes failures get: those of today's cluster, or of the reference
         %flyte system_retries N
                                how many times in a row a worker that was lost is replaced without using up a retry
@@ -89,6 +91,8 @@ class FlyteMagics(Magics):
             "explain": self._explain,
             "fit": self._fit,
             "rerun": self._rerun,
+            "save": lambda path: Text(keeps.save_last(path, enforcement.history)),
+            "saved": keeps.saved,
             "semantics": self._semantics,
             "system_retries": self._system_retries,
         }

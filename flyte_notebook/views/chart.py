@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flyte_notebook.history import Run
 
 __all__ = [
+    "Canvas",
     "Line",
     "chart_words",
     "lines_of",
@@ -78,21 +79,21 @@ _SETTINGS: Final = {
 _NOT_LOOKS: Final = ("backend", "interactive", "toolbar", "timezone", "date.", "docstring", "webagg", "tk.", "keymap")
 
 
-def memory_figure(lines: Sequence[Line], *, title: str = "") -> Figure:
-    """Return memory over time of the last `MAX_LINES` lines: the last one strong, those before it paler and dashed."""
-    with _our_looks(title, *(line.name for line in lines)):
-        return _memory(lines, title)
+def memory_figure(lines: Sequence[Line], *, title: str = "", canvas: type[Canvas] | None = None) -> Figure:
+    """Return memory over time of the last `MAX_LINES` lines: as `Canvas` draws them, the last one strong."""
+    with _our_looks(title, *(line.label for line in lines)):
+        return _memory(lines, title, canvas=canvas)
 
 
-def memory_svg(lines: Sequence[Line], *, title: str = "") -> bytes:
+def memory_svg(lines: Sequence[Line], *, title: str = "", canvas: type[Canvas] | None = None) -> bytes:
     """Return the same as an SVG document of a few tens of KiB, its text as text."""
-    with _our_looks(title, *(line.name for line in lines)):
-        return _svg(_memory(lines, title), chart_words(lines))
+    with _our_looks(title, *(line.label for line in lines)):
+        return _svg(_memory(lines, title, canvas=canvas), chart_words(lines))
 
 
-def memory_data_uri(lines: Sequence[Line], *, title: str = "") -> str:
+def memory_data_uri(lines: Sequence[Line], *, title: str = "", canvas: type[Canvas] | None = None) -> str:
     """Return the same as an address that an ``img`` element shows without asking any server."""
-    return "data:image/svg+xml;base64," + b64encode(memory_svg(lines, title=title)).decode("ascii")
+    return "data:image/svg+xml;base64," + b64encode(memory_svg(lines, title=title, canvas=canvas)).decode("ascii")
 
 
 def run_figure(run: Run) -> Figure:
@@ -120,23 +121,27 @@ def warm() -> None:
     memory_svg([Line(label="", trace=trace, killed=True, passed=False)])
 
 
-def _memory(lines: Sequence[Line], title: str, nothing: str = "no memory was measured") -> Figure:
+def _memory(
+    lines: Sequence[Line], title: str, nothing: str = "no memory was measured", canvas: type[Canvas] | None = None
+) -> Figure:
     drawn = [line for line in lines[-MAX_LINES:] if line.peak_bytes is not None]
-    title, figure = clean_line(title, 40), _figure(HEIGHT)
+    kind, title = canvas or Canvas, clean_line(title, 40)
+    below = kind.BELOW * len(drawn)
+    figure = _figure(HEIGHT + below)
     if not drawn:
         return _say(figure, f"{title}: {nothing}" if title else nothing)
-    axes = _axes(figure, Box(LEFT, BOTTOM, WIDTH - RIGHT, HEIGHT - TOP))
+    axes = _axes(figure, Box(LEFT, BOTTOM + below, WIDTH - RIGHT, HEIGHT - TOP + below))
     limits = list(dict.fromkeys(line.trace.limit_bytes for line in reversed(drawn) if line.trace.limit_bytes))
     highest = max(line.peak_bytes or 0 for line in drawn)
     near = [limit for limit in limits if limit <= FAR * highest]
     memory = memory_scale(max(HEADROOM * highest, 1.1 * max(near, default=0)))
     time = time_scale(1.03 * max(line.end_s for line in drawn))
-    canvas = _Canvas(axes=axes, time=time, memory=memory)
-    canvas.ticks()
+    picture = kind(axes=axes, time=time, memory=memory)
+    picture.ticks()
     baseline = next((line.trace.baseline_bytes for line in reversed(drawn) if line.trace.baseline_bytes), None)
-    canvas.levels(limits, near, baseline)
-    canvas.curves(drawn, near)
-    _text(axes, 0, canvas.height + 8, f"{title} · {memory.unit}" if title else f"memory, {memory.unit}", color=SOFT)
+    picture.levels(limits, near, baseline)
+    picture.curves(drawn, near)
+    _text(axes, 0, picture.height + 8, f"{title} · {memory.unit}" if title else f"memory, {memory.unit}", color=SOFT)
     about = [f"{time.unit} since the worker started"] if time.ticks else []
     if len(lines) > len(drawn):
         about.append(f"the last {len(drawn)} of {len(lines)} attempts")
@@ -144,8 +149,10 @@ def _memory(lines: Sequence[Line], title: str, nothing: str = "no memory was mea
     return figure
 
 
-class _Canvas:
-    """The area in which curves are drawn, in points from its lower left corner."""
+class Canvas:
+    """The area in which curves are drawn, in points from its lower left corner; ``BELOW`` it is room for each line."""
+
+    BELOW = 0.0
 
     def __init__(self, *, axes: Axes, time: Scale, memory: Scale) -> None:
         self.axes = axes
@@ -211,8 +218,9 @@ class _Canvas:
         """Draw the samples of a line, and return some of its points."""
         times, memory = thinned(line.trace, EARLIER_POINTS if age else POINTS)
         curve = [(self.x(time), self.y(amount)) for time, amount in zip(times, memory, strict=True)]
-        color, style = _color(age), "solid" if not age else (0, DASHES[(age - 1) % len(DASHES)])
-        self._line(curve, color, 1.3 if age else 2.2, style, zorder=4 - age / 10)
+        color, width = self._look(age)
+        style = "solid" if not age else (0, DASHES[(age - 1) % len(DASHES)])
+        self._line(curve, color, width, style, zorder=4 - age / 10)
         top = self.y(line.peak_bytes or 0)
         if line.highest_bytes is None:  # no sample: all that is known is how high it went
             self._line([(0, top), (self.width, top)], color, 1.3, (0, (1, 2)))
@@ -232,7 +240,8 @@ class _Canvas:
         if line.killed:
             self._mark((x, y), "x", BAD, 9 if not age else 7)
         else:
-            self._mark((x, y), "o" if line.passed else "s", _color(age), 6 if not age else 5, hollow=not line.passed)
+            sign, color = "o" if line.passed else "s", self._look(age)[0]
+            self._mark((x, y), sign, color, 6 if not age else 5, hollow=not line.passed)
         return x, y
 
     def _words(self, rows: list[str], end: Point, placer: Placer, age: int) -> None:
@@ -245,7 +254,14 @@ class _Canvas:
         for number, row in enumerate(rows):
             middle = box.top - height * (number + 0.5)
             weight = "normal" if age or number else "bold"
-            _text(self.axes, x, middle, row, color=_color(age), ha=side, weight=weight)
+            _text(self.axes, x, middle, row, color=self._look(age)[0], ha=side, weight=weight)
+
+    def _look(self, age: int) -> tuple[str, float]:
+        """Return the colour and the width of a line; the last one has age 0."""
+        return (EARLIER, 1.3) if age else (LATEST, 2.2)
+
+    def _say(self, x: float, y: float, text: str, **how: Any) -> None:  # noqa: ANN401 - matplotlib's own settings
+        _text(self.axes, x, y, text, **how)
 
     def _line(
         self,
@@ -328,10 +344,6 @@ def _axes(figure: Figure, place: Box) -> Axes:
     for side in ("left", "bottom"):
         axes.spines[side].set_color(SOFT)
     return axes
-
-
-def _color(age: int) -> str:
-    return EARLIER if age else LATEST
 
 
 def _figure(height: float, width: float = WIDTH) -> Figure:

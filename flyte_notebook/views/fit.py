@@ -13,10 +13,11 @@ from flyte_notebook.views import chart
 from flyte_notebook.views.lines import Line, chart_words
 from flyte_notebook.views.markup import NO_MATH, code_block, line, with_code
 from flyte_notebook.views.style import style_of
+from flyte_notebook.views.tables import columns, table
 from flyte_notebook.views.text import clean_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from flyte_notebook.fitting import FitRun, TaskFit
 
@@ -76,9 +77,9 @@ def fit_bundle(fit: Fit, *, rich: bool = True) -> dict[str, Any]:
 def fit_text(fit: Fit) -> str:
     """Return a fit as text of a screen."""
     parts = [f"fit of {clean_line(fit.task_name, 80)}: {clean_line(fit.headline)}", ""]
-    parts += _columns([("", *_RUN_HEAD), *((str(run.number), *_run_cells(fit, run)) for run in fit.runs)])
+    parts += columns([("", *_RUN_HEAD), *((str(run.number), *_run_cells(fit, run)) for run in fit.runs)])
     if len(fit.tasks) > 1:
-        parts += ["", *_columns([_TASK_HEAD, *(_task_cells(task) for task in fit.tasks[:MAX_TASKS])])]
+        parts += ["", *columns([_TASK_HEAD, *(_task_cells(task) for task in fit.tasks[:MAX_TASKS])])]
         parts += _more(fit)
     if fit.line:
         parts += ["", f"  keep: {fit.line}", f"  which is {_sum(fit.task)}"]
@@ -96,7 +97,7 @@ def fit_html(fit: Fit) -> str:
         f'<h3>Memory of <bdi>{name}</bdi></h3><p dir="auto">{with_code(fit.headline)}</p>',
         _chart(fit),
         _tasks_table(fit) if len(fit.tasks) > 1 else "",
-        _table(("run", *_RUN_HEAD), [(str(run.number), *_run_cells(fit, run)) for run in fit.runs], "The runs"),
+        table(("run", *_RUN_HEAD), [(str(run.number), *_run_cells(fit, run)) for run in fit.runs], "The runs"),
     ]
     if fit.line:
         parts.append(f"<div><h4>Keep</h4>{code_block(fit.line)}<p>{escape(_sum(fit.task))}</p></div>")
@@ -259,16 +260,3 @@ def _chart(fit: Fit) -> str:
     if len(source) > CHART_BYTES:
         return ""
     return f'<img class="fnb-chart" src="{source}" alt="{line(chart_words(drawn), 600)}">'
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], label: str) -> str:
-    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<div><h4>{label}</h4><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]

@@ -19,7 +19,7 @@ MAX_RUNS = 50
 
 def run_text(run: Run) -> str:
     """Return a run as a tree: each action with its attempts, durations, peak against limit, and outcome."""
-    lines = [f"{clean_line(run.task_name)} · run {clean_line(run.name)} · {_end(run)}"]
+    lines = [f"{clean_line(run.task_name)} · run {clean_line(run.name)} · {end_words(run)}"]
     for shown, (action, depth) in enumerate(_walk(run)):
         if shown == MAX_ACTIONS:
             lines.append(f"  [… {len(run.actions) - shown} more actions …]")
@@ -42,7 +42,7 @@ def runs_text(runs: Sequence[Run]) -> str:
                 str(len(run.actions)),
                 _bytes(root.trace.peak_bytes if root is not None else None),
                 _bytes(root.limits.memory_bytes if root is not None else None),
-                _end(run),
+                end_words(run),
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -89,7 +89,8 @@ def _why(attempt: Attempt) -> str:
     return f" · {type(attempt.outcome.error).__name__}: {clean_line(attempt.outcome.headline, 120)}"
 
 
-def _end(run: Run) -> str:
+def end_words(run: Run) -> str:
+    """Return how a run ended: the class of its error, or a word."""
     if run.failure is not None:
         return type(run.failure.error).__name__
     if run.cached:
