@@ -89,7 +89,8 @@ class Watched:
         """Start the clocks: the worker is ready. What it uses now is the baseline."""
         now = time.monotonic()
         if self._wait_status is None:
-            self._baseline_bytes = self._group.sample()
+            # Where this comes late a short attempt is over already, and its memory given back.
+            self._baseline_bytes = max(self._group.sample(), self._baseline_bytes or 0)
         self._ready_after_s = now - self.started_s
         if max_runtime_s is not None:
             self._ends["max_runtime"] = now + max_runtime_s

@@ -132,6 +132,7 @@ def test_a_killed_supervisor_ends_the_tasks_and_the_next_run_works(script) -> No
         "\nfrom flyte_notebook.sdk import enforcement\nimport threading, signal\n"
         "fn.enable(); flyte.init()\n"
         "session = enforcement.current()\n"
+        "session.engine.wait_until_proven()\n"
         "pid = session.engine.supervisor_pid\n"
         "threading.Timer(2.0, os.kill, (pid, signal.SIGKILL)).start()\n"
         "try:\n    flyte.run(parent)\n"

@@ -18,7 +18,7 @@ CELLS = 300
 WARM_UP = 24
 """Cells before the first look: each kind of them, more than once."""
 GROWTH_BYTES = 10 << 20
-SETTLE_S = 5.0
+SETTLE_S = 20.0
 """How long a moment may last in which the kernel has more open than before: its history saves after each cell."""
 
 SETUP = (
@@ -28,9 +28,10 @@ SETUP = (
 import collections, ctypes, gc, os, re, sys, threading, time
 import flyte, psutil
 base = 7
+SAVING = "-journal", "profile_default"  # what the shell's history has open while it saves a cell
 
 def saving():
-    return sys.platform == "linux" and any("-journal" in name for name in targets())
+    return sys.platform == "linux" and any(name.endswith(SAVING) for name in targets())
 
 def targets():
     for number in os.listdir("/proc/self/fd"):
