@@ -13,12 +13,15 @@ Importing this package loads neither Flyte nor IPython.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.history import draw_runs_with as _draw_runs_with
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from os import PathLike
     from pathlib import Path
     from types import ModuleType, TracebackType
@@ -116,15 +119,28 @@ def enable(
     manager. Raises ``ValueError`` for settings that are none, and ``EngineError`` when this machine cannot start an
     isolated worker; the SDK is then left untouched.
     """
-    enforcement = importlib.import_module("flyte_notebook.sdk.enforcement")
-    interrupts = importlib.import_module("flyte_notebook.notebook.interrupts")
-    enforcement.check_settings(semantics=semantics, system_retries=system_retries)
-    session = enforcement.current()
-    if session is None:
-        session = enforcement.open_session(max_processes=max_processes)
-        session.on_close(interrupts.install_for_script(session.stop_all).uninstall)
+    with _engine_begun():
+        enforcement = importlib.import_module("flyte_notebook.sdk.enforcement")
+        interrupts = importlib.import_module("flyte_notebook.notebook.interrupts")
+        enforcement.check_settings(semantics=semantics, system_retries=system_retries)
+        session = enforcement.current()
+        if session is None:
+            session = enforcement.open_session(max_processes=max_processes)
+            session.on_close(interrupts.install_for_script(session.stop_all).uninstall)
     enforcement.change_settings(session, semantics=semantics, system_retries=system_retries)
     return Enforced()
+
+
+@contextlib.contextmanager
+def _engine_begun() -> Iterator[None]:
+    """Let the supervisor start while the SDK is imported, the first time; who opens a session inside takes it."""
+    ahead = importlib.import_module("flyte_notebook.sdk.ahead")
+    if "flyte_notebook.sdk.enforcement" not in sys.modules:
+        ahead.begin()
+    try:
+        yield
+    finally:
+        ahead.end_unused()
 
 
 def disable() -> None:
@@ -217,7 +233,8 @@ def load(path: str | PathLike[str] | None = None) -> Runs:
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Load the extension: ``%load_ext flyte_notebook``."""
-    importlib.import_module("flyte_notebook.notebook.extension").load(shell)
+    with _engine_begun():
+        importlib.import_module("flyte_notebook.notebook.extension").load(shell)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:

@@ -123,3 +123,16 @@ def test_a_module_next_to_the_script_cannot_break_the_supervisor(tmp_path: Path)
     command = [sys.executable, option, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert "fine\n" == done.stdout, done.stderr
+
+
+def test_an_engine_that_was_begun_is_closed_where_no_session_takes_it() -> None:
+    """Settings that are none are found after the supervisor was begun: nothing of it is left."""
+    program = (
+        "import threading\nimport flyte_notebook as fn\nfrom flyte_notebook.sdk import ahead\n"
+        "begun = []\nbegin = ahead.begin\nahead.begin = lambda: (begin(), begun.append(ahead._begun))\n"
+        "try:\n    fn.enable(semantics='none')\nexcept ValueError:\n"
+        "    ours = [thread.name for thread in threading.enumerate() if 'notebook' in thread.name]\n"
+        "    print(begun[0] is not None, ahead._begun, begun[0].supervisor_pid, ours)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert "True None None []" == done.stdout.strip()

@@ -49,31 +49,32 @@ class EngineError(RuntimeError):
 class Engine:
     """Runs jobs, each in a process of its own under its own limits."""
 
-    def __init__(  # noqa: PLR0913 - what it is told by those above it, each by name
+    def __init__(
         self,
         *,
         history: History,
         canary: str,
         max_processes: int = MAX_PROCESSES,
-        on_failure: Callable[[Job], None] | None = None,
         prefork: Prefork | None = None,
-        adjust: Callable[[Job], Job] | None = None,
     ) -> None:
         self._prefork = prefork
-        self._adjust = adjust
         self.history = history
-        self._on_failure = on_failure
+        self.on_failure: Callable[[Job], None] | None = None
+        """Told of each attempt that failed."""
+        self.adjust: Callable[[Job], Job] | None = None
+        """Changes the job of a nested call before it runs."""
         self.baseline_bytes: int | None = None
         """What a worker holds before any code, known when proven."""
         self.no_line = ""
         """Why the line that a task stands at cannot be seen; empty when it can."""
         self._canary = canary
-        self._max_processes = max_processes
+        self.max_processes = max_processes
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="flyte-notebook-engine", daemon=True)
         self._living = LivingAttempts()
         self._actions = Actions()
         self._closed = False
+        self._begun: concurrent.futures.Future[None] | None = None
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -83,11 +84,19 @@ class Engine:
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
 
-    def start(self) -> None:
-        """Start the thread and the supervisor. Thread-safe. Raises `EngineError` when that fails."""
+    def begin(self) -> None:
+        """Begin to start the thread and the supervisor; returns at once. `start` goes on with it."""
         self._thread.start()
+        self._begun = self.call(self._start())
+
+    def start(self) -> None:
+        """Start the thread and the supervisor, or wait until they are. Raises `EngineError` when that fails."""
+        if self._begun is None:
+            self.begin()
+        assert self._begun is not None
         try:
-            self.call(self._start()).result(START_BOUND_S)
+            self._begun.result(START_BOUND_S)
+            self.call(self._go_on()).result(START_BOUND_S)
         except (SupervisorError, OSError, concurrent.futures.TimeoutError) as error:
             self.close()
             raise EngineError(str(error)) from error
@@ -98,9 +107,13 @@ class Engine:
         self._scheduler = Scheduler(
             capacity_bytes=machine.capacity_bytes,
             available_bytes=machine.available_bytes,
-            max_processes=self._max_processes,
+            max_processes=self.max_processes,
         )
         await self._link.start()
+
+    async def _go_on(self) -> None:
+        """Have workers prepared, and see that one can be had: both take a core, so not before somebody waits."""
+        self._link.begin_server()
         self._probe = asyncio.ensure_future(self._prove())
 
     async def _prove(self) -> None:
@@ -257,8 +270,8 @@ class Engine:
         )
         if isinstance(outcome, Failure):
             self.history.last_failure = outcome
-            if self._on_failure is not None:
-                self._on_failure(job)
+            if self.on_failure is not None:
+                self.on_failure(job)
         if origin.observer is not None:
             origin.observer.ended(job, outcome)
         return outcome
@@ -336,7 +349,7 @@ class Engine:
             system_retries=caller.system_retries,
         )
         try:
-            job, outcome = await self._run(self._adjust(job) if self._adjust else job, origin, parent.ticket)
+            job, outcome = await self._run(self.adjust(job) if self.adjust else job, origin, parent.ticket)
         except EngineError as error:
             return {"kind": "reply", "facts": (replace(job, payload=b""), self._not_run(error))}
         if isinstance(outcome, Success):
@@ -350,6 +363,7 @@ class Engine:
             if not self._link.alive:
                 await self._link.reap()
                 await self._link.start()
+                self._link.begin_server()
 
     def _on_loss(self) -> None:
         """Start a new supervisor at once: its first act is to end what the attempts of the lost one have left."""

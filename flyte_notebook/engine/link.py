@@ -179,9 +179,8 @@ class SupervisorLink:
             raise SupervisorError(msg) from error
         found = hello["enforcement"]
         self.enforcement = Enforcement(memory=found["memory"], cpu=found["cpu"], hints=tuple(found["hints"]))
-        self._begin_server()
 
-    def _begin_server(self) -> None:
+    def begin_server(self) -> None:
         """Have the server started that workers are forked from, unless that is not wanted."""
         prefork, why = self._prefork, ""
         if os.environ.get(WORKERS_VARIABLE) == "fresh":

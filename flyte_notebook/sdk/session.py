@@ -9,15 +9,14 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.engine import Engine, Origin
-from flyte_notebook.engine.link import Prefork
+from flyte_notebook.engine import Origin
 from flyte_notebook.engine.sinks import Nowhere, StandardSink
 from flyte_notebook.errors import InlineIOMaxBytesBreached, RunAbortedError
 from flyte_notebook.history import History
 from flyte_notebook.job import Surroundings
 from flyte_notebook.outcome import Failure, Success
 from flyte_notebook.scheduler import MAX_PROCESSES
-from flyte_notebook.sdk import seam, tasks
+from flyte_notebook.sdk import ahead, seam, tasks
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.recording import Recording
 from flyte_notebook.sdk.repeats import INLINE_BYTES, Repeats
@@ -36,18 +35,10 @@ if TYPE_CHECKING:
     from flyte_notebook.sdk.trials import Trial
     from flyte_notebook.sdk.watching import Watch
 
-CANARY = "flyte_notebook.sdk.inside:canary"
 BEFORE = (
     "flyte_notebook.notebook.shell_in_worker:install_lazily",
     "flyte_notebook.notebook.shell_in_worker:forbid_prompts",
 )
-PREFORK = Prefork(
-    modules=("flyte_notebook.sdk.inside", "flyte_notebook.notebook.shell_in_worker"),
-    if_installed=("flyte._utils.asyncify", "rich.console", "rich.logging", "rich.jupyter", "rich.pager", "getpass"),
-    before_fork=("flyte_notebook.sdk.seam:look_for_plugins", "flyte_notebook.sdk.seam:stop_background_loop"),
-    after_fork=("flyte_notebook.sdk.seam:start_background_loop",),
-)
-"""What every job needs, and so is imported before workers are forked: the SDK, and nothing of the user's."""
 AFTER = ("flyte_notebook.notebook.shell_in_worker:finish_cell",)
 """What a worker calls around its job, by name: rich output and clear errors for prompts, IPython only when needed."""
 
@@ -76,14 +67,9 @@ class Session:
         self.repeats = Repeats(lambda: self.engine.directory)
         self.trials: dict[str, Trial] = {}
         self.last_passed: Job | None = None
-        self.engine = Engine(
-            history=self.history,
-            canary=CANARY,
-            max_processes=max_processes,
-            on_failure=self._keep,
-            prefork=PREFORK,
-            adjust=self._adjusted,
-        )
+        self.engine = ahead.engine(self.history, max_processes)
+        self.engine.on_failure = self._keep
+        self.engine.adjust = self._adjusted
         self._sink = sink
         self._watching = Watching(watch, lost=self.engine.forget_run)
         self._undo: list[Callable[[], None]] = []

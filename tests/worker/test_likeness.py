@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flyte_notebook.sdk.session import PREFORK
+from flyte_notebook.sdk.ahead import PREFORK
 from flyte_notebook.worker.likeness import OF_AN_ATTEMPT, READ_AT_START, Likeness
 
 if TYPE_CHECKING:

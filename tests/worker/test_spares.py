@@ -22,7 +22,7 @@ import ctypes, os, selectors, sys, time
 from dataclasses import asdict
 from flyte_notebook.engine.link import _BOOT_SERVER
 from flyte_notebook.limiters import machine, selection
-from flyte_notebook.sdk.session import PREFORK
+from flyte_notebook.sdk.ahead import PREFORK
 from flyte_notebook.worker import spares
 
 ctypes.CDLL(None).prctl(36, 1)
