@@ -13,7 +13,7 @@ from flyte_notebook.engine import Engine, Origin
 from flyte_notebook.engine.link import Prefork
 from flyte_notebook.engine.sinks import Nowhere, StandardSink
 from flyte_notebook.errors import InlineIOMaxBytesBreached, RunAbortedError
-from flyte_notebook.history import History
+from flyte_notebook.history import History, Run
 from flyte_notebook.job import Surroundings
 from flyte_notebook.outcome import Failure, Success
 from flyte_notebook.scheduler import MAX_PROCESSES
@@ -30,11 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from flyte_notebook.engine import Sink
-    from flyte_notebook.history import Run
     from flyte_notebook.job import Job, Semantics
     from flyte_notebook.progress import Progress
     from flyte_notebook.sdk.trials import Trial
-    from flyte_notebook.sdk.watching import Watch
+    from flyte_notebook.sdk.watching import Group, Watch
 
 CANARY = "flyte_notebook.sdk.inside:canary"
 BEFORE = (
@@ -89,6 +88,7 @@ class Session:
         self._undo: list[Callable[[], None]] = []
         self._said: set[str] = set()
         self._apart: set[str] = set()
+        self._groups: dict[str, Group] = {}
 
     def open(self) -> None:
         """Start the engine and take the seam. Raises `EngineError` or RuntimeError; then the SDK is untouched."""
@@ -138,11 +138,30 @@ class Session:
 
     def stop_run(self, name: str) -> None:
         """Have one run stopped; returns at once. It ends with ActionAbortedError. Thread-safe, takes no lock."""
+        group = self._groups.get(name)
+        if group is not None:
+            group.stop()
+            return
         self.engine.stop_run(name)
         self._watching.wake(name)
 
+    def begin_group(self, group: Group) -> Callable[[], None]:
+        """Show one line for many runs, which have none of their own; return what ends it. In the cell's own thread."""
+        run = Run(name=group.name, task_name=group.name)
+        self._groups[group.name] = group
+        self._watching.group_began(run, self._sink())
+
+        def end() -> None:
+            if self._groups.pop(group.name, None) is not None:
+                self._watching.group_ended(run)
+
+        return end
+
     def progress(self, name: str) -> Progress | None:
         """Return how a run stands, ``None`` if it has not begun or is over. Thread-safe."""
+        group = self._groups.get(name)
+        if group is not None:
+            return group.progress()
         progress = self.engine.progress(name)
         again_in_s = self._watching.again_in_s(name)
         return progress if progress is None or again_in_s is None else replace(progress, again_in_s=again_in_s)
@@ -180,6 +199,16 @@ class Session:
         finally:
             self.trials.pop(name, None)
         return seam.native_outputs(task, run)
+
+    async def run_point(
+        self, task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, name: str, trial: Trial
+    ) -> None:
+        """Run a task once as a point of a sweep: as `run` with a ``trial``, awaited; what it returns is not kept."""
+        self.trials[name] = trial
+        try:
+            await seam.run_local_async(task, args, dict(kwargs), name=name, uncached=True)
+        finally:
+            self.trials.pop(name, None)
 
     @property
     def rich(self) -> bool:
@@ -243,14 +272,16 @@ class Session:
             self._watching.over(job.run)
             raise
         finally:
-            spooled.end(job.run, failed=failed)
+            spooled.end(job.run, failed=failed and trial is None)
         if isinstance(outcome, Success):
             run.failure = None
             if trial is None:
                 self.last_passed = job if len(job.payload) <= INLINE_BYTES else replace(job, payload=b"")
             self._watching.over(job.run)
             return pickling.loads(outcome.answer), None
-        run.failure = self.history.last_failure = _origin_of(outcome, run)
+        run.failure = _origin_of(outcome, run)
+        if not run.point:
+            self.history.last_failure = run.failure
         outcome.error.failure = run.failure  # type: ignore[attr-defined]  # what the user is to see
         last = outcome.attempt + 1 >= outcome.max_attempts
         if last or not getattr(outcome.error, "recoverable", False):
