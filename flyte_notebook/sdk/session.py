@@ -279,9 +279,7 @@ class Session:
                 self.last_passed = job if len(job.payload) <= INLINE_BYTES else replace(job, payload=b"")
             self._watching.over(job.run)
             return pickling.loads(outcome.answer), None
-        run.failure = _origin_of(outcome, run)
-        if not run.point:
-            self.history.last_failure = run.failure
+        run.failure = self.history.last_failure = _origin_of(outcome, run)
         outcome.error.failure = run.failure  # type: ignore[attr-defined]  # what the user is to see
         last = outcome.attempt + 1 >= outcome.max_attempts
         if last or not getattr(outcome.error, "recoverable", False):

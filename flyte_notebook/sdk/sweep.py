@@ -124,6 +124,8 @@ class Sweeping:
         """
         global last  # noqa: PLW0603 - like the last run: one for the process
         self._began_s = time.monotonic()
+        history = self._session.history
+        before = history.last_failure
         end_line = self._session.begin_group(self)
         try:
             seam.run_in_loop(self._all())
@@ -134,6 +136,9 @@ class Sweeping:
         finally:
             end_line()
             last = self.known()
+            failure = history.last_failure
+            if failure is not None and self._id in failure.worker:
+                history.last_failure = before  # what failed at a point is told by the sweep
         if self._refused is not None:
             raise self._refused
         if self._stopped:
@@ -204,10 +209,11 @@ def _point(run: Run, planned: Planned, error: BaseException | None) -> Point:
         limit_bytes=declared_bytes if planned.limit_bytes is None else planned.limit_bytes,
         value=planned.value,
         outcome=_ended(error, run.task_name),
-        duration_s=0.0 if ran is None else ran.outcome.report.ran_s,
+        duration_s=0.0 if ran is None else ran.duration_s,
         peak_bytes=None if ran is None else ran.trace.peak_bytes,
         counted_bytes=None if ran is None else ran.trace.counted_bytes,
-        words=_words(error),
+        words=_words(error, run.task_name),
+        code=_code(error),
     )
 
 
@@ -224,13 +230,18 @@ def _ended(error: BaseException | None, task_name: str) -> Ended:
     return "error"
 
 
-def _words(error: BaseException | None) -> str:
+def _code(error: BaseException | None) -> str:
+    failure = failure_in(error)
+    return failure.code if isinstance(failure, Failure) else "" if error is None else type(error).__name__
+
+
+def _words(error: BaseException | None, task_name: str) -> str:
     if error is None:
         return ""
     failure = failure_in(error)
     if not isinstance(failure, Failure):
         return f"{type(error).__name__}: {error}"
-    return failure.headline
+    return failure.headline if failure.task_name == task_name else f"{failure.task_name} {failure.headline}"
 
 
 def _short(task: Any) -> str:
@@ -240,7 +251,7 @@ def _short(task: Any) -> str:
 def _shortest_s(session: Session, task_name: str) -> float | None:
     """Return the shortest run of a task that passed and is remembered, ``None`` without one; cells share one name."""
     ran = [
-        attempt.outcome.report.ran_s
+        attempt.duration_s
         for run in session.history
         if run.actions and run.actions[0].task_name == task_name
         for attempt in run.actions[0].attempts
@@ -298,9 +309,8 @@ def planned(limits: MemoryRange | None, over: Over | None) -> Plan:
 def check_input(over: Over, known: Sequence[str], task_name: str, option: str) -> None:
     """Refuse the values of an input that a task does not have. Raises `SweepError`."""
     if over.name not in known:
-        takes = ", ".join(known)
-        right = f"; it takes {takes}: write for example {known[0]}=1,2,4,8" if known else ", and no others"
-        raise SweepError(f"{option}: {task_name} has no input {over.name}{right}")
+        right = f"it takes {', '.join(known)}: write for example {known[0]}=1,2,4,8" if known else "it takes none"
+        raise SweepError(f"{option}: {task_name} has no input {over.name}; {right}")
 
 
 def _over(over: str | Mapping[str, Sequence[Any]] | None) -> Over | None:

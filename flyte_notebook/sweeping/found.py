@@ -27,9 +27,9 @@ class Point:
     """One run of a sweep.
 
     ``limit_bytes`` is its memory limit, ``None`` without one; ``value`` that of the swept input, ``None`` without one.
-    ``duration_s`` counts from when its worker was ready. ``peak_bytes`` is its peak, page cache included, and
+    ``duration_s`` is from the start of its worker to its end. ``peak_bytes`` is its peak, page cache included, and
     ``counted_bytes`` what of it a limit must hold at least; ``None`` where nothing was measured. ``words`` say what it
-    failed with, empty when it passed.
+    failed with and ``code`` is the code of that error; both are empty when it passed.
     """
 
     number: int
@@ -40,6 +40,7 @@ class Point:
     peak_bytes: int | None = None
     counted_bytes: int | None = None
     words: str = ""
+    code: str = ""
 
 
 class Need(NamedTuple):
@@ -130,6 +131,7 @@ class Sweep:
                     "peak_bytes": point.peak_bytes,
                     "counted_bytes": point.counted_bytes,
                     "words": point.words,
+                    "code": point.code,
                 }
                 for point in self.points
             ],
@@ -211,10 +213,10 @@ def _nowhere(sweep: Sweep, ended: Ended) -> str:
         return f"OOM at every {every}: it needs more than {format_memory(above)}"
     if ended == "timeout":
         return f"too slow at every {every}: {sweep.points[0].words}"
-    reasons = Counter(point.words for point in sweep.points)
+    reasons = Counter(point.code for point in sweep.points)
     first = sweep.points[0].words
     said = first if len(reasons) == 1 else f"{len(reasons)} different errors, the first one: {first}"
-    return f"failed at every {every}, not for memory: {said}"
+    return f"failed at every {every}, for another reason: {said}"
 
 
 def _cliff(points: Sequence[Point]) -> str:
@@ -275,11 +277,12 @@ def _error_notes(sweep: Sweep) -> Iterator[str]:
     for need in whole if sweep.input_name is not None else ():
         told += len(need.points)
         every = " at every limit" if len(sweep.limits) > 1 else ""
-        yield f"{sweep.input_name} = {value_words(need.value)} failed{every}, not for memory: {need.points[0].words}."
+        which = f"{sweep.input_name} = {value_words(need.value)}"
+        yield f"{which} failed{every}, for another reason: {need.points[0].words}."
     if len(failed) > told:
         words = next(point.words for point in failed if all(point not in need.points for need in whole))
         left = len(failed) - told
-        yield f"{counted(left)} failed for {'a reason' if left == 1 else 'reasons'} other than memory: {words}."
+        yield f"{counted(left)} failed for {'a reason' if left == 1 else 'reasons'} other than this limit: {words}."
 
 
 def _turns(points: Sequence[Point]) -> bool:

@@ -59,11 +59,12 @@ def trend_of(points: Sequence[tuple[float, int]], following: Sequence[float] = (
     sizes = [float(memory_bytes) for _, memory_bytes in points]
     middle, level = sum(values) / len(values), sum(sizes) / len(sizes)
     wide = sum((value - middle) ** 2 for value in values)
+    flat = max(sizes) - min(sizes) <= max(FLAT_BYTES, FLAT * level)
     slope = sum((value - middle) * (size - level) for value, size in zip(values, sizes, strict=True)) / wide
+    slope = 0.0 if flat else slope  # a slope that is not there must not be carried far out
     base = level - slope * middle
     off = [size - base - slope * value for value, size in zip(values, sizes, strict=True)]
     apart = sum((size - level) ** 2 for size in sizes)
-    flat = max(sizes) - min(sizes) <= max(FLAT_BYTES, FLAT * level)
     r_squared = None if len(values) < _THREE or flat or not apart else 1 - sum(one**2 for one in off) / apart
     said = next_of(following or values)
     predicted = base + slope * said

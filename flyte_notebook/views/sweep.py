@@ -154,7 +154,7 @@ def _more(sweep: Sweep) -> list[str]:
 def _ran(sweep: Sweep) -> str:
     """Return how the runs were made, which their times depend on."""
     beside = "one after the other" if sweep.side_by_side == 1 else f"up to {sweep.side_by_side} side by side"
-    return f"Runs went {beside}, each once; times count from when a worker was ready."
+    return f"Runs went {beside}, each once; times are from the start of a worker to its end."
 
 
 def _charts(sweep: Sweep) -> list[str]:

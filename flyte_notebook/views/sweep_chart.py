@@ -6,7 +6,7 @@ How a run ended is said by the shape of its mark as well as by its colour. What 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from flyte_notebook.sweeping import Ended, Need, Point, Sweep, Trend, value_words
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from flyte_notebook.views.paper import Axes, Figure
 
+    Marks = defaultdict[Ended, list[tuple[float, float]]]
+
 HEIGHT: Final = 214.0
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 112.0, 38.0, 38.0
 
@@ -51,6 +53,9 @@ LOOKS: Final[dict[Ended, tuple[str, str, float, bool]]] = {
 
 MOST_SERIES: Final = 8
 """So many values have a line with their name over the limits; of more, these are drawn."""
+
+MOST_MARKS: Final = 800
+"""Of more runs every second one has a mark, or every third, and so on: a picture travels in the notebook's file."""
 
 FAR: Final = 3.0
 """A limit further above all peaks than this factor is not drawn over the input: the peaks must have room."""
@@ -118,14 +123,17 @@ def _over_limit(sweep: Sweep, title: str) -> Figure:
     time = time_scale(1.12 * max(0.001, *(point.duration_s for point in points)))
     _grounds(axes, places, time)
     ends: list[tuple[float, float, str]] = []
+    marks: Marks = defaultdict(list)
     for need in _series(sweep):
         curve = [_at(places, time, point) for point in need.points if point.limit_bytes]
         passed = [_at(places, time, point) for point in need.points if point.outcome == "passed"]
         axes.plot(*_columns(passed), color=LATEST, linewidth=1.2, alpha=0.55, zorder=2, clip_on=False)
         if curve and sweep.input_name is not None:
             ends.append((*curve[-1], _series_name(sweep, need)))
-        for point, at in zip([point for point in need.points if point.limit_bytes], curve, strict=True):
-            _mark(axes, at, point.outcome)
+        for point in need.points[:: -(-len(points) // MOST_MARKS)]:
+            if point.limit_bytes:
+                marks[point.outcome].append(_at(places, time, point))
+    _put_marks(axes, marks)
     _series_words(axes, ends)
     _legend(axes, [point.outcome for point in points])
     drawn = len(_series(sweep))
@@ -146,18 +154,22 @@ def _over_input(sweep: Sweep, title: str) -> Figure:
     peaks = [need.peak_bytes for need in needs if need.peak_bytes is not None]
     said = [line.next_bytes] if line is not None and line.next_bytes is not None else []
     limits = sorted({point.limit_bytes for need in needs for point in need.points if point.limit_bytes})
-    near = [limit for limit in limits if not peaks or limit <= FAR * max([*peaks, *said])]
-    memory = memory_scale(1.1 * max([*peaks, *said, *(near if len(sweep.limits) > 1 else ()), 1]))
+    refused = max((point.limit_bytes or 0 for point in sweep.points if point.outcome == "OOM"), default=0)
+    near = [limit for limit in limits if not peaks or limit <= max(FAR * max([*peaks, *said]), refused)]
+    memory = memory_scale(1.1 * max([*peaks, *said, *(near if len(sweep.limits) > 1 else ()), refused, 1]))
     places = _value_places(sweep, line)
     _grounds(axes, places, memory)
+    at_limits: Marks = defaultdict(list)
+    at_peaks: Marks = defaultdict(list)
     for need in needs:
         x = places.part(_number(sweep, need)) * width
-        for point in need.points:
+        for point in need.points[:: -(-len(sweep.points) // MOST_MARKS)]:
             if point.limit_bytes in near and (len(sweep.limits) > 1 or point.outcome != "passed"):
-                y = min(memory.part(point.limit_bytes or 0), 1) * height
-                _mark(axes, (x, y), point.outcome, faint=True)
+                at_limits[point.outcome].append((x, min(memory.part(point.limit_bytes or 0), 1) * height))
         if need.peak_bytes is not None:
-            _mark(axes, (x, memory.part(need.peak_bytes) * height), "passed")
+            at_peaks["passed"].append((x, memory.part(need.peak_bytes) * height))
+    _put_marks(axes, at_limits, faint=True)
+    _put_marks(axes, at_peaks)
     if line is not None:
         _line(axes, sweep, line, places, memory)
     _legend(axes, [point.outcome for need in needs for point in need.points], peaks=len(sweep.limits) > 1)
@@ -295,8 +307,9 @@ def _legend(axes: Axes, outcomes: Sequence[Ended], *, peaks: bool = False) -> No
         x += text_width(words, SIZE) * 0.92 + 22
 
 
-def _mark(axes: Axes, at: tuple[float, float], outcome: Ended, *, faint: bool = False) -> None:
-    axes.plot([at[0]], [at[1]], **_look(outcome, faint=faint))
+def _put_marks(axes: Axes, marks: Marks, *, faint: bool = False) -> None:
+    for outcome, places in marks.items():
+        axes.plot(*_columns(places), **_look(outcome, faint=faint))
 
 
 def _look(outcome: Ended, *, faint: bool = False) -> dict[str, Any]:
