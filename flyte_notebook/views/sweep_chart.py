@@ -64,6 +64,7 @@ WIDE: Final = 30.0
 """From so many times the smallest value on, the values stand on an axis of powers."""
 
 _LETTERS: Final = 12
+_DIGITS: Final = 6
 
 
 class Place(NamedTuple):
@@ -155,7 +156,7 @@ def _over_input(sweep: Sweep, title: str) -> Figure:
     said = [line.next_bytes] if line is not None and line.next_bytes is not None else []
     limits = sorted({point.limit_bytes for need in needs for point in need.points if point.limit_bytes})
     refused = max((point.limit_bytes or 0 for point in sweep.points if point.outcome == "OOM"), default=0)
-    near = [limit for limit in limits if not peaks or limit <= max(FAR * max([*peaks, *said]), refused)]
+    near = [limit for limit in limits if not peaks or limit <= max(FAR * max(peaks), refused)]
     memory = memory_scale(1.1 * max([*peaks, *said, *(near if len(sweep.limits) > 1 else ()), refused, 1]))
     places = _value_places(sweep, line)
     _grounds(axes, places, memory)
@@ -233,19 +234,25 @@ def _limit_places(limits: Sequence[int], *, powers: bool) -> Place:
 
 def _value_places(sweep: Sweep, line: Trend | None) -> Place:
     """Return the axis of values: numbers where they stand, anything else side by side."""
-    names = [clean_line(value_words(value), _LETTERS) for value in sweep.values]
+    names = [_tick_words(value) for value in sweep.values]
     if not sweep.numbers:
         places = [(float(place), name) for place, name in enumerate(names)]
         bare = Place(-0.5, len(places) - 0.5, powers=False, ticks=())
         return bare._replace(ticks=tuple(_roomy(bare, places)))
     ticks = sorted((float(value), name) for value, name in zip(sweep.values, names, strict=True))
     if line is not None and line.next_bytes is not None:
-        ticks.append((float(line.next_value), clean_line(value_words(line.next_value), _LETTERS)))
+        ticks.append((float(line.next_value), _tick_words(line.next_value)))
     low, high = ticks[0][0], ticks[-1][0]
     powers = low > 0 and high / low > WIDE
     aside = 0.05 * (high - low) or 1.0
     bare = Place(low / 1.2, high * 1.2, powers, ()) if powers else Place(low - aside, high + aside, powers, ())
     return bare._replace(ticks=tuple(_roomy(bare, ticks)))
+
+
+def _tick_words(value: Any) -> str:  # noqa: ANN401 - any value of an input
+    """Return what is written below a value: a long number as ``1e+07``."""
+    words = value_words(value)
+    return f"{value:g}" if len(words) > _DIGITS and isinstance(value, int) else clean_line(words, _LETTERS)
 
 
 def _roomy(places: Place, ticks: list[tuple[float, str]]) -> Iterator[tuple[float, str]]:
@@ -297,14 +304,19 @@ def _legend(axes: Axes, outcomes: Sequence[Ended], *, peaks: bool = False) -> No
     if peaks:
         axes.plot([x], [height + 11], **_look("passed"))
         put_text(axes, x + 9, height + 11, "highest peak that passed")
-        x += text_width("highest peak that passed", SIZE) * 0.92 + 22
+        x += _legend_width("highest peak that passed")
     for end in LOOKS:
         if end not in outcomes:
             continue
         axes.plot([x], [height + 11], **_look(end, faint=peaks))
         words = f"{end} at this limit" if peaks and end == "passed" else end
         put_text(axes, x + 9, height + 11, words)
-        x += text_width(words, SIZE) * 0.92 + 22
+        x += _legend_width(words)
+
+
+def _legend_width(words: str) -> float:
+    """Return how far the next entry is away; capitals are wider than the average letter."""
+    return text_width(words, SIZE) * (1.3 if words.isupper() else 0.92) + 22
 
 
 def _put_marks(axes: Axes, marks: Marks, *, faint: bool = False) -> None:

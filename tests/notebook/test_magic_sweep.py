@@ -87,7 +87,12 @@ def test_a_line_tells_how_it_stands_and_an_interrupt_keeps_what_was_measured(ker
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "thread = threading.Thread(target=later); thread.start()"
     ).ok()
-    cell = "%%flyte_task --cpu 0.5 --sweep x=0,60,61\nimport os, time\nif x == 61: open(mark, 'w').close()\ntime.sleep(x)"
+    cell = """%%flyte_task --cpu 0.5 --sweep x=0,60,61
+import time
+if x == 61:
+    open(mark, "w").close()
+time.sleep(x)
+"""
     reply = kernel.run(cell)
     kernel.run("thread.join(); os.unlink(mark)").ok()
     assert "ActionAbortedError" == reply.ename
