@@ -211,6 +211,7 @@ def test_what_no_limit_held_is_not_in_the_line() -> None:
     assert found.frontier[-1].peak_bytes is None
     assert found.trend is not None
     assert (3, 76) == (found.trend.count, round(found.trend.slope_bytes / MI))
+    assert "Prediction, not measured: 646 MiB for x = 8." in found.notes
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ class Trend:
     ``r_squared`` is which part of the differences the line explains, ``None`` through two values, where it is no
     measure, and where nothing differs. ``worst_bytes`` is how far the line is off at most, ``apart_bytes`` how far the
     lowest and the highest peak are apart; ``flat``: that is too little to say that memory depends on the input.
-    ``next_value`` is the one that would follow, and ``next_bytes`` what the line says of it, which nobody has measured;
-    ``None`` where the line is too bad to say so.
+    ``next_value`` is the next one, and ``next_bytes`` what the line says of it, which nobody has measured; ``None``
+    where the line is too bad to say so.
     """
 
     base_bytes: float
@@ -50,7 +50,8 @@ class Trend:
 def trend_of(points: Sequence[tuple[float, int]], following: Sequence[float] = ()) -> Trend | None:
     """Return the line through pairs of value and memory in bytes; ``None`` for fewer than two values.
 
-    ``following`` are all values that were tried, of which the next one is told: those of ``points`` when empty.
+    ``following`` are all values that were tried, those of ``points`` when empty. The next one is the smallest of them
+    that nothing is known of, since no limit held it; else the one that would follow.
     """
     points = sorted((value, memory_bytes) for value, memory_bytes in points if math.isfinite(value))
     values = [float(value) for value, _ in points]
@@ -66,7 +67,8 @@ def trend_of(points: Sequence[tuple[float, int]], following: Sequence[float] = (
     off = [size - base - slope * value for value, size in zip(values, sizes, strict=True)]
     apart = sum((size - level) ** 2 for size in sizes)
     r_squared = None if len(values) < _THREE or flat or not apart else 1 - sum(one**2 for one in off) / apart
-    said = next_of(following or values)
+    refused = [value for value in following if value > values[-1]]
+    said = min(refused, default=next_of(following or values))
     predicted = base + slope * said
     good = flat or r_squared is None or r_squared >= GOOD
     return Trend(

@@ -240,7 +240,7 @@ def _value_places(sweep: Sweep, line: Trend | None) -> Place:
         bare = Place(-0.5, len(places) - 0.5, powers=False, ticks=())
         return bare._replace(ticks=tuple(_roomy(bare, places)))
     ticks = sorted((float(value), name) for value, name in zip(sweep.values, names, strict=True))
-    if line is not None and line.next_bytes is not None:
+    if line is not None and line.next_bytes is not None and line.next_value > ticks[-1][0]:
         ticks.append((float(line.next_value), _tick_words(line.next_value)))
     low, high = ticks[0][0], ticks[-1][0]
     powers = low > 0 and high / low > WIDE
