@@ -31,6 +31,13 @@ def test_a_cell_is_swept_over_limits(kernel: Kernel) -> None:
     assert "CellTask" == kernel.value("type(oomer).__name__")
 
 
+def test_what_an_earlier_cell_gave_back_stays(kernel: Kernel) -> None:
+    """The last run is the one before the sweep, and it still has its outputs; those of the points go nowhere."""
+    kernel.run("%%flyte_task\nkept = 5").ok()
+    kernel.run("%%flyte_task --sweep n=1,2\nmade = n").ok()
+    assert {"kept": 5} == kernel.value("fn.last_run.outputs")
+
+
 def test_an_input_is_swept_whether_or_not_the_notebook_has_it(kernel: Kernel) -> None:
     """The cell gets each value in turn, also of a name that the notebook does not have; a line is fitted."""
     reply = kernel.run(CELL.format(line="--sweep x=1,2,4"))
