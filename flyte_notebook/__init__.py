@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from flyte_notebook.history import draw_runs_with as _draw_runs_with
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from os import PathLike
     from pathlib import Path
     from types import ModuleType, TracebackType
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flyte_notebook.fitting import Fit
     from flyte_notebook.history import Action, Attempt, History, Run, Runs
     from flyte_notebook.outcome import Failure
+    from flyte_notebook.sweeping import Sweep
     from flyte_notebook.trace import MemoryTrace
     from flyte_notebook.views.comparison import Comparison
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     last_run: Run | None
     last_failure: Failure | None
     last_fit: Fit | None
+    last_sweep: Sweep | None
 
 __version__ = "0.1.0"
 
@@ -57,6 +59,7 @@ __all__ = [
     "MemoryTrace",
     "Run",
     "Runs",
+    "Sweep",
     "compare",
     "disable",
     "doctor",
@@ -67,10 +70,12 @@ __all__ = [
     "last_failure",
     "last_fit",
     "last_run",
+    "last_sweep",
     "load",
     "load_ipython_extension",
     "runs",
     "save",
+    "sweep",
     "unload_ipython_extension",
 ]
 
@@ -85,6 +90,7 @@ _HOMES = {
     "MemoryTrace": "flyte_notebook.trace",
     "Run": "flyte_notebook.history",
     "Runs": "flyte_notebook.history",
+    "Sweep": "flyte_notebook.sweeping",
 }
 
 
@@ -231,6 +237,59 @@ def load(path: str | PathLike[str] | None = None) -> Runs:
     return result
 
 
+class _SweepCall:
+    """Run a task across memory limits, values of an input, or both, and see where it passes and how long it takes.
+
+    ``sweep(task, memory="128Mi:1Gi:8", x=5)`` runs it at eight limits, ``"128Mi:1Gi:8:log"`` at eight that grow by the
+    same factor; ``over={"x": [1, 2, 4, 8]}``, or ``over="x=1,2,4,8"``, with these values of one input, at each limit or
+    at the one that the task declares. Other arguments are those of ``flyte.run``. It blocks; ``await sweep.aio(...)``
+    does not. Runs go side by side, as many as have a core each, as memory allows, each once, without the cache, and
+    without showing its output. Runs of a sweep are not kept in ``runs``; `Sweep` has their points, and shows itself.
+
+    A point that fails is a result, and raises nothing. Raises ValueError, before anything runs, for what cannot be
+    swept; also for more than 100 runs without ``yes=True``, with how long they would take at least. TypeError for what
+    is no task. An interrupt stops it; what was measured is shown, and stands in ``last_sweep``.
+    """
+
+    def __call__(
+        self,
+        task: Any,  # noqa: ANN401 - any task
+        /,
+        *args: Any,  # noqa: ANN401 - any inputs
+        memory: str | None = None,
+        over: str | Mapping[str, Sequence[Any]] | None = None,
+        yes: bool = False,
+        **inputs: Any,  # noqa: ANN401 - any inputs
+    ) -> Sweep:
+        home, view = _sweep_rooms()
+        asked = home.Asked.by(task, args, inputs, memory=memory, over=over)
+        result: Sweep = view.shown(home.sweep(asked, yes=yes, bundle=view.sweep_bundle))
+        return result
+
+    async def aio(
+        self,
+        task: Any,  # noqa: ANN401 - any task
+        /,
+        *args: Any,  # noqa: ANN401 - any inputs
+        memory: str | None = None,
+        over: str | Mapping[str, Sequence[Any]] | None = None,
+        yes: bool = False,
+        **inputs: Any,  # noqa: ANN401 - any inputs
+    ) -> Sweep:
+        """As `sweep`, awaited; cancelling it stops the sweep."""
+        home, view = _sweep_rooms()
+        asked = home.Asked.by(task, args, inputs, memory=memory, over=over)
+        result: Sweep = view.shown(await home.sweep_aio(asked, yes=yes, bundle=view.sweep_bundle))
+        return result
+
+
+def _sweep_rooms() -> tuple[Any, Any]:
+    return importlib.import_module("flyte_notebook.sdk.sweep"), importlib.import_module("flyte_notebook.views.sweep")
+
+
+sweep = _SweepCall()
+
+
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Load the extension: ``%load_ext flyte_notebook``."""
     with _engine_begun():
@@ -257,6 +316,9 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - public names that are loade
     if name in {"runs", "last_run", "last_failure"}:
         history = importlib.import_module("flyte_notebook.sdk.enforcement").history
         return history if name == "runs" else getattr(history, name)
+    if name == "last_sweep":
+        home, view = _sweep_rooms()
+        return None if home.last is None else view.shown(home.last)
     if name == "last_fit":
         found = importlib.import_module("flyte_notebook.sdk.fit").last
         return None if found is None else importlib.import_module("flyte_notebook.views.fit").shown(found)

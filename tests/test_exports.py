@@ -33,6 +33,7 @@ PUBLIC = (
     "MemoryTrace",
     "Run",
     "Runs",
+    "Sweep",
     "compare",
     "disable",
     "doctor",
@@ -43,10 +44,12 @@ PUBLIC = (
     "last_failure",
     "last_fit",
     "last_run",
+    "last_sweep",
     "load",
     "load_ipython_extension",
     "runs",
     "save",
+    "sweep",
     "unload_ipython_extension",
 )
 """Public names, sorted. A name that is added or taken away is added or taken away here, and in CHANGELOG.md."""
@@ -66,6 +69,8 @@ FIELDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("fitting", "Fit"): (
         *("memory", "memory_bytes", "resources", "line", "tasks", "runs", "verdict", "headline", "to_dict"),
     ),
+    ("sweeping", "Sweep"): ("points", "frontier", "trend", "headline", "notes", "interrupted", "planned", "to_dict"),
+    ("sweeping", "Point"): ("limit_bytes", "value", "outcome", "duration_s", "peak_bytes", "words"),
     ("catalogue", "Explanation"): (
         *("name", "meaning", "kind", "codes", "raised_on_cluster", "raised_here", "real_here"),
         *("recover", "prevent", "related", "signature", "bases", "facts"),

@@ -82,6 +82,17 @@ if TYPE_CHECKING:
         assert_type(fn.compare(run, loaded, yesterday=loaded[0]), fn.Comparison)
         assert_type(run.to_json(), str)
 
+    async def sweeps(task: object) -> None:
+        """Run a task across limits and values."""
+        found = fn.sweep(task, memory="128Mi:1Gi:8", over={"x": [1, 2]}, y=3)
+        assert_type(found, fn.Sweep)
+        assert_type(found.points[0].limit_bytes, int | None)
+        assert_type(found.points[0].peak_bytes, int | None)
+        assert_type(found.points[0].duration_s, float)
+        assert_type(found.headline, str)
+        assert_type(await fn.sweep.aio(task, over="x=1,2", yes=True), fn.Sweep)
+        assert_type(fn.last_sweep, fn.Sweep | None)
+
     def explains(failure: Failure) -> None:
         """Ask what an error means."""
         explanation = fn.explain(failure.error)

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import linecache
 import uuid
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.displayhook import DisplayHook
@@ -20,6 +21,7 @@ from flyte_notebook.limiters import machine
 from flyte_notebook.notebook import liveline, output, refusals
 from flyte_notebook.notebook.options import MAGIC
 from flyte_notebook.notebook.render import of_this_process
+from flyte_notebook.notebook.sweeps import CellSweep
 from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk import celltask, enforcement, settings
 from flyte_notebook.sdk.fit import FitError, Fitting, search_and_show
@@ -27,10 +29,11 @@ from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.unstarted import NOT_STARTED
 from flyte_notebook.units import format_memory, quantity_memory
 from flyte_notebook.views.fit import fit_bundle
+from flyte_notebook.views.sweep import sweep_bundle
 from flyte_notebook.worker.pickling import PicklingProblem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from flyte_notebook.cells.returned import ReturnedValues
     from flyte_notebook.history import Run
@@ -70,6 +73,8 @@ class CellRun:
         With ``--background`` it returns a `BackgroundRun` at once.
         """
         self._check_limits()
+        if self._said.sweeps:
+            return self._sweep()
         task, parts = self._task()
         if self._said.name is not None:
             self._shell.user_ns[self._said.name] = task
@@ -124,6 +129,20 @@ class CellRun:
             self._show({"text/plain": f"[flyte_notebook: `{self._said.name}` has a limit of {kept} from now on]"})
         values = returned[-1] if returned else None
         return None if values is None else self._bind(values, cached=False)
+
+    def _sweep(self) -> None:
+        """Run the cell across limits and values, and show what was found; it stands in ``_``, and nothing lands."""
+        sweep = CellSweep(self._session, self._said, self._task)
+        if self._said.name is not None:
+            self._shell.user_ns[self._said.name] = sweep.task
+        try:
+            with liveline.hushed() if self._said.quiet else contextlib.nullcontext():
+                found = sweep.run()
+        except KeyboardInterrupt as interrupt:
+            self.interrupted = True
+            raise self._aborted(sweep.name, interrupt) from None
+        self._show(sweep_bundle(found))
+        self._shell.displayhook.update_user_ns(found)
 
     def _to_its_end(
         self, task: CellTask, parts: CellParts, run: Run, trial: Trial | None = None
@@ -196,16 +215,16 @@ class CellRun:
                 f"({format_memory(capacity)})"
             )
 
-    def _task(self) -> tuple[CellTask, CellParts]:
+    def _task(self, besides: Mapping[str, Any] = MappingProxyType({})) -> tuple[CellTask, CellParts]:
+        """Read the cell, with the variables of the notebook and those ``besides``."""
         said, shell = self._said, self._shell
         source = shell.transform_cell(self._cell)
         # Not execution_count, which counts this cell already in some versions and not yet in others.
         filename = f"Cell In[{len(shell.history_manager.input_hist_raw) - 1}]"
         linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
         try:
-            parts = celltask.read_cell(
-                source, shell.user_ns, filename=filename, inputs=said.inputs, outputs=said.outputs
-            )
+            known = {**shell.user_ns, **besides} if besides else shell.user_ns
+            parts = celltask.read_cell(source, known, filename=filename, inputs=said.inputs, outputs=said.outputs)
         except SyntaxError as error:
             raise refusals.syntax_error(error, source) from None
         except UnknownNameError as error:

@@ -34,6 +34,9 @@ def complete(line: str, names: Names | None = None) -> list[str]:
         offered = option.choices or option.typical
         if option.completes is not None:
             offered = names.environments if option.completes == "environments" else names.variables
+        if option.completes == "inputs":
+            name = word.rpartition(" ")[2].removeprefix(f"{flag}=" if equals and flag in BY_FLAG else "")
+            return [] if "=" in name else [f"{value}=" for value in names.variables if value.startswith(start)]
         return [value for value in offered if value.startswith(start)]
     if not word.startswith("-"):
         return [] if word else _unused(before)

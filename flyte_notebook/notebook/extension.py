@@ -215,11 +215,14 @@ def unload(shell: Any) -> None:
 
 def _keep_outputs(run_name: str, values: Any) -> None:
     """Give a run what its cell gave back, by name; the value of the last expression is called ``result``."""
-    outputs = values.outputs
-    if values.outcome.has_value:
-        outputs["result"] = values.result
-    enforcement.history.keep_outputs(run_name, outputs)
-    if values.outcome.disposable:
+    run = enforcement.history.find(run_name)
+    point = run is not None and run.point  # of a sweep: nobody asks what it gave back
+    if not point:
+        outputs = values.outputs
+        if values.outcome.has_value:
+            outputs["result"] = values.result
+        enforcement.history.keep_outputs(run_name, outputs)
+    if values.outcome.disposable or point:
         values.outcome.discard()
     spooled.end(run_name, failed=False)  # a result from the cache comes without the end of a run
     celltask.last_outputs.take(run_name)  # nobody else asks for it: the values would stay in memory

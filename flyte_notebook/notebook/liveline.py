@@ -89,8 +89,11 @@ class LiveLines:
         """The names of runs that passed and of which a line says so; whoever reads it empties it."""
 
     def began(self, run: Run, sink: Sink) -> None:
-        """Take a run that begins; in the context of its cell. Without a kernel there are no lines."""
-        if _hushed.get() or not isinstance(sink, KernelSink):
+        """Take a run that begins; in the context of its cell. Without a kernel there are no lines.
+
+        A point of a sweep has none either: the sweep has one.
+        """
+        if _hushed.get() or run.point or not isinstance(sink, KernelSink):
             return
         with self._lock:
             if self._closing.is_set():

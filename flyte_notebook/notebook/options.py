@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from IPython.core.error import UsageError
 
+from flyte_notebook.notebook.literals import keep_literals
 from flyte_notebook.overrides import Override
+from flyte_notebook.sweeping import RANGE, VALUES, MemoryRange, Over, SweepError, parse_over, parse_range
 from flyte_notebook.units import UnitError, parse_cpu, parse_duration, parse_memory
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ RERUN = "%flyte rerun"
 class CellOptions:
     """What the first line of a ``%%flyte_task`` cell said; ``None`` means not said: an environment's word counts.
 
-    ``fit`` is whether the memory limit is to be found; then ``memory_bytes`` is ``None``.
+    ``fit`` is whether the memory limit is to be found, ``memory_range`` the limits that are to be tried; then
+    ``memory_bytes`` is ``None``. ``over`` are the values of an input to try, ``yes`` is whether many runs are wanted.
     ``env`` is the name of a notebook variable. ``inputs`` and ``outputs`` are names, ``None`` to infer them.
     ``disk`` and ``shm`` are quantities as ``flyte.Resources`` takes them, ``gpu`` a number or ``"A100:1"``.
     """
@@ -38,6 +41,9 @@ class CellOptions:
     name: str | None = None
     memory_bytes: int | None = None
     fit: bool = False
+    memory_range: MemoryRange | None = None
+    over: Over | None = None
+    yes: bool = False
     cpu_cores: float | None = None
     gpu: int | str | None = None
     disk: str | None = None
@@ -55,6 +61,11 @@ class CellOptions:
     quiet: bool = False
     background: bool = False
 
+    @property
+    def sweeps(self) -> bool:
+        """Whether the cell is to run many times, across limits or values of an input."""
+        return self.memory_range is not None or self.over is not None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
@@ -68,7 +79,7 @@ class Option:
     parse: Callable[[str], object] = str
     choices: tuple[str, ...] = ()
     typical: tuple[str, ...] = ()
-    completes: Literal["environments", "variables"] | None = None
+    completes: Literal["environments", "inputs", "variables"] | None = None
     missing: str | None = None
 
     @property
@@ -82,12 +93,10 @@ class Option:
         return self.choices[0] if self.choices else self.metavar or ""
 
 
-def _memory_limit(text: str) -> int | str:
+def _memory_limit(text: str) -> int | str | MemoryRange:
     if text == FIT:
         return FIT
-    if ":" in text:
-        raise ValueError("a sweep over limits is not in this version; give one limit, for example 250Mi")
-    return parse_memory(text)
+    return parse_range(text) if ":" in text else parse_memory(text)
 
 
 def _quantity(text: str) -> str:
@@ -129,8 +138,12 @@ _SIZES = ("128Mi", "256Mi", "512Mi", "1Gi", "2Gi", "4Gi")
 
 OPTIONS: tuple[Option, ...] = (
     Option(name="--memory", short="-m", field="memory_bytes", metavar="250Mi", parse=_memory_limit,
-           typical=(*_SIZES, FIT),
-           meaning="hard memory limit: Ki Mi Gi Ti, k M G T, or plain bytes; fit finds the smallest that passes"),
+           typical=(*_SIZES, FIT, RANGE),
+           meaning="hard memory limit: Ki Mi Gi Ti, k M G T, or plain bytes; fit finds the smallest that passes; "
+                   f"{RANGE} tries 8 limits, {RANGE}:log by a factor"),
+    Option(name="--sweep", field="over", metavar=VALUES, parse=parse_over, completes="inputs",
+           meaning="run once for each value of an input, at each limit of --memory; Python literals"),
+    Option(name="--yes", field="yes", meaning="start a sweep of more than 100 runs"),
     Option(name="--cpu", short="-c", field="cpu_cores", metavar="0.5", parse=parse_cpu, typical=("0.5", "1", "2"),
            meaning="CPU quota in cores: 1, 0.5 or 500m"),
     Option(name="--gpu", field="gpu", metavar="1", parse=_gpu, typical=("1",),
@@ -173,6 +186,7 @@ EXAMPLES = (
     "%%flyte_task --memory 250Mi",
     "%%flyte_task oomer -m 250Mi -c 1 -t 30s -r 1",
     "%%flyte_task oomer --memory fit",
+    f"%%flyte_task oomer --memory {RANGE} --sweep {VALUES}",
     "%%flyte_task train --env env --inputs df,params --outputs model --memory=2Gi",
 )
 
@@ -199,11 +213,27 @@ def parse(line: str) -> CellOptions:
             raise _usage(f"{word!r} is one word too many after {values['name']!r}; {_options_hint(word)}")
         else:
             values["name"] = _name(word)
-    if values.get("memory_bytes") == FIT:
+    memory = values.get("memory_bytes")
+    if memory == FIT:
         values |= {"memory_bytes": None, "fit": True}
-        if values.get("background"):
-            raise _usage("--memory fit runs the cell several times and waits for it; leave out --background")
-    return CellOptions(**values)
+    elif isinstance(memory, MemoryRange):
+        values |= {"memory_bytes": None, "memory_range": memory}
+    said = CellOptions(**values)
+    _check_together(said)
+    return said
+
+
+def _check_together(said: CellOptions) -> None:
+    """Refuse options that contradict each other."""
+    if said.fit and said.over is not None:
+        raise _usage(
+            f"--sweep tries values and --memory fit searches; write --sweep with --memory {RANGE}, or one of both"
+        )
+    if (said.fit or said.sweeps) and said.background:
+        what = "--memory fit" if said.fit else "a sweep"
+        raise _usage(f"{what} runs the cell several times and waits for it; leave out --background")
+    if said.yes and not said.sweeps:
+        raise _usage(f"--yes is for sweeps; write it with --memory {RANGE} or --sweep {VALUES}")
 
 
 def parse_override(line: str) -> Override:
@@ -220,6 +250,8 @@ def parse_override(line: str) -> Override:
     )
     if said.fit:
         raise UsageError(f"{RERUN}: --memory fit is no limit to run again with; write %flyte fit")
+    if said.memory_range is not None:
+        raise UsageError(f"{RERUN}: --memory {said.memory_range} is no limit to run again with; write it in the cell")
     if said != CellOptions(**{field.name: getattr(override, field.name) for field in fields(override)}):
         raise UsageError(
             f"{RERUN}: a rerun changes --memory, --cpu, --timeout and --retries only; write for example "
@@ -261,7 +293,7 @@ def _usage(message: str) -> Exception:
 
 def _words(line: str) -> list[str]:
     try:
-        return shlex.split(line, comments=True)
+        return shlex.split(keep_literals(line), comments=True)
     except ValueError:
         raise _usage(
             'a quotation mark is not closed; quote a value on both sides, for example --inputs "a, b"'
@@ -299,6 +331,8 @@ def _value(option: Option, attached: str | None, words: list[str]) -> object:
         raise _usage(f"{option.name}: {attached!r} is not one of {', '.join(option.choices)}; write {option.right}")
     try:
         return option.parse(attached)
+    except SweepError as error:
+        raise _usage(f"{option.name}: {error}") from None
     except (UnitError, ValueError) as error:
         example = "" if option.example in str(error) else f"; write for example {option.right}"
         raise _usage(f"{option.name}: {error}{example}") from None

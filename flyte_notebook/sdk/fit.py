@@ -200,7 +200,7 @@ class Fitting:
         root = run.actions[0].outcome
         passed = root is not None and not isinstance(root, Failure)
         measures = {
-            name: _measure(actions, trial.limits.get(name, trial.room_bytes), self._room_bytes, passed=passed)
+            name: _measure(actions, trial.limits.get(name, self._room_bytes), self._room_bytes, passed=passed)
             for name, actions in by_name.items()
         }
         for name, measure in measures.items():

@@ -31,7 +31,7 @@ from flyte.syncify import syncify as _syncify_instance
 
 if TYPE_CHECKING:
     import concurrent.futures
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     Dispatch = Callable[..., Awaitable[tuple[Any, Any]]]
 
@@ -71,10 +71,7 @@ def replace_dispatch(dispatch: Dispatch) -> Callable[[], None]:
 
 
 def replace_conversion(naming: Callable[[Any, Callable[..., Awaitable[Any]]], Any]) -> Callable[[], None]:
-    """Put ``naming(convert, convert_inputs)`` where the local controller looks for its conversions.
-
-    Return what undoes it.
-    """
+    """Put ``naming(convert, convert_inputs)`` where the local controller converts; return what undoes it."""
     module: Any = _local_controller
     before = module.convert
     module.convert = naming(before, before.convert_from_native_to_inputs)
@@ -159,10 +156,18 @@ def run_local(
     return flyte.with_runcontext(mode="local", name=name, disable_run_cache=uncached).run(task, *args, **kwargs)
 
 
-async def run_local_async(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str | None = None) -> Any:
+async def run_local_async(
+    task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str | None = None, uncached: bool = False
+) -> Any:
     """As `run_local`, awaited."""
     args, kwargs = _by_position(task, args, kwargs)
-    return await flyte.with_runcontext(mode="local", name=name).run.aio(task, *args, **kwargs)
+    runner = flyte.with_runcontext(mode="local", name=name, disable_run_cache=uncached)
+    return await runner.run.aio(task, *args, **kwargs)
+
+
+def run_in_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on the loop of the SDK's sync functions, and block as they do until it is over."""
+    return _background().call_in_loop_sync(coroutine)
 
 
 def _by_position(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flyte_notebook.engine import Origin
 from flyte_notebook.engine.sinks import Nowhere, StandardSink
 from flyte_notebook.errors import InlineIOMaxBytesBreached, RunAbortedError
-from flyte_notebook.history import History
+from flyte_notebook.history import History, Run
 from flyte_notebook.job import Surroundings
 from flyte_notebook.outcome import Failure, Success
 from flyte_notebook.scheduler import MAX_PROCESSES
@@ -29,11 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from flyte_notebook.engine import Sink
-    from flyte_notebook.history import Run
     from flyte_notebook.job import Job, Semantics
     from flyte_notebook.progress import Progress
     from flyte_notebook.sdk.trials import Trial
-    from flyte_notebook.sdk.watching import Watch
+    from flyte_notebook.sdk.watching import Group, Watch
 
 BEFORE = (
     "flyte_notebook.notebook.shell_in_worker:install_lazily",
@@ -75,6 +74,7 @@ class Session:
         self._undo: list[Callable[[], None]] = []
         self._said: set[str] = set()
         self._apart: set[str] = set()
+        self._groups: dict[str, Group] = {}
 
     def open(self) -> None:
         """Start the engine and take the seam. Raises `EngineError` or RuntimeError; then the SDK is untouched."""
@@ -124,11 +124,30 @@ class Session:
 
     def stop_run(self, name: str) -> None:
         """Have one run stopped; returns at once. It ends with ActionAbortedError. Thread-safe, takes no lock."""
+        group = self._groups.get(name)
+        if group is not None:
+            group.stop()
+            return
         self.engine.stop_run(name)
         self._watching.wake(name)
 
+    def begin_group(self, group: Group) -> Callable[[], None]:
+        """Show one line for many runs, which have none of their own; return what ends it. In the cell's own thread."""
+        run = Run(name=group.name, task_name=group.name)
+        self._groups[group.name] = group
+        self._watching.group_began(run, self._sink())
+
+        def end() -> None:
+            if self._groups.pop(group.name, None) is not None:
+                self._watching.group_ended(run)
+
+        return end
+
     def progress(self, name: str) -> Progress | None:
         """Return how a run stands, ``None`` if it has not begun or is over. Thread-safe."""
+        group = self._groups.get(name)
+        if group is not None:
+            return group.progress()
         progress = self.engine.progress(name)
         again_in_s = self._watching.again_in_s(name)
         return progress if progress is None or again_in_s is None else replace(progress, again_in_s=again_in_s)
@@ -166,6 +185,16 @@ class Session:
         finally:
             self.trials.pop(name, None)
         return seam.native_outputs(task, run)
+
+    async def run_point(
+        self, task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, name: str, trial: Trial
+    ) -> None:
+        """Run a task once as a point of a sweep: as `run` with a ``trial``, awaited; what it returns is not kept."""
+        self.trials[name] = trial
+        try:
+            await seam.run_local_async(task, args, dict(kwargs), name=name, uncached=True)
+        finally:
+            self.trials.pop(name, None)
 
     @property
     def rich(self) -> bool:
@@ -229,7 +258,7 @@ class Session:
             self._watching.over(job.run)
             raise
         finally:
-            spooled.end(job.run, failed=failed)
+            spooled.end(job.run, failed=failed and trial is None)
         if isinstance(outcome, Success):
             run.failure = None
             if trial is None:

@@ -47,15 +47,17 @@ class Declared:
 
 @dataclass(slots=True, kw_only=True)
 class Trial:
-    """Limits by task name for one run; any other task gets ``room_bytes``. ``muted``: nothing of its output is shown.
+    """Limits by task name for one run; any other task gets ``room_bytes``, its own limit where that is ``None``.
 
-    A task reserves no more than it declares, so that those which run side by side still do. ``declared`` is filled with
-    what the tasks declare that were called. Changed on the engine's thread only.
+    ``muted``: nothing of its output is shown. A task reserves no more than it declares, so that those which run side by
+    side still do; with ``reserves`` it reserves its whole limit. ``declared`` is filled with what the tasks that were
+    called declare. Changed on the engine's thread only.
     """
 
     limits: Mapping[str, int]
-    room_bytes: int
+    room_bytes: int | None
     muted: bool = False
+    reserves: bool = False
     declared: dict[str, Declared] = field(default_factory=dict)
 
     def adjusted(self, job: Job) -> Job:
@@ -64,24 +66,28 @@ class Trial:
         resources = {} if facts is None else facts.resources
         self.declared.setdefault(job.label, Declared(memory_bytes=job.limits.memory_bytes, resources=resources))
         memory_bytes = self.limits.get(job.label, self.room_bytes)
-        request_bytes = _request(job.limits, memory_bytes)
+        if memory_bytes is None:
+            return job
+        request_bytes = self._request(job.limits, memory_bytes)
         return replace(job, limits=replace(job.limits, memory_bytes=memory_bytes, memory_request_bytes=request_bytes))
 
     def overridden(self, task: Any) -> Any:
         """Return a task under the limit of this trial, with one attempt only."""
         memory_bytes = self.limits.get(task.name, self.room_bytes)
-        request_bytes = _request(tasks.limits_of(task), memory_bytes)
-        resources: dict[str, Any] = tasks.declared_resources(task)
-        resources["memory"] = (quantity_memory(request_bytes), quantity_memory(memory_bytes))
-        changes: dict[str, Any] = {"resources": flyte.Resources(**resources), "retries": flyte.RetryStrategy(count=0)}
+        changes: dict[str, Any] = {"retries": flyte.RetryStrategy(count=0)}
+        if memory_bytes is not None:
+            request_bytes = self._request(tasks.limits_of(task), memory_bytes)
+            resources: dict[str, Any] = tasks.declared_resources(task)
+            resources["memory"] = (quantity_memory(request_bytes), quantity_memory(memory_bytes))
+            changes["resources"] = flyte.Resources(**resources)
         if task.reusable is not None:  # the SDK overrides no resources of a container that is reused
             changes["reusable"] = "off"
         return task.override(**changes)
 
-
-def _request(limits: Limits, memory_bytes: int) -> int:
-    declared = limits.memory_bytes is not None or limits.memory_request_bytes is not None
-    return min(reserve_bytes(limits) if declared else DEFAULT_RESERVE_BYTES, memory_bytes)
+    def _request(self, limits: Limits, memory_bytes: int) -> int:
+        declared = limits.memory_bytes is not None or limits.memory_request_bytes is not None
+        wanted_bytes = reserve_bytes(limits) if declared else DEFAULT_RESERVE_BYTES
+        return memory_bytes if self.reserves else min(wanted_bytes, memory_bytes)
 
 
 def _code(value: object) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from flyte_notebook.engine import Sink
     from flyte_notebook.history import Run
+    from flyte_notebook.progress import Progress
 
 logger = logging.getLogger("flyte_notebook.sdk")
 
@@ -32,6 +33,18 @@ class Watch(Protocol):
 
     def ended(self, run: Run) -> None:
         """Say that it is over, before whoever began it has its result."""
+
+
+class Group(Protocol):
+    """Many runs that are watched as one, such as a sweep. Any method from any thread."""
+
+    name: str
+
+    def progress(self) -> Progress | None:
+        """Return how they stand together, ``None`` when they are over."""
+
+    def stop(self) -> None:
+        """Have all of them stopped; returns at once."""
 
 
 @dataclass(slots=True, eq=False)
@@ -75,6 +88,14 @@ class Watching:
         watched = self._runs.pop(name, None)
         if watched is not None:
             self._tell(lambda watch: watch.ended(watched.run))
+
+    def group_began(self, run: Run, sink: Sink) -> None:
+        """Say that a group began; ``run`` stands for it, and has no actions."""
+        self._tell(lambda watch: watch.began(run, sink))
+
+    def group_ended(self, run: Run) -> None:
+        """Say that a group is over."""
+        self._tell(lambda watch: watch.ended(run))
 
     @property
     def names(self) -> tuple[str, ...]:

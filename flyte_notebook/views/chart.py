@@ -1,37 +1,30 @@
-"""Memory over time as a picture: the attempts at one action on one chart, or the actions of a run side by side.
-
-The only home of matplotlib, which is loaded by the first call and never by an import. Drawn on a white, opaque ground
-in colours that keep their contrast when a page in a dark theme inverts the picture and turns its hues back
-(``filter: invert(.92) hue-rotate(180deg)``). Lengths are in points; letters are large enough that the picture, which is
-500 points wide, can still be read at 400 pixels.
-"""
+"""Memory over time as a picture: the attempts at one action on one chart, or the actions of a run side by side."""
 
 from __future__ import annotations
 
 import math
-import threading
-import warnings
-from base64 import b64encode
-from contextlib import contextmanager, nullcontext
-from functools import cache
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
 from flyte_notebook.trace import MemoryTrace
 from flyte_notebook.units import format_memory
 from flyte_notebook.views.lines import MAX_LINES, Bar, Line, bars_of, chart_words, lines_of, thinned, together
+from flyte_notebook.views.paper import BAD, GRID, LATEST, SIZE, SOFT, TEXT, WIDTH, data_uri
+from flyte_notebook.views.paper import axes_in as _axes
+from flyte_notebook.views.paper import figure_of as _figure
+from flyte_notebook.views.paper import our_looks as _our_looks
+from flyte_notebook.views.paper import put_text as _text
+from flyte_notebook.views.paper import put_ticks as _ticks
+from flyte_notebook.views.paper import say_only as _say
+from flyte_notebook.views.paper import svg_of as _svg
 from flyte_notebook.views.placing import LINE_HEIGHT, Box, Placer, Point, spread, text_width
 from flyte_notebook.views.scales import Scale, memory_scale, time_scale
 from flyte_notebook.views.text import clean_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from matplotlib.axes import Axes
-    from matplotlib.axis import XAxis, YAxis
-    from matplotlib.figure import Figure
+    from collections.abc import Sequence
 
     from flyte_notebook.history import Run
+    from flyte_notebook.views.paper import Axes, Figure
 
 __all__ = [
     "Canvas",
@@ -45,17 +38,12 @@ __all__ = [
     "warm",
 ]
 
-WIDTH: Final = 500.0
 HEIGHT: Final = 184.0
 LEFT, RIGHT, TOP, BOTTOM = 36.0, 118.0, 22.0, 36.0
-SIZE: Final = 11.5
-"""Of letters."""
-
 POINTS: Final = 500
 EARLIER_POINTS: Final = 160
 
-TEXT, SOFT, GRID = "#1f2328", "#59636e", "#e3e7eb"
-LATEST, EARLIER, BASE, BAD = "#1d5aa6", "#64748b", "#d9e6f6", "#c62828"
+EARLIER, BASE = "#64748b", "#d9e6f6"
 DASHES: Final = ((4.0, 2.0), (1.5, 1.5), (7.0, 2.0, 1.5, 2.0), (2.5, 4.0), (9.0, 3.0))
 
 HEADROOM: Final = 1.32
@@ -67,16 +55,6 @@ FAR: Final = 4.0
 """A limit further above the highest measure than this factor is said at the top edge: the curve must have room."""
 
 BAR, NAMES, SAID, BARS_WIDTH = 21.0, 170.0, 265.0, 640.0
-
-_drawing = threading.RLock()
-_SETTINGS: Final = {
-    "font.family": ["sans-serif"],
-    "font.sans-serif": ["DejaVu Sans"],  # which matplotlib brings: it measures with it; a page shows its own
-    "font.size": SIZE,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "flyte_notebook",  # the same picture is the same bytes
-}
-_NOT_LOOKS: Final = ("backend", "interactive", "toolbar", "timezone", "date.", "docstring", "webagg", "tk.", "keymap")
 
 
 def memory_figure(lines: Sequence[Line], *, title: str = "", canvas: type[Canvas] | None = None) -> Figure:
@@ -93,7 +71,7 @@ def memory_svg(lines: Sequence[Line], *, title: str = "", canvas: type[Canvas] |
 
 def memory_data_uri(lines: Sequence[Line], *, title: str = "", canvas: type[Canvas] | None = None) -> str:
     """Return the same as an address that an ``img`` element shows without asking any server."""
-    return "data:image/svg+xml;base64," + b64encode(memory_svg(lines, title=title, canvas=canvas)).decode("ascii")
+    return data_uri(memory_svg(lines, title=title, canvas=canvas))
 
 
 def run_figure(run: Run) -> Figure:
@@ -317,81 +295,3 @@ def _bars(rows: Sequence[Bar], title: str) -> Figure:
     _text(axes, 12 - NAMES, BAR / 2 + 9, f"{title} · peak of each action, | its limit{rest}", color=SOFT)
     _text(axes, width, -BAR * (len(shown) - 0.5) - 28, scale.unit, color=SOFT, ha="right")
     return figure
-
-
-def _ticks(axis: XAxis | YAxis, scale: Scale, length: float) -> None:
-    axis.set_ticks([scale.part(tick * scale.size) * length for tick in scale.ticks], [f"{t:g}" for t in scale.ticks])
-    axis.set_tick_params(length=3, pad=3, color=SOFT, labelcolor=SOFT, labelsize=SIZE - 0.5)
-
-
-def _text(axes: Axes, x: float, y: float, text: str, **how: Any) -> None:  # noqa: ANN401 - matplotlib's own settings
-    axes.text(x, y, text, **{"color": TEXT, "va": "center", "clip_on": False, "parse_math": False, **how})
-
-
-def _say(figure: Figure, words: str) -> Figure:
-    figure.text(0.5, 0.5, words, color=SOFT, ha="center", va="center", parse_math=False)
-    return figure
-
-
-def _axes(figure: Figure, place: Box) -> Axes:
-    width, height = 72 * figure.get_figwidth(), 72 * figure.get_figheight()
-    size = (place.right - place.left) / width, (place.top - place.bottom) / height
-    axes = figure.add_axes((place.left / width, place.bottom / height, *size))
-    axes.set_axisbelow(True)
-    axes.patch.set_visible(False)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(SOFT)
-    return axes
-
-
-def _figure(height: float, width: float = WIDTH) -> Figure:
-    return _figure_class()(figsize=(width / 72, height / 72), facecolor="white")
-
-
-@cache
-def _figure_class() -> type[Figure]:
-    from matplotlib.figure import Figure  # noqa: PLC0415 - loaded when the first picture is drawn
-    from matplotlib.text import Text  # noqa: PLC0415 - as above
-
-    class ShownFigure(Figure):
-        """A figure that a notebook shows, whether or not pyplot was ever imported there."""
-
-        def _repr_svg_(self) -> str:
-            with _our_looks(*(text.get_text() for text in self.findobj(Text))):
-                return _svg(self, "").decode()
-
-    return ShownFigure
-
-
-def _svg(figure: Figure, words: str) -> bytes:
-    document = BytesIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(document, format="svg", metadata=nothing | ({"Title": words} if words else {}))
-    return document.getvalue()
-
-
-@contextmanager
-def _our_looks(*texts: str) -> Iterator[None]:
-    """Draw as matplotlib comes, with `_SETTINGS`, whatever the user has set; then put back only what was changed.
-
-    The settings are global: a thread that draws at the same moment sees ours.
-    """
-    import matplotlib as mpl  # noqa: PLC0415 - loaded when the first picture is drawn
-
-    with _drawing, warnings.catch_warnings() if not "".join(texts).isascii() else nullcontext():
-        if not "".join(texts).isascii():  # a letter that the measuring face lacks is shown by the page's own face
-            warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-        theirs = dict(mpl.rcParams.copy())
-        ours = {name: value for name, value in dict(mpl.rcParamsDefault.copy()).items() if _is_look(name)} | _SETTINGS
-        changed = {name: theirs[name] for name, value in ours.items() if name in theirs and theirs[name] != value}
-        try:
-            mpl.rcParams.update({name: ours[name] for name in changed})
-            yield
-        finally:
-            mpl.rcParams.update(changed)
-
-
-def _is_look(name: str) -> bool:
-    return not name.startswith(_NOT_LOOKS)

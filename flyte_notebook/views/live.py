@@ -86,6 +86,8 @@ def status_words(progresses: Sequence[Progress], *, stopping: bool = False) -> s
     name = clean_line(progress.task_name, NAME_CHARACTERS)
     if stopping:
         return f"{name} is stopping"
+    if progress.words:
+        return f"{name} is running"
     if progress.root is None and progress.failed_code is not None:
         code = clean_line(progress.failed_code, NAME_CHARACTERS)
         return f"{name}: attempt {progress.attempt} of {progress.max_attempts} failed with {code}"
@@ -140,6 +142,8 @@ def _run_row(progress: Progress, *, stopping: bool) -> str:
     parts = [_name(progress.task_name), f'<span class="fnb-time">{time_words(progress.elapsed_s)}</span>']
     if stopping:
         return _row("".join([*parts, "<span>stopping</span>"]))
+    if progress.words:
+        return _row("".join([*parts, f"<span>{line(progress.words)}</span>"]))
     attempt = f"attempt {progress.attempt} of {progress.max_attempts}"
     if root is None and progress.failed_code is not None:
         again = "the next one follows" if progress.again_in_s is None else f"next in {time_words(progress.again_in_s)}"

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from flyte_notebook.units import format_memory
-from flyte_notebook.views.chart import BAD, DASHES, LEFT, SIZE, TEXT, WIDTH, Canvas
+from flyte_notebook.views.chart import DASHES, LEFT, Canvas
+from flyte_notebook.views.paper import BAD, SIZE, TEXT, WIDTH
 from flyte_notebook.views.text import clean_line
 
 if TYPE_CHECKING:

@@ -98,7 +98,7 @@ def short_traceback(failure: Failure) -> list[str]:
     Where no exception says the line the sentence does: lines that say no more than it are left out, and who stopped a
     task does not want to read where.
     """
-    said = failure.report.raised is None and (len(failure.lines) <= 1 or failure.reason == "stopped")
+    said = failure.report.raised is None and (len(failure.lines) == 1 or failure.reason == "stopped")
     lines = [] if said else source_lines(failure)
     return [*lines, f"{title(failure)}: {clean_line(failure.headline, 600)}"]
 

@@ -165,7 +165,7 @@ def test_tab_completes_options_and_their_values(kernel: Kernel) -> None:
     assert [option.name for option in OPTIONS if option.missing is None] == names
     assert ["--memory"] == kernel.complete("%%flyte_task oomer --me")
     assert "250Mi" not in kernel.complete("%%flyte_task --memory 1")
-    assert ["128Mi", "1Gi"] == kernel.complete("%%flyte_task --memory 1")
+    assert ["128Mi", "128Mi:1Gi:8", "1Gi"] == sorted(kernel.complete("%%flyte_task --memory 1"))
     assert ["lab"] == kernel.complete("%%flyte_task --env ")
     assert "numbers" in kernel.complete("%%flyte_task -i lab,")
     assert ["numbers"] == kernel.complete("%%flyte_task --memory 1Gi\nx = numb")

@@ -14,6 +14,7 @@ from traitlets.config import Config
 from flyte_notebook.notebook import options
 from flyte_notebook.notebook.completion import Names, complete, install_completer
 from flyte_notebook.notebook.options import CellOptions, help_text, parse
+from flyte_notebook.sweeping import MemoryRange, Over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,12 +59,38 @@ def test_a_line_with_every_option_is_read() -> None:
     )
     assert expected == parse(line)
     fields = {field.name for field in dataclasses.fields(CellOptions)}
-    assert fields == {"name", "fit", *(option.field for option in options.OPTIONS if option.missing is None)}
+    offered = {option.field for option in options.OPTIONS if option.missing is None}
+    assert fields == {"name", "fit", "memory_range"} | offered
 
 
 def test_a_limit_may_be_left_to_be_found() -> None:
     """``--memory fit`` is no limit, and says so in a field of its own."""
     assert CellOptions(name="oomer", fit=True) == parse("oomer --memory fit")
+
+
+def test_a_line_may_ask_for_a_sweep() -> None:
+    """A range of limits and the values of an input have fields of their own."""
+    limits = MemoryRange(first_bytes=128 * MiB, last_bytes=1024 * MiB, count=8, spacing="log")
+    expected = CellOptions(name="oomer", memory_range=limits, over=Over(name="x", values=(1, 2)), yes=True)
+    assert expected == parse("oomer --memory 128Mi:1Gi:8:log --sweep x=1,2 --yes")
+    assert expected.sweeps
+
+
+@pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        ("--sweep x='a','b c'", ("a", "b c")),
+        ("--sweep=x=1,2", (1, 2)),
+        ('--sweep "x=1, 2, 4"', (1, 2, 4)),
+        ("--sweep x=[1, 2],(3, 4) --quiet", ([1, 2], (3, 4))),
+        ("--sweep x=-1,2  # more", (-1, 2)),
+    ],
+)
+def test_the_values_of_a_sweep_keep_their_quotation_marks(line: str, values: tuple[Any, ...]) -> None:
+    """They are Python literals, and not words of a shell."""
+    over = parse(line).over
+    assert over is not None
+    assert values == over.values
 
 
 def test_an_empty_line_says_nothing() -> None:
@@ -103,7 +130,15 @@ def test_variables_of_the_notebook_are_not_put_into_the_line(word: str) -> None:
         ("--memory", "--memory", "--memory 250Mi"),
         ("--memory --cpu 1", "--memory", "--memory 250Mi"),
         ("--memory 1Gi -m 2Gi", "--memory", "--memory 250Mi"),
-        ("--memory 128Mi:1Gi:8", "--memory", "250Mi"),
+        ("--memory 128Mi:1Gi", "--memory", "128Mi:1Gi:8"),
+        ("--memory 1Gi:128Mi:8", "--memory", "128Mi:1Gi:8"),
+        ("--sweep x", "--sweep", "x=1,2,4,8"),
+        ("--sweep", "--sweep", "x=1,2,4,8"),
+        ("--sweep x=a,b", "--sweep", "x='a','b'"),
+        ("--sweep x=1, 2", "--sweep", "without spaces"),
+        ("--memory fit --sweep x=1,2", "--sweep", "--memory 128Mi:1Gi:8"),
+        ("--sweep x=1,2 --background", "a sweep", "--background"),
+        ("--yes", "--yes", "--memory 128Mi:1Gi:8"),
         ("--memory fit --background", "--memory fit", "--background"),
         ("--cpu none", "--cpu", "0.5"),
         ("--gpu 0", "--gpu", "A100:1"),
@@ -171,10 +206,12 @@ def test_help_shows_every_option_aligned_and_only_those_offered() -> None:
     [
         ("--mem", ["--memory"]),
         ("oomer --max", ["--max-queued-time", "--max-inline-io"]),
-        ("--memory ", ["128Mi", "256Mi", "512Mi", "1Gi", "2Gi", "4Gi", "fit"]),
+        ("--memory ", ["128Mi", "256Mi", "512Mi", "1Gi", "2Gi", "4Gi", "fit", "128Mi:1Gi:8"]),
         ("--memory 2", ["256Mi", "2Gi"]),
         ("--memory=2", ["256Mi", "2Gi"]),
-        ("-m 1", ["128Mi", "1Gi"]),
+        ("-m 1", ["128Mi", "1Gi", "128Mi:1Gi:8"]),
+        ("--sweep al", ["alpha="]),
+        ("--sweep alpha=", []),
         ("--cache d", ["disable"]),
         ("-e ", ["env"]),
         ("-i al", ["alpha"]),

@@ -218,3 +218,12 @@ def test_the_widgets_say_what_the_html_says_and_send_nothing_twice() -> None:
     assert (True, "Stopping") == (line._button.disabled, line._button.description)
     line.close()
     assert before.keys() == widgets.widgets.widget._instances.keys()
+
+
+def test_runs_that_are_watched_as_one_say_how_they_stand_together() -> None:
+    """A sweep is one row with its own words; for ears it is running, whatever it counts."""
+    together = Progress(run="sweep of t", task_name="sweep of t", elapsed_s=1.5, words="3 of 8 done · 2 running")
+    shown = live.live_html([together])
+    assert "3 of 8 done · 2 running" in shown
+    assert "queued" not in shown
+    assert "sweep of t is running" == live.status_words([together])

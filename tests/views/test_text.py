@@ -94,6 +94,15 @@ def test_a_line_without_frames_is_shown() -> None:
     assert "  > 4 | return [0] * 10**9" in short_traceback(replace(OOM, lines=(), line=LINES[-1]))
 
 
+def test_one_line_that_the_sentence_says_stands_in_it_alone() -> None:
+    """Where a killed task was seen in the cell itself, the short traceback is the sentence; with callers they stand."""
+    seen = replace(SEEN, headline="was killed, on line 12", lines=SEEN.lines[:1], line=SEEN.lines[0])
+    assert ["OOMError: was killed, on line 12"] == short_traceback(seen)
+    assert 1 < len(SEEN.lines)
+    assert 1 < len(short_traceback(SEEN))
+    assert 1 == len(short_traceback(replace(SEEN, reason="stopped")))
+
+
 def test_a_recursion_is_cut_in_the_middle_and_marked_once() -> None:
     """Of a thousand frames the first and the last are shown, and only the innermost is marked."""
     line = SourceLine(file="In [1]", number=2, text="f()")

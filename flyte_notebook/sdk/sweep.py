@@ -1,0 +1,384 @@
+"""Running a task across memory limits and values of an input: starts what `flyte_notebook.sweeping` plans.
+
+All runs are given to the SDK's loop, `Sweeping.side_by_side` at a time: as many as have a core each, so that their run
+times can be compared. Admission by memory may hold them back further.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from flyte_notebook import sweeping
+from flyte_notebook.errors import RunAbortedError, failure_in
+from flyte_notebook.limiters import machine
+from flyte_notebook.outcome import Failure, Success
+from flyte_notebook.progress import Progress
+from flyte_notebook.sdk import enforcement, seam, tasks
+from flyte_notebook.sdk.settings import is_task
+from flyte_notebook.sdk.trials import Trial
+from flyte_notebook.sweeping import MemoryRange, Over, Plan, Point, Sweep, SweepError
+from flyte_notebook.units import format_memory, quantity_memory
+from flyte_notebook.worker import context
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+
+    from flyte_notebook.history import Run
+    from flyte_notebook.sdk.session import Session
+    from flyte_notebook.sweeping import Ended, Planned
+
+    Call = Callable[[Any, str, Trial], Awaitable[object]]
+    """Runs the task with one value, under a run name, in a trial."""
+
+MOST_AT_ONCE = 16
+STOP_BOUND_S = 3.0
+"""How long a sweep that was stopped may take to end what it started."""
+
+TIME = frozenset({"max_runtime", "deadline", "max_queued_time"})
+
+last: Sweep | None = None
+"""What was found last, or known when it was interrupted."""
+
+
+class Bundle(Protocol):
+    """Says a sweep in every form that is asked for, by MIME type."""
+
+    def __call__(self, sweep: Sweep, /, *, rich: bool) -> dict[str, Any]:
+        """Return the forms; plain text alone unless ``rich``."""
+
+
+class Sweeping:
+    """One sweep. It is a `Group`: one live line, and one Stop for all of its runs."""
+
+    def __init__(self, session: Session, task: Any, plan: Plan, call: Call) -> None:
+        """Take what is to be swept; nothing starts. Raises `SweepError`."""
+        self.name = f"sweep of {_short(task)}"
+        self._id = uuid.uuid4().hex[:12]
+        self._session = session
+        self._task = task
+        self._plan = plan
+        self._call = call
+        self._points: dict[int, Point] = {}
+        self._running: set[str] = set()
+        self._refused: BaseException | None = None
+        self._stopped = False
+        self._began_s = time.monotonic()
+        self._over = threading.Event()
+        cores = tasks.limits_of(task).cpu_cores or 1.0
+        self.side_by_side = max(1, min(int(machine.cpu_count() / cores), MOST_AT_ONCE, plan.count))
+        self._check_limits()
+
+    def ask(self, go_on: str) -> None:
+        """Refuse a sweep of many runs, since nobody can be asked in a headless notebook. Raises `SweepError`.
+
+        ``go_on`` is what to write to have it all the same.
+        """
+        known_s = _shortest_s(self._session, self._task.name)
+        sweeping.check_size(self._plan, side_by_side=self.side_by_side, known_s=known_s, go_on=go_on)
+
+    def _check_limits(self) -> None:
+        limits = self._plan.limits
+        if not limits:
+            return
+        if self._session.engine.enforcement.memory == "none":
+            raise SweepError("nothing limits memory on this machine, so no limit can be swept; fn.doctor() says why")
+        self._session.engine.wait_until_proven()
+        capacity, needed = machine.capacity_bytes(), self._session.engine.baseline_bytes or 0
+        if limits[-1] > capacity:
+            raise SweepError(
+                f"{quantity_memory(limits[-1])} is more than this machine has ({format_memory(capacity)}); "
+                f"write for example {sweeping.example(up_to_bytes=capacity)}"
+            )
+        if limits[-1] < needed:
+            raise SweepError(
+                f"{quantity_memory(limits[-1])} is below what Python and Flyte themselves need "
+                f"({format_memory(needed)}); write for example {sweeping.example()}"
+            )
+
+    def stop(self) -> None:
+        """Have the sweep stopped; returns at once. It ends with ActionAbortedError. Thread-safe."""
+        self._stopped = True
+        for name in tuple(self._running):
+            self._session.stop_run(name)
+
+    def progress(self) -> Progress | None:
+        """Return how it stands. Thread-safe."""
+        ends = Counter(point.outcome for point in tuple(self._points.values()))
+        said = [f"{len(self._points):,} of {self._plan.count:,} done"]
+        said += [f"{len(self._running)} running"] * bool(self._running)
+        said += [f"{ends[end]:,} {end}" for end in sweeping.ENDS if ends[end]]
+        elapsed_s = time.monotonic() - self._began_s
+        return Progress(run=self.name, task_name=self.name, elapsed_s=elapsed_s, words=" · ".join(said))
+
+    def run(self) -> Sweep:
+        """Run every point and return what was found; blocks.
+
+        What a point failed with is in the result. Raises what the SDK refuses its inputs with, and ActionAbortedError
+        when it was stopped; whatever is raised, `known` tells afterwards.
+        """
+        global last  # noqa: PLW0603 - like the last run: one for the process
+        self._began_s = time.monotonic()
+        history = self._session.history
+        before = history.last_failure
+        end_line = self._session.begin_group(self)
+        try:
+            seam.run_in_loop(self._all())
+        except BaseException:
+            self.stop()
+            self._over.wait(STOP_BOUND_S)
+            raise
+        finally:
+            end_line()
+            last = self.known()
+            failure = history.last_failure
+            if failure is not None and self._id in failure.worker:
+                history.last_failure = before  # what failed at a point is told by the sweep
+        if self._refused is not None:
+            raise self._refused
+        if self._stopped:
+            raise RunAbortedError(f"the sweep was stopped after {len(self._points)} of {self._plan.count} runs")
+        return self.known()
+
+    def known(self) -> Sweep:
+        """Return what is known now."""
+        return Sweep(
+            task_name=self._task.name,
+            points=tuple(point for _, point in sorted(self._points.items())),
+            side_by_side=self.side_by_side,
+            enforced=self._session.engine.enforcement.memory_words if self._plan.limits else "",
+            **sweeping.plan_facts(self._plan),
+        )
+
+    def show(self, bundle: Bundle) -> None:
+        """Show what is known where output goes, when anything was measured."""
+        known = self.known()
+        if known.points:
+            self._session.show({"data": bundle(known, rich=self._session.rich)})
+
+    async def _all(self) -> None:
+        waiting = iter(self._plan)
+        try:
+            await asyncio.gather(*(self._work(waiting) for _ in range(self.side_by_side)))
+        finally:
+            self._over.set()
+
+    async def _work(self, waiting: Iterator[Planned]) -> None:
+        for planned in waiting:
+            if self._stopped:
+                return
+            await self._one(planned)
+
+    async def _one(self, planned: Planned) -> None:
+        """Run one point, and take what it showed; out of the history it goes again."""
+        history = self._session.history
+        limits = {} if planned.limit_bytes is None else {self._task.name: planned.limit_bytes}
+        trial = Trial(limits=limits, room_bytes=None, muted=True, reserves=True)
+        run = history.begin(f"{_short(self._task)}-sweep-{self._id}-{planned.number}", self._task.name)
+        run.point = True
+        self._running.add(run.name)
+        error: BaseException | None = None
+        try:
+            await self._call(planned.value, run.name, trial)
+        except Exception as raised:  # noqa: BLE001 - what a point fails with is what was asked
+            error = raised
+        finally:
+            self._running.discard(run.name)
+            history.forget(run.name)
+        failure = failure_in(error)
+        if not run.actions:  # nothing ran: its inputs were refused, or its override
+            self._refused = self._refused or error
+            self.stop()
+        elif isinstance(error, RunAbortedError) or (isinstance(failure, Failure) and failure.reason == "stopped"):
+            self.stop()
+        else:
+            self._points[planned.number] = _point(run, planned, error)
+
+
+def _point(run: Run, planned: Planned, error: BaseException | None) -> Point:
+    attempts = run.actions[0].attempts
+    ran = attempts[-1] if attempts else None
+    declared_bytes = None if ran is None else ran.limits.memory_bytes
+    return Point(
+        number=planned.number,
+        limit_bytes=declared_bytes if planned.limit_bytes is None else planned.limit_bytes,
+        value=planned.value,
+        outcome=_ended(error, run.task_name),
+        duration_s=0.0 if ran is None else ran.duration_s,
+        peak_bytes=None if ran is None else ran.trace.peak_bytes,
+        counted_bytes=None if ran is None else ran.trace.counted_bytes,
+        words=_words(error, run.task_name),
+        code=_code(error),
+    )
+
+
+def _ended(error: BaseException | None, task_name: str) -> Ended:
+    """Return how a point ended; what another task was refused that it called is an error of its own."""
+    failure = failure_in(error)
+    if error is None:
+        return "passed"
+    if isinstance(failure, Failure) and failure.task_name == task_name:
+        if failure.reason == "memory":
+            return "OOM"
+        if failure.reason in TIME:
+            return "timeout"
+    return "error"
+
+
+def _code(error: BaseException | None) -> str:
+    failure = failure_in(error)
+    return failure.code if isinstance(failure, Failure) else "" if error is None else type(error).__name__
+
+
+def _words(error: BaseException | None, task_name: str) -> str:
+    if error is None:
+        return ""
+    failure = failure_in(error)
+    if not isinstance(failure, Failure):
+        return f"{type(error).__name__}: {error}"
+    return failure.headline if failure.task_name == task_name else f"{failure.task_name} {failure.headline}"
+
+
+def _short(task: Any) -> str:
+    return str(task.name.rpartition(".")[2]) or "task"
+
+
+def _shortest_s(session: Session, task_name: str) -> float | None:
+    """Return the shortest run of a task that passed and is remembered, ``None`` without one; cells share one name."""
+    ran = [
+        attempt.duration_s
+        for run in session.history
+        if run.actions and run.actions[0].task_name == task_name
+        for attempt in run.actions[0].attempts
+        if isinstance(attempt.outcome, Success)
+    ]
+    return min(ran, default=None) if task_name != "cell" else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a call in Python asks for: a task with its inputs, and the plan."""
+
+    task: Any
+    plan: Plan
+    args: tuple[Any, ...]
+    inputs: Mapping[str, Any]
+
+    @classmethod
+    def by(
+        cls,
+        task: Any,
+        args: tuple[Any, ...],
+        inputs: Mapping[str, Any],
+        *,
+        memory: str | None,
+        over: str | Mapping[str, Sequence[Any]] | None,
+    ) -> Asked:
+        """Read a call. Raises `SweepError`, which names the argument, and TypeError for what is no task."""
+        if not is_task(task):
+            what = "a function: decorate it with @env.task" if callable(task) else f"of type {type(task).__name__}"
+            raise TypeError(f"sweep takes a Flyte task, and this is {what}")
+        if memory is None and over is None:
+            right = f'memory="{sweeping.RANGE}", or values of an input, over="{sweeping.VALUES}"'
+            raise SweepError(f"nothing to sweep: give limits, {right}")
+        known = list(task.native_interface.inputs)
+        unknown = next((name for name in inputs if name not in known), None)
+        if unknown is not None:
+            raise SweepError(f"{_short(task)} has no input {unknown}; it takes {', '.join(known) or 'nothing'}")
+        limits = _said("memory", lambda: None if memory is None else sweeping.parse_range(memory))
+        values = _said("over", lambda: _over(over))
+        if values is not None:
+            check_input(values, known, _short(task), "over")
+            if values.name in inputs or values.name in known[: len(args)]:
+                raise SweepError(f"over: {values.name} is also given; leave it out of the inputs")
+        return cls(task=task, plan=planned(limits, values), args=args, inputs=inputs)
+
+
+def planned(limits: MemoryRange | None, over: Over | None) -> Plan:
+    """Return the plan of limits and values."""
+    if limits is None:
+        return Plan(over=over)
+    return Plan(limits=limits.limits, spacing=limits.spacing, over=over)
+
+
+def check_input(over: Over, known: Sequence[str], task_name: str, option: str) -> None:
+    """Refuse the values of an input that a task does not have. Raises `SweepError`."""
+    if over.name not in known:
+        right = f"it takes {', '.join(known)}: write for example {known[0]}=1,2,4,8" if known else "it takes none"
+        raise SweepError(f"{option}: {task_name} has no input {over.name}; {right}")
+
+
+def _over(over: str | Mapping[str, Sequence[Any]] | None) -> Over | None:
+    if over is None or isinstance(over, str):
+        return None if over is None else sweeping.parse_over(over)
+    if len(over) != 1:
+        raise SweepError(
+            f"one input can be swept, and these are {len(over)}; write for example over={{'x': [1, 2, 4]}}"
+        )
+    ((name, values),) = over.items()
+    return sweeping.over_values(name, tuple(values))
+
+
+def _said(name: str, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except SweepError as error:
+        raise SweepError(f"{name}: {error}") from None
+
+
+def sweep(asked: Asked, *, yes: bool, bundle: Bundle, began: Callable[[Sweeping], object] = lambda _: None) -> Sweep:
+    """Run a task across limits and values; see `flyte_notebook.sweep`.
+
+    When it ends before its end, what is known is shown where output goes, as ``bundle`` says it. ``began`` is given the
+    sweep when it begins.
+    """
+    if context.in_worker():
+        raise SweepError("sweep starts runs of its own, and cannot inside a task; call it in the notebook or script")
+    session = enforcement.current()
+    if session is None:
+        opened = enforcement.open_session()
+        try:
+            return sweep(asked, yes=yes, bundle=bundle, began=began)
+        finally:
+            if enforcement.current() is opened:
+                enforcement.close_session()
+    over = asked.plan.over
+
+    async def call(value: Any, name: str, trial: Trial) -> None:
+        given = dict(asked.inputs) if over is None else {**asked.inputs, over.name: value}
+        await session.run_point(trial.overridden(asked.task), asked.args, given, name=name, trial=trial)
+
+    found = _said("memory", lambda: Sweeping(session, asked.task, asked.plan, call))
+    if not yes:
+        found.ask("yes=True")
+    began(found)
+    return run_and_show(found, bundle)
+
+
+async def sweep_aio(asked: Asked, *, yes: bool, bundle: Bundle) -> Sweep:
+    """As `sweep`, in a thread of its own. When cancelled, it is stopped."""
+    begun: list[Sweeping] = []
+    thread = asyncio.ensure_future(asyncio.to_thread(sweep, asked, yes=yes, bundle=bundle, began=begun.append))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        for one in begun:
+            one.stop()
+        await asyncio.wait({thread}, timeout=STOP_BOUND_S)
+        if thread.done() and not thread.cancelled():
+            thread.exception()  # that it was stopped
+        raise
+
+
+def run_and_show(found: Sweeping, bundle: Bundle) -> Sweep:
+    """Run a sweep; when it ends before its end, show what is known, and raise."""
+    try:
+        return found.run()
+    except BaseException:
+        found.show(bundle)
+        raise
