@@ -64,7 +64,8 @@ class Run:
     history does not keep everything that was ever returned. ``rerun_of`` is the worker whose failure was run again,
     ``None`` for a run of its own, and ``rerun_with`` what was changed for it, in a few words. ``lands``: it is a cell
     with ``%%flyte_task``, whose outputs belong in the notebook. ``apart``: no cell waited for it. ``of_fit``: it was to
-    find out whether a limit passes. ``advice`` is said of one that passed, in a few words.
+    find out whether a limit passes. ``growing``: it is one of several whose limit grew after each OOM; they are shown
+    together. ``advice`` is said of one that passed, in a few words.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Run:
     lands: bool = False
     apart: bool = False
     of_fit: bool = False
+    growing: bool = False
     advice: str = ""
     _frames_gone: bool = field(default=False, repr=False)
     _by_name: dict[str, Action] = field(default_factory=dict)

@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("units", "errors"),
     ("limits", "trace"),
     ("job", "outcome", "semantics", "stand_in"),
-    ("diagnosis", "catalogue.*", "fitting.*", "history", "overrides", "progress"),
+    ("diagnosis", "catalogue.*", "fitting.*", "growing", "history", "overrides", "progress"),
     ("limiters.*",),
     ("worker.*",),
     ("scheduler",),

@@ -41,6 +41,7 @@ PUBLIC = (
     "last_fit",
     "last_run",
     "load_ipython_extension",
+    "retry_on_oom",
     "runs",
     "unload_ipython_extension",
 )
