@@ -58,7 +58,7 @@ class Growth:
     def limits(self, limit_bytes: int | None) -> tuple[int, ...]:
         """Return all limits that it may come to, the first one included. Raises `GrowthError` when it cannot grow."""
         if limit_bytes is None:
-            raise GrowthError("there is no memory limit that could grow; declare one, for example memory 250Mi")
+            raise GrowthError("there is no memory limit that could grow; declare one, for example 250Mi")
         cap = quantity_memory(self.cap_bytes)
         if self.cap_bytes <= limit_bytes:
             where = "is" if self.cap_bytes == limit_bytes else "is below"
@@ -97,7 +97,7 @@ def growth_of(*, factor: float, up_to: str | int, step: str | int | None) -> Gro
         cap_bytes, step_bytes = parse_memory(up_to), None if step is None else parse_memory(step)
     except UnitError as error:
         raise GrowthError(str(error)) from None
-    return Growth(cap_bytes=cap_bytes, factor=Fraction(factor), step_bytes=step_bytes)
+    return Growth(cap_bytes=cap_bytes, factor=Fraction(str(factor)), step_bytes=step_bytes)
 
 
 def listed(limits: Sequence[int]) -> str:

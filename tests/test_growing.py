@@ -97,3 +97,8 @@ def test_what_was_tried_is_said() -> None:
         [250 * MI, 500 * MI, 1024 * MI], next_bytes=None
     )
     assert "tried 250Mi; 64Gi is out of reach: too much" == exhausted([250 * MI], next_bytes=64 << 30, why="too much")
+
+
+def test_a_factor_means_what_is_written() -> None:
+    """1.1 is eleven tenths, and not the binary number next to it."""
+    assert (200 * MI, 220 * MI, 240 * MI) == growth_of(factor=1.1, up_to="240Mi", step=None).limits(200 * MI)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from IPython.core.error import UsageError
 
+from flyte_notebook.growing import EXAMPLE, Growth, parse_growth
 from flyte_notebook.overrides import Override
 from flyte_notebook.units import UnitError, parse_cpu, parse_duration, parse_memory
 
@@ -31,6 +32,7 @@ class CellOptions:
     """What the first line of a ``%%flyte_task`` cell said; ``None`` means not said: an environment's word counts.
 
     ``fit`` is whether the memory limit is to be found; then ``memory_bytes`` is ``None``.
+    ``on_oom`` is how the limit grows after an OOM.
     ``env`` is the name of a notebook variable. ``inputs`` and ``outputs`` are names, ``None`` to infer them.
     ``disk`` and ``shm`` are quantities as ``flyte.Resources`` takes them, ``gpu`` a number or ``"A100:1"``.
     """
@@ -38,6 +40,7 @@ class CellOptions:
     name: str | None = None
     memory_bytes: int | None = None
     fit: bool = False
+    on_oom: Growth | None = None
     cpu_cores: float | None = None
     gpu: int | str | None = None
     disk: str | None = None
@@ -159,8 +162,9 @@ OPTIONS: tuple[Option, ...] = (
            typical=("1Mi", "10Mi", "100Mi"), meaning="most that inputs and outputs may weigh (max_inline_io_bytes)"),
     Option(name="--no-raise", field="no_raise", meaning="show a failure and go on; it is kept in _"),
     Option(name="--quiet", field="quiet", meaning="no live line while it runs"),
-    Option(name="--on-oom", field="", metavar="x2:4Gi", meaning="on OOM, run again with more memory",
-           missing="give more --memory, or rerun from the error card"),
+    Option(name="--on-oom", field="on_oom", metavar=EXAMPLE, parse=parse_growth,
+           typical=(EXAMPLE, "x1.5:2Gi", "+512Mi:4Gi"),
+           meaning="on OOM, run again with twice the memory, up to 4Gi; +512Mi:4Gi adds instead"),
     Option(name="--background", field="background",
            meaning="return at once with a live handle: .wait(), await, .stop(), .result"),
     Option(name="--remote", field="", meaning="run on the Flyte cluster",
@@ -173,6 +177,7 @@ EXAMPLES = (
     "%%flyte_task --memory 250Mi",
     "%%flyte_task oomer -m 250Mi -c 1 -t 30s -r 1",
     "%%flyte_task oomer --memory fit",
+    "%%flyte_task oomer --memory 250Mi --on-oom x2:4Gi",
     "%%flyte_task train --env env --inputs df,params --outputs model --memory=2Gi",
 )
 
@@ -203,6 +208,10 @@ def parse(line: str) -> CellOptions:
         values |= {"memory_bytes": None, "fit": True}
         if values.get("background"):
             raise _usage("--memory fit runs the cell several times and waits for it; leave out --background")
+        if values.get("on_oom"):
+            raise _usage("--memory fit finds the limit itself; leave out --on-oom")
+    if values.get("on_oom") and values.get("background"):
+        raise _usage("--on-oom runs the cell again and waits for it; leave out --background")
     return CellOptions(**values)
 
 

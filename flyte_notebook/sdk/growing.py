@@ -88,7 +88,7 @@ class Climb:
             self._first = failure.worker
         if len(self.tried) == len(self._limits):
             if self.grown:
-                _say(error, exhausted(self.tried, next_bytes=None))
+                self._say(error, exhausted(self.tried, next_bytes=None))
             raise error
         self.tried.append(self._limits[len(self.tried)])
 
@@ -98,8 +98,24 @@ class Climb:
         if kill is None or not isinstance(failure, Failure) or failure.reason != "never_fits":
             raise error
         next_bytes = self.tried.pop()
-        _say(kill, exhausted(self.tried, next_bytes=next_bytes, why=failure.headline))
+        self._say(kill, exhausted(self.tried, next_bytes=next_bytes, why=failure.headline))
         raise kill
+
+    def _say(self, error: OOMError, sentence: str) -> None:
+        """Have an error, its card and the history say what was tried."""
+        error.args = (f"{error}\n{sentence}", *error.args[1:])
+        failure = failure_in(error)
+        if not isinstance(failure, Failure):
+            return
+        told = replace(failure, headline=f"{failure.headline}; {sentence}")
+        error.failure = told  # type: ignore[attr-defined]  # as on every error that reaches the user
+        if self._history is None:
+            return
+        run = self._history.run_of(failure.worker)
+        if run is not None and run.failure is failure:
+            run.failure = told
+        if self._history.last_failure is failure:
+            self._history.last_failure = told
 
     def _is_own_kill(self, error: OOMError, failure: object) -> bool:
         """Whether it was this task that was killed, at its limit: not one that it called, not by a machine in need."""
@@ -138,14 +154,6 @@ class Climb:
         return (
             f"{self._task.name} passed with {quantity_memory(self.tried[-1])}, after OOM at {after}; keep {self.line}"
         )
-
-
-def _say(error: OOMError, sentence: str) -> None:
-    """Have an error and its card say what was tried."""
-    error.args = (f"{error}\n{sentence}", *error.args[1:])
-    failure = failure_in(error)
-    if isinstance(failure, Failure):
-        error.failure = replace(failure, headline=f"{failure.headline}; {sentence}")  # type: ignore[attr-defined]  # ours
 
 
 def check_task(task: Any) -> None:

@@ -6,9 +6,10 @@ import logging
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
+from flyte_notebook.fitting import less_than
 from flyte_notebook.growing import listed
 from flyte_notebook.outcome import Failure
-from flyte_notebook.units import format_duration, format_memory
+from flyte_notebook.units import format_duration, format_memory, quantity_memory
 from flyte_notebook.views import chart
 from flyte_notebook.views.lines import chart_words, lines_of
 from flyte_notebook.views.markup import NO_MATH, code_block, line, with_code
@@ -48,7 +49,8 @@ def growing_text(task_name: str, story: Story, kept: str) -> str:
     table = [
         "  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    return "\n".join([f"{clean_line(task_name, 80)} {headline(story)}", "", *table, "", f"  keep: {kept}"]) + "\n"
+    first, keep = f"{clean_line(task_name, 80)} {headline(story)}", f"  keep: {kept}"
+    return "\n".join([first, "", *table, "", keep, *(f"  {sentence}" for sentence in _less(story))]) + "\n"
 
 
 def growing_html(task_name: str, story: Story, kept: str) -> str:
@@ -56,12 +58,13 @@ def growing_html(task_name: str, story: Story, kept: str) -> str:
     name = line(task_name, 80)
     titles = "".join(f"<th>{title}</th>" for title in _HEAD)
     rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in _rows(story))
+    less = "".join(f'<p class="fnb-soft">{escape(sentence)}</p>' for sentence in _less(story))
     return (
         f'<section class="{_CLASS}" role="region" aria-label="Memory limit of {name}"><style>{_STYLE}</style>\n'
         f'<div class="fnb-body {NO_MATH}">\n<h3><bdi>{name}</bdi> <small>grown on OOM</small></h3>'
         f'<p dir="auto">{with_code(headline(story))}</p>\n{_chart(story)}\n'
         f"<div><table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table></div>\n"
-        f"<div><h4>Keep</h4>{code_block(kept)}</div>\n</div></section>"
+        f"<div><h4>Keep</h4>{code_block(kept)}{less}</div>\n</div></section>"
     )
 
 
@@ -69,11 +72,22 @@ def headline(story: Story) -> str:
     """Return in a sentence with how much it passed, and what was too little."""
     limits = [attempt.limits.memory_bytes for _, attempt in story]
     known = list(dict.fromkeys(limit for limit in limits if limit is not None))
-    if not known or isinstance(story[-1][1].outcome, Failure):
+    if not story or not known or isinstance(story[-1][1].outcome, Failure):
         return "passed; its result is from the cache"
     *small, enough = known
     after = f", after OOM at {listed(small)}" if small else ""
     return f"passed with {listed([enough])}{after}"
+
+
+def _less(story: Story) -> list[str]:
+    """Return in a sentence what would do as well: the attempt that passed shows what the ones before it could not."""
+    last = story[-1][1] if story else None
+    if last is None or isinstance(last.outcome, Failure) or last.limits.memory_bytes is None:
+        return []
+    enough = less_than(last.trace, last.limits.memory_bytes)
+    if enough is None:
+        return []
+    return [f"Its peak was {format_memory(last.trace.peak_bytes or 0)}: {quantity_memory(enough)} would do."]
 
 
 def _rows(story: Story) -> list[tuple[str, ...]]:
