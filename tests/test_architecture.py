@@ -22,7 +22,7 @@ PACKAGE = "flyte_notebook"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("units", "errors"),
     ("limits", "trace"),
-    ("job", "outcome", "semantics", "stand_in"),
+    ("job", "next_limit", "outcome", "semantics", "stand_in"),
     ("diagnosis", "catalogue.*", "fitting.*", "growing", "history", "overrides", "progress"),
     ("limiters.*",),
     ("worker.*",),

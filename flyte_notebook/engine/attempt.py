@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from flyte_notebook.engine import seen
 from flyte_notebook.engine.link import SupervisorError
 from flyte_notebook.engine.pump import Pump
+from flyte_notebook.limiters import machine
 from flyte_notebook.outcome import Raised, WorkerReport
 from flyte_notebook.trace import MemoryTrace, compact_sizes, compact_times
 from flyte_notebook.worker import protocol
@@ -352,6 +353,8 @@ class AttemptInWorker:
             last_line=seen.last_line(facts),
             grew=seen.grew(facts),
             no_line=facts.get("no_line", ""),
+            asked=seen.asked(facts),
+            machine_bytes=machine.capacity_bytes() if tripped == "memory" or facts.get("oom_kills") else None,
         )
 
 
