@@ -131,10 +131,10 @@ class CellRun:
             self._show({"text/plain": f"[flyte_notebook: `{self._said.name}` has a limit of {kept} from now on]"})
 
     def _advise(self, run: Run) -> None:
-        """Note what would do for a cell that was given far too much; once for each cell and limit."""
+        """Note what would do for a cell whose first line gave it far too much; once for each cell and limit."""
         attempt = run.actions[0].attempts[-1] if run.actions and run.actions[0].attempts else None
         enough = None if attempt is None else would_do(attempt.trace, attempt.limits.memory_bytes)
-        if attempt is None or enough is None or self._said.quiet:
+        if attempt is None or enough is None or self._said.quiet or self._said.memory_bytes is None:
             return
         which = (self._said.name or str(hash(self._cell)), attempt.limits.memory_bytes)
         if which not in self._cards.advised:
