@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -87,8 +88,11 @@ def test_a_process_that_is_gone_leaves_what_was_known(child: subprocess.Popen[st
     tell(child, 300)
     asked.look(1.0, 0)
     child.kill()
-    child.wait()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     asked.look(2.0, 0)
+    assert asked.last is not None
+    child.wait()
+    asked.look(3.0, 0)
     assert asked.last is not None
     assert Asked(None).last is None
 
