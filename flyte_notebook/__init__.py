@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flyte_notebook.fitting import Fit
     from flyte_notebook.history import Action, Attempt, History, Run, Runs
     from flyte_notebook.outcome import Failure
+    from flyte_notebook.sdk.growing import RetryOnOom
     from flyte_notebook.sweeping import Sweep
     from flyte_notebook.trace import MemoryTrace
     from flyte_notebook.views.comparison import Comparison
@@ -73,6 +74,7 @@ __all__ = [
     "last_sweep",
     "load",
     "load_ipython_extension",
+    "retry_on_oom",
     "runs",
     "save",
     "sweep",
@@ -288,6 +290,37 @@ def _sweep_rooms() -> tuple[Any, Any]:
 
 
 sweep = _SweepCall()
+
+
+def retry_on_oom(
+    task: Any,  # noqa: ANN401 - any task
+    *,
+    factor: float = 2,
+    up_to: str | int = "4Gi",
+    step: str | int | None = None,
+) -> RetryOnOom:
+    """Return what is called and awaited like ``task``, again with more memory each time that it is killed for memory.
+
+    ``await retry_on_oom(oomer)(x=5)`` calls the task as it is declared; after an OOMError it calls
+    ``oomer.override(resources=...)`` with the memory limit multiplied by ``factor``, or ``step`` added, at most
+    ``up_to``. Only the limit changes. What passed is said once, as the line to keep. It is a plain Flyte program: it
+    works inside a task, here and on a cluster, whether limits are enforced or not; outside of a task each attempt is a
+    run of its own. ``flyte.run`` and ``flyte.map`` take tasks only, and so not what this returns.
+
+    Only a kill for memory at the task's own limit is caught: no ``MemoryError``, no kill of a task that it calls, and
+    not the machine running short. When the last limit is too small, or is more than the machine has, the last OOMError
+    is raised and says what was tried. Raises ``TypeError`` for what is no task, and ``ValueError`` for a task without a
+    memory limit, for one that is not below ``up_to``, and for a limit that would not grow.
+    """
+    growing = importlib.import_module("flyte_notebook.growing")
+    growth = growing.growth_of(factor=factor, up_to=up_to, step=step)
+    result: RetryOnOom = importlib.import_module("flyte_notebook.sdk.growing").RetryOnOom(task, growth, _growing_bundle)
+    return result
+
+
+def _growing_bundle(*args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - as of the view, loaded only now
+    bundle: dict[str, Any] = importlib.import_module("flyte_notebook.views.growing").growing_bundle(*args, **kwargs)
+    return bundle
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

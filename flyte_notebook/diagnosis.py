@@ -26,10 +26,11 @@ from flyte_notebook.errors import (
     UnschedulableError,
     recoverable,
 )
+from flyte_notebook.next_limit import Kill, next_limit
 from flyte_notebook.outcome import Failure, Raised, Success, Suggestion
 from flyte_notebook.semantics import Ended, in_reference, misread_on_cluster
 from flyte_notebook.stand_in import WorkerTraceback, as_raised, attach
-from flyte_notebook.units import format_duration, format_memory, quantity_memory
+from flyte_notebook.units import format_duration, format_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 
 WORKER_NEEDS_BYTES: Final = 36 * 2**20
 """What a fresh interpreter with Flyte holds before any code of the user, measured on 2.12.1, Python 3.11, Linux."""
-
-SMALLEST_SUGGESTION_BYTES: Final = 128 * 2**20
-"""Room for the worker and a small library beside it."""
 
 _SIGNAL_STATUS: Final = 128  # a shell and a container runtime report signal n as exit code 128 + n
 _NOBODY: Final = frozenset({None, "", "user", "UNKNOWN"})  # what the SDK writes where a worker's name belongs
@@ -195,13 +193,21 @@ def _memory_headline(limit_bytes: int | None, report: WorkerReport, *, machine: 
 
 
 def _more_memory(job: Job, report: WorkerReport, limit_bytes: int) -> Suggestion:
-    memory_bytes, how = 2 * limit_bytes, "twice the limit"
-    if report.stage == "starting" and memory_bytes < SMALLEST_SUGGESTION_BYTES:
-        memory_bytes, how = SMALLEST_SUGGESTION_BYTES, "room for Python, Flyte and a small library"
-    return Suggestion(
-        sentence=f"Try {quantity_memory(memory_bytes)}, {how}: the peak of a killed run is only a lower bound.",
-        limits=replace(job.limits, memory_bytes=memory_bytes),
+    asked, most = report.asked, max(report.grew, key=lambda grew: grew.grew_bytes, default=None)
+    memory_bytes, sentence = next_limit(
+        Kill(
+            limit_bytes=limit_bytes,
+            trace=report.trace,
+            stage=report.stage,
+            asked_bytes=None if asked is None else asked.size_bytes,
+            before_bytes=0 if asked is None else asked.before_bytes,
+            inputs_bytes=sum(fact.size_bytes or 0 for fact in job.inputs),
+            line_number=None if most is None else most.line.number,
+            line_bytes=0 if most is None else most.grew_bytes,
+            machine_bytes=report.machine_bytes,
+        )
     )
+    return Suggestion(sentence=sentence, limits=replace(job.limits, memory_bytes=memory_bytes))
 
 
 def _timed_out(job: Job, report: WorkerReport) -> _Verdict:

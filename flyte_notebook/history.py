@@ -71,10 +71,11 @@ class Run:
     history does not keep everything that was ever returned. ``rerun_of`` is the worker whose failure was run again,
     ``None`` for a run of its own, and ``rerun_with`` what was changed for it, in a few words. ``lands``: it is a cell
     with ``%%flyte_task``, whose outputs belong in the notebook. ``apart``: no cell waited for it. ``of_fit``: it was to
-    find out whether a limit passes. ``point``: it is one of many of a sweep, which shows what they say together, and
-    takes it out of the history when it is over. ``advice`` is said of one that passed, in a few words. ``saved_s`` is
-    when it was saved, in seconds since 1970, of one that was loaded, which has no outputs and cannot be run again;
-    ``None`` of a run of this kernel.
+    find out whether a limit passes. ``growing``: it is one of several whose limit grew after each OOM; they are shown
+    together. ``point``: it is one of many of a sweep, which shows what they say together, and takes it out of the
+    history when it is over. ``advice`` is said of one that passed, in a few words. ``saved_s`` is when it was saved, in
+    seconds since 1970, of one that was loaded, which has no outputs and cannot be run again; ``None`` of a run of this
+    kernel.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Run:
     lands: bool = False
     apart: bool = False
     of_fit: bool = False
+    growing: bool = False
     point: bool = False
     advice: str = ""
     saved_s: float | None = None

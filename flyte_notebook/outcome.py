@@ -106,6 +106,14 @@ class Growth:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The last large allocation that the worker still held: ``size_bytes`` at once, on ``before_bytes`` in use."""
+
+    size_bytes: int
+    before_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReport:
     """Bare facts about one attempt; what they mean is decided in `flyte_notebook.diagnosis`.
 
@@ -116,6 +124,8 @@ class WorkerReport:
     ``duration_s`` counts from the start of the process, of which ``ready_after_s`` passed before it was ready,
     ``None`` if it never was. ``last_line`` is where the user's code was seen last, ``None`` when it was never seen;
     ``grew`` the lines with the largest changes of memory, the largest first; ``no_line`` says why no line can be seen.
+    ``asked`` is the last large allocation of an attempt, ``None`` when none was seen; ``machine_bytes`` is all that a
+    task can have on this machine, known of attempts that were killed for memory.
     """
 
     answer: bytes | None = None
@@ -138,6 +148,8 @@ class WorkerReport:
     last_line: LastLine | None = None
     grew: tuple[Growth, ...] = ()
     no_line: str = ""
+    asked: Asked | None = None
+    machine_bytes: int | None = None
 
     @property
     def ran_s(self) -> float:

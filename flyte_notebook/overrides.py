@@ -121,9 +121,7 @@ def call_code(  # noqa: PLR0913 - one argument for each part of a call
     """
     settings = []
     if override.memory_bytes is not None or override.cpu_cores is not None:
-        resources = resources_with(declared, override)
-        said = ", ".join(f"{key}={_quoted(repr(value))}" for key, value in resources.items())
-        settings.append(f"resources=flyte.Resources({said})")
+        settings.append(resources_line(resources_with(declared, override)))
     if override.max_runtime_s is not None:
         settings.append(f"timeout={timeout_code(override.max_runtime_s, limits)}")
     if override.retries is not None:
@@ -132,6 +130,15 @@ def call_code(  # noqa: PLR0913 - one argument for each part of a call
     called = f"{callee}.override({', '.join(settings)})" if settings else callee
     arguments = ", ".join(f"{name}={_quoted(expression)}" for name, expression in inputs.items())
     return f"{'await ' if awaited else ''}{called}({arguments})"
+
+
+def resources_line(resources: Mapping[str, object]) -> str:
+    """Return resources, by their names in ``flyte.Resources``, as the argument of a task."""
+    return f"resources=flyte.Resources({', '.join(f'{name}={_code(value)}' for name, value in resources.items())})"
+
+
+def _code(value: object) -> str:
+    return f"({', '.join(map(_code, value))})" if isinstance(value, tuple) else _quoted(repr(value))
 
 
 def _quoted(expression: str) -> str:

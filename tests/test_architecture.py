@@ -22,8 +22,8 @@ PACKAGE = "flyte_notebook"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("units", "errors"),
     ("limits", "trace"),
-    ("job", "outcome", "semantics", "stand_in"),
-    ("diagnosis", "catalogue.*", "fitting.*", "sweeping.*", "history", "overrides", "progress"),
+    ("job", "next_limit", "outcome", "semantics", "stand_in"),
+    ("diagnosis", "catalogue.*", "fitting.*", "growing", "sweeping.*", "history", "overrides", "progress"),
     ("keeping.*", "limiters.*"),
     ("worker.*",),
     ("scheduler",),

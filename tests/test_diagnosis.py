@@ -17,7 +17,17 @@ from flyte_notebook import errors
 from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.job import InputFact, Job
 from flyte_notebook.limits import Enforcement, Limits
-from flyte_notebook.outcome import Failure, LastLine, Raised, RefusedAllocation, SourceLine, Success, WorkerReport
+from flyte_notebook.outcome import (
+    Asked,
+    Failure,
+    Growth,
+    LastLine,
+    Raised,
+    RefusedAllocation,
+    SourceLine,
+    Success,
+    WorkerReport,
+)
 from flyte_notebook.trace import MemoryTrace
 
 if TYPE_CHECKING:
@@ -131,6 +141,20 @@ def test_an_oom_suggests_twice_the_memory_and_why() -> None:
     assert replace(JOB.limits, memory_bytes=500 * MI) == suggestion.limits
     assert "500Mi" in suggestion.sentence
     assert "only a lower bound" in suggestion.sentence
+
+
+def test_what_the_report_knows_is_in_the_suggestion() -> None:
+    """The allocation that was being filled, and the machine: facts of the report, not of this machine."""
+    asked = Asked(size_bytes=4_000 * MI, before_bytes=100 * MI)
+    suggestion = _failed(replace(OOM, asked=asked, machine_bytes=2_000 * MI)).suggestions[0]
+    assert (4_100 * MI) * 1.1 <= (suggestion.limits.memory_bytes or 0)
+    assert "asked for about 3.9 GiB at once, on top of 100 MiB in use" in suggestion.sentence
+    assert "more than this machine has (2 GiB)" in suggestion.sentence
+    line = Growth(line=SourceLine(file="In [1]", number=7, text="grow()"), grew_bytes=200 * MI)
+    assert "most of it came on line 7" in _failed(replace(OOM, grew=(line,))).suggestions[0].sentence
+    inputs = (InputFact(name="x", type_name="bytes", size_bytes=300 * MI),)
+    loading = _failed(replace(OOM, stage="loading"), replace(JOB, inputs=inputs)).suggestions[0]
+    assert "its inputs are 300 MiB as they travel" in loading.sentence
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ PUBLIC = (
     "last_sweep",
     "load",
     "load_ipython_extension",
+    "retry_on_oom",
     "runs",
     "save",
     "sweep",

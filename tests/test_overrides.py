@@ -149,7 +149,7 @@ CALLS: dict[str, tuple[Override, dict[str, object], str]] = {
     "cores": (
         Override(cpu_cores=0.5),
         {"memory": ("100Mi", "250Mi")},
-        "oomer.override(resources=flyte.Resources(memory=('100Mi', '250Mi'), cpu=\"500m\"))(x=5)",
+        'oomer.override(resources=flyte.Resources(memory=("100Mi", "250Mi"), cpu="500m"))(x=5)',
     ),
     "timeout": (Override(max_runtime_s=90.0), {"cpu": 1}, "oomer.override(timeout=90)(x=5)"),
     "half a second": (

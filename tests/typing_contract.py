@@ -93,6 +93,13 @@ if TYPE_CHECKING:
         assert_type(await fn.sweep.aio(task, over="x=1,2", yes=True), fn.Sweep)
         assert_type(fn.last_sweep, fn.Sweep | None)
 
+    async def grows(task: object) -> None:
+        """Call a task again with more memory after each OOM."""
+        grown = fn.retry_on_oom(task, factor=1.5, up_to="2Gi")
+        await grown(x=5)
+        await fn.retry_on_oom(task, step="512Mi").aio(5)
+        fn.retry_on_oom(task, 2)  # type: ignore[call-arg] # keyword-only
+
     def explains(failure: Failure) -> None:
         """Ask what an error means."""
         explanation = fn.explain(failure.error)

@@ -13,9 +13,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flyte_notebook.engine import seen
+from flyte_notebook.engine import parcels, seen
 from flyte_notebook.engine.link import SupervisorError
 from flyte_notebook.engine.pump import Pump
+from flyte_notebook.limiters import machine
 from flyte_notebook.outcome import Raised, WorkerReport
 from flyte_notebook.trace import MemoryTrace, compact_sizes, compact_times
 from flyte_notebook.worker import protocol
@@ -149,7 +150,7 @@ class AttemptInWorker:
             await self._converse(ours, pump)
             facts = await self._end()
             if self._answered is not None:
-                self._answer = await _unpacked(self._answered)
+                self._answer = await parcels.unpacked(self._answered)
         except SupervisorError as error:
             self._lost = str(error)
         except BaseException:
@@ -352,20 +353,9 @@ class AttemptInWorker:
             last_line=seen.last_line(facts),
             grew=seen.grew(facts),
             no_line=facts.get("no_line", ""),
+            asked=seen.asked(facts),
+            machine_bytes=machine.capacity_bytes() if tripped == "memory" or facts.get("oom_kills") else None,
         )
-
-
-async def parcelled(data: bytes, directory: str) -> dict[str, Any]:
-    """Return `protocol.parcel` of an answer. Raises OSError."""
-    if len(data) <= protocol.INLINE_BYTES:
-        return protocol.parcel(data, directory)
-    return await asyncio.to_thread(protocol.parcel, data, directory)
-
-
-async def _unpacked(message: dict[str, Any]) -> bytes:
-    if message["path"] is None:
-        return protocol.unpacked(message)  # no way through a thread, which would take as long as the rest
-    return await asyncio.to_thread(protocol.unpacked, message)
 
 
 def _opened() -> tuple[socket.socket, socket.socket, tuple[int, int], tuple[int, int]]:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.engine.actions import Actions
-from flyte_notebook.engine.attempt import AttemptInWorker, Origin, parcelled
+from flyte_notebook.engine.attempt import AttemptInWorker, Origin
 from flyte_notebook.engine.canary import CanaryError, run_canary
 from flyte_notebook.engine.link import SupervisorError, SupervisorLink
 from flyte_notebook.engine.living import LivingAttempts, NotAdmittedError
+from flyte_notebook.engine.parcels import parcelled
 from flyte_notebook.history import Attempt, History
 from flyte_notebook.limiters import machine
 from flyte_notebook.outcome import Failure, Success, WorkerReport

@@ -1,4 +1,4 @@
-"""Lines that the supervisor saw, with their text: that is where the notebook is."""
+"""What the supervisor saw of an attempt's code: its lines, with their text, which is where the notebook is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flyte_notebook.outcome import Growth, LastLine, SourceLine
+from flyte_notebook.outcome import Asked, Growth, LastLine, SourceLine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +34,12 @@ def grew(facts: Mapping[str, Any]) -> tuple[Growth, ...]:
         Growth(line=_line(file, number, function), grew_bytes=change)
         for file, number, function, change in facts.get("grew", ())
     )
+
+
+def asked(facts: Mapping[str, Any]) -> Asked | None:
+    """Return the last large allocation, ``None`` when none was seen."""
+    seen = facts.get("asked")
+    return None if seen is None else Asked(size_bytes=seen[0], before_bytes=seen[1])
 
 
 def _line(file: str, number: int, function: str) -> SourceLine:

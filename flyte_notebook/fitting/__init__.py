@@ -5,7 +5,7 @@ Pure: runs are started by `flyte_notebook.sdk.fit`.
 
 from __future__ import annotations
 
-from flyte_notebook.fitting.advice import MARGIN, POD_BYTES, Saying, others_say, recommend, would_do
+from flyte_notebook.fitting.advice import MARGIN, POD_BYTES, Saying, less_than, others_say, recommend, would_do
 from flyte_notebook.fitting.found import Fit, FitRun, TaskFit, Verdict, headline, task_fit
 from flyte_notebook.fitting.search import MIB, MOST_RUNS, Ended, Measure, Step, edge, step, tolerance
 
@@ -24,6 +24,7 @@ __all__ = [
     "Verdict",
     "edge",
     "headline",
+    "less_than",
     "others_say",
     "recommend",
     "step",

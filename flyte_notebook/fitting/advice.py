@@ -46,11 +46,17 @@ def would_do(trace: MemoryTrace, limit_bytes: int | None) -> int | None:
 
     From one run, so with everything that its peak may hold, page cache too; a peak of samples is no ground to go lower.
     """
-    if limit_bytes is None or trace.peak_bytes is None or trace.peak_source != "kernel counter":
+    if limit_bytes is None or trace.peak_bytes is None:
+        return None
+    return less_than(trace, limit_bytes) if trace.peak_bytes < ROOMY * limit_bytes else None
+
+
+def less_than(trace: MemoryTrace, limit_bytes: int) -> int | None:
+    """Return a limit that would do as well as one that a limit grew to, ``None`` where that saves next to nothing."""
+    if trace.peak_bytes is None or trace.peak_source != "kernel counter":
         return None
     enough = recommend(edge(trace.peak_bytes))
-    wasteful = trace.peak_bytes < ROOMY * limit_bytes and limit_bytes - enough >= WORTH_SAVING_BYTES
-    return enough if wasteful else None
+    return enough if limit_bytes - enough >= WORTH_SAVING_BYTES else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

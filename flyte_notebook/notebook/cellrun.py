@@ -15,8 +15,9 @@ from IPython.core.error import UsageError
 
 from flyte_notebook.cells.returned import bind
 from flyte_notebook.cells.selection import CannotSendError, UnknownNameError
-from flyte_notebook.errors import BaseRuntimeError, RunAbortedError, failure_in
+from flyte_notebook.errors import BaseRuntimeError, OOMError, RunAbortedError, UnschedulableError, failure_in
 from flyte_notebook.fitting import would_do
+from flyte_notebook.growing import GrowthError
 from flyte_notebook.limiters import machine
 from flyte_notebook.notebook import liveline, output, refusals
 from flyte_notebook.notebook.options import MAGIC
@@ -25,10 +26,12 @@ from flyte_notebook.notebook.sweeps import CellSweep
 from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk import celltask, enforcement, settings
 from flyte_notebook.sdk.fit import FitError, Fitting, search_and_show
+from flyte_notebook.sdk.growing import Climb
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.unstarted import NOT_STARTED
 from flyte_notebook.units import format_memory, quantity_memory
 from flyte_notebook.views.fit import fit_bundle
+from flyte_notebook.views.growing import growing_bundle
 from flyte_notebook.views.sweep import sweep_bundle
 from flyte_notebook.worker.pickling import PicklingProblem
 
@@ -65,6 +68,7 @@ class CellRun:
         self._cell = cell
         self._cards = cards
         self._sink: output.Sink | None = None
+        self._running = ""
         self.interrupted = False
 
     def run(self) -> Any:
@@ -76,6 +80,7 @@ class CellRun:
         if self._said.sweeps:
             return self._sweep()
         task, parts = self._task()
+        climb = self._climb(task)
         if self._said.name is not None:
             self._shell.user_ns[self._said.name] = task
         if self._said.fit:
@@ -86,18 +91,55 @@ class CellRun:
         if self._said.background:
             return self._in_background(task, parts, run)
         try:
-            values = self._to_its_end(task, parts, run)
+            run, values = self._growing(climb, task, parts, run)
         except KeyboardInterrupt as interrupt:
             self.interrupted = True
-            raise self._aborted(name, interrupt) from None
-        self._advise(run)
+            raise self._aborted(self._running, interrupt) from None
+        if climb is not None and climb.grown:
+            self._keep_grown(climb)
+        else:
+            self._advise(run)
         return None if values is None else self._bind(values, cached=run.cached)
 
+    def _climb(self, task: CellTask) -> Climb | None:
+        """Return how the limit grows, ``None`` where it does not. Raises UsageError where it cannot."""
+        growth = self._said.on_oom
+        if growth is None:
+            return None
+        try:
+            climb = Climb(task, growth)
+        except GrowthError as error:
+            raise UsageError(f"{MAGIC}: --on-oom: {error}") from None
+        self._check_room(f"--on-oom: {quantity_memory(growth.cap_bytes)}", growth.cap_bytes)
+        return climb
+
+    def _growing(
+        self, climb: Climb | None, task: CellTask, parts: CellParts, run: Run
+    ) -> tuple[Run, ReturnedValues | None]:
+        """Run to the end, again with more memory after each OOM where the limit may grow; return the last run."""
+        self._running = run.name
+        while climb is not None:
+            try:
+                return run, self._to_its_end(climb.task, parts, run)
+            except (OOMError, UnschedulableError) as error:  # noqa: PERF203 - each attempt has an end of its own
+                climb.failed(error)
+                run = climb.begin(self._session)
+                self._running = run.name
+        return run, self._to_its_end(task, parts, run)
+
+    def _keep_grown(self, climb: Climb) -> None:
+        """Show how the limit grew, and have the notebook's name hold what passed."""
+        self._show(climb.bundle(self._session, growing_bundle))
+        if self._said.name is not None:
+            self._shell.user_ns[self._said.name] = climb.task
+            kept = quantity_memory(climb.tried[-1])
+            self._show({"text/plain": f"[flyte_notebook: `{self._said.name}` has a limit of {kept} from now on]"})
+
     def _advise(self, run: Run) -> None:
-        """Note what would do for a cell that was given far too much; once for each cell and limit."""
+        """Note what would do for a cell whose first line gave it far too much; once for each cell and limit."""
         attempt = run.actions[0].attempts[-1] if run.actions and run.actions[0].attempts else None
         enough = None if attempt is None else would_do(attempt.trace, attempt.limits.memory_bytes)
-        if attempt is None or enough is None or self._said.quiet:
+        if attempt is None or enough is None or self._said.quiet or self._said.memory_bytes is None:
             return
         which = (self._said.name or str(hash(self._cell)), attempt.limits.memory_bytes)
         if which not in self._cards.advised:
@@ -208,12 +250,12 @@ class CellRun:
                 f"{MAGIC}: --memory {quantity_memory(memory_bytes)} is below what Python and Flyte themselves "
                 f"need ({format_memory(needed)}); write for example --memory 128Mi"
             )
+        self._check_room(f"--memory {quantity_memory(memory_bytes)}", memory_bytes)
+
+    def _check_room(self, what: str, memory_bytes: int) -> None:
         capacity = machine.capacity_bytes()
         if memory_bytes > capacity:
-            raise UsageError(
-                f"{MAGIC}: --memory {quantity_memory(memory_bytes)} is more than this machine has "
-                f"({format_memory(capacity)})"
-            )
+            raise UsageError(f"{MAGIC}: {what} is more than this machine has ({format_memory(capacity)})")
 
     def _task(self, besides: Mapping[str, Any] = MappingProxyType({})) -> tuple[CellTask, CellParts]:
         """Read the cell, with the variables of the notebook and those ``besides``."""

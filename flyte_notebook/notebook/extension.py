@@ -152,9 +152,8 @@ class Extension:
     def _show_what_was_caught(self) -> None:
         """Show each run of this cell as a tree in which something failed that no card has told of."""
         shown = self._cards.shown if self._cards is not None else set()
-        ran = [
-            run for run in enforcement.history if run.name not in self._ran_before and not run.apart and not run.of_fit
-        ]
+        new = [run for run in enforcement.history if run.name not in self._ran_before]
+        ran = [run for run in new if not run.apart and not run.of_fit and not run.growing]
         untold = [run for run in ran if run.failed_workers - shown and not run.failed_workers & shown]
         for run in untold[-MOST_TREES:]:
             self._shell.display_pub.publish(data=tree.run_bundle(run), metadata={})

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from IPython.core.error import UsageError
 
+from flyte_notebook.growing import EXAMPLE, Growth, parse_growth
 from flyte_notebook.notebook.literals import keep_literals
 from flyte_notebook.overrides import Override
 from flyte_notebook.sweeping import RANGE, VALUES, MemoryRange, Over, SweepError, parse_over, parse_range
@@ -34,6 +35,7 @@ class CellOptions:
 
     ``fit`` is whether the memory limit is to be found, ``memory_range`` the limits that are to be tried; then
     ``memory_bytes`` is ``None``. ``over`` are the values of an input to try, ``yes`` is whether many runs are wanted.
+    ``on_oom`` is how the limit grows after an OOM.
     ``env`` is the name of a notebook variable. ``inputs`` and ``outputs`` are names, ``None`` to infer them.
     ``disk`` and ``shm`` are quantities as ``flyte.Resources`` takes them, ``gpu`` a number or ``"A100:1"``.
     """
@@ -44,6 +46,7 @@ class CellOptions:
     memory_range: MemoryRange | None = None
     over: Over | None = None
     yes: bool = False
+    on_oom: Growth | None = None
     cpu_cores: float | None = None
     gpu: int | str | None = None
     disk: str | None = None
@@ -172,8 +175,9 @@ OPTIONS: tuple[Option, ...] = (
            typical=("1Mi", "10Mi", "100Mi"), meaning="most that inputs and outputs may weigh (max_inline_io_bytes)"),
     Option(name="--no-raise", field="no_raise", meaning="show a failure and go on; it is kept in _"),
     Option(name="--quiet", field="quiet", meaning="no live line while it runs"),
-    Option(name="--on-oom", field="", metavar="x2:4Gi", meaning="on OOM, run again with more memory",
-           missing="give more --memory, or rerun from the error card"),
+    Option(name="--on-oom", field="on_oom", metavar=EXAMPLE, parse=parse_growth,
+           typical=(EXAMPLE, "x1.5:2Gi", "+512Mi:4Gi"),
+           meaning="on OOM, run again with twice the memory, up to 4Gi; +512Mi:4Gi adds instead"),
     Option(name="--background", field="background",
            meaning="return at once with a live handle: .wait(), await, .stop(), .result"),
     Option(name="--remote", field="", meaning="run on the Flyte cluster",
@@ -187,6 +191,7 @@ EXAMPLES = (
     "%%flyte_task oomer -m 250Mi -c 1 -t 30s -r 1",
     "%%flyte_task oomer --memory fit",
     f"%%flyte_task oomer --memory {RANGE} --sweep {VALUES}",
+    "%%flyte_task oomer --memory 250Mi --on-oom x2:4Gi",
     "%%flyte_task train --env env --inputs df,params --outputs model --memory=2Gi",
 )
 
@@ -232,6 +237,12 @@ def _check_together(said: CellOptions) -> None:
     if (said.fit or said.sweeps) and said.background:
         what = "--memory fit" if said.fit else "a sweep"
         raise _usage(f"{what} runs the cell several times and waits for it; leave out --background")
+    if said.on_oom is not None and said.fit:
+        raise _usage("--memory fit finds the limit itself; leave out --on-oom")
+    if said.on_oom is not None and said.sweeps:
+        raise _usage("a sweep shows where the cell dies and does not grow its limit; leave out --on-oom")
+    if said.on_oom is not None and said.background:
+        raise _usage("--on-oom runs the cell again and waits for it; leave out --background")
     if said.yes and not said.sweeps:
         raise _usage(f"--yes is for sweeps; write it with --memory {RANGE} or --sweep {VALUES}")
 

@@ -6,6 +6,8 @@ import asyncio
 import os
 import sys
 import time
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,7 @@ from flyte_notebook.sdk.watching import Watching
 from flyte_notebook.worker import pickling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from flyte_notebook.engine import Sink
     from flyte_notebook.job import Job, Semantics
@@ -40,6 +42,9 @@ BEFORE = (
 )
 AFTER = ("flyte_notebook.notebook.shell_in_worker:finish_cell",)
 """What a worker calls around its job, by name: rich output and clear errors for prompts, IPython only when needed."""
+
+_call_name: ContextVar[str | None] = ContextVar("_call_name", default=None)
+"""The name of the run that a task's call begins, where no task calls; ``None`` leaves it to the SDK."""
 
 
 class Session:
@@ -215,13 +220,23 @@ class Session:
         if job.run not in self.trials:
             self.repeats.keep(job)
 
+    @contextmanager
+    def call_named(self, name: str) -> Iterator[None]:
+        """Give the run that a ``task(...)`` begins here, outside of any run, a name of our choice."""
+        token = _call_name.set(name)
+        try:
+            yield
+        finally:
+            _call_name.reset(token)
+
     def _call_outside(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Give ``task(...)`` outside of any run an enforced run of its own."""
+        name = _call_name.get()
         if task._call_as_synchronous:  # noqa: SLF001 - how the SDK itself tells the two kinds apart
-            return seam.native_outputs(task, seam.run_local(task, args, kwargs))
+            return seam.native_outputs(task, seam.run_local(task, args, kwargs, name=name))
 
         async def run() -> Any:
-            return seam.native_outputs(task, await seam.run_local_async(task, args, kwargs))
+            return seam.native_outputs(task, await seam.run_local_async(task, args, kwargs, name=name))
 
         return run()
 

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.trace import TraceRecorder
+from flyte_notebook.worker.asked import Asked
 from flyte_notebook.worker.sighting import errands
 from flyte_notebook.worker.witness import REST_S, Witness
 
@@ -50,6 +51,7 @@ class Watched:
     def __init__(self, pid: int | None, group: TaskGroup, limits: Limits, witness: Witness | None = None) -> None:
         self.pid = pid
         self._witness = witness or Witness(pid)
+        self._asked = Asked(pid)
         self.over = False
         self._group = group
         self._tripped: Tripped | None = None
@@ -67,6 +69,8 @@ class Watched:
         self._baseline_bytes = self._group.sample()
         self._ready_after_s = 0.0
         self._witness.begin(self._baseline_bytes)
+        self._asked.begin(self._baseline_bytes)
+        self._asked.look(self.started_s, self._baseline_bytes)
 
     def begin(self, limits: Limits) -> None:
         """Start the clock and the trace of an attempt under these limits."""
@@ -91,6 +95,7 @@ class Watched:
         if self._wait_status is None:
             # Where this comes late a short attempt is over already, and its memory given back.
             self._baseline_bytes = max(self._group.sample(), self._baseline_bytes or 0)
+            self._asked.look(now, self._baseline_bytes)
         self._ready_after_s = now - self.started_s
         if max_runtime_s is not None:
             self._ends["max_runtime"] = now + max_runtime_s
@@ -144,6 +149,7 @@ class Watched:
         before, self.usage_bytes = self.usage_bytes, used
         moved = abs(used - before) > MOVING_BYTES
         self._recorder.add(now - self.started_s, used)
+        self._asked.look(now, used, moved=moved)
         if self._group.exceeded():
             self.trip("memory")
         elif now >= self._counters_due_s or self._near(max(used, before)):
@@ -222,6 +228,7 @@ class Watched:
             "peak_bytes": counters.peak_bytes if exact else highest,
             "peak_source": counters.peak_source if exact else "samples",
             "page_cache_bytes": counters.page_cache_bytes,
+            "asked": self._asked.last,
             **self._witness.facts(self._ended_s or time.monotonic(), reached_bytes=self._reached_bytes(counters)),
         }
 

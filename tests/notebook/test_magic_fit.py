@@ -73,7 +73,7 @@ def test_wrong_use_gets_one_sentence(kernel: Kernel, line: str, words: str) -> N
 
 
 def test_a_cell_that_was_given_far_too_much_is_told_once(kernel: Kernel) -> None:
-    """Once for each cell and limit, and not for a limit that is nearly right, nor with --quiet."""
+    """Once for each cell and limit, and not for a limit that is nearly right or an environment's, nor with --quiet."""
     cell = "%%flyte_task --memory {}\nlen(bytearray(100 << 20))"
     (note,) = kernel.run(cell.format("1Gi")).ok().notes
     assert note.startswith("peak ")
@@ -82,6 +82,8 @@ def test_a_cell_that_was_given_far_too_much_is_told_once(kernel: Kernel) -> None
     assert 1 == len(kernel.run(cell.format("2Gi")).ok().notes)
     assert [] == kernel.run(cell.format("200Mi")).ok().notes
     assert [] == kernel.run(cell.format("3Gi --quiet")).ok().notes
+    kernel.run("roomy = flyte.TaskEnvironment(name='roomy', resources=flyte.Resources(memory='3Gi'))").ok()
+    assert [] == kernel.run("%%flyte_task --env roomy\nlen(bytearray(100 << 20))").ok().notes
 
 
 def test_an_interrupt_shows_what_was_measured(kernel: Kernel) -> None:

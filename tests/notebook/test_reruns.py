@@ -99,7 +99,8 @@ def test_a_rerun_that_passes_gives_the_notebook_its_outputs(kernel: Kernel) -> N
     """By a click, as a message of the front end: outputs and last value land, card and form say so."""
     reply = failed(kernel)
     assert [CARD, WIDGET] == [next(kind for kind in (CARD, WIDGET) if kind in bundle) for bundle in ours(reply)]
-    assert "200Mi" == kernel.value("_field('Memory').value")
+    suggested = kernel.value("_field('Memory').value")
+    assert 182 < int(suggested.removesuffix("Mi")) < 260  # it asked for 143 MiB, on top of the interpreter
     kernel.run("_field('Memory').value = '400Mi'").ok()
     button = kernel.value("_button('Rerun').model_id")
     click = {"comm_id": button, "data": {"method": "custom", "content": {"event": "click"}}}

@@ -1,0 +1,266 @@
+"""A task that is called again with more memory when it was killed for memory: ``override`` in a loop.
+
+It is a plain Flyte program: inside a task, on a cluster as here, each attempt is an action of its own. Where a session
+is open and nothing calls, each attempt is a run, and the history knows them as reruns of the first.
+"""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import flyte
+
+from flyte_notebook.errors import OOMError, UnschedulableError, failure_in
+from flyte_notebook.growing import Growth, exhausted, listed
+from flyte_notebook.outcome import Failure
+from flyte_notebook.overrides import resources_line
+from flyte_notebook.sdk import tasks
+from flyte_notebook.sdk.settings import is_task
+from flyte_notebook.units import quantity_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flyte_notebook.history import Attempt, History, Run
+    from flyte_notebook.sdk.session import Session
+
+KILLED = "OOMKilled"
+"""The code of a kill for memory; the SDK makes an OOMError of other codes too, by a part of their name."""
+
+
+class Bundle(Protocol):
+    """Says in every form that is asked for how a limit grew, by MIME type."""
+
+    def __call__(
+        self, task_name: str, story: tuple[tuple[str, Attempt], ...], line: str, /, *, rich: bool
+    ) -> dict[str, Any]:
+        """Return the forms; plain text alone unless ``rich``."""
+
+
+class Climb:
+    """One call of a task whose limit grows: which limit is next, and what becomes of it.
+
+    ``tried`` are the limits so far, the last one may still run. Raises TypeError for what is no task, and `GrowthError`
+    for a limit that cannot grow.
+    """
+
+    def __init__(self, task: Any, growth: Growth) -> None:
+        check_task(task)
+        self._task = task
+        self._limits = growth.limits(tasks.limits_of(task).memory_bytes)
+        self._first: str | None = None
+        self._last_kill: OOMError | None = None
+        self._history: History | None = None
+        self._run: Run | None = None
+        self.tried = [self._limits[0]]
+
+    @property
+    def grown(self) -> bool:
+        """Whether the limit has grown."""
+        return len(self.tried) > 1
+
+    @property
+    def task(self) -> Any:
+        """The task under the limit that is to be tried now; only the limit differs from what was declared."""
+        return self._task if not self.grown else overridden(self._task, self.tried[-1])
+
+    @property
+    def line(self) -> str:
+        """The resources of the last attempt, as code."""
+        return resources_line(tasks.declared_resources(self.task))
+
+    def failed(self, error: OOMError | UnschedulableError) -> None:
+        """Grow after a kill for memory, where there is more to try; else raise what says why not."""
+        failure = failure_in(error)
+        if self._run is not None and self._history is not None and not self._run.actions:
+            self._history.forget(self._run.name)  # nothing of it began
+        if isinstance(error, UnschedulableError):
+            self._beyond(error, failure)
+            return
+        if not self._is_own_kill(error, failure):
+            raise error
+        self._last_kill = error
+        if isinstance(failure, Failure) and self._first is None:
+            self._first = failure.worker
+        if len(self.tried) == len(self._limits):
+            if self.grown:
+                self._say(error, exhausted(self.tried, next_bytes=None))
+            raise error
+        self.tried.append(self._limits[len(self.tried)])
+
+    def _beyond(self, error: UnschedulableError, failure: object) -> None:
+        """Raise the last kill where the next limit is more than the machine has."""
+        kill = self._last_kill
+        if kill is None or not isinstance(failure, Failure) or failure.reason != "never_fits":
+            raise error
+        next_bytes = self.tried.pop()
+        self._say(kill, exhausted(self.tried, next_bytes=next_bytes, why=failure.headline))
+        raise kill
+
+    def _say(self, error: OOMError, sentence: str) -> None:
+        """Have an error, its card and the history say what was tried."""
+        error.args = (f"{error}\n{sentence}", *error.args[1:])
+        failure = failure_in(error)
+        if not isinstance(failure, Failure):
+            return
+        told = replace(failure, headline=f"{failure.headline}; {sentence}")
+        error.failure = told  # type: ignore[attr-defined]  # as on every error that reaches the user
+        if self._history is None:
+            return
+        run = self._history.run_of(failure.worker)
+        if run is not None and run.failure is failure:
+            run.failure = told
+        if self._history.last_failure is failure:
+            self._history.last_failure = told
+
+    def _is_own_kill(self, error: OOMError, failure: object) -> bool:
+        """Whether it was this task that was killed, at its limit: not one that it called, not by a machine in need."""
+        if isinstance(failure, Failure):
+            return failure.reason == "memory" and failure.task_name == self._task.name
+        return str(error.code).rpartition("|")[2] == KILLED
+
+    def begin(self, session: Session) -> Run:
+        """Return the run of the attempt that comes next; the history knows it as a rerun of the first one."""
+        history = session.history
+        short = self._task.name.rpartition(".")[2] or "task"
+        run = history.begin(f"{short}-{uuid.uuid4().hex[:12]}", self._task.name)
+        first = None if self._first is None else history.run_of(self._first)
+        if first is not None:
+            first.growing = run.growing = True
+            run.lands = first.lands
+            run.rerun_of = self._first
+            run.rerun_with = quantity_memory(self.tried[-1])
+        self._history, self._run = history, run
+        return run
+
+    def passed(self) -> None:
+        """Take that the attempt which ran last passed."""
+        if self._run is not None:
+            self._run.cached = not self._run.actions
+
+    def bundle(self, session: Session, bundle: Bundle) -> dict[str, Any]:
+        """Return how the limit grew, in every form."""
+        story = () if self._first is None else session.history.story(self._first)
+        return bundle(self._task.name, story, self.line, rich=session.rich)
+
+    @property
+    def words(self) -> str:
+        """How the limit grew, in a sentence, with the line to keep."""
+        after = listed(self.tried[:-1])
+        return (
+            f"{self._task.name} passed with {quantity_memory(self.tried[-1])}, after OOM at {after}; keep {self.line}"
+        )
+
+
+def check_task(task: Any) -> None:
+    """Raise TypeError for what is no Flyte task."""
+    if not is_task(task):
+        what = "a function: decorate it with @env.task" if callable(task) else f"of type {type(task).__name__}"
+        raise TypeError(f"retry_on_oom takes a Flyte task, and this is {what}")
+
+
+def overridden(task: Any, memory_bytes: int) -> Any:
+    """Return a task under another limit; everything else stays, also a request below the limit."""
+    declared, memory = task.resources.memory, quantity_memory(memory_bytes)
+    both = (declared[0], memory) if isinstance(declared, tuple) else memory
+    changes: dict[str, Any] = {"resources": replace(task.resources, memory=both)}
+    if task.reusable is not None:  # the SDK overrides no resources of a container that is reused
+        changes["reusable"] = "off"
+    return task.override(**changes)
+
+
+class _Named(type):
+    """Makes the class say what its instances are for: ``flyte.run`` names the class of what is no task, and no more."""
+
+    def __repr__(cls) -> str:
+        return "<RetryOnOom: call it like the task, fn.retry_on_oom(task)(x=5), in a task of your own or in a cell>"
+
+
+class RetryOnOom(metaclass=_Named):
+    """What `flyte_notebook.retry_on_oom` returns: called and awaited like its task."""
+
+    def __init__(self, task: Any, growth: Growth, bundle: Bundle | None = None) -> None:
+        """Take a task and how its limit grows; ``bundle`` says it. Raises as `Climb` does."""
+        Climb(task, growth)
+        self._task = task
+        self._growth = growth
+        self._bundle = bundle
+
+    def __repr__(self) -> str:
+        limits = listed(Climb(self._task, self._growth).tried)
+        return f"<{self._task.name} from {limits}, more after each OOM up to {quantity_memory(self._growth.cap_bytes)}>"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        words = f"retry_on_oom(...) is no task and has no {name}: call it like the task, or use the task itself"
+        raise AttributeError(words)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Call the task, again with more memory after each OOM; a coroutine where the task's own call gives one."""
+        if not self._task._call_as_synchronous:  # noqa: SLF001 - how the SDK itself tells the two kinds apart
+            return self._awaited(args, kwargs, aio=False)
+        climb = Climb(self._task, self._growth)
+        while True:
+            try:
+                with _named(climb) as task:
+                    value = task(*args, **kwargs)
+            except (OOMError, UnschedulableError) as error:  # noqa: PERF203 - each attempt has an end of its own
+                climb.failed(error)
+            else:
+                self._tell(climb)
+                return value
+
+    async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
+        """As ``task.aio``, for a synchronous task that is called by an asynchronous one."""
+        return await self._awaited(args, kwargs, aio=True)
+
+    async def _awaited(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, aio: bool) -> Any:
+        climb = Climb(self._task, self._growth)
+        while True:
+            try:
+                with _named(climb) as task:
+                    called = task.aio(*args, **kwargs) if aio else task(*args, **kwargs)
+                value = await called
+            except (OOMError, UnschedulableError) as error:  # noqa: PERF203 - each attempt has an end of its own
+                climb.failed(error)
+            else:
+                self._tell(climb)
+                return value
+
+    def _tell(self, climb: Climb) -> None:
+        """Say what to keep, when the limit has grown."""
+        if not climb.grown:
+            return
+        climb.passed()
+        session = _outermost()
+        if session is not None and self._bundle is not None:
+            session.show({"data": climb.bundle(session, self._bundle)})
+        else:
+            sys.stderr.write(f"[flyte_notebook: {climb.words}]\n")
+
+
+@contextmanager
+def _named(climb: Climb) -> Iterator[Any]:
+    """Give the task to call; where its call is a run of its own, that run is known as a rerun of the first."""
+    session = _outermost() if climb.grown else None
+    if session is None:
+        yield climb.task
+        return
+    run = climb.begin(session)
+    with session.call_named(run.name):
+        yield climb.task
+
+
+def _outermost() -> Session | None:
+    """Return the open session where a call is a run of its own: outside of any task."""
+    called_by: Any = flyte.ctx()  # falsy, not None, outside of a task, whatever its annotation says
+    if called_by:
+        return None
+    from flyte_notebook.sdk import enforcement  # noqa: PLC0415 - a worker has no session, and must not load one
+
+    return enforcement.current()

@@ -1,0 +1,107 @@
+"""How much a process asks for at once, seen from outside: a real process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flyte_notebook.worker.asked import Asked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="cannot be here: it reads /proc")
+
+MI = 1 << 20
+PROGRAM = """
+import mmap, sys
+held = []
+for line in sys.stdin:
+    size = int(line)
+    if size:
+        held.append(mmap.mmap(-1, size << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    else:
+        held.pop().close()
+    print("done", flush=True)
+"""
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[str]]:
+    """Give a process that allocates as many MiB as it is told, and gives the last one back for 0."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        tell(process, 1)
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def tell(process: subprocess.Popen[str], size_mi: int) -> None:
+    """Have it allocate so much, and wait until it has."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{size_mi}\n")
+    process.stdin.flush()
+    assert "done\n" == process.stdout.readline()
+
+
+def test_an_allocation_is_known_before_any_of_it_is_used(child: subprocess.Popen[str]) -> None:
+    """Its size, and what was in use before; a small one after it changes nothing, a large one takes its place."""
+    asked = Asked(child.pid)
+    asked.begin(10 * MI)
+    asked.look(0.0, 10 * MI)
+    assert asked.last is None
+    tell(child, 700)
+    asked.look(1.0, 60 * MI)
+    assert asked.last is not None
+    assert (700, 10 * MI) == (asked.last[0] // MI, asked.last[1])
+    tell(child, 8)
+    asked.look(2.0, 65 * MI)
+    assert 700 == asked.last[0] // MI
+    tell(child, 200)
+    asked.look(3.0, 70 * MI)
+    assert (200, 65 * MI) == (asked.last[0] // MI, asked.last[1])
+
+
+def test_what_was_given_back_is_forgotten(child: subprocess.Popen[str]) -> None:
+    """An allocation that is gone explains no kill."""
+    asked = Asked(child.pid)
+    asked.look(0.0, 0)
+    tell(child, 300)
+    asked.look(1.0, 0)
+    assert asked.last is not None
+    tell(child, 0)
+    asked.look(2.0, 0)
+    assert asked.last is None
+
+
+def test_a_process_that_is_gone_leaves_what_was_known(child: subprocess.Popen[str]) -> None:
+    """The kernel takes its memory away at once, and says zero of a process that nobody has waited for yet."""
+    asked = Asked(child.pid)
+    asked.look(0.0, 0)
+    tell(child, 300)
+    asked.look(1.0, 0)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    asked.look(2.0, 0)
+    assert asked.last is not None
+    child.wait()
+    asked.look(3.0, 0)
+    assert asked.last is not None
+    assert Asked(None).last is None
+
+
+def test_it_looks_when_memory_moved_and_not_too_often(child: subprocess.Popen[str]) -> None:
+    """A rest costs nothing, and a look so soon after another one neither."""
+    asked = Asked(child.pid)
+    asked.look(0.0, 0)
+    tell(child, 300)
+    asked.look(1.0, 0, moved=False)
+    asked.look(0.001, 0)
+    assert asked.last is None
