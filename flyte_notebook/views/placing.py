@@ -22,6 +22,7 @@ _CROSSED, _AWAY = 8.0, 1.5  # what it costs to cover a cell of a curve, and to b
 _TAKEN = 10_000.0  # and a word: more than all curves together, since neither of the two could be read
 _NEAR_ENOUGH = 4 * _CROSSED  # with less in the way, what is near is not worth leaving
 _WIDE_STEP = 20.0
+_FAR_AWAY = 4.0  # for each step of a line that leads across the picture
 
 
 class Box(NamedTuple):
@@ -92,7 +93,7 @@ class Placer:
                 left, bottom = self.room.left + column * _WIDE_STEP, self.room.bottom + row * _STEP
                 box = Box(left, bottom, left + width, bottom + height)
                 aside = max(left - x, x - box.right, 0.0) + max(bottom - y, y - box.top, 0.0)
-                yield box, self._cost(box) + _AWAY * aside / _STEP
+                yield box, self._cost(box) + _FAR_AWAY * aside / _STEP
 
     def _inside(self, box: Box) -> Box:
         right = max(self.room.left - box.left, 0.0) + min(self.room.right - box.right, 0.0)
