@@ -2,13 +2,13 @@
 
 While memory moves the supervisor looks every 2 to 20 ms, else ten times a second. The same process runs the loop with
 and without being read, in turns. What counts is the processor time of the loop, as the process itself measures it, and
-of all pairs of rounds the median: others use this machine too. ``--break`` has the process follow its own calls
+of all pairs of rounds the median: others use this machine too. The table goes to stdout and to ``build/bench/line.md``,
+a plot of it to ``build/bench/line.png``. ``--quick`` runs shorter, ``--break`` has the process follow its own calls
 meanwhile, as a profiler does, to see that the benchmark notices.
 """
 
 from __future__ import annotations
 
-import argparse
 import socket
 import statistics
 import subprocess
@@ -18,10 +18,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import budget
+from budget import Row
+
 from flyte_notebook.worker import handover, protocol
 
 if TYPE_CHECKING:
     from flyte_notebook.worker.pystack import StackReader
+
+INTERVALS_S = (0.002, 0.005, 0.02, 0.1)
+BAR_PERCENT = 2
+COUNT = 1_000_000
+"""Of turns of the loop: about a tenth of a second."""
 
 PROGRAM = """
 import socket, sys, time
@@ -100,35 +108,54 @@ class Reading:
             self.unknown += all(stack is None for stack in stacks)
 
 
+def cost_percent(process: subprocess.Popen[str], reading: Reading, rounds: int, *, broken: bool) -> float:
+    """Return by how much the loop is dearer while it is read, in percent: the median of so many pairs, in turns."""
+    ratios = []
+    for number in range(rounds):
+        alone_s = watched_s = 0.0
+        for watched in (False, True) if number % 2 else (True, False):  # what drifts does so for both
+            if watched:
+                with reading:
+                    watched_s = timed(process, COUNT, profiled=broken)
+            else:
+                alone_s = timed(process, COUNT)
+        ratios.append(watched_s / alone_s)
+    return 100 * (statistics.median(ratios) - 1)
+
+
+def noise_percent(process: subprocess.Popen[str], rounds: int) -> float:
+    """Return by how much two loops differ that nobody reads, in percent: the median of so many pairs."""
+    pairs = [(timed(process, COUNT), timed(process, COUNT)) for _ in range(rounds)]
+    return 100 * statistics.median(abs(after / before - 1) for before, after in pairs)
+
+
 def main() -> None:
-    """Print a table of intervals, costs and what was read."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--count", type=int, default=1_000_000)
-    parser.add_argument("--break", dest="broken", action="store_true", help="have the process follow its own calls")
-    options = parser.parse_args()
+    """Measure and report."""
+    options = budget.options(__doc__, "have the process follow its own calls")
+    rounds = 4 if options.quick else 30
     process, reader = started()
-    timed(process, options.count)
-    print(f"{'every':>8}{'loop, s':>10}{'read, s':>10}{'cost':>8}{'a read, ms':>12}{'unknown':>10}")
-    for interval_s in (0.002, 0.005, 0.02, 0.1):
-        alone: list[float] = []
-        watched: list[float] = []
+    timed(process, COUNT)
+    rows: dict[str, Row] = {}
+    values: dict[str, float] = {}
+    for interval_s in INTERVALS_S:
         reading = Reading(process, reader, interval_s)
-        for _ in range(options.rounds):
-            alone.append(timed(process, options.count))
-            with reading:
-                watched.append(timed(process, options.count, profiled=options.broken))
-        base, watching = statistics.median(alone), statistics.median(watched)
-        cost = statistics.median(after / before for before, after in zip(alone, watched, strict=True)) - 1
-        share = f"{reading.unknown / max(1, len(reading.reads_s)):.1%}"
-        print(
-            f"{interval_s * 1000:>5.0f} ms{base:>10.3f}{watching:>10.3f}{cost:>8.1%}"
-            f"{statistics.median(reading.reads_s or [0.0]) * 1000:>12.3f}{share:>10}"
-        )
+        name = f"read every {interval_s * 1000:g} ms"
+        rows |= {
+            f"cost {name}": Row(name=f"{name}: a hot loop takes longer by", unit="%", bar=BAR_PERCENT),
+            f"read {name}": Row(name=f"{name}: one read", unit="ms"),
+            f"unknown {name}": Row(name=f"{name}: could not be read", unit="% of reads"),
+        }
+        values[f"cost {name}"] = cost_percent(process, reading, rounds, broken=options.broken)
+        values[f"read {name}"] = 1000 * statistics.median(reading.reads_s or [0.0])
+        values[f"unknown {name}"] = 100 * reading.unknown / max(1, len(reading.reads_s))
+    rows["noise"] = Row(name="two loops that nobody reads differ by", unit="%")
+    values["noise"] = noise_percent(process, rounds)
     assert process.stdin is not None
     process.stdin.close()
     process.wait()
     reader.close()
+    notes = (f"processor time of the loop itself; median of {rounds} pairs, in turns",)
+    budget.report("line", rows, {"measured": values}, notes)
 
 
 if __name__ == "__main__":

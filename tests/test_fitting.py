@@ -62,8 +62,8 @@ def test_page_cache_is_not_counted() -> None:
     seen = search(needing(lambda: 120 * MI, cache_bytes=2_048 * MI))
     found = task_fit("t", seen, room_bytes=ROOM, declared_bytes=None)
     assert found.cached
-    assert [ROOM, 125 * MI, 125 * MI] == [measure.limit_bytes for measure in seen]
-    assert 125 * MI == found.memory_bytes
+    assert [ROOM, 126 * MI, 126 * MI] == [measure.limit_bytes for measure in seen]
+    assert 126 * MI == found.memory_bytes
 
 
 def test_where_page_cache_hides_the_peak_the_limit_climbs() -> None:
@@ -81,6 +81,25 @@ def test_where_page_cache_hides_the_peak_the_limit_climbs() -> None:
     assert found.memory_bytes is not None
     assert need <= found.memory_bytes <= 1.3 * need
     assert len(seen) < fitting.MOST_RUNS
+
+
+@pytest.mark.parametrize("need_mi", range(210, 400, 7))
+@pytest.mark.parametrize("sampled_mi", [200, 203, 207])
+def test_no_limit_is_tried_again_without_a_reason(sampled_mi: int, need_mi: int) -> None:
+    """However a climb comes out in whole MiB: one limit is tried twice only at the edge, where chance has a part."""
+
+    def run(limit_bytes: int) -> Measure:
+        if limit_bytes < need_mi * MI:
+            return Measure(limit_bytes=limit_bytes, ended="memory", peak_bytes=limit_bytes, counted_bytes=limit_bytes)
+        peak = min(limit_bytes, 1_000 * MI)
+        return Measure(limit_bytes=limit_bytes, ended="passed", peak_bytes=peak, counted_bytes=sampled_mi * MI)
+
+    seen = search(run)
+    limits = [measure.limit_bytes for measure in seen]
+    found = task_fit("t", seen, room_bytes=ROOM, declared_bytes=None)
+    assert "found" == found.verdict
+    assert 1 + len(set(limits)) == len(limits)
+    assert need_mi * MI <= (found.memory_bytes or 0) <= need_mi * MI + fitting.tolerance(found.memory_bytes or 0)
 
 
 def test_a_peak_that_differs_is_repeated_and_its_spread_is_in_the_margin() -> None:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from flyte_notebook.trace import MemoryTrace
 
 POD_BYTES: Final = 10 * MIB
-"""So much more a Flyte pod's own entry point holds than a worker here: 47 against 37 MiB, measured with 2.12.1."""
+"""So much more a Flyte pod's own entry point holds than a worker here: with 2.12.1 the smallest limit at which ``a0``
+passes was 9.1 to 10.7 MiB above the peak here, for tasks of 0 to 300 MiB (``benchmarks/bench_fit.py`` measures it)."""
 
 MARGIN: Final = 0.10
 """Of a recommendation, for what these runs do not show: another input, CPU or version of a library."""

@@ -25,6 +25,7 @@ logger = logging.getLogger("flyte_notebook.views")
 
 MAX_TASKS: Final = 60
 CHART_BYTES: Final = 120 * 1024
+FEW_RUNS: Final = 3
 
 _CLASS: Final = "flyte-notebook-fit"
 _STYLE: Final = style_of(_CLASS) + (
@@ -234,8 +235,8 @@ def _bar(task: TaskFit, scale_bytes: int) -> str:
 
 
 def _lines(fit: Fit) -> list[Line]:
-    """Return the runs as lines of a chart; the limit of one with room is no part of what it shows."""
-    drawn = []
+    """Return the runs as lines of a chart. Of many runs only the numbers are said: the table has their limits."""
+    drawn, few = [], len(fit.runs) <= FEW_RUNS
     for run in fit.runs:
         own = run.measures.get(fit.task_name)
         if own is None or run.trace.peak_bytes is None:
@@ -243,7 +244,7 @@ def _lines(fit: Fit) -> list[Line]:
         trace = replace(run.trace, limit_bytes=own.limit_bytes)
         if own.cached and trace.memory_bytes:
             trace = replace(trace, peak_bytes=max(trace.memory_bytes), peak_source="samples")
-        label = f"run {run.number}, {format_memory(own.limit_bytes)}"
+        label = f"run {run.number}, {format_memory(own.limit_bytes)}" if few else f"run {run.number}"
         drawn.append(Line(label=label, trace=trace, killed=own.ended == "memory", passed=own.ended == "passed"))
     return drawn
 

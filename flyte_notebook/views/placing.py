@@ -18,7 +18,11 @@ _LETTER_WIDTH: Final = 0.6  # of an average letter of a wide sans-serif face, in
 _STEPS: Final = 14
 _STEP: Final = 7.0
 _CELL: Final = 5.0
-_TAKEN, _CROSSED, _AWAY = 150.0, 8.0, 1.5  # what it costs to cover a word, a cell of a curve, and to be a step away
+_CROSSED, _AWAY = 8.0, 1.5  # what it costs to cover a cell of a curve, and to be a step away
+_TAKEN = 10_000.0  # and a word: more than all curves together, since neither of the two could be read
+_NEAR_ENOUGH = 4 * _CROSSED  # with less in the way, what is near is not worth leaving
+_WIDE_STEP = 20.0
+_FAR_AWAY = 4.0  # for each step of a line that leads across the picture
 
 
 class Box(NamedTuple):
@@ -59,7 +63,9 @@ class Placer:
 
     def place(self, anchor: Point, width: float, height: float, gap: float) -> Box:
         """Return the best place near the anchor, and keep it from now on."""
-        best = min(self._candidates(anchor, width, height, gap), key=lambda one: one[1])[0]
+        best, cost = min(self._candidates(anchor, width, height, gap), key=lambda one: one[1])
+        if cost > _NEAR_ENOUGH:
+            best, _ = min([(best, cost), *self._anywhere(anchor, width, height)], key=lambda one: one[1])
         self.taken.append(best)
         return best
 
@@ -78,6 +84,16 @@ class Placer:
                     box = self._inside(Box(left, bottom, left + width, bottom + height))
                     moved = abs(box.left - left) + abs(box.bottom - bottom)
                     yield box, self._cost(box) + _AWAY * (step + aside + moved / _STEP)
+
+    def _anywhere(self, anchor: Point, width: float, height: float) -> Iterator[tuple[Box, float]]:
+        """Yield places all over the room; a line leads from there, so the way to the anchor costs."""
+        x, y = anchor
+        for column in range(int((self.room.right - self.room.left - width) // _WIDE_STEP) + 1):
+            for row in range(int((self.room.top - self.room.bottom - height) // _STEP) + 1):
+                left, bottom = self.room.left + column * _WIDE_STEP, self.room.bottom + row * _STEP
+                box = Box(left, bottom, left + width, bottom + height)
+                aside = max(left - x, x - box.right, 0.0) + max(bottom - y, y - box.top, 0.0)
+                yield box, self._cost(box) + _FAR_AWAY * aside / _STEP
 
     def _inside(self, box: Box) -> Box:
         right = max(self.room.left - box.left, 0.0) + min(self.room.right - box.right, 0.0)

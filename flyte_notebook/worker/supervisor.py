@@ -247,8 +247,9 @@ class Supervisor:
     def _tick(self) -> None:
         self._reap()
         now = time.monotonic()
+        telling = now >= self._usage_due_s
         for number, watched in list(self._watched.items()):
-            if watched.due_s <= now:
+            if telling or watched.due_s <= now:  # awake anyway: what rests is looked at then, and wakes nobody itself
                 watched.look(now)
             if watched.over:
                 del self._watched[number]
@@ -257,7 +258,7 @@ class Supervisor:
         self._look_at_leaving(now)
         if self._spares.due_s <= now:
             self._spares.tick(now)
-        if self._watched and now >= self._usage_due_s:
+        if self._watched and telling:
             self._usage_due_s = now + USAGE_EVERY_S
             self._limiter.keep_room()
             usage = {str(number): watched.usage_bytes for number, watched in self._watched.items()}

@@ -313,10 +313,8 @@ def killed() -> None:
 
 @env.task
 def crashed() -> None:
-    time.sleep(0.2)
-    for _ in range(3):
-        ctypes.CDLL(None).usleep(200_000)  # crashed
-    signal.raise_signal(signal.SIGSEGV)
+    libc = ctypes.CDLL(None)
+    _ = libc.usleep(800_000), signal.raise_signal(signal.SIGSEGV)  # crashed
 
 
 @env.task(timeout=1)
@@ -385,9 +383,9 @@ def test_the_line_where_it_stood_when_its_time_was_up(task: Any) -> None:
     assert f"# {task.short_name}" in failure.line.text
 
 
-@pytest.mark.parametrize("task", [killed], ids=lambda task: task.short_name)
-def test_the_line_when_somebody_else_killed_it(task: Any) -> None:
-    """A task that a signal of somebody else ended names the line it was last seen at."""
+@pytest.mark.parametrize("task", [killed, crashed], ids=lambda task: task.short_name)
+def test_the_line_when_a_signal_ended_it(task: Any) -> None:
+    """A task that a signal ended, of somebody else or of its own fault, names the line it was last seen at."""
     failure = failure_of(task)
     assert "signalled" == failure.reason
     assert f"# {task.short_name}" in failure.line.text

@@ -108,3 +108,40 @@ open(mark, "w").close()
     kernel.run("thread.join(); os.unlink(mark)").ok()
     assert "ActionAbortedError" == reply.ename
     assert "interrupted after 2 runs; its peak was" in reply.shown_text
+
+
+HALTS = """import os, time
+env = flyte.TaskEnvironment(name="halting", resources=flyte.Resources(memory="500Mi"))
+@env.task
+def halts(mark: str) -> int:
+    "Pass at once, and take a minute when called again."
+    if os.path.exists(mark):
+        open(mark + ".again", "w").close()
+        time.sleep(60)
+    open(mark, "w").close()
+    return len(bytearray(60 << 20))
+import signal, threading, uuid
+mark = f"/tmp/fnb-{uuid.uuid4().hex}"
+def later():
+    while not os.path.exists(mark + ".again"):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+thread = threading.Thread(target=later); thread.start()
+"""
+TIDY = """thread.join(); os.unlink(mark); os.unlink(mark + ".again")
+"""
+
+
+@pytest.mark.parametrize("call", ["fn.fit(halts, mark=mark)", "%flyte fit halts", "await fn.fit.aio(halts, mark=mark)"])
+def test_an_interrupt_of_a_call_keeps_what_was_measured(kernel: Kernel, call: str) -> None:
+    """However a fit was called: the peak of the first run is shown and kept, and the next cell runs at once."""
+    kernel.run(HALTS).ok()
+    reply = kernel.run(call)
+    kernel.run(TIDY).ok()
+    assert reply.ename in {"KeyboardInterrupt", "ActionAbortedError", "CancelledError"}
+    assert 1 == reply.shown_text.count("interrupted after 2 runs; its peak was")
+    verdict, limit, peak, runs = kernel.value(
+        "(fn.last_fit.verdict, fn.last_fit.memory, fn.last_fit.task.peak_bytes >> 20, len(fn.last_fit.runs))"
+    )
+    assert ("interrupted", None, 2) == (verdict, limit, runs)
+    assert 95 <= peak <= 105

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import flyte
 import flyte.errors
@@ -70,6 +70,39 @@ async def root(sizes: list[int]) -> int:
 
 
 @env.task
+async def middle(size_mi: int) -> int:
+    """Call another task twice, and hold less than it."""
+    got = await leaf(size_mi // 4) + await leaf(size_mi)
+    return got + len(bytearray(size_mi << 19))
+
+
+@env.task
+async def top(size_mi: int) -> int:
+    """Call a task that calls another, and hold next to nothing."""
+    return await middle(size_mi)
+
+
+@env.task
+def by_turns(directory: str, sizes_mi: list[int]) -> int:
+    """Allocate another size each time, the last one ever after; 0 fails for a reason of its own."""
+    turn = len(list(Path(directory).iterdir()))
+    Path(directory, str(turn)).touch()
+    size_mi = sizes_mi[min(turn, len(sizes_mi) - 1)]
+    if not size_mi:
+        raise ValueError("not this time")
+    return len(bytearray(size_mi << 20))
+
+
+@env.task
+async def careful(directory: str, sizes_mi: list[int]) -> int:
+    """Do with nothing when the task that it calls is killed for memory."""
+    try:
+        return await by_turns.aio(directory, sizes_mi)
+    except flyte.errors.OOMError:
+        return 0
+
+
+@env.task
 def wrong(word: str) -> int:
     """Fail for a reason of its own."""
     raise ValueError(word)
@@ -91,10 +124,10 @@ def cached(size_mi: int) -> int:
     return len(bytearray(size_mi << 20))
 
 
-def passes(size_mi: int, memory_bytes: int) -> bool:
-    """Whether the task passes at a limit."""
+def passes(size_mi: int, memory_bytes: int, task: Any = holds) -> bool:
+    """Whether a task passes at a limit."""
     try:
-        flyte.run(holds.override(resources=flyte.Resources(memory=str(memory_bytes))), size_mi)
+        flyte.run(task.override(resources=flyte.Resources(memory=str(memory_bytes))), size_mi)
     except flyte.errors.OOMError:
         return False
     return True
@@ -142,6 +175,67 @@ def test_every_task_of_a_nested_run_is_fitted_at_once() -> None:
     assert 'memory="' in rows["fitted.leaf"].line
 
 
+def test_the_edge_of_a_nested_task_is_exact() -> None:
+    """One table for all tasks, however deep; a called task passes at its limit each time, and never at 95% of it."""
+    found = fn.fit(top, size_mi=160)
+    rows = {task.task_name: task for task in found.tasks}
+    assert ["fitted.top", "fitted.middle", "fitted.leaf"] == list(rows)
+    assert (2, "found") == (len(found.runs), found.verdict)
+    table = [line.split()[0] for line in str(found).splitlines() if line.startswith("  fitted.")]
+    assert [*rows, *list(rows)[1:]] == [name.rstrip(":") for name in table]  # with the lines to keep below
+    limit_bytes = rows["fitted.leaf"].memory_bytes or 0
+    assert all(passes(160, limit_bytes, leaf) for _ in range(3))
+    assert not any(passes(160, int(0.95 * limit_bytes), leaf) for _ in range(2))
+    limit_bytes = rows["fitted.middle"].memory_bytes or 0
+    assert passes(160, limit_bytes, middle)
+    assert not passes(160, int(0.95 * limit_bytes), middle)
+
+
+def test_a_called_task_whose_death_is_caught_is_still_fitted(tmp_path: Path) -> None:
+    """A caller that does with nothing does not hide that the limit of what it called was too small."""
+    found = fn.fit(careful, directory=str(tmp_path), sizes_mi=[60, 100])
+    called = found.tasks[1]
+    assert ["passed", "memory"] == [measure.ended for measure in called.measures[:2]]
+    assert ["passed"] * len(found.runs) == [run.measures["fitted.careful"].ended for run in found.runs]
+    assert 139 * MI < (called.memory_bytes or 0) < 150 * MI
+
+
+def test_a_peak_that_differs_is_measured_again_and_its_spread_is_said(tmp_path: Path) -> None:
+    """Killed at the edge of its first peak, a task is measured with room again; the limit is above the highest."""
+    with pytest.raises(flyte.errors.RuntimeUserError):
+        flyte.run(wrong, "an older one")
+    before = fn.last_failure
+    found = fn.fit(by_turns, directory=str(tmp_path), sizes_mi=[60, 100, 80, 110])
+    assert found.task.varies
+    assert {"passed", "memory"} == {measure.ended for measure in found.task.measures}
+    lowest, highest = (peak // MI for peak in found.task.peaks)
+    assert 95 <= lowest <= 105
+    assert 145 <= highest <= 155
+    assert found.memory_bytes is not None
+    assert highest <= found.memory_bytes // MI <= highest + 4
+    assert found.task.margin_bytes >= (highest - lowest - 1) * MI
+    assert "chance decides" in found.headline
+    assert "Its memory depends on chance" in str(found)
+    assert before is not None
+    assert before is fn.last_failure  # what was killed at the edge was to be
+
+
+def test_a_failure_now_and_then_does_not_end_the_search(tmp_path: Path) -> None:
+    """A task that fails once for a reason of its own is run again; one that goes on failing is given up, and said."""
+    once = tmp_path / "once"
+    once.mkdir()
+    found = fn.fit(by_turns, directory=str(once), sizes_mi=[60, 0, 60])
+    assert ("found", ["passed", "other", "passed"]) == (
+        found.verdict,
+        [measure.ended for measure in found.task.measures],
+    )
+    always = tmp_path / "always"
+    always.mkdir()
+    found = fn.fit(by_turns, directory=str(always), sizes_mi=[60, 0])
+    assert ("unconfirmed", 3) == (found.verdict, len(found.runs))
+    assert "a smaller limit may" in found.headline
+
+
 def test_a_task_that_fails_for_another_reason_ran_once() -> None:
     """Its own error is raised, and the fit says that more memory does not help."""
     before = {run.name for run in fn.runs}
@@ -159,6 +253,14 @@ def test_a_task_that_fits_nowhere_says_so(monkeypatch: pytest.MonkeyPatch) -> No
         fn.fit(holds, size_mi=2_000)
     assert ("never_fits", 1) == (fn.last_fit.verdict, len(fn.last_fit.runs))
     assert "does not fit on this machine" in fn.last_fit.headline
+
+
+def test_what_the_machine_cannot_even_promise_fits_nowhere() -> None:
+    """One allocation larger than any memory here is refused, and known after one run to fit at no limit."""
+    with pytest.raises(flyte.errors.RuntimeUserError):
+        fn.fit(holds, size_mi=500_000_000)
+    assert ("never_fits", 1) == (fn.last_fit.verdict, len(fn.last_fit.runs))
+    assert fn.last_fit.memory is None
 
 
 async def test_what_was_measured_before_it_was_cancelled_is_kept(

@@ -37,6 +37,23 @@ def test_words_keep_off_curves_and_each_other() -> None:
     assert not [box for box in boxes if crossed(box, curve)]
 
 
+def test_long_words_never_cover_others_where_curves_are_everywhere() -> None:
+    """Six long names in a thicket of curves cross those, and never each other: a word on a word cannot be read."""
+    placer = Placer(room=ROOM)
+    for height in range(0, 131, 4):
+        placer.avoid([(0.0, float(height)), (360.0, float(height))])
+    boxes = [placer.place((250 + 8 * number, 30), 190, 14, 8) for number in range(6)]
+    assert not [pair for pair in combinations(boxes, 2) if pair[0].covers(pair[1])]
+
+
+def test_words_go_further_away_when_all_near_places_are_crossed() -> None:
+    """From a thicket that fills the right half, words go to the empty left half."""
+    placer = Placer(room=ROOM)
+    for height in range(0, 131, 4):
+        placer.avoid([(200.0, float(height)), (360.0, float(height))])
+    assert placer.place((340, 60), 120, 14, 8).right <= 200
+
+
 def test_a_curve_of_two_points_is_kept_off_between_them() -> None:
     """What matters is the line, not where its samples are."""
     placer = Placer(room=ROOM)
