@@ -90,11 +90,13 @@ class LastLine:
 
     ``stack`` are the user's lines, outermost first. ``how`` is ``"stopped"`` when it was read right before the attempt
     was killed by us, else ``"sampled"``: then it was seen ``age_s`` seconds before the end, or a little less.
+    ``"grew"``: it was killed for its memory and waited when it was seen last; so long before the end it was last seen
+    to write, where its memory had grown.
     """
 
     stack: tuple[SourceLine, ...]
     age_s: float = 0.0
-    how: Literal["stopped", "sampled"] = "sampled"
+    how: Literal["stopped", "sampled", "grew"] = "sampled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ def last_line(facts: Mapping[str, Any]) -> LastLine | None:
     return LastLine(
         stack=tuple(_line(*place) for place in seen["stack"]),
         age_s=seen["age_s"],
-        how="stopped" if seen["how"] == "stopped" else "sampled",
+        how=seen["how"] if seen["how"] in {"stopped", "grew"} else "sampled",
     )
 
 

@@ -168,6 +168,8 @@ def lines_title(failure: Failure) -> str:
     if seen.age_s < SMALLEST_AGE_S:
         return "Your lines; where it was seen less than 1 ms before the end is marked"
     before = f"{seen.age_s * 1000:.0f} ms" if seen.age_s < 1 else format_duration(seen.age_s)
+    if seen.how == "grew":
+        return f"Your lines; it waited when it was last seen: where its memory grew, {before} before the end, is marked"
     return f"Your lines; where it was last seen, {before} before the end, is marked"
 
 

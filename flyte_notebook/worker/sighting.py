@@ -17,15 +17,21 @@ from flyte_notebook.limiters.control_groups import read
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flyte_notebook.worker.pystack import Place, StackReader
+    from flyte_notebook.worker.pystack import Place, StackReader, Thread
 
 
 class Seen(NamedTuple):
-    """A thread in the user's code: where it stands, the innermost line first, and how many page faults it had."""
+    """A thread in the user's code: where it stands, the innermost line first, and how many page faults it had.
+
+    ``waits`` is whether it did nothing at that moment but wait, so that its line changes no memory; ``writes`` whether
+    it had page faults at that very moment.
+    """
 
     native_id: int
     stack: tuple[Place, ...]
     faults: int
+    waits: bool = False
+    writes: bool = False
 
 
 STUCK_S: Final = 0.3
@@ -76,22 +82,33 @@ class Sighting:
         if self._forget:
             self._reader.forget()
         threads = self._reader.threads()
-        found = [(thread, self._reader.stack(thread)) for thread in threads]
-        seen = [Seen(thread.native_id, stack, _faults(self._pid, thread.native_id)) for thread, stack in found if stack]
+        found = [self._see(thread) for thread in threads]
+        seen = [one for one in found if one is not None and one.stack]
         waiting = () if seen else self._reader.awaited()
         if waiting:
-            seen = [Seen(0, waiting, 0)]
-        unread = not threads or (not seen and any(stack is None for _, stack in found))
+            seen = [Seen(0, waiting, 0, waits=True)]
+        unread = not threads or (not seen and None in found)
         return None if unread or self._reader.gone else seen
 
+    def _see(self, thread: Thread) -> Seen | None:
+        """Look at one thread; ``None`` when its stack could not be read."""
+        before, waited = _activity(self._pid, thread.native_id)
+        stack = self._reader.stack(thread)
+        if not stack:
+            return None if stack is None else Seen(thread.native_id, (), 0)
+        faults, waits = _activity(self._pid, thread.native_id)
+        # One that falls asleep or wakes just then is on a line that waits as well.
+        return Seen(thread.native_id, stack, faults, waits=waited or waits, writes=faults > before)
 
-def _faults(pid: int | None, native_id: int) -> int:
-    """Return how many page faults a thread had that took memory, 0 when it is gone."""
+
+def _activity(pid: int | None, native_id: int) -> tuple[int, bool]:
+    """Return how many page faults a thread had that took memory, and whether it waits; 0 and no when it is gone."""
     text = read(f"/proc/{pid}/task/{native_id}/stat")
     try:
-        return int(text[text.rindex(")") + 2 :].split()[7]) if text else 0
+        fields = text[text.rindex(")") + 2 :].split() if text else ["", *"0000000"]
+        return int(fields[7]), fields[0] == "S"
     except (ValueError, IndexError):
-        return 0
+        return 0, False
 
 
 class Lookout:

@@ -4,6 +4,10 @@ Each change of its memory is charged to the line that is seen when the change is
 samples are dense. With several threads in the user's code the one is meant whose page faults grew most (field
 ``minflt`` of ``/proc/PID/task/TID/stat``, proc(5)): who writes to fresh memory faults. Before any did it is the
 oldest, which is the one that runs the task, and so it is when a task is stopped for its time.
+
+A thread that waits when the change is noticed (``time.sleep`` in a loop that leaks) writes nothing at that moment: if
+it was the one that did, by its page faults, it was on the line on which it was last seen to fault. Where its faults
+cannot explain the change, a child process or another library's thread grew, and the line that waits for it is meant.
 """
 
 from __future__ import annotations
@@ -20,12 +24,15 @@ STEP_BYTES: Final = 256 << 10
 """A change that is looked into. Control groups count in batches of 64 pages for each CPU."""
 REST_S: Final = 0.1
 """How old the last look may be of a task whose memory stands still."""
+SETTLE_S: Final = 0.01
+"""When a task is looked at again that was at work: it may have begun to wait."""
 FORGET_S: Final = 1.0
 """How long code is remembered: what was freed may be somebody else's."""
 MOST_GREW: Final = 10
 SMALLEST_BYTES: Final = 1 << 20
 """What a line must have grown by to be told."""
 MOST_KEPT: Final = 5_000
+HUGE_PAGE_BYTES: Final = 2 << 20
 LEAST_FAULTS: Final = 2
 """By so many page faults more another thread must have grown; with huge pages one is 2 MiB."""
 STAND_BOUND_S: Final = 0.05
@@ -49,6 +56,11 @@ class Witness:
         self._used_bytes = used_bytes
         self._stack: tuple[Place, ...] = ()
         self._seen_s: float | None = None
+        self._worked: tuple[Place, ...] = ()
+        self._worked_s = 0.0
+        self._waits = self._wrote = False
+        self._settled = True
+        self._faulted = 0
         self._asked_s = self._forgot_s = float("-inf")
         self._ended_s: float | None = None
         self._stopped = False
@@ -75,7 +87,7 @@ class Witness:
         """
         self._collect()
         change = used_bytes - self._used_bytes
-        rests = abs(change) < STEP_BYTES and now - self._asked_s < REST_S
+        rests = abs(change) < STEP_BYTES and now - self._asked_s < (REST_S if self._settled else SETTLE_S)
         if not self.sees or self._pending is not None or rests:
             return
         self._used_bytes = used_bytes
@@ -113,11 +125,14 @@ class Witness:
             self._used_bytes = max(reached_bytes, self._used_bytes)
         last = None
         if self._stack and self._seen_s is not None:
-            age_s = (self._ended_s if self._ended_s is not None else ended_s) - self._seen_s
+            ended_s = self._ended_s if self._ended_s is not None else ended_s
+            stack, seen_s, how = self._stack, self._seen_s, "stopped" if self._stopped else "sampled"
+            if reached_bytes is not None and not self._stopped and self._grower() is not stack:
+                stack, seen_s, how = self._worked, self._worked_s, "grew"
             last = {
-                "stack": [list(place) for place in reversed(self._stack)],
-                "age_s": 0.0 if self._stopped else round(max(0.0, age_s), 4),
-                "how": "stopped" if self._stopped else "sampled",
+                "stack": [list(place) for place in reversed(stack)],
+                "age_s": 0.0 if self._stopped else round(max(0.0, ended_s - seen_s), 4),
+                "how": how,
             }
         told = [(place, grew) for place, grew in self._grew.items() if abs(grew) >= SMALLEST_BYTES]
         told.sort(key=lambda item: abs(item[1]), reverse=True)
@@ -151,22 +166,35 @@ class Witness:
             self._used_bytes -= asked.change_bytes  # for the line that is seen next
             return
         self._seen_s = asked.seen_s
-        self._stack = self._blamed(asked.seen, oldest=asked.oldest)
+        blamed, faults = self._blamed(asked.seen, oldest=asked.oldest)
+        self._stack, self._waits = ((), False) if blamed is None else (blamed.stack, blamed.waits)
+        if blamed is not None and blamed.writes:
+            self._worked, self._worked_s = self._stack, asked.seen_s
+        if asked.change_bytes > 0:
+            # Memory is sampled some time before faults are counted: what is new of it may be in the count before.
+            self._wrote = (faults + self._faulted) * HUGE_PAGE_BYTES >= asked.change_bytes
+        self._faulted = faults
+        self._settled = self._waits or abs(asked.change_bytes) < STEP_BYTES
         self._charge(asked.change_bytes)
 
     def _charge(self, change_bytes: int) -> None:
-        if self._stack and (self._stack[0] in self._grew or len(self._grew) < MOST_KEPT):
-            self._grew[self._stack[0]] = self._grew.get(self._stack[0], 0) + change_bytes
+        stack = self._grower()
+        if stack and (stack[0] in self._grew or len(self._grew) < MOST_KEPT):
+            self._grew[stack[0]] = self._grew.get(stack[0], 0) + change_bytes
 
-    def _blamed(self, seen: list[Seen], *, oldest: bool) -> tuple[Place, ...]:
-        """Return the stack of the thread that is meant; the one that was before, unless another one faulted more."""
+    def _grower(self) -> tuple[Place, ...]:
+        """Return where memory changed: where it was seen, or last seen to write."""
+        return self._worked if self._waits and self._wrote and self._worked else self._stack
+
+    def _blamed(self, seen: list[Seen], *, oldest: bool) -> tuple[Seen | None, int]:
+        """Return the thread that is meant; the one that was before, unless another one faulted more. And its faults."""
         known, self._faults = self._faults, {one.native_id: one.faults for one in seen}
         if oldest or not seen:
-            return seen[0].stack if seen else ()
+            return (seen[0] if seen else None), 0
         before = next((one for one in seen if one.native_id == self._blamed_id), seen[0])
         # A thread that is new had all its faults since; of those that were there at the first look nothing is known.
         grew = {one.native_id: one.faults - known.get(one.native_id, 0 if known else one.faults) for one in seen}
         most = max(seen, key=lambda one: grew[one.native_id])
         blamed = most if grew[most.native_id] > max(LEAST_FAULTS, grew[before.native_id]) else before
         self._blamed_id = blamed.native_id
-        return blamed.stack
+        return blamed, grew[blamed.native_id]

@@ -66,6 +66,10 @@ def test_the_short_traceback_is_the_users_lines_and_the_error() -> None:
         (LastLine(stack=LINES, age_s=0.0042), "where it was last seen, 4 ms before the end, is marked"),
         (LastLine(stack=LINES, age_s=0.0), "where it was seen less than 1 ms before the end is marked"),
         (LastLine(stack=LINES, age_s=2.5), "where it was last seen, 2.5 s before the end, is marked"),
+        (
+            LastLine(stack=LINES, age_s=0.06, how="grew"),
+            "it waited when it was last seen: where its memory grew, 60 ms before the end, is marked",
+        ),
     ],
 )
 def test_how_a_line_is_known_stands_above_it(seen: LastLine, words: str) -> None:

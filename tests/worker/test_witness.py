@@ -118,7 +118,7 @@ def test_with_several_threads_the_one_is_blamed_whose_page_faults_grew(monkeypat
     """The thread that writes to fresh memory is meant; when a task is stopped for its time, the oldest is."""
     witness = begun(Reader((HERE,), (THERE,)))
     faults = {0: 1_000, 1: 10}
-    monkeypatch.setattr(sighting, "_faults", lambda _, native_id: faults[native_id])
+    monkeypatch.setattr(sighting, "_activity", lambda _, native_id: (faults[native_id], False))
     looked(witness, 0.0, 1 * MIB)
     faults[1] += 500
     looked(witness, 0.1, 9 * MIB)
@@ -126,6 +126,65 @@ def test_with_several_threads_the_one_is_blamed_whose_page_faults_grew(monkeypat
     assert [list(THERE)] == witness.facts(0.2)["last_line"]["stack"]
     witness.stand(0.3, memory=False)
     assert {"stack": [list(HERE)], "age_s": 0.0, "how": "stopped"} == witness.facts(0.4)["last_line"]
+
+
+WAITS = Place("cell", 5, "f")
+
+
+@pytest.fixture
+def thread(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Give what the kernel says of the only thread."""
+    said: dict[str, Any] = {"faults": 0, "waits": False, "writes": 1}
+
+    def activity(*_: object) -> tuple[int, bool]:
+        said["faults"] += said["writes"]
+        return said["faults"], said["waits"]
+
+    monkeypatch.setattr(sighting, "_activity", activity)
+    return said
+
+
+def step(witness: Any, at: int, used_mi: int, stack: tuple[Place, ...]) -> None:
+    """Have it looked at when its memory has come to so much."""
+    witness._reader.stacks = [stack]
+    looked(witness, at * 0.1, used_mi * MIB)
+
+
+def test_a_thread_that_waits_had_grown_on_the_line_where_it_worked_last(thread: dict[str, Any]) -> None:
+    """A loop that leaks a little and sleeps is seen asleep most of the time: the line that sleeps takes no memory."""
+    witness = begun(Reader((HERE,)))
+    step(witness, 1, 100, (HERE, CALLER))
+    for number in range(5):
+        thread |= {"faults": thread["faults"] + 1500, "waits": True, "writes": 0}
+        step(witness, 2 + number, 106 + 6 * number, (WAITS, CALLER))
+    facts = witness.facts(0.9, reached_bytes=134 * MIB)
+    assert [[*HERE, 134 * MIB]] == facts["grew"]
+    assert {"stack": [list(CALLER), list(HERE)], "how": "grew"} == {
+        key: facts["last_line"][key] for key in ("stack", "how")
+    }
+
+
+def test_a_thread_that_waits_for_others_who_grow_is_on_its_line(thread: dict[str, Any]) -> None:
+    """Its own page faults cannot explain what a child process takes: the line that waits for it is meant."""
+    witness = begun(Reader((HERE,)))
+    thread["faults"] = 9_000
+    step(witness, 1, 40, (HERE, CALLER))
+    thread |= {"waits": True, "writes": 0}
+    for number in range(5):
+        step(witness, 2 + number, 60 + 20 * number, (WAITS, CALLER))
+    facts = witness.facts(0.9, reached_bytes=150 * MIB)
+    assert [[*WAITS, 110 * MIB], [*HERE, 40 * MIB]] == facts["grew"]
+    assert [list(CALLER), list(WAITS)] == facts["last_line"]["stack"]
+    assert "sampled" == facts["last_line"]["how"]
+
+
+def test_what_ended_while_it_waited_is_on_the_line_that_waited(thread: dict[str, Any]) -> None:
+    """Where memory is not the reason, a task that slept when it was last seen stood there."""
+    witness = begun(Reader((HERE,)))
+    step(witness, 1, 100, (HERE, CALLER))
+    thread |= {"faults": 1500, "waits": True, "writes": 0}
+    step(witness, 2, 106, (WAITS, CALLER))
+    assert [list(CALLER), list(WAITS)] == witness.facts(0.9)["last_line"]["stack"]
 
 
 def test_what_the_kernel_saw_and_no_sample_did_is_the_last_lines() -> None:
