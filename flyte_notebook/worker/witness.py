@@ -12,7 +12,7 @@ cannot explain the change, a child process or another library's thread grew, and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from flyte_notebook.worker.sighting import Sighting, lookout
 
@@ -32,12 +32,17 @@ MOST_GREW: Final = 10
 SMALLEST_BYTES: Final = 1 << 20
 """What a line must have grown by to be told."""
 MOST_KEPT: Final = 5_000
-HUGE_PAGE_BYTES: Final = 2 << 20
+FAULT_BYTES: Final = 4 << 20
+"""What one page fault may explain, with some room: a huge page is 2 MiB, and pages of the kernel's own come with it."""
 LEAST_FAULTS: Final = 2
 """By so many page faults more another thread must have grown; with huge pages one is 2 MiB."""
 STAND_BOUND_S: Final = 0.05
 HASTE_BOUND_S: Final = 0.005
 """How long one waits for a look: a fraction of a millisecond is usual, but the kernel may hold the process's memory."""
+
+
+_At: TypeAlias = "tuple[tuple[Place, ...], float]"
+"""A stack, the innermost line first, and when it was seen."""
 
 
 class Witness:
@@ -56,11 +61,13 @@ class Witness:
         self._used_bytes = used_bytes
         self._stack: tuple[Place, ...] = ()
         self._seen_s: float | None = None
-        self._worked: tuple[Place, ...] = ()
-        self._worked_s = 0.0
+        self._wrote_at: _At = ((), 0.0)
+        self._awake_at: _At = ((), 0.0)
         self._waits = self._wrote = False
         self._settled = True
         self._faulted = 0
+        self._charged: tuple[Place | None, int] = (None, 0)
+        self._owed: dict[Place, int] = {}
         self._asked_s = self._forgot_s = float("-inf")
         self._ended_s: float | None = None
         self._stopped = False
@@ -127,13 +134,15 @@ class Witness:
         if self._stack and self._seen_s is not None:
             ended_s = self._ended_s if self._ended_s is not None else ended_s
             stack, seen_s, how = self._stack, self._seen_s, "stopped" if self._stopped else "sampled"
-            if reached_bytes is not None and not self._stopped and self._grower() is not stack:
-                stack, seen_s, how = self._worked, self._worked_s, "grew"
+            worked, worked_s = self._worked_at()
+            if reached_bytes is not None and not self._stopped and self._waits and self._wrote and worked:
+                stack, seen_s, how = worked, worked_s, "grew"
             last = {
                 "stack": [list(place) for place in reversed(stack)],
                 "age_s": 0.0 if self._stopped else round(max(0.0, ended_s - seen_s), 4),
                 "how": how,
             }
+        self._pay()
         told = [(place, grew) for place, grew in self._grew.items() if abs(grew) >= SMALLEST_BYTES]
         told.sort(key=lambda item: abs(item[1]), reverse=True)
         grew = [[*place, change] for place, change in told[:MOST_GREW]]
@@ -169,22 +178,46 @@ class Witness:
         blamed, faults = self._blamed(asked.seen, oldest=asked.oldest)
         self._stack, self._waits = ((), False) if blamed is None else (blamed.stack, blamed.waits)
         if blamed is not None and blamed.writes:
-            self._worked, self._worked_s = self._stack, asked.seen_s
+            self._wrote_at = self._stack, asked.seen_s
+            self._pay()
+        if not self._waits:
+            self._awake_at = self._stack, asked.seen_s
         if asked.change_bytes > 0:
             # Memory is sampled some time before faults are counted: what is new of it may be in the count before.
-            self._wrote = (faults + self._faulted) * HUGE_PAGE_BYTES >= asked.change_bytes
+            self._wrote = (faults + self._faulted) * FAULT_BYTES >= asked.change_bytes
         self._faulted = faults
         self._settled = self._waits or abs(asked.change_bytes) < STEP_BYTES
         self._charge(asked.change_bytes)
 
     def _charge(self, change_bytes: int) -> None:
-        stack = self._grower()
-        if stack and (stack[0] in self._grew or len(self._grew) < MOST_KEPT):
-            self._grew[stack[0]] = self._grew.get(stack[0], 0) + change_bytes
+        """Count a change to a line: where it was seen, or where it was last seen to write."""
+        if not self._stack:
+            return
+        place, (before, before_bytes) = self._stack[0], self._charged
+        self._charged = (place, change_bytes)
+        if self._waits and self._wrote:
+            if before == place:  # seen there a moment before it began to wait
+                self._count(place, -before_bytes)
+                change_bytes += before_bytes
+            self._charged = (None, 0)
+            self._owed[place] = self._owed.get(place, 0) + change_bytes
+            if self._wrote_at[0]:
+                self._pay()
+        else:
+            self._count(place, change_bytes)
 
-    def _grower(self) -> tuple[Place, ...]:
-        """Return where memory changed: where it was seen, or last seen to write."""
-        return self._worked if self._waits and self._wrote and self._worked else self._stack
+    def _pay(self) -> None:
+        """Count what waits for a line that is seen to write."""
+        for place in list(self._owed):
+            self._count((self._worked_at()[0] or (place,))[0], self._owed.pop(place))
+
+    def _worked_at(self) -> _At:
+        """Return where it was last seen to write, or if that was never seen, not to wait; and when."""
+        return self._wrote_at if self._wrote_at[0] else self._awake_at
+
+    def _count(self, place: Place, change_bytes: int) -> None:
+        if place in self._grew or len(self._grew) < MOST_KEPT:
+            self._grew[place] = self._grew.get(place, 0) + change_bytes
 
     def _blamed(self, seen: list[Seen], *, oldest: bool) -> tuple[Seen | None, int]:
         """Return the thread that is meant; the one that was before, unless another one faulted more. And its faults."""

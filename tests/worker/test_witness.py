@@ -164,6 +164,18 @@ def test_a_thread_that_waits_had_grown_on_the_line_where_it_worked_last(thread: 
     }
 
 
+def test_a_thread_that_was_never_seen_to_write_had_grown_where_it_did_not_wait(thread: dict[str, Any]) -> None:
+    """On a machine that has no core for it a thread at work is seen to stand still."""
+    witness = begun(Reader((HERE,)))
+    thread["writes"] = 0
+    step(witness, 1, 1, (HERE, CALLER))
+    thread |= {"faults": 1500, "waits": True}
+    step(witness, 2, 100, (WAITS, CALLER))
+    facts = witness.facts(0.9, reached_bytes=134 * MIB)
+    assert [[*HERE, 134 * MIB]] == facts["grew"]
+    assert [list(CALLER), list(HERE)] == facts["last_line"]["stack"]
+
+
 def test_a_thread_that_waits_for_others_who_grow_is_on_its_line(thread: dict[str, Any]) -> None:
     """Its own page faults cannot explain what a child process takes: the line that waits for it is meant."""
     witness = begun(Reader((HERE,)))
