@@ -72,8 +72,8 @@ class Run:
     ``None`` for a run of its own, and ``rerun_with`` what was changed for it, in a few words. ``lands``: it is a cell
     with ``%%flyte_task``, whose outputs belong in the notebook. ``apart``: no cell waited for it. ``of_fit``: it was to
     find out whether a limit passes. ``growing``: it is one of several whose limit grew after each OOM; they are shown
-    together. ``point``: it is one of many of a sweep, which shows what they say together, and takes it out of the
-    history when it is over. ``advice`` is said of one that passed, in a few words. ``saved_s`` is when it was saved, in
+    together. ``point``: it is one of many of a sweep, which shows what they say together, and is never among those that
+    the history lists. ``advice`` is said of one that passed, in a few words. ``saved_s`` is when it was saved, in
     seconds since 1970, of one that was loaded, which has no outputs and cannot be run again; ``None`` of a run of this
     kernel.
     """
@@ -246,29 +246,35 @@ class History:
 
     def __init__(self, kept: int = KEPT_RUNS) -> None:
         self._runs: deque[Run] = deque(maxlen=kept)
+        self._points: dict[str, Run] = {}
         self._lock = threading.Lock()
         self.last_failure: Failure | None = None
 
-    def begin(self, name: str, task_name: str) -> Run:
-        """Return the run of that name, begun now if it is new."""
+    def begin(self, name: str, task_name: str, *, point: bool = False) -> Run:
+        """Return the run of that name, begun now if it is new; a ``point`` takes no other run's place."""
         with self._lock:
             known = self.find(name)
             if known is not None:
                 return known
             for earlier in tuple(self._runs)[:-1]:
                 earlier.let_frames_go()
-            run = Run(name=name, task_name=task_name)
-            self._runs.append(run)
+            run = Run(name=name, task_name=task_name, point=point)
+            if point:
+                self._points[name] = run
+            else:
+                self._runs.append(run)
             return run
 
     def find(self, name: str) -> Run | None:
         """Return the run of that name, or ``None``."""
-        return next((run for run in reversed(tuple(self._runs)) if run.name == name), None)
+        point = self._points.get(name)
+        return point or next((run for run in reversed(tuple(self._runs)) if run.name == name), None)
 
     def forget(self, name: str) -> None:
         """Remove the run of that name: nothing of it ever started."""
         with self._lock:
-            self._runs = deque((run for run in self if run.name != name), maxlen=self._runs.maxlen)
+            if self._points.pop(name, None) is None:
+                self._runs = deque((run for run in self if run.name != name), maxlen=self._runs.maxlen)
 
     def origin_of(self, worker: str) -> str:
         """Return the worker of the first failure in a chain of reruns that ends with this one."""

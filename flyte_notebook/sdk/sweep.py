@@ -179,8 +179,7 @@ class Sweeping:
         history = self._session.history
         limits = {} if planned.limit_bytes is None else {self._task.name: planned.limit_bytes}
         trial = Trial(limits=limits, room_bytes=None, muted=True, reserves=True)
-        run = history.begin(f"{_short(self._task)}-sweep-{self._id}-{planned.number}", self._task.name)
-        run.point = True
+        run = history.begin(f"{_short(self._task)}-sweep-{self._id}-{planned.number}", self._task.name, point=True)
         self._running.add(run.name)
         error: BaseException | None = None
         try:

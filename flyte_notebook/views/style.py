@@ -56,6 +56,7 @@ padding:.05rem .65rem;font-size:.85em;max-width:100%;box-sizing:border-box}
 padding:0;white-space:nowrap}
 .flyte-notebook-card .fnb-body dd{float:none;width:auto;font-weight:600;margin:0;padding:0;min-width:0}
 .flyte-notebook-card .fnb-body .fnb-soft{color:var(--fnb-soft);font-size:.85em}
+.flyte-notebook-card .fnb-body pre .fnb-soft{color:var(--fnb-text)}
 .flyte-notebook-card .fnb-body svg{display:block;width:100%;height:1rem;margin-bottom:.15rem}
 .flyte-notebook-card .fnb-body .fnb-track{fill:var(--fnb-code);stroke:var(--fnb-soft)}
 .flyte-notebook-card .fnb-body .fnb-used{fill:var(--fnb-used)}

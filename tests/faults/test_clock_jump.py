@@ -80,7 +80,7 @@ def test_no_bound_cares_about_the_days_clock(tmp_path: Path) -> None:
 
 
 def test_nothing_of_ours_reads_the_days_clock() -> None:
-    """No module of the package calls a clock that can be set."""
+    """No module of the package calls a clock that can be set, but for the date that stands beside a saved run."""
     package = Path(flyte_notebook.__file__).parent
     found = [
         f"{path.relative_to(package)}:{node.lineno}"
@@ -89,4 +89,4 @@ def test_nothing_of_ours_reads_the_days_clock() -> None:
         if isinstance(node, ast.Attribute)
         and (getattr(node.value, "id", getattr(node.value, "attr", "")), node.attr) in WALL_CLOCKS
     ]
-    assert [] == found
+    assert ["keeping/store.py"] == [place.partition(":")[0] for place in found]

@@ -65,11 +65,12 @@ def test_a_worker_that_is_stopped_is_shown_and_can_be_ended(session: Session) ->
         names: tuple[str, ...] = ()
         shown = None
         until_s = time.monotonic() + 30
-        while shown is None or not shown.living or shown.living[0].state != "running":
+        while shown is None or not shown.living or not shown.living[0].usage_bytes:  # reported ten times a second
             assert time.monotonic() < until_s
             await asyncio.sleep(0.05)
             names = names or session._watching.names
             shown = session.progress(names[0]) if names else None
+        assert "running" == shown.living[0].state
         assert shown.living[0].usage_bytes > 10 << 20
         session.stop_all("test")
         with pytest.raises(flyte.errors.ActionAbortedError):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kernels import CARD, started
 
+from flyte_notebook.units import parse_memory
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -146,7 +148,9 @@ def test_a_rerun_that_fails_updates_the_same_card(kernel: Kernel) -> None:
     new_id = [c["transient"]["display_id"] for k, c in reply.events if k == "update_display_data" and CARD in c["data"]]
     assert shown_id == new_id
     assert "rerun 1 (110Mi)" in card["text/html"]
-    assert "220Mi" == kernel.value("_field('Memory').value")
+    suggested_bytes = card[CARD]["suggestions"][0]["memory_bytes"]
+    assert suggested_bytes > 110 << 20
+    assert suggested_bytes == parse_memory(kernel.value("_field('Memory').value"))
     assert "✗ with 110Mi: OOMError" in kernel.value("_said()")
     kernel.run("_click(memory='400Mi')").ok()
     until(kernel, "'size' in globals()")

@@ -87,7 +87,7 @@ def meets(place: str, number: int) -> int:
 
 def test_the_cliff_is_where_the_kernel_puts_it(capsys: pytest.CaptureFixture[str]) -> None:
     """150 MiB and an interpreter pass at 256 MiB and not at 128; nothing is printed, kept in the history, or failed."""
-    before, failure = len(fn.runs), fn.last_failure
+    before, failure = [run.name for run in fn.runs], fn.last_failure
     found = fn.sweep(holds, memory="128Mi:512Mi:4", size_mi=150)
     assert ["OOM", "passed", "passed", "passed"] == [point.outcome for point in found.points]
     assert [128, 256, 384, 512] == [(point.limit_bytes or 0) // MI for point in found.points]
@@ -95,7 +95,7 @@ def test_the_cliff_is_where_the_kernel_puts_it(capsys: pytest.CaptureFixture[str
     assert all(point.duration_s > 0 for point in found.points)
     assert "passes from 256 MiB on, and not at 128 MiB (OOM); 4 runs" == found.headline
     assert "" == capsys.readouterr().out
-    assert (before, failure) == (len(fn.runs), fn.last_failure)
+    assert (before, failure) == ([run.name for run in fn.runs], fn.last_failure)
     assert fn.last_sweep is not None
     assert found.to_dict() == fn.last_sweep.to_dict()
 
