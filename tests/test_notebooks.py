@@ -314,7 +314,7 @@ def test_a_leak_is_shown_with_its_line_and_stops_nothing(measured: dict[str, Cel
 
 def test_the_repaired_cell_passes_and_stands_beside_the_leak(measured: dict[str, Cell]) -> None:
     """At the same limit, with a peak far below it; the comparison and the saved runs have both, by name and outcome."""
-    assert "5000000" == measured["fixed"].result
+    assert "15000000" == measured["fixed"].result
     _head, before, after = measured["compare"].result.rstrip().splitlines()
     assert re.search(r"^before\s+leak\s.* 192 MiB\s+✗ OOMError$", before.strip())
     assert re.search(r"^after\s+leak\s.* 192 MiB\s+✓ succeeded$", after.strip())
