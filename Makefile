@@ -10,7 +10,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
-TOUR := notebooks/01_error_handling.ipynb
+TOURS := $(sort $(wildcard notebooks/*.ipynb))
 ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -18,18 +18,18 @@ export PIP_ROOT_USER_ACTION := ignore
 
 SOURCES := pyproject.toml README.md LICENSE $(shell find flyte_notebook -not -name '__pycache__' -not -name '*.pyc')
 
-## lab: open JupyterLab on the tour
+## lab: open JupyterLab on the first tour; the others are beside it
 .PHONY: lab
 lab: $(VENV)/.lab $(VENV)/.package
 	exec "$(BIN)/jupyter" lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) \
-	    --ServerApp.root_dir="$(CURDIR)/$(dir $(TOUR))" --LabApp.default_url="/lab/tree/$(notdir $(TOUR))" $(ARGS)
+	    --ServerApp.root_dir="$(CURDIR)/notebooks" --LabApp.default_url="/lab/tree/$(notdir $(firstword $(TOURS)))" $(ARGS)
 
-## demo: run the tour without a browser and leave build/demo/01_error_handling.html
+## demo: run the tours without a browser and leave their pages in build/demo
 .PHONY: demo
 demo: $(VENV)/.lab $(VENV)/.package
 	mkdir -p build/demo
-	"$(BIN)/jupyter" nbconvert --log-level=WARN --execute --to=html --output-dir=build/demo $(ARGS) "$(TOUR)"
-	@echo "build/demo/$(basename $(notdir $(TOUR))).html"
+	"$(BIN)/jupyter" nbconvert --log-level=WARN --execute --to=html --output-dir=build/demo $(ARGS) $(TOURS)
+	@printf '%s\n' $(patsubst notebooks/%.ipynb,build/demo/%.html,$(TOURS))
 
 ## test: build the wheel and run the tests against it as installed; ARGS="-k word" narrows
 # The tests run in an empty directory: "" on sys.path, in pytest or in any Python that a test starts, must not find the

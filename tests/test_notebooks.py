@@ -1,12 +1,14 @@
-"""The tour does what its text says: run from top to bottom in a real kernel, and exported as ``make demo`` does."""
+"""The tours do what their text says: run from top to bottom in a real kernel, and exported as ``make demo`` does."""
 
 from __future__ import annotations
 
 import copy
+import importlib.util
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nbformat
 import pytest
@@ -14,16 +16,14 @@ from jupyter_core.utils import ensure_event_loop
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 pytestmark = [pytest.mark.jupyter, pytest.mark.slow]
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 TOUR = NOTEBOOKS / "01_error_handling.ipynb"
+MEMORY_TOUR = NOTEBOOKS / "02_memory_limits.ipynb"
 CARD = "application/vnd.flyte-notebook.failure+json"
 CELL_BOUND_S = 60
-"""A cell of the tour takes 4 s at most on a machine with nothing else to do."""
+"""A cell of a tour takes 4 s at most on a machine with nothing else to do."""
 
 MIB = 2**20
 OVERSHOOT_BYTES = 200 * MIB
@@ -38,7 +38,24 @@ FAILING = {
     "timeout": ("MaxRuntimeExceededError", "user", "MaxRuntimeExceededError"),
     "exit": ("RuntimeSystemError", "system", "Interrupted"),
 }
-"""The cells that fail: class, kind and code of the error."""
+"""The cells of the first tour that fail: class, kind and code of the error."""
+
+DRAWN = {
+    "fit": "flyte-notebook-fit",
+    "sweep": "flyte-notebook-sweep",
+    "on-oom": "flyte-notebook-growing",
+    "leak": "flyte-notebook-card",
+    "compare": "flyte-notebook-comparison",
+    "save": "flyte-notebook-saved",
+    "nested-fit": "flyte-notebook-fit",
+}
+"""What cells of the second tour draw, in order: the class of the section in HTML."""
+
+ROWS_MIB = 8_000_000 * 8 / MIB
+"""What the list of the second tour takes for each ``x``, in MiB."""
+
+LINES_ARE_SEEN = sys.platform == "linux" and (3, 10) <= sys.version_info[:2] <= (3, 13)
+"""Whether the line of a killed task is known here, as the README says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +84,16 @@ class Cell:
         return str(displays[-1]["text/plain"])
 
     @property
+    def said(self) -> str:
+        """All that it displayed and its value, as text."""
+        return "\n".join(output.data["text/plain"] for output in self.outputs if "data" in output)
+
+    @property
+    def sections(self) -> list[dict[str, str]]:
+        """The attributes of the sections that it drew."""
+        return _sections("".join(output.get("data", {}).get("text/html", "") for output in self.outputs))
+
+    @property
     def error(self) -> Any:
         """Its error, ``None`` when it succeeded."""
         return next((output for output in self.outputs if output.output_type == "error"), None)
@@ -79,25 +106,27 @@ class Cell:
 
 
 @pytest.fixture(scope="module")
-def executed() -> Iterator[Any]:
-    """Run the tour in a kernel of its own. A cell that fails without being tagged for it fails the fixture."""
-    notebook = nbformat.read(TOUR, as_version=4)
-    place = {"metadata": {"path": str(NOTEBOOKS)}}
-    try:
-        NotebookClient(notebook, timeout=CELL_BOUND_S, kernel_name="python3", resources=place).execute()
-    finally:
-        ensure_event_loop().close()  # nbclient keeps one for this thread
-    return notebook
+def executed() -> Any:
+    """Run the first tour in a kernel of its own."""
+    return _execute(TOUR)
 
 
 @pytest.fixture(scope="module")
 def ran(executed: Any) -> dict[str, Cell]:
-    """Give the cells that ran, by their ids."""
-    return {
-        cell.id: Cell(source=cell.source, tags=tuple(cell.metadata.get("tags", ())), outputs=tuple(cell.outputs))
-        for cell in executed.cells
-        if cell.cell_type == "code"
-    }
+    """Give the cells of the first tour that ran, by their ids."""
+    return _cells(executed)
+
+
+@pytest.fixture(scope="module")
+def memory_executed() -> Any:
+    """Run the second tour in a kernel of its own."""
+    return _execute(MEMORY_TOUR)
+
+
+@pytest.fixture(scope="module")
+def measured(memory_executed: Any) -> dict[str, Cell]:
+    """Give the cells of the second tour that ran, by their ids."""
+    return _cells(memory_executed)
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
@@ -118,7 +147,7 @@ def test_the_cells_that_fail_are_those_that_are_meant_to(ran: dict[str, Cell]) -
 
 def test_nothing_disturbs_the_reader(ran: dict[str, Cell]) -> None:
     """No cell writes a warning."""
-    assert [] == [output.text for cell in ran.values() for output in cell.outputs if output.get("name") == "stderr"]
+    assert [] == _warnings(ran)
 
 
 @pytest.mark.parametrize(("name", "expected"), FAILING.items())
@@ -213,10 +242,155 @@ def test_the_exported_page_has_every_card(executed: Any) -> None:
         if cell.cell_type == "code":  # trees of runs hold cards, too
             cell.outputs = [output for output in cell.outputs if CARD in output.get("data", {})]
     page, _ = HTMLExporter().from_notebook_node(shown)
-    attributes = [dict(re.findall(r'([a-z-]+)="([^"]*)"', opening)) for opening in re.findall("<section [^>]*>", page)]
-    cards = [found for found in attributes if found.get("class") == "flyte-notebook-card"]
+    cards = [found for found in _sections(page) if found.get("class") == "flyte-notebook-card"]
     assert list(FAILING.values()) == [(card["data-error"], card["data-kind"], card["data-code"]) for card in cards]
     assert [failure["worker"] for failure in _failures(executed)] == [card["data-worker"] for card in cards]
+
+
+def test_the_second_tour_goes_through_undisturbed(measured: dict[str, Cell]) -> None:
+    """No cell fails, none is meant to, and none writes a warning."""
+    assert [] == [name for name, cell in measured.items() if cell.error is not None or cell.tags]
+    assert [] == _warnings(measured)
+
+
+def test_a_fit_finds_the_limit_and_the_name_keeps_it(measured: dict[str, Cell]) -> None:
+    """It holds the list and Python; the limit to keep is larger, is shown, and is that of the next call."""
+    found = re.fullmatch(r"smallest that passes: (\d+)Mi\nkeep: (\d+)Mi\n", measured["keep"].stdout)
+    assert found is not None
+    smallest_mib, kept_mib = map(int, found.groups())
+    assert 4 * ROWS_MIB < smallest_mib < kept_mib < 512
+    said = measured["fit"].said
+    assert f"{smallest_mib}Mi is the smallest limit that passes" in said
+    assert f'keep: resources=flyte.Resources(memory="{kept_mib}Mi")' in said
+    assert f"`step` has a limit of {kept_mib}Mi from now on" in said
+    assert "32000000" == measured["fit"].result == measured["call"].result
+
+
+def test_a_sweep_shows_the_cliff_and_the_line(measured: dict[str, Cell]) -> None:
+    """Twelve points; each ``x`` passes from its limit on, memory grows by the list, and ``x`` stays what it was."""
+    (section,) = [one for one in measured["sweep"].sections if one["class"] == DRAWN["sweep"]]
+    assert ("12", "12") == (section["data-points"], section["data-planned"])
+    slope = re.search(r"memory = [\d.]+ MiB \+ ([\d.]+) MiB × x", measured["sweep"].said)
+    assert slope is not None
+    assert pytest.approx(ROWS_MIB, rel=0.1) == float(slope[1])
+    *passes, predicted = measured["frontier"].stdout.splitlines()
+    expected = {"1": 128, "2": 256, "4": 384}
+    passing = {x: int(mib) for line in passes for x, mib in re.findall(r"x=(\d) passes with (\d+) MiB", line)}
+    if _by_the_kernel(measured):
+        assert expected == passing
+    else:  # what is polled may come too late
+        assert expected.keys() == passing.keys()
+        assert all(passing[x] <= expected[x] for x in expected)
+    (predicted_mib,) = re.findall(r"^x=16 would take about (\d+) MiB$", predicted)
+    assert 16 * ROWS_MIB * 0.9 < int(predicted_mib) < 16 * ROWS_MIB * 1.2
+    assert "32000000" == measured["on-oom"].result  # x is still 4
+
+
+def test_a_limit_grows_until_the_cell_passes(measured: dict[str, Cell]) -> None:
+    """Twice as much after each kill, up to what is enough; a watchdog may let one pass that needs too much."""
+    said = measured["on-oom"].said
+    assert "128 MiB  ✗ killed at the limit" in said
+    if _by_the_kernel(measured):
+        assert "step passed with 512Mi, after OOM at 128Mi and 256Mi" in said
+        assert 'keep: resources=flyte.Resources(memory="512Mi")' in said
+
+
+def test_a_leak_is_shown_with_its_line_and_stops_nothing(measured: dict[str, Cell]) -> None:
+    """The card is that of an OOM at the limit; on one line most of the memory grew, and the next cell prints it."""
+    failure = measured["leak"].failure
+    assert ("OOMError", "user", "OOMKilled") == (failure["error"], failure["kind"], failure["code"])
+    assert 192 * MIB == failure["limits"]["memory_bytes"]
+    headline, *grew = measured["grew"].stdout.splitlines()
+    assert headline.startswith("needed more than 192 MiB; was killed")
+    if not LINES_ARE_SEEN:
+        return
+    most = max(failure["grew"], key=lambda growth: growth["bytes"])
+    assert "words = words.split()" == most["text"].strip()
+    assert most["text"] == measured["leak"].source.splitlines()[most["number"]].strip()  # below the magic's line
+    assert 0.6 * failure["memory"]["peak_bytes"] < most["bytes"] < failure["memory"]["peak_bytes"]
+    assert "Lines that memory grew on" in measured["leak"].said
+    assert re.fullmatch(r"\+1\d\d MiB  .*words = words\.split\(\)", grew[0])
+
+
+def test_the_repaired_cell_passes_and_stands_beside_the_leak(measured: dict[str, Cell]) -> None:
+    """At the same limit, with a peak far below it; the comparison and the saved runs have both, by name and outcome."""
+    assert "15000000" == measured["fixed"].result
+    _head, before, after = measured["compare"].result.rstrip().splitlines()
+    assert re.search(r"^before\s+leak\s.* 192 MiB\s+✗ OOMError$", before.strip())
+    assert re.search(r"^after\s+leak\s.* 192 MiB\s+✓ succeeded$", after.strip())
+    (peak_mib,) = re.findall(r"([\d.]+) MiB\s+192 MiB", after)
+    assert 20 < float(peak_mib) < 100
+    _head, *saved = measured["save"].result.rstrip().splitlines()
+    assert ["✗ OOMError", "✓ succeeded"] == [" ".join(line.split()[-2:]) for line in saved]
+
+
+def test_samples_become_a_table_where_pandas_is(measured: dict[str, Cell]) -> None:
+    """The samples that were loaded are a frame; without pandas a sentence, and the tour goes on."""
+    if importlib.util.find_spec("pandas") is None:
+        assert re.fullmatch(r"'\d+ samples; pandas would make a table of them'", measured["pandas"].result)
+    else:
+        title, index, *rows = measured["pandas"].result.splitlines()
+        assert ("memory_bytes", "time_s") == (title.strip(), index.strip())
+        assert 5 == len(rows)
+
+
+def test_a_fit_of_nested_tasks_is_one_table(measured: dict[str, Cell]) -> None:
+    """One row for each task: the caller needs little, what it calls needs its largest list, both less than declared."""
+    said = measured["nested-fit"].result
+    needs = {}
+    for task in ("report", "load"):
+        pattern = rf"memory_limits\.{task}\s+512Mi\s+[\d.]+ MiB\s+(\d+)Mi\s+(\d+)Mi\n"
+        ((smallest_mib, kept_mib),) = re.findall(pattern, said)
+        assert f'flyte.Resources(cpu=1, memory="{kept_mib}Mi")' in said
+        assert int(smallest_mib) < int(kept_mib) < 512
+        needs[task] = int(smallest_mib)
+    assert needs["report"] < 2 * ROWS_MIB < needs["load"]
+
+
+def test_the_second_page_has_every_picture(memory_executed: Any, measured: dict[str, Cell]) -> None:
+    """Each cell draws what its text announces, with a chart in it, and nbconvert's page has all of them in order."""
+    for name, drawn in DRAWN.items():
+        assert 1 == [section.get("class") for section in measured[name].sections].count(drawn), name
+    page, _ = HTMLExporter().from_notebook_node(memory_executed)
+    known = set(DRAWN.values())
+    sections = [section["class"] for section in _sections(page) if section.get("class") in known]
+    assert list(DRAWN.values()) == sections
+    without_chart = {"flyte-notebook-saved"}
+    for part in re.findall(r"<section .*?</section>", page, flags=re.DOTALL):
+        drawn = _sections(part)[0].get("class")
+        assert drawn not in known - without_chart or "data:image/" in part, drawn
+
+
+def _execute(path: Path) -> Any:
+    """Run a notebook in a kernel of its own. A cell that fails without being tagged for it raises its error."""
+    notebook = nbformat.read(path, as_version=4)
+    place = {"metadata": {"path": str(NOTEBOOKS)}}
+    try:
+        NotebookClient(notebook, timeout=CELL_BOUND_S, kernel_name="python3", resources=place).execute()
+    finally:
+        ensure_event_loop().close()  # nbclient keeps one for this thread
+    return notebook
+
+
+def _cells(notebook: Any) -> dict[str, Cell]:
+    return {
+        cell.id: Cell(source=cell.source, tags=tuple(cell.metadata.get("tags", ())), outputs=tuple(cell.outputs))
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    }
+
+
+def _warnings(ran: dict[str, Cell]) -> list[str]:
+    return [output.text for cell in ran.values() for output in cell.outputs if output.get("name") == "stderr"]
+
+
+def _sections(page: str) -> list[dict[str, str]]:
+    """Return the attributes of the sections of a page, in order."""
+    return [dict(re.findall(r'([a-z-]+)="([^"]*)"', opening)) for opening in re.findall("<section [^>]*>", page)]
+
+
+def _by_the_kernel(ran: dict[str, Cell]) -> bool:
+    return "memory: kernel" in ran["load"].stdout
 
 
 def _failures(executed: Any) -> list[dict[str, Any]]:
