@@ -72,7 +72,9 @@ check: $(VENV)/.lint $(VENV)/.test $(VENV)/.package
 bench: $(VENV)/.test $(VENV)/.bench $(VENV)/.package
 	@shopt -s nullglob; found=(benchmarks/bench_*.py); \
 	((0 < $${#found[@]})) || { echo "benchmarks/ holds no bench_*.py" >&2; exit 1; }; \
-	for file in "$${found[@]}"; do echo "== $$file"; "$(BIN)/python" "$$file" $(ARGS); done
+	status=0; \
+	for file in "$${found[@]}"; do echo "== $$file"; "$(BIN)/python" "$$file" $(ARGS) || status=1; done; \
+	exit $$status
 
 ## soak: run 5,000 actions with failures of every kind, and see that nothing stays; ARGS=300 runs fewer
 .PHONY: soak

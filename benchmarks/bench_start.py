@@ -7,19 +7,18 @@ a tenth of a second, to see that the benchmark notices. ``--quick`` makes everyt
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
 import statistics
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import budget
 import flyte
 import psutil
-from jupyter_client import KernelManager
+from budget import Column, Row
+from kernels import Kernel
 
 import flyte_notebook as fn
 from flyte_notebook.engine.link import WORKERS_VARIABLE
@@ -28,8 +27,6 @@ from flyte_notebook.sdk import enforcement
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OUT = Path("build", "bench")
-PATIENCE_S = 300
 SPARES_READY_S = 0.15
 """How long to leave between two tasks for the spare that was taken to be replaced."""
 
@@ -71,23 +68,31 @@ def mapped(count: int, wait_s: float) -> float:
     return (time.perf_counter() - began_s) * 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One measure of the table, and its bar; ``higher`` when more is better."""
-
-    name: str
-    unit: str
-    bar: float | None = None
-    higher: bool = False
-
-
 ROWS = {
-    "nested": Row(name="nested no-op, spares ready, median", unit="ms", bar=12),
+    "nested": Row(
+        name="nested no-op, spares ready, median",
+        unit="ms",
+        bar=12,
+        why="about half of it is the worker's own way through the SDK, the rest four messages and limits of a group",
+    ),
     "row": Row(name="nested no-op, 40 in a row, median", unit="ms", bar=30),
     "row_mean": Row(name="nested no-op, 40 in a row, mean", unit="ms", bar=30),
     "gather": Row(name="gather of 32 no-ops", unit="s", bar=1.0),
-    "map": Row(name="map over no-ops", unit="per s", bar=40, higher=True),
-    "growth": Row(name="growth of the kernel's memory over that map", unit="MiB", bar=10),
+    "map": Row(
+        name="map over no-ops",
+        unit="per s",
+        bar=40,
+        higher=True,
+        why="two cores copy the pages of each worker, some 40 MiB that a fresh interpreter would have as well",
+    ),
+    "growth": Row(
+        name="growth of the kernel's memory over that map",
+        unit="MiB",
+        bar=10,
+        why="all items wait in the kernel at once, each with its payload of 3 KB, its message and its coroutines; the "
+        "next row says how much of it stays",
+    ),
+    "again": Row(name="growth over a second such map", unit="MiB", bar=10),
     "cell": Row(name="%%flyte_task with pass, request to idle, median", unit="ms", bar=60),
 }
 
@@ -126,106 +131,33 @@ def measured(share: float, wait_s: float, *, nested_pause_s: float, map_items: i
     found["gather"] = statistics.median(outputs(together, 32, wait_s) for _ in range(max(1, int(5 * share)))) / 1000
     before_mib = rss_mib()
     found["map"] = map_items / (outputs(mapped, map_items, wait_s) / 1000)
-    return {**found, "growth": rss_mib() - before_mib}
-
-
-class Kernel:
-    """A real kernel, for the time from execute request to idle."""
-
-    def __init__(self, workers: str) -> None:
-        self.manager = KernelManager(kernel_name="python3")
-        self.manager.start_kernel(env={**os.environ, WORKERS_VARIABLE: workers})
-        self.client = self.manager.blocking_client()
-        self.client.start_channels()
-        self.client.wait_for_ready(timeout=PATIENCE_S)
-
-    def close(self) -> None:
-        """End it."""
-        self.client.stop_channels()
-        self.manager.shutdown_kernel(now=True)
-
-    def took_ms(self, source: str) -> float:
-        """Run a cell and return the milliseconds until the kernel is idle again."""
-        began_s = time.perf_counter()
-        asked = self.client.execute(source)
-        while True:
-            event = self.client.get_iopub_msg(timeout=PATIENCE_S)
-            if event["parent_header"].get("msg_id") != asked:
-                continue
-            if event["msg_type"] == "error":
-                raise RuntimeError("\n".join(event["content"]["traceback"]))
-            if event["msg_type"] == "status" and event["content"]["execution_state"] == "idle":
-                break
-        took_ms = (time.perf_counter() - began_s) * 1000
-        self.client.get_shell_msg(timeout=PATIENCE_S)
-        return took_ms
+    found["growth"] = rss_mib() - before_mib
+    before_mib = rss_mib()
+    outputs(mapped, map_items, wait_s)
+    return {**found, "again": rss_mib() - before_mib}
 
 
 def cell_ms(workers: str, rounds: int, wait_s: float) -> float:
     """Return the median of a cell with ``pass`` in a kernel of its own."""
-    kernel = Kernel(workers)
     body = f"import time; time.sleep({wait_s})" if wait_s else "pass"
-    try:
-        kernel.took_ms("%load_ext flyte_notebook")
-        kernel.took_ms("import flyte_notebook; flyte_notebook.doctor()")
-        kernel.took_ms("%%flyte_task --memory 250Mi\npass")
+    with Kernel(workers) as kernel:
+        kernel.load()
         took = []
         for _ in range(rounds):
             time.sleep(SPARES_READY_S)
-            took.append(kernel.took_ms(f"%%flyte_task --memory 250Mi\n{body}"))
+            took.append(kernel.run(f"%%flyte_task --memory 250Mi\n{body}").took_ms)
         return statistics.median(took)
-    finally:
-        kernel.close()
 
 
-def table(columns: dict[str, dict[str, float]]) -> list[str]:
-    """Return the lines of a Markdown table with ratios to the fresh interpreter."""
-    heads = ["what", "bar", *columns, "fresh / forked", "forked / SDK"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for key, row in ROWS.items():
-        values = {name: column.get(key) for name, column in columns.items()}
-        cells = ["-" if value is None else f"{value:.3g} {row.unit}" for value in values.values()]
-        forked, fresh, alone = values["forked"], values["fresh"], values["SDK alone"]
-        pairs = ((fresh, forked), (forked, alone))
-        ratios = ["-" if not (a and b) or key == "growth" else f"{a / b:.3g}" for a, b in pairs]
-        bar, verdict = "-", ""
-        if row.bar is not None and forked is not None:
-            met = forked >= row.bar if row.higher else forked <= row.bar
-            bar, verdict = f"{'>=' if row.higher else '<='} {row.bar:g} {row.unit}", "" if met else " (missed)"
-        lines.append("| " + " | ".join([row.name + verdict, bar, *cells, *ratios]) + " |")
-    return lines
-
-
-def plot(columns: dict[str, dict[str, float]], path: Path) -> None:
-    """Draw what takes time, on a logarithmic scale, with the bars."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - only needed here
-
-    keys = [key for key, row in ROWS.items() if row.unit in {"ms", "s"}]
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    axes = figure.subplots()
-    height = 0.8 / len(columns)
-    for place, (name, column) in enumerate(columns.items()):
-        at = [index + place * height for index, key in enumerate(keys) if key in column]
-        milliseconds = [column[key] * (1000 if ROWS[key].unit == "s" else 1) for key in keys if key in column]
-        axes.barh(at, milliseconds, height=height, label=name)
-    for index, key in enumerate(keys):
-        bar = ROWS[key].bar
-        if bar is not None:
-            x = bar * (1000 if ROWS[key].unit == "s" else 1)
-            axes.plot([x, x], [index - height / 2, index + 0.8 - height / 2], color="black")
-    axes.set(xscale="log", xlabel="milliseconds; black: the bar")
-    axes.set_yticks([index + height for index in range(len(keys))], [ROWS[key].name for key in keys])
-    axes.invert_yaxis()
-    axes.legend()
-    figure.savefig(path, dpi=120)
+def ratios(columns: dict[str, dict[str, float]], above: str, below: str) -> dict[str, float | str]:
+    """Return how many times one column is another, by row."""
+    pairs = {key: (columns[above].get(key), columns[below].get(key)) for key in ROWS if key not in {"growth", "again"}}
+    return {key: f"{a / b:.3g}" for key, (a, b) in pairs.items() if a and b}
 
 
 def main() -> None:
     """Measure, print and write the table, and draw it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="ten times shorter")
-    parser.add_argument("--break", dest="broken", action="store_true", help="slow forked tasks down by 0.1 s")
-    options = parser.parse_args()
+    options = budget.options(__doc__, "slow forked tasks down by 0.1 s")
     share, wait_s = (0.1 if options.quick else 1.0), (0.1 if options.broken else 0.0)
     flyte.init()
     columns = {}
@@ -238,11 +170,9 @@ def main() -> None:
         columns["fresh"] = measured(share, 0.0, nested_pause_s=0.0, map_items=items)
     columns["fresh"]["cell"] = cell_ms("fresh", max(3, int(10 * share)), 0.0)
     columns["SDK alone"] = measured(share, 0.0, nested_pause_s=0.0, map_items=max(50, int(1000 * share)))
-    lines = table(columns)
-    print("\n".join(lines))
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "start.md").write_text("\n".join(lines) + "\n")
-    plot(columns, OUT / "start.png")
+    shown: dict[str, Column] = {**columns}
+    shown |= {f"{a} / {b}": ratios(columns, a, b) for a, b in (("fresh", "forked"), ("forked", "SDK alone"))}
+    budget.report("start", ROWS, shown)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ BURST_EVERY_S = 600
 BURST_S = 5
 ENDLESS_S = 3600
 STARTED_S = 1.5
+SHARES = (
+    "the live line takes about half of it in the kernel, four times a second; the supervisor the other half, of which "
+    "reading where the task stands is a third"
+)
 """How long a cell runs before its CPU is measured: the worker started, the live line is shown."""
 
 BUSY = """
@@ -159,7 +163,7 @@ def main() -> None:
             slower = slowdown(kernel, turns, rounds, moving=moving, share=share)
             values |= {f"{name} {key}": value for name, value in slower.items()}
             rows |= {
-                f"cpu {key}": Row(name=f"{words}: CPU of all but the worker", unit="% of a core", bar=2),
+                f"cpu {key}": Row(name=f"{words}: CPU of all but the worker", unit="% of a core", bar=2, why=SHARES),
                 f"slow {key}": Row(name=f"{words}: slow-down of the task", unit="%", bar=2),
                 f"slow cpu {key}": Row(name=f"{words}: the same in its CPU time", unit="%"),
                 f"noise {key}": Row(name=f"{words}: bare runs differ by", unit="%"),

@@ -14,6 +14,7 @@ from typing import TypeAlias
 from matplotlib.figure import Figure
 
 OUT = Path("build", "bench")
+MISSED = "(missed)"
 
 Column: TypeAlias = Mapping[str, float | str]
 """Measures by the key of their row; words where there is no number."""
@@ -21,12 +22,16 @@ Column: TypeAlias = Mapping[str, float | str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One measure and its bar, ``None`` where there is none; ``higher`` when more is better."""
+    """One measure and its bar, ``None`` where there is none; ``higher`` when more is better.
+
+    ``why`` is said where the bar is missed: what is known of the reason.
+    """
 
     name: str
     unit: str
     bar: float | None = None
     higher: bool = False
+    why: str = ""
 
     @property
     def bar_words(self) -> str:
@@ -38,7 +43,7 @@ class Row:
         if self.bar is None or not isinstance(value, (int, float)):
             return "-"
         met = value >= self.bar if self.higher else value <= self.bar
-        return "met" if met else "(missed)"
+        return "met" if met else MISSED
 
 
 def options(doc: str | None, broken: str) -> argparse.Namespace:
@@ -51,8 +56,14 @@ def options(doc: str | None, broken: str) -> argparse.Namespace:
 
 def report(name: str, rows: Mapping[str, Row], columns: Mapping[str, Column], notes: tuple[str, ...] = ()) -> None:
     """Print the table, and write it and its picture as ``build/bench/NAME.md`` and ``NAME.png``."""
-    lines = [*_table(rows, columns), *(["", *(f"- {note}" for note in notes)] if notes else [])]
-    text = "\n".join(lines)
+    first = next(iter(columns.values()))
+    missed = [
+        f"missed: {row.name}: {row.why}"
+        for key, row in rows.items()
+        if row.why and row.verdict(first.get(key)) == MISSED
+    ]
+    said = [f"- {note}" for note in (*notes, *missed)]
+    text = "\n".join([*_table(rows, columns), *(["", *said] if said else [])])
     print(text, flush=True)
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / f"{name}.md").write_text(text + "\n", encoding="utf-8")
