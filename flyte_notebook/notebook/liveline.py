@@ -36,6 +36,8 @@ STREAK_SHOWN_AFTER_S = 2.0
 """The same for runs that are shorter than that, one after the other."""
 
 INTERVAL_S = 0.25
+CALM_AFTER_S = 5.0
+"""Runs that all go on for longer are shown half as often: each picture costs the kernel some 2 ms."""
 LINGER_S = 0.5
 """How long a line waits for the next run of its cell."""
 
@@ -151,7 +153,7 @@ class LiveLines:
     def _keep_up(self) -> None:
         """Show how things stand, until nothing runs any more."""
         while True:
-            self._closing.wait(INTERVAL_S)
+            self._closing.wait(self._pause_s())
             with self._lock:
                 cells = [cell for cell in self._cells.values() if cell.began_s or cell.line is not None]
                 if not cells:
@@ -160,6 +162,13 @@ class LiveLines:
             for cell in cells:
                 with cell.lock:
                     self._refresh(cell, time.monotonic())
+
+    def _pause_s(self) -> float:
+        """Return how long to wait: who has watched for a while needs half as many pictures."""
+        with self._lock:
+            began_s = [one_s for cell in self._cells.values() for one_s in tuple(cell.began_s.values())]
+        calm = bool(began_s) and time.monotonic() - max(began_s) > CALM_AFTER_S
+        return 2 * INTERVAL_S if calm else INTERVAL_S
 
     def _forget_idle(self) -> None:
         idle = [name for name, cell in self._cells.items() if not cell.began_s]

@@ -245,7 +245,11 @@ class Spares:
         if self._server is None or time.monotonic() - self._used_s > IDLE_S:
             return 0
         asked = max((waiting.message["memory_bytes"] or 0 for waiting in self._waiting), default=0)
-        if machine.available_bytes() - asked <= SHORT_BYTES:
+        try:
+            available_bytes = machine.available_bytes()
+        except (OSError, ImportError):  # no descriptor is left to ask with, nor would one be for a spare
+            return 0
+        if available_bytes - asked <= SHORT_BYTES:
             return 0
         return KEPT_IN_DEMAND if self._in_demand else KEPT
 
@@ -258,7 +262,11 @@ class Spares:
         if self._server is None:
             return
         self._numbers += 1
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            self._fail(str(error))
+            return
         try:
             group = self._limiter.group(f"spare-{self._numbers}", Limits())
             spare = Spare(ours, protocol.ControlReader(ours), group)

@@ -34,6 +34,8 @@ COUNTERS_EVERY_S = 0.05
 KILL_AGAIN_S = 0.005
 ALARM_AFTER_S = 0.03
 """How long an attempt must have run for the kernel to be asked to call: most are over before."""
+ALARM_BOUND_S = 0.5
+"""How long after that it may take until the kernel calls."""
 LEAVE_BYTES = 96 << 20
 """Up to so much memory is nothing to wait for; the kernel takes it back within milliseconds."""
 LEAVE_BOUND_S = 0.5
@@ -80,7 +82,7 @@ class Watched:
         self._recorder = TraceRecorder(first_interval_s=DENSE_S)
         self._interval_s = DENSE_S
         self._counters_due_s = 0.0
-        self._alarm_set = False
+        self._alarm_asked_s: float | None = None
         self._ends: dict[Tripped, float] = {}
         self._baseline_bytes = self._ready_after_s = None
 
@@ -166,8 +168,8 @@ class Watched:
             if now >= end_s:
                 self.trip(reason)
         self._witness.look(now, used)
-        if not self._alarm_set and now - self.started_s > ALARM_AFTER_S and self._witness.sees:
-            self._alarm_set = True
+        if self._alarm_asked_s is None and now - self.started_s > ALARM_AFTER_S and self._witness.sees:
+            self._alarm_asked_s = now
             errands.ask(self._group.set_alarm)
         self._interval_s = self._next_interval_s(now, used, moved=moved)
         wait_s = min(self._interval_s, self._group.poll_interval_s or SPARSE_S)
@@ -185,10 +187,15 @@ class Watched:
             return max(FASTEST_S, COST_SHARE * self._witness.cost_s)
         longest_s = DENSE_S if now - self.started_s < DENSE_FOR_S else REST_S
         limit_bytes = self._limits.memory_bytes
-        if limit_bytes is not None:
+        if limit_bytes is not None and not self._is_called(now):
             in_time_s = (limit_bytes - used) / GROWTH_BYTES_PER_S / 2
             longest_s = min(longest_s, max(DENSE_S, in_time_s))
         return min(longest_s, max(self._interval_s, FASTEST_S) * 1.5)
+
+    def _is_called(self, now: float) -> bool:
+        """Whether the kernel calls when usage comes near the limit, so that nobody has to look for that."""
+        asked_s = self._alarm_asked_s
+        return self._group.alarm is not None and asked_s is not None and now - asked_s > ALARM_BOUND_S
 
     def _near(self, used: int) -> bool:
         limit = self._limits.memory_bytes
