@@ -26,11 +26,12 @@ HEADROOM_BYTES: Final = MIB
 """Above a measured peak, the larger of both: the same task repeats its peak to 0.4 MiB, and the kernel charges in
 batches of 64 pages for each CPU."""
 
-CACHE_HEADROOM: Final = 0.05
+CACHE_HEADROOM: Final = 0.04
 CACHE_HEADROOM_BYTES: Final = 6 * MIB
 """The same for a task that reads or writes files: with no room at all for their pages the kernel finds none to drop,
 and kills, by chance and more often where several read at once: pages on their way from the disk cannot be dropped. Of
-tasks that held 120 MiB and mapped 300 MiB, three at a time, half were killed with 4 MiB, and 1 of 40 with 6 or 8."""
+tasks that held 120 MiB and mapped 300 MiB, three at a time, half were killed with 4 MiB, and 1 of 40 with 6 or 8. Not
+as much as `TOLERANCE`: what is found would then be too much by all of that."""
 
 CONFIRMATIONS: Final = 2
 """So often such a task has to pass at its edge, since chance has a part in it."""
