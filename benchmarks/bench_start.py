@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import statistics
 import time
@@ -118,7 +119,8 @@ def enforced(workers: str) -> Iterator[None]:
 
 
 def rss_mib() -> float:
-    """Return the resident memory of this process."""
+    """Return the resident memory of this process, without what only waits for a collection."""
+    gc.collect()
     return float(psutil.Process().memory_info().rss) / (1 << 20)
 
 
