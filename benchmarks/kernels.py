@@ -7,6 +7,7 @@ of one machine.
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -37,11 +38,16 @@ class Cell:
 
 
 class Kernel:
-    """A kernel of its own process; ``workers`` is empty or ``fresh``. A context manager."""
+    """A kernel of its own process; ``workers`` is empty or ``fresh``. A context manager.
+
+    It starts in an empty directory: one with a folder ``flyte_notebook`` would stand before the package that is
+    installed, and workers are not forked where a fresh interpreter would import something else.
+    """
 
     def __init__(self, workers: str = "") -> None:
+        self._directory = tempfile.TemporaryDirectory()
         self._manager = KernelManager(kernel_name="python3")
-        self._manager.start_kernel(env={**os.environ, WORKERS_VARIABLE: workers})
+        self._manager.start_kernel(env={**os.environ, WORKERS_VARIABLE: workers}, cwd=self._directory.name)
         self._client = self._manager.blocking_client()
         self._client.start_channels()
         self._client.wait_for_ready(timeout=PATIENCE_S)
@@ -54,6 +60,7 @@ class Kernel:
     ) -> None:
         self._client.stop_channels()
         self._manager.shutdown_kernel(now=True)
+        self._directory.cleanup()
 
     def load(self) -> None:
         """Load the extension, and wait until its workers are proven and a first task ran."""
