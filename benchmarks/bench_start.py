@@ -74,7 +74,7 @@ ROWS = {
         name="nested no-op, spares ready, median",
         unit="ms",
         bar=12,
-        why="about half of it is the worker's own way through the SDK, the rest four messages and limits of a group",
+        why="the call goes through four processes and back: parent, kernel, supervisor, and a worker with the SDK in it",
     ),
     "row": Row(name="nested no-op, 40 in a row, median", unit="ms", bar=30),
     "row_mean": Row(name="nested no-op, 40 in a row, mean", unit="ms", bar=30),
