@@ -74,7 +74,7 @@ ROWS = {
         name="nested no-op, spares ready, median",
         unit="ms",
         bar=12,
-        why="the call goes through four processes and back: parent, kernel, supervisor, and a worker with the SDK in it",
+        why="the call goes through four processes and back: parent, kernel, supervisor, worker",
     ),
     "row": Row(name="nested no-op, 40 in a row, median", unit="ms", bar=30),
     "row_mean": Row(name="nested no-op, 40 in a row, mean", unit="ms", bar=30),

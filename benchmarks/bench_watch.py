@@ -34,8 +34,8 @@ BURST_S = 5
 ENDLESS_S = 3600
 STARTED_S = 1.5
 SHARES = (
-    "the supervisor's samples and reports are about half of it, reading where the task stands among them; the rest is the "
-    "kernel, which hears them, waits for its cell and shows the live line"
+    "the supervisor's samples and reports are about half of it, reading where the task stands among them; the rest is "
+    "the kernel, which hears them, waits for its cell and shows the live line"
 )
 """How long a cell runs before its CPU is measured: the worker started, the live line is shown."""
 
