@@ -124,7 +124,7 @@ def _lines(why: str) -> Finding:
     """Say whether the line is known that a killed task stood at."""
     if why:
         return Finding(subject="lines", holds="not known for a killed task", detail=f"its stack cannot be read: {why}")
-    words = "read from the task's memory, before a stop and every 2 to 20 ms while memory moves; it is not slowed down"
+    words = "read from the task's memory, before a stop and every 2 to 100 ms; it is not slowed down"
     return Finding(subject="lines", holds="known for a killed task", detail=words)
 
 

@@ -22,7 +22,7 @@ MESSAGE_LINES: Final = 20
 SUGGESTIONS: Final = 5
 GREW: Final = 8
 GREW_TITLE: Final = "Lines that memory grew on"
-GREW_WORDS: Final = "by samples 2 to 20 ms apart: quick changes may count to a neighbouring line"
+GREW_WORDS: Final = "by samples 2 to 100 ms apart: quick changes may count to a neighbouring line"
 SMALLEST_AGE_S: Final = 0.001
 
 # CSI, OSC (ended by BEL or ST, or by the line's end when it was cut), and the two-character escapes of ECMA-48.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import queue
 import re
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
 from kernels import PATIENCE_S, Reply, started
 from nbclient import NotebookClient
+
+from flyte_notebook.notebook import liveline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -253,3 +256,14 @@ def test_a_saved_notebook_holds_no_widget() -> None:
     (shown,) = notebook.cells[1].outputs
     assert {"text/html", "text/plain"} == set(shown["data"])
     assert shown["data"]["text/plain"].startswith("✓ waits · ")
+
+
+def test_who_has_watched_for_a_while_gets_half_as_many_pictures() -> None:
+    """Four a second while any run is young, or a line waits for the next one; two when all of them go on for long."""
+    lines = liveline.LiveLines(lambda: None)
+    assert liveline.INTERVAL_S == lines._pause_s()
+    cell: Any = SimpleNamespace(began_s={"old": time.monotonic() - 2 * liveline.CALM_AFTER_S})
+    lines._cells["cell"] = cell
+    assert 2 * liveline.INTERVAL_S == lines._pause_s()
+    cell.began_s["young"] = time.monotonic()
+    assert liveline.INTERVAL_S == lines._pause_s()

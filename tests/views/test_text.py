@@ -82,7 +82,7 @@ def test_how_a_line_is_known_stands_above_it(seen: LastLine, words: str) -> None
 def test_the_lines_that_memory_grew_on_stand_with_how_exact_that_is() -> None:
     """Most first, what gave memory back last, and that samples some milliseconds apart are behind it."""
     expected = """\
-Lines that memory grew on, by samples 2 to 20 ms apart: quick changes may count to a neighbouring line:
+Lines that memory grew on, by samples 2 to 100 ms apart: quick changes may count to a neighbouring line:
       +180 MiB  In [3], line 4  return [0] * 10**9
        +10 MiB  In [3], line 12  total = load(frame)
        −20 MiB  In [3], line 5  del old
