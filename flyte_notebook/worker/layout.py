@@ -48,6 +48,7 @@ class Shape:
     code_name: int
     code_linetable: int
     code_first_line: int
+    code_flags: int
     code_instructions: int | None
     ascii_bytes: int
     compact_bytes: int
@@ -79,6 +80,7 @@ SHAPES: Final = {
         code_name=112,
         code_linetable=120,
         code_first_line=40,
+        code_flags=36,
         code_instructions=None,
         ascii_bytes=48,
         compact_bytes=72,
@@ -103,6 +105,7 @@ SHAPES: Final = {
         code_name=120,
         code_linetable=136,
         code_first_line=72,
+        code_flags=48,
         code_instructions=184,
         ascii_bytes=48,
         compact_bytes=72,
@@ -127,6 +130,7 @@ SHAPES: Final = {
         code_name=120,
         code_linetable=136,
         code_first_line=68,
+        code_flags=48,
         code_instructions=192,
         ascii_bytes=40,
         compact_bytes=56,
@@ -151,6 +155,7 @@ SHAPES: Final = {
         code_name=120,
         code_linetable=136,
         code_first_line=68,
+        code_flags=48,
         code_instructions=200,
         ascii_bytes=40,
         compact_bytes=56,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import itertools
 import os
@@ -90,7 +91,7 @@ def started(program: str, directory: Path) -> Iterator[tuple[StackReader, subpro
     file = directory / "program.py"
     file.write_text(HAND_OVER + program, encoding="utf-8")
     ours, theirs = socket.socketpair()
-    with ours, theirs:
+    with ours, theirs, contextlib.ExitStack() as at_end:
         os.set_inheritable(theirs.fileno(), True)
         script = f"exec {protocol.STACK_FD}<&{theirs.fileno()}; exec {sys.executable} {file}"
         process = subprocess.Popen(
@@ -103,10 +104,10 @@ def started(program: str, directory: Path) -> Iterator[tuple[StackReader, subpro
             reader, why = handover.received(message, fds)
             assert "" == why
             assert reader is not None
+            at_end.callback(reader.close)
             assert process.stdout is not None
             assert b"up\n" == process.stdout.readline()
             yield reader, process, str(file)
-            reader.close()
         finally:
             process.kill()
             process.wait()
@@ -155,7 +156,8 @@ def test_every_read_of_a_running_process_is_right_or_none(tmp_path: Path) -> Non
             "<lambda>": {"f"},
             "f": {"<module>"},
         }
-        lines = {"a": {6}, "b": {8}, "c": {9, 10, 11}, "d": {13}, "<listcomp>": {13}, "<lambda>": {18}}
+        # Where a call begins, the line is that of the definition.
+        lines = {"a": {5, 6}, "b": {7, 8}, "c": {9, 10, 11}, "d": {12, 13}, "<listcomp>": {13}, "<lambda>": {18}}
         lines |= {"f": {15, 16, 17, 18}, "<module>": {19}}
         (main,) = reader.threads()
         eventually(lambda: len(reader.stack(main) or ()) > 1)
@@ -174,6 +176,29 @@ def test_every_read_of_a_running_process_is_right_or_none(tmp_path: Path) -> Non
             for inner, outer in itertools.pairwise(stack):
                 assert outer.function in callers[inner.function]
         assert known > 2_500
+
+
+def test_a_generator_that_has_just_yielded_is_no_stack() -> None:
+    """Its frame leads to no caller any more: what a thread was in a moment ago is not all of where it is."""
+
+    def counts() -> Iterator[int]:
+        yield 1
+
+    shape, generator = layout.SHAPES[sys.version_info.minor], counts()
+    next(generator)
+    frame = id(generator) + shape.coroutine_frame
+    if shape.frame_owner is None:
+        frame = ctypes.c_uint64.from_address(frame).value
+    innermost = ctypes.c_uint64(frame)
+    leads = ctypes.c_uint64(ctypes.addressof(innermost) - (shape.inner or 0))
+    first = innermost if shape.inner is None else leads
+    thread = Thread(1, ctypes.addressof(first) - shape.current)
+    reader = StackReader(os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC), layout.find())
+    try:
+        assert reader.stack(thread, user=False) is None
+        assert ("counts",) == tuple(place.function for place in reader.stack(thread, user=False, most=1) or ())
+    finally:
+        reader.close()
 
 
 def test_a_process_that_is_gone_is_noticed(tmp_path: Path) -> None:
