@@ -87,6 +87,14 @@ def test_idle_spares_go() -> None:
     )
 
 
+def test_who_waits_for_the_end_waits_for_the_server_too() -> None:
+    """A server that was killed is there until it is collected: on a busy machine it takes its time to go."""
+    assert "False True" in run(
+        "spares.KEPT = 0; until(lambda: ready._server.likeness); pid = ready._server.pid; ready.close(); "
+        "before = ready.gone; until(lambda: ready.gone); print(before, not os.path.exists(f'/proc/{pid}'))"
+    )
+
+
 def test_short_memory_sends_spares_away() -> None:
     """With little memory left on the machine nobody stands ready; with more they come back."""
     assert "done" in run(
