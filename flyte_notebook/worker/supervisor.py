@@ -276,9 +276,9 @@ class Supervisor:
                 self._leaving.remove(watched)
                 self._release(watched)
 
-    def _reap(self) -> None:
-        """Collect the dead: workers, spares, the server, and orphans of workers, which fell to us."""
-        with contextlib.suppress(ChildProcessError):
+    def _reap(self) -> bool:
+        """Collect the dead: workers, spares, the server, orphans that fell to us. Return whether any child lives."""
+        try:
             while (found := os.waitpid(-1, os.WNOHANG))[0]:
                 pid, status = found
                 for watched in (*self._watched.values(), *self._leaving):
@@ -287,6 +287,9 @@ class Supervisor:
                         break
                 else:
                     self._spares.died(pid, status)
+        except ChildProcessError:
+            return False
+        return True
 
     def _tell(self, message: dict[str, Any]) -> None:
         try:
@@ -299,8 +302,7 @@ class Supervisor:
         for watched in self._watched.values():
             watched.trip("stopped")
         until = time.monotonic() + CLEANUP_BOUND_S
-        while (self._watched or self._leaving or not self._spares.gone) and time.monotonic() < until:
-            self._reap()
+        while (self._reap() or self._watched or self._leaving or not self._spares.gone) and time.monotonic() < until:
             now = time.monotonic()
             self._spares.tick(now)
             for number, watched in list(self._watched.items()):
