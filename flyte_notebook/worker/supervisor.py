@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 USAGE_EVERY_S = 0.1
 CLEANUP_BOUND_S = 5.0
+ORPHANS_BOUND_S = 2.0
+"""How long whoever is in no group is waited for: it ends by itself, or is nobody that we know of."""
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 LOWEST_FREE_FD = 10
@@ -302,7 +304,8 @@ class Supervisor:
         for watched in self._watched.values():
             watched.trip("stopped")
         until = time.monotonic() + CLEANUP_BOUND_S
-        while (self._reap() or self._watched or self._leaving or not self._spares.gone) and time.monotonic() < until:
+        while (self._watched or self._leaving or not self._spares.gone) and time.monotonic() < until:
+            self._reap()
             now = time.monotonic()
             self._spares.tick(now)
             for number, watched in list(self._watched.items()):
@@ -311,6 +314,9 @@ class Supervisor:
                     del self._watched[number]
                     self._release(watched)
             self._look_at_leaving(now)
+            time.sleep(0.002)
+        until = min(until, time.monotonic() + ORPHANS_BOUND_S)
+        while self._reap() and time.monotonic() < until:
             time.sleep(0.002)
         self._limiter.close()
         shutil.rmtree(self._session_dir, ignore_errors=True)

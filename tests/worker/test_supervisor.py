@@ -157,7 +157,7 @@ from flyte_notebook.worker.supervisor import Supervisor
 
 pid = os.fork()
 if pid == 0:
-    time.sleep(0.5)
+    time.sleep(0.1)
     os._exit(0)
 Supervisor(socket.socketpair()[0], types.SimpleNamespace(close=lambda: None), sys.argv[1])._clean_up()
 print(os.path.exists(f"/proc/{pid}"))
