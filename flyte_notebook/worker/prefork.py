@@ -84,6 +84,7 @@ def main(arguments: list[str]) -> None:
     spare, hold = _serve(control)
     # From here on this is a worker.
     own_pages.make_own(runs)
+    libc.prctl(PR_SET_NAME, SPARE_NAME)  # before it falls to the supervisor: of its children one is called the server
     os.close(hold)
     order, fds = _stand_ready(spare, settings["supervisor_pid"], layout)
     _become(order, fds, was_called.value, settings["after_fork"])
@@ -178,7 +179,6 @@ def _stand_ready(sock: socket.socket, supervisor_pid: int, layout: dict[str, Any
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()  # an interrupt of the notebook's process group must not reach it
     _depend_on(supervisor_pid)
-    ctypes.CDLL(None).prctl(PR_SET_NAME, SPARE_NAME)
     try:
         handover.send(sock, {"kind": "ready", "pid": os.getpid(), **layout})
         reader = protocol.ControlReader(sock)

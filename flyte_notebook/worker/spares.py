@@ -99,6 +99,8 @@ class Spares:
         self._tell = tell
         self._settings: Message | None = None
         self._server: Server | None = None
+        self._ended_servers: set[int] = set()
+        """The pids of those that were killed, and not collected yet."""
         self._spares: list[Spare] = []
         self._leaving: list[Watched] = []
         self._waiting: deque[Waiting] = deque()
@@ -135,6 +137,7 @@ class Spares:
         """Take the end of a child process, if it was one of ours."""
         if self._server is not None and pid == self._server.pid:
             self._lose_server()
+        self._ended_servers.discard(pid)
         for spare in list(self._spares):
             if spare.watched is not None and spare.watched.pid == pid:
                 spare.watched.died(status)
@@ -172,16 +175,14 @@ class Spares:
         self._settings = None
         while self._waiting:
             _close(self._waiting.popleft().fds)
-        if self._server is not None:
-            self._server.end()
-            self._server = None
+        self._end_server()
         for spare in list(self._spares):
             self._dismiss(spare)
 
     @property
     def gone(self) -> bool:
-        """Whether nobody is left who stood ready."""
-        return not self._leaving and not self._spares
+        """Whether nobody is left who stood ready, and no server."""
+        return not self._leaving and not self._spares and not self._ended_servers
 
     def _begin(self) -> None:
         assert self._settings is not None
@@ -195,9 +196,7 @@ class Spares:
 
     def _begin_anew(self) -> None:
         """Have another server import what is installed now; those who wait go on waiting."""
-        assert self._server is not None
-        self._server.end()
-        self._server = None
+        self._end_server()
         for spare in list(self._spares):
             self._dismiss(spare)
         self._begin()
@@ -328,13 +327,19 @@ class Spares:
         """Start another one: what it had forked lives on."""
         if self._server is None:
             return
-        self._server.end()
-        self._server = None
+        self._end_server()
         for spare in [spare for spare in self._spares if spare.watched is None]:
             self._dismiss(spare)
         self._fail("the server that workers are forked from ended")
         if self._failures < MOST_FAILURES and self._settings is not None:
             self._begin()
+
+    def _end_server(self) -> None:
+        """Kill the server, if there is one; `died` is told when it is gone."""
+        server, self._server = self._server, None
+        if server is not None:
+            self._ended_servers.add(server.pid)
+            server.end()
 
     def _fail(self, why: str) -> None:
         self._failures += 1
@@ -343,9 +348,7 @@ class Spares:
 
     def _settle(self, why: str) -> None:
         """Fork no more workers, and say why."""
-        if self._server is not None:
-            self._server.end()
-            self._server = None
+        self._end_server()
         self._tell({"kind": "workers", "forked": False, "why": why})
         for spare in list(self._spares):
             self._dismiss(spare)

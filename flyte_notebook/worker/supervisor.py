@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 USAGE_EVERY_S = 0.1
 CLEANUP_BOUND_S = 5.0
+ORPHANS_BOUND_S = 2.0
+"""How long whoever is in no group is waited for: it ends by itself, or is nobody that we know of."""
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 LOWEST_FREE_FD = 10
@@ -276,9 +278,9 @@ class Supervisor:
                 self._leaving.remove(watched)
                 self._release(watched)
 
-    def _reap(self) -> None:
-        """Collect the dead: workers, spares, the server, and orphans of workers, which fell to us."""
-        with contextlib.suppress(ChildProcessError):
+    def _reap(self) -> bool:
+        """Collect the dead: workers, spares, the server, orphans that fell to us. Return whether any child lives."""
+        try:
             while (found := os.waitpid(-1, os.WNOHANG))[0]:
                 pid, status = found
                 for watched in (*self._watched.values(), *self._leaving):
@@ -287,6 +289,9 @@ class Supervisor:
                         break
                 else:
                     self._spares.died(pid, status)
+        except ChildProcessError:
+            return False
+        return True
 
     def _tell(self, message: dict[str, Any]) -> None:
         try:
@@ -309,6 +314,9 @@ class Supervisor:
                     del self._watched[number]
                     self._release(watched)
             self._look_at_leaving(now)
+            time.sleep(0.002)
+        until = min(until, time.monotonic() + ORPHANS_BOUND_S)
+        while self._reap() and time.monotonic() < until:
             time.sleep(0.002)
         self._limiter.close()
         shutil.rmtree(self._session_dir, ignore_errors=True)

@@ -30,6 +30,7 @@ LIMIT_BYTES = 100 << 20
 STEP_BYTES = 1 << 19
 BAR_BYTES = 2 << 20
 BOUND_S = 30.0
+BASELINES = 5
 LOADED = "flyte_notebook.worker.prefork"
 """Loaded in the server, and so in what was forked from it; a fresh interpreter never loads it."""
 
@@ -115,6 +116,17 @@ def standing(session: Any) -> dict[str, list[int]]:
     return found
 
 
+def ready(session: Any) -> list[int]:
+    """Return the pids of the spares that have said so, and wait for an attempt; before that they nap."""
+    found = []
+    for pid in standing(session).get("fnb-spare", ()):
+        with contextlib.suppress(OSError):
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state == "S" and "nanosleep" not in Path(f"/proc/{pid}/wchan").read_text():
+                found.append(pid)
+    return found
+
+
 def until(true: Callable[[], bool]) -> None:
     end_s = time.monotonic() + BOUND_S
     while not true():
@@ -136,21 +148,22 @@ def largest() -> int:
     return low
 
 
-def baseline() -> int:
-    assert fn.last_run is not None
-    found = fn.last_run.actions[0].attempts[0].trace.baseline_bytes
-    assert found is not None
-    return found
+def baseline(*, forked: bool) -> int:
+    """Return the least of several: where the look at a ready worker comes late, it has gone on meanwhile."""
+    found = []
+    for _ in range(BASELINES):
+        assert forked == seen()["forked"]
+        assert fn.last_run is not None
+        found.append(fn.last_run.actions[0].attempts[0].trace.baseline_bytes or 0)
+    return min(found)
 
 
 def test_a_forked_worker_has_no_memory_for_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """Baseline and largest allocation under 100Mi are those of a fresh interpreter, to 2 MiB."""
     with opened(monkeypatch):
-        assert seen()["forked"]
-        forked = (baseline(), largest())
+        forked = (baseline(forked=True), largest())
     with opened(monkeypatch, workers="fresh"):
-        assert not seen()["forked"]
-        fresh = (baseline(), largest())
+        fresh = (baseline(forked=False), largest())
     assert fresh[1] == pytest.approx(forked[1], abs=BAR_BYTES)
     # A forked worker has done imports at its baseline that a fresh one does a moment later: more, and not much more.
     assert -BAR_BYTES / 4 <= forked[0] - fresh[0] <= BAR_BYTES
@@ -211,7 +224,7 @@ def test_what_an_import_would_have_read_gives_a_fresh_interpreter(monkeypatch: p
 
 def test_what_stands_ready_is_replaced(session: Any) -> None:
     """Two workers stand ready; after one was taken, or was killed, there are two again."""
-    until(lambda: len(standing(session).get("fnb-spare", ())) == 2)
+    until(lambda: len(ready(session)) == 2)  # else one that is forked later may be ready sooner
     before = standing(session)["fnb-spare"]
     assert seen()["pid"] in before
     until(lambda: len(standing(session).get("fnb-spare", ())) == 2)

@@ -40,8 +40,8 @@ def hold(mebibytes: int, until: str) -> int:
 
 
 @env.task
-async def hold_many(count: int, until: str) -> None:
-    await asyncio.gather(*(hold.aio(20, until) for _ in range(count)))
+async def hold_many(count: int, until: str, first_until: str = "") -> None:
+    await asyncio.gather(*(hold.aio(20, first_until or until if number == 0 else until) for number in range(count)))
 
 
 @env.task(retries=flyte.RetryStrategy(count=1, backoff=flyte.Backoff(base=timedelta(seconds=60))))
@@ -122,18 +122,21 @@ def test_a_running_attempt_tells_its_usage(session: Session, tmp_path: Path) -> 
 
 def test_a_tree_is_counted_while_it_changes(session: Session, tmp_path: Path) -> None:
     """One thread reads as fast as it can while attempts come and go; the counts always add up at the end."""
-    run = InThread("tree", hold_many, 6, str(tmp_path / "go"))
+    run = InThread("tree", hold_many, 6, str(tmp_path / "go"), str(tmp_path / "first"))
     progress = wait_for(session, "tree", lambda found: found.tasks[-1].total == 6 and found.tasks[-1].running)
     assert ["live.hold_many", "live.hold"] == [row.task_name for row in progress.tasks]
     assert [0, 1] == [row.depth for row in progress.tasks]
-    (tmp_path / "go").touch()
-    seen = 0
-    while run.is_alive():
+    (tmp_path / "first").touch()
+    seen: set[int] = set()
+    until_s = time.monotonic() + PATIENCE_S
+    while run.is_alive() and time.monotonic() < until_s:
         found = session.progress("tree")
         if found is not None:
-            seen = max(seen, found.tasks[1].succeeded)
+            seen.add(found.tasks[1].succeeded)
+        if 1 in seen:
+            (tmp_path / "go").touch()
     assert run.ended() is None
-    assert seen > 0
+    assert 1 in seen
 
 
 def test_one_run_is_stopped_and_its_neighbour_goes_on(session: Session, told: Told, tmp_path: Path) -> None:

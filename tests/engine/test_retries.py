@@ -109,8 +109,12 @@ def leaves_an_eater(seconds: float) -> str:
     import subprocess  # noqa: PLC0415 - as above
     import sys  # noqa: PLC0415 - as above
 
-    program = "x = bytearray(2 ** 30)"
-    atexit.register(subprocess.run, [sys.executable, "-c", program], check=False, timeout=seconds)
+    # There is not much time for a farewell: the child is up by then.
+    program = "import sys; print(flush=True); sys.stdin.readline(); x = bytearray(2 ** 30)"
+    eater = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert eater.stdout is not None
+    eater.stdout.readline()
+    atexit.register(eater.communicate, b"\n", seconds)
     return f"well {os.getpid() > 0}"
 
 
@@ -118,7 +122,7 @@ def test_a_child_killed_after_the_task_ended_well_is_an_oom(session: Any) -> Non
     """The kernel counted a kill when the result was there already: OOMError in the cluster's words for that."""
     if not session.engine.enforcement.kernel_memory:
         pytest.skip("cannot be here: only the kernel counts kills")
-    error = error_of(leaves_an_eater, 1.5)
+    error = error_of(leaves_an_eater, 20.0)
     assert (flyte.errors.OOMError, "user", "OOMKilled") == (type(error), error.kind, error.code)
     assert "Pod reported success despite being OOMKilled" == str(error)
     assert error.worker.endswith("-a0-0")

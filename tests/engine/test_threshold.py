@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,7 +50,7 @@ def hand_made_group() -> Iterator[Path]:
     """Make a group of 100 MiB by hand, with nothing of ours."""
     found = own("memory")
     assert found is not None
-    group = Path(found[0], "fnb-hand-made")
+    group = Path(found[0], f"fnb-hand-made-{os.getpid()}")
     group.mkdir()
     (group / "memory.limit_in_bytes").write_text(str(LIMIT_BYTES))
     yield group

@@ -44,7 +44,6 @@ class Child:
     pid: int
     out: int
     status: int | None = None
-    cpu_s: float = 0.0
     _text: bytes = b""
     words: list[str] = field(default_factory=list)
 
@@ -63,10 +62,9 @@ class Child:
     def poll(self) -> bool:
         """Whether it ended; collects it then."""
         if self.status is None:
-            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self.status = os.waitstatus_to_exitcode(status)
-                self.cpu_s = usage.ru_utime + usage.ru_stime
         return self.status is not None
 
 

@@ -30,6 +30,10 @@ class TestCgroupV2(KernelContract):
         """Return the directory of the session."""
         return limiter._session
 
+    def cpu_directory(self, limiter: CgroupV2) -> str:
+        """Return the directory of the session."""
+        return limiter._session
+
     def swap_files(self, limit_bytes: int) -> dict[str, int]:  # noqa: ARG002 - version 1 needs it
         """Return what stands in the files that keep swap out."""
         return {"memory.swap.max": 0}

@@ -14,6 +14,7 @@ from flyte_notebook.limiters import watchdog
 from flyte_notebook.limiters.affinity import Cpus
 from flyte_notebook.limiters.base import LimiterUnavailableError
 from flyte_notebook.limiters.cgroup_v1 import CgroupV1
+from flyte_notebook.limiters.leftovers import session_name
 from flyte_notebook.limiters.portable import PsutilProcesses
 from flyte_notebook.limiters.processes import LinuxMember
 from flyte_notebook.limiters.watchdog import Watchdog, WatchdogGroup
@@ -58,6 +59,12 @@ def limiter(session: str) -> Iterator[Watchdog]:
     limiter.close()
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up no exact look: on a busy machine one may wait for its turn as long as for processes that fork."""
+    monkeypatch.setattr(watchdog, "LOOK_BOUND_S", 30.0)
+
+
 def look(group: TaskGroup, *, seconds: float) -> tuple[int, bool]:
     """Sample every 5 ms; returns the highest sample and whether the limit was ever seen to be passed."""
     highest, exceeded, until_s = 0, False, time.monotonic() + seconds
@@ -79,7 +86,7 @@ def test_a_task_above_its_limit_is_killed(limiter: Watchdog, children: Children)
     """A process that grows past its limit is seen within polls of 5 ms and killed."""
     group = limiter.group("a", Limits(memory_bytes=100 * MIB))
     assert 0.005 == group.poll_interval_s
-    child = children.start(group, "use(500)")
+    child = children.start(group, "block = use(500); wait()")  # it may be over before a busy machine looks once
     assert children.finish(child, group) == -signal.SIGKILL
     counters = group.counters()
     assert (0, True, None) == (counters.oom_kills, counters.limit_reached, counters.peak_bytes)
@@ -111,6 +118,7 @@ def test_children_count_together(limiter: Watchdog, children: Children) -> None:
     group.remove()
 
 
+@pytest.mark.usefixtures("patient")
 def test_shared_pages_of_forked_children_are_no_reason(limiter: Watchdog, children: Children) -> None:
     """One parent with 100 MiB and three forked children use 100 MiB, not 400; when the children write, they do."""
     group = limiter.group("a", Limits(memory_bytes=220 * MIB))
@@ -126,6 +134,7 @@ def test_shared_pages_of_forked_children_are_no_reason(limiter: Watchdog, childr
     group.remove()
 
 
+@pytest.mark.usefixtures("patient")
 def test_shared_pages_are_counted_once_also_far_below_the_limit(limiter: Watchdog, children: Children) -> None:
     """The chart of a task with forked children shows what it uses, though no verdict needs it."""
     group = limiter.group("a", Limits())
@@ -137,6 +146,7 @@ def test_shared_pages_are_counted_once_also_far_below_the_limit(limiter: Watchdo
     end(group, child)
 
 
+@pytest.mark.usefixtures("patient")
 def test_shared_memory_counts_once(limiter: Watchdog, children: Children) -> None:
     """150 MiB of shared memory that two processes map are 150 MiB, and pass a limit of 100."""
     code = """
@@ -227,10 +237,11 @@ wait()
 def test_another_sessions_attempt_of_the_same_name_is_not_ours(limiter: Watchdog, children: Children) -> None:
     """Two notebooks may name attempts alike: only session and name together say whose a process is."""
     group = limiter.group("a", Limits())
-    other = Watchdog("fnb-1-1-00000000")
+    session = session_name(os.getpid())  # of one that lives: what belongs to a dead one anybody may sweep away
+    other = Watchdog(session)
     strangers = other.group("a", Limits())
     child = children.start(group, "say('here'); wait()")
-    stranger = children.start(strangers, "say('here'); wait()", session="fnb-1-1-00000000")
+    stranger = children.start(strangers, "say('here'); wait()", session=session)
     child.line()
     stranger.line()
     empty_it(group)
@@ -263,7 +274,7 @@ ctypes.CDLL(None).pthread_exit(None)
     group = limiter.group("a", Limits())
     child = children.start(group, code)
     child.line()
-    assert not running(child.pid)  # this is what its state says
+    until(lambda: not running(child.pid))  # this is what its state says
     assert not group.empty()
     end(group, child)
 
@@ -331,9 +342,9 @@ def test_a_sample_is_cheap(limiter: Watchdog, children: Children) -> None:
     child = children.start(group, "block = use(50); say('used'); wait()")
     child.line()
     group.sample()
-    began_s = time.process_time()
+    began_s = time.thread_time()
     look(group, seconds=0.5)
-    assert time.process_time() - began_s < 0.05
+    assert time.thread_time() - began_s < 0.05
     end(group, child)
 
 
@@ -342,9 +353,9 @@ def test_exact_looks_are_rationed(limiter: Watchdog, children: Children) -> None
     group = limiter.group("a", Limits(memory_bytes=220 * MIB))
     child = children.start(group, "WRITES, COUNT = False, 8" + FORKS)
     child.line()
-    began_s = time.process_time()
+    began_s = time.thread_time()
     look(group, seconds=0.6)
-    assert time.process_time() - began_s < 0.2
+    assert time.thread_time() - began_s < 0.2
     end(group, child)
 
 
@@ -353,8 +364,10 @@ def test_an_exact_look_that_hangs_is_given_up(
 ) -> None:
     """Processes that are just being copied let nobody look into them: no clock waits for all of a fork bomb's."""
     exact_bytes = LinuxMember.exact_bytes
+    looked_at = []
 
     def late(member: LinuxMember) -> int | None:
+        looked_at.append(member.pid)
         time.sleep(0.15)
         return exact_bytes(member)
 
@@ -362,9 +375,8 @@ def test_an_exact_look_that_hangs_is_given_up(
     group = limiter.group("a", Limits(memory_bytes=220 * MIB))
     child = children.start(group, "WRITES, COUNT = False, 8" + FORKS)
     child.line()
-    began_s = time.monotonic()
     group.sample()
-    assert time.monotonic() - began_s < 0.6  # one process, not nine
+    assert 1 == len(looked_at)  # not nine
     assert not group.exceeded()
     end(group, child)
 

@@ -87,6 +87,14 @@ def test_idle_spares_go() -> None:
     )
 
 
+def test_who_waits_for_the_end_waits_for_the_server_too() -> None:
+    """A server that was killed is there until it is collected: on a busy machine it takes its time to go."""
+    assert "False True" in run(
+        "spares.KEPT = 0; until(lambda: ready._server.likeness); pid = ready._server.pid; ready.close(); "
+        "before = ready.gone; until(lambda: ready.gone); print(before, not os.path.exists(f'/proc/{pid}'))"
+    )
+
+
 def test_short_memory_sends_spares_away() -> None:
     """With little memory left on the machine nobody stands ready; with more they come back."""
     assert "done" in run(
@@ -117,3 +125,39 @@ def test_a_module_of_the_user_is_a_reason_not_to_fork(tmp_path: Path, monkeypatc
 def test_an_import_that_fails_is_a_reason_not_to_fork() -> None:
     """The reason is what the import said."""
     assert "no_such_module" in run("until(lambda: told); print(told)", "no_such_module")
+
+
+LETS_GO = """
+import os, types
+from pathlib import Path
+from flyte_notebook.worker import prefork
+
+class OverError(Exception):
+    pass
+
+def let_go(fd, close=os.close):
+    if fd != hold:
+        return close(fd)
+    print(Path("/proc/self/comm").read_text(), end="")
+    raise OverError
+
+read, hold = os.pipe()
+os.dup2(read, prefork.CONTROL_FD)
+prefork.socket = types.SimpleNamespace(socket=lambda fileno: None)
+prefork.protocol = types.SimpleNamespace(send_control=lambda *_: None)
+prefork._depend_on = lambda pid: None
+prefork._prepare = lambda settings: ((), {})
+prefork._serve = lambda control: (None, hold)
+prefork.own_pages.make_own = lambda runs: None
+os.close = let_go
+try:
+    prefork.main(['{"supervisor_pid": 1}'])
+except OverError:
+    pass
+"""
+
+
+def test_a_worker_has_its_name_before_it_is_a_child_of_the_supervisor() -> None:
+    """Among the children of the supervisor only the server is called so: a worker lets its go-between end later."""
+    run = subprocess.run([sys.executable, "-c", LETS_GO], capture_output=True, text=True, check=True)
+    assert "fnb-spare\n" == run.stdout

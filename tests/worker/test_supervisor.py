@@ -149,3 +149,22 @@ def test_a_kernel_that_died_before_the_supervisor_began_is_noticed(tmp_path: Pat
         ours.setblocking(False)
         with pytest.raises(BlockingIOError):
             ours.recv(1)  # not even a hello
+
+
+CLEANS_UP = """
+import os, socket, sys, time, types
+from flyte_notebook.worker.supervisor import Supervisor
+
+pid = os.fork()
+if pid == 0:
+    time.sleep(0.1)
+    os._exit(0)
+Supervisor(socket.socketpair()[0], types.SimpleNamespace(close=lambda: None), sys.argv[1])._clean_up()
+print(os.path.exists(f"/proc/{pid}"))
+"""
+
+
+def test_who_is_about_to_end_is_waited_for(tmp_path: Path) -> None:
+    """A process that a killed server was just forking is in no group yet: it ends by itself, and before we do."""
+    command = [sys.executable, "-c", CLEANS_UP, str(tmp_path / "session")]
+    assert "False\n" == subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -32,6 +32,7 @@ class Reader:
         self.gone = self.closed = False
         self.gate = threading.Event()
         self.gate.set()
+        self.asked = threading.Event()
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
@@ -44,7 +45,8 @@ class Reader:
         self.closed = True
 
     def threads(self) -> list[Thread]:
-        self.gate.wait(10)
+        self.asked.set()
+        self.gate.wait(30)
         return [Thread(number, number) for number in range(len(self.stacks))]
 
     def awaited(self) -> tuple[Place, ...]:
@@ -217,6 +219,7 @@ def test_nobody_waits_for_a_process_whose_memory_is_held(lookout: Lookout) -> No
     held.stand(0.2, memory=False)
     assert time.monotonic() - began < STUCK_S
     assert held.facts(0.3)["last_line"] is None
+    assert stuck.asked.wait(10)
     time.sleep(STUCK_S)
     looked(seen, 0.0, 100 * MIB)
     assert [list(THERE)] == seen.facts(0.1)["last_line"]["stack"]
