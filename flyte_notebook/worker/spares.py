@@ -144,6 +144,11 @@ class Spares:
                 watched.died(status)
 
     @property
+    def awaited(self) -> bool:
+        """Whether an attempt waits for a worker."""
+        return bool(self._waiting)
+
+    @property
     def due_s(self) -> float:
         """The monotonic time at which `tick` is to be called."""
         dues = [watched.due_s for watched in self._leaving]
