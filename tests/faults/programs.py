@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BOUND_S = 60.0
+BOUND_S = 100.0
+"""Of every wait; a test may take a little longer."""
 
 PRELUDE = """
 import asyncio, json, os, resource, subprocess, sys, threading, time
