@@ -317,7 +317,7 @@ def test_the_limit_holds_in_a_group_made_by_hand(tmp_path: Path) -> None:
     assert limit_bytes is not None
     found = own("memory")
     assert found is not None
-    group = Path(found[0], "fnb-fit-by-hand")
+    group = Path(found[0], f"fnb-fit-by-hand-{os.getpid()}")
     reference = tmp_path / "reference.py"
     reference.write_text(REFERENCE)
     join = f'echo $$ > "{group}/cgroup.procs"; exec "$@"'
