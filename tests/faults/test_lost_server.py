@@ -101,20 +101,23 @@ def taken(session: Session) -> set[int]:
     return found
 
 
-def asleep(pid: int) -> bool:
-    """Whether a process waits for something: one that has its name as a spare waits for an order only."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat[stat.rindex(")") + 2] == "S"
+def asleep(session: Session) -> dict[int, str]:
+    """Return all spares, with how often each has slept, when all of them sleep and none is in the making."""
+    found = {}
+    for pid in children(session, "fnb-spare"):
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            said = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+            if said["State"].startswith("S"):
+                found[pid] = said["voluntary_ctxt_switches"]
+    return found if sorted(map(sorted, map(members, spare_groups(session)))) == [[pid] for pid in sorted(found)] else {}
 
 
 def standing_ready(session: Session) -> list[int]:
-    """Return all spares when each of them waits for an order and none is in the making; else nobody."""
-    groups, found = spare_groups(session), children(session, "fnb-spare")
-    settled = [{pid} for pid in sorted(found)] == sorted((members(group) for group in groups), key=sorted)
-    return found if settled and all(map(asleep, found)) else []
+    """Return all spares when each waits for an order, for which it sleeps longer than for anything before."""
+    found = asleep(session)
+    time.sleep(0.02)
+    return list(found) if found == asleep(session) else []
 
 
 @contextlib.contextmanager
