@@ -22,8 +22,10 @@ from typing import Literal, get_args
 Kind = Literal["process", "group", "descriptor", "thread", "file"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-GRACE_S = 2.0
-"""How long something may take to go away by itself after a test."""
+GRACE_S = 10.0
+"""How long something may take to go away by itself after a test, each thing from where it was first seen."""
+MOST_GRACES = 5
+"""So long there may be something else each time; a session that is open makes and ends processes now and then."""
 POLL_S = 0.02
 
 RUN_MARKER = "FLYTE_NOTEBOOK_TEST_RUN"
@@ -104,12 +106,18 @@ def leaked(before: Snapshot, after: Snapshot, *, leave: frozenset[str] = frozens
 
 
 def settle(before: Snapshot, *, leave: frozenset[str] = frozenset(), grace_s: float | None = None) -> list[str]:
-    """Return what is still leaked when ``grace_s`` (`GRACE_S`) is over; at once when nothing is."""
-    until_s = time.monotonic() + (GRACE_S if grace_s is None else grace_s)
+    """Return what is leaked for as long as ``grace_s`` (`GRACE_S`); at once when nothing is."""
+    grace_s = GRACE_S if grace_s is None else grace_s
+    began_s = time.monotonic()
+    since_s: dict[str, float] = {}
     while True:
         lines = leaked(before, Snapshot.take(), leave=leave)
-        if not lines or time.monotonic() >= until_s:
-            return lines
+        now_s = time.monotonic()
+        names = {line: line.partition(" (")[0] for line in lines}  # a process that ends has no command line any more
+        since_s = {name: since_s.get(name, now_s) for name in names.values()}
+        stayed = [line for line, name in names.items() if now_s - since_s[name] >= grace_s]
+        if not lines or stayed or now_s - began_s >= MOST_GRACES * grace_s:
+            return stayed or lines
         gc.collect()  # a descriptor in a reference cycle is closed late, not never
         time.sleep(POLL_S)
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import types
 from pathlib import Path
 
 import leaks
@@ -89,6 +90,23 @@ def test_every_kind_of_leak_is_found_and_named(tmp_path: Path) -> None:
         assert words in run.stdout, run.stdout
     for words in ("test_innocent left behind", "module test_inner.py left behind", "the whole run left behind"):
         assert words not in run.stdout, "a leak is told once, of the one who left it"
+
+
+@pytest.mark.parametrize(("stays", "expected"), [(False, []), (True, ["process: 1000 (look 8)"])])
+def test_what_comes_and_goes_is_no_leak(monkeypatch: pytest.MonkeyPatch, *, stays: bool, expected: list[str]) -> None:
+    """Something else at each look is not one thing that stays; what is there at each look is one, alone."""
+    looks: list[float] = []
+
+    def look() -> leaks.Snapshot:
+        number = len(looks)
+        passing = {(number, "1"): f"{number} (brief)"} if number < 20 else {}
+        staying = {(1_000, "1"): f"1000 (look {number})"} if stays else {}
+        return leaks.Snapshot(processes=passing | staying)
+
+    clock = types.SimpleNamespace(monotonic=lambda: sum(looks), sleep=looks.append)
+    monkeypatch.setattr(leaks, "time", clock)
+    monkeypatch.setattr(leaks.Snapshot, "take", look)
+    assert expected == leaks.settle(leaks.Snapshot(), grace_s=7.5 * leaks.POLL_S)
 
 
 @pytest.mark.cgroup
