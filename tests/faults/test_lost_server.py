@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.cgroup, pytest.mark.usefixtures("session")]
 
 TASKS = 24
+MORE_THAN_READY = spares.KEPT_IN_DEMAND + spares.MOST_UNBORN + 1
 MOST = spares.MOST_FAILURES - 1
 """So many may be lost one after the other, without one that stood ready in between."""
 EVERY_S = 0.1
@@ -149,9 +150,9 @@ def hunted(session: Session, name: str) -> Iterator[list[int]]:
         hunter.join()
 
 
-def all_get_a_worker() -> None:
+def all_get_a_worker(count: int) -> None:
     """Run a gather, and hold each task to its value at its first attempt."""
-    assert [2 * number for number in range(TASKS)] == flyte.run(all_doubled, TASKS).outputs()[0]
+    assert [2 * number for number in range(count)] == flyte.run(all_doubled, count).outputs()[0]
     assert fn.last_run is not None
     assert all(len(action.attempts) == 1 for action in fn.last_run.actions)
 
@@ -167,9 +168,9 @@ def test_those_that_are_killed_in_the_middle_of_a_gather_cost_no_task(session: S
     hits = 0
     while hits <= MOST:
         with hunted(session, name) as killed:
-            all_get_a_worker()
+            all_get_a_worker(TASKS)
         hits += len(killed)
-        all_get_a_worker()
+        all_get_a_worker(MORE_THAN_READY)
     assert session.engine.workers().forked
     assert flyte.run(forked).outputs()[0] is True
 
