@@ -22,11 +22,11 @@ from typing import Literal, get_args
 Kind = Literal["process", "group", "descriptor", "thread", "file"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-GRACE_S = 2.0
-"""How long something may take to go away by itself after a test."""
+GRACE_S = 10.0
+"""How long something may take to go away by itself after a test, each thing from where it was first seen."""
+MOST_GRACES = 5
+"""So long there may be something else each time; a session that is open makes and ends processes now and then."""
 POLL_S = 0.02
-MOST_LOOKS = 20
-"""After so many that each found something else, that is a leak as well."""
 
 RUN_MARKER = "FLYTE_NOTEBOOK_TEST_RUN"
 """Environment variable that every process started by this run of the tests inherits."""
@@ -106,28 +106,20 @@ def leaked(before: Snapshot, after: Snapshot, *, leave: frozenset[str] = frozens
 
 
 def settle(before: Snapshot, *, leave: frozenset[str] = frozenset(), grace_s: float | None = None) -> list[str]:
-    """Return what is still leaked when ``grace_s`` (`GRACE_S`) is over; at once when nothing is.
-
-    On a busy machine one look may take as long as that, and sees what ends or begins meanwhile by half: so what is
-    leaked is there in two looks in a row, unless each finds something else.
-    """
-    until_s = time.monotonic() + (GRACE_S if grace_s is None else grace_s)
-    known: set[str] = set()
-    looks = 0
+    """Return what is leaked for as long as ``grace_s`` (`GRACE_S`); at once when nothing is."""
+    grace_s = GRACE_S if grace_s is None else grace_s
+    began_s = time.monotonic()
+    since_s: dict[str, float] = {}
     while True:
         lines = leaked(before, Snapshot.take(), leave=leave)
-        stayed = [line for line in lines if _name(line) in known]
-        looks += 1
-        if not lines or (time.monotonic() >= until_s and (stayed or looks >= MOST_LOOKS)):
+        now_s = time.monotonic()
+        names = {line: line.partition(" (")[0] for line in lines}  # a process that ends has no command line any more
+        since_s = {name: since_s.get(name, now_s) for name in names.values()}
+        stayed = [line for line, name in names.items() if now_s - since_s[name] >= grace_s]
+        if not lines or stayed or now_s - began_s >= MOST_GRACES * grace_s:
             return stayed or lines
-        known = {_name(line) for line in lines}
         gc.collect()  # a descriptor in a reference cycle is closed late, not never
         time.sleep(POLL_S)
-
-
-def _name(line: str) -> str:
-    """Return what a line is about, without how many there are and what else is known."""
-    return re.sub(r"^descriptor: \d+ x ", "descriptor: ", line).partition(" (")[0]
 
 
 def _processes() -> dict[tuple[int, str], str]:

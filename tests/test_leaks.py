@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 from pathlib import Path
 
 import leaks
@@ -93,6 +94,23 @@ def test_every_kind_of_leak_is_found_and_named(tmp_path: Path) -> None:
         assert words not in run.stdout, "a leak is told once, of the one who left it"
 
 
+@pytest.mark.parametrize(("stays", "expected"), [(False, []), (True, ["process: 1000 (look 8)"])])
+def test_what_comes_and_goes_is_no_leak(monkeypatch: pytest.MonkeyPatch, *, stays: bool, expected: list[str]) -> None:
+    """Something else at each look is not one thing that stays; what is there at each look is one, alone."""
+    looks: list[float] = []
+
+    def look() -> leaks.Snapshot:
+        number = len(looks)
+        passing = {(number, "1"): f"{number} (brief)"} if number < 20 else {}
+        staying = {(1_000, "1"): f"1000 (look {number})"} if stays else {}
+        return leaks.Snapshot(processes=passing | staying)
+
+    clock = types.SimpleNamespace(monotonic=lambda: sum(looks), sleep=looks.append)
+    monkeypatch.setattr(leaks, "time", clock)
+    monkeypatch.setattr(leaks.Snapshot, "take", look)
+    assert expected == leaks.settle(leaks.Snapshot(), grace_s=7.5 * leaks.POLL_S)
+
+
 @pytest.mark.cgroup
 def test_a_group_that_stays_is_found(tmp_path: Path) -> None:
     """A limit group with one of our processes in it, left by a test, fails that test."""
@@ -135,31 +153,6 @@ def test_groups_of_others_may_go_while_one_looks(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(leaks, "CGROUP_ROOT", tmp_path)
     monkeypatch.setattr(leaks, "_read", read_and_remove)
     assert {} == leaks._groups({str(os.getpid())})
-
-
-def seen_in_turn(monkeypatch: pytest.MonkeyPatch, *looks: list[str]) -> None:
-    """Have one look after the other find processes of these names; the last one is all that follow."""
-    left = list(looks)
-
-    def take() -> leaks.Snapshot:
-        names = left.pop(0) if len(left) > 1 else left[0]
-        return leaks.Snapshot(processes={(len(name), name): name for name in names})
-
-    monkeypatch.setattr(leaks.Snapshot, "take", take)
-
-
-def test_what_was_on_its_way_out_in_one_slow_look_is_no_leak(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One look may take as long as the grace: what was ending or beginning just then is not there in the next."""
-    seen_in_turn(monkeypatch, ["1 ()", "2 (sleep)"], ["2 (sleep)", "3 ()"])
-    assert ["process: 2 (sleep)"] == leaks.settle(leaks.Snapshot(), grace_s=0.0)
-    seen_in_turn(monkeypatch, ["1 ()"], ["2 ()"], [])
-    assert [] == leaks.settle(leaks.Snapshot(), grace_s=0.0)
-
-
-def test_what_is_another_in_each_look_is_a_leak(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that go on replacing each other do stay."""
-    seen_in_turn(monkeypatch, *([f"{number} (fork)"] for number in range(100)))
-    assert 1 == len(leaks.settle(leaks.Snapshot(), grace_s=0.0))
 
 
 @pytest.mark.linux

@@ -147,6 +147,11 @@ class Spares:
                 watched.died(status)
 
     @property
+    def awaited(self) -> bool:
+        """Whether an attempt waits for a worker."""
+        return bool(self._waiting)
+
+    @property
     def due_s(self) -> float:
         """The monotonic time at which `tick` is to be called."""
         dues = [watched.due_s for watched in self._leaving]
@@ -237,7 +242,8 @@ class Spares:
         if not self._replace_due_s:
             wanted = max(wanted, len(self._waiting) + self._wanted() - len(self._spares))
         for _ in range(min(wanted, MOST_UNBORN - unborn)):
-            self._make()
+            if self._server is server:  # it may be found to be gone
+                self._make()
 
     def _wanted(self) -> int:
         """Return how many are to stand ready now."""
@@ -272,6 +278,8 @@ class Spares:
             self._spares.append(spare)
             self._events.listen(ours, lambda: self._read(spare))
             self._server.fork(group.doors, theirs)
+        except (BrokenPipeError, ConnectionResetError):
+            self._lose_server()  # one loss, however many are asked of it before its end is heard of
         except OSError as error:
             self._fail(str(error))
         finally:

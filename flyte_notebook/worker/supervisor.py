@@ -105,7 +105,8 @@ class Supervisor:
     def _wait_s(self) -> float | None:
         dues = [watched.due_s for watched in self._watched.values()]
         leaving = [watched.due_s for watched in self._leaving]
-        due_s = min([self._spares.due_s, *leaving, *dues, *([self._usage_due_s] if dues else [])])
+        telling = [self._usage_due_s] if dues or self._spares.awaited else []
+        due_s = min([self._spares.due_s, *leaving, *dues, *telling])
         return None if due_s == float("inf") else max(0.0, due_s - time.monotonic())
 
     def _read_control(self) -> None:
@@ -260,7 +261,7 @@ class Supervisor:
         self._look_at_leaving(now)
         if self._spares.due_s <= now:
             self._spares.tick(now)
-        if self._watched and telling:
+        if telling and (self._watched or self._spares.awaited):  # who waits for a worker must not take us for dead
             self._usage_due_s = now + USAGE_EVERY_S
             self._limiter.keep_room()
             usage = {str(number): watched.usage_bytes for number, watched in self._watched.items()}

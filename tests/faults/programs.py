@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import flyte
 import flyte.errors
@@ -18,7 +18,10 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-BOUND_S = 60.0
+T = TypeVar("T")
+
+BOUND_S = 100.0
+"""Of every wait; a test may take a little longer."""
 
 PRELUDE = """
 import asyncio, json, os, resource, subprocess, sys, threading, time
@@ -100,12 +103,13 @@ def read_until(process: subprocess.Popen[str], word: str, count: int = 1) -> str
     pytest.fail(f"the program ended before it said {word!r}:\n{text}")
 
 
-def until(true: Callable[[], object], bound_s: float = BOUND_S) -> None:
-    """Wait until something is true."""
+def until(true: Callable[[], T], bound_s: float = BOUND_S) -> T:
+    """Wait until something is true, and return it."""
     until_s = time.monotonic() + bound_s
-    while not true():
+    while not (found := true()):
         assert time.monotonic() < until_s, "it did not come true"
         time.sleep(0.01)
+    return found
 
 
 def error_of(task: Any, *args: Any) -> Any:

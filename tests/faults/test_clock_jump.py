@@ -53,7 +53,7 @@ with fn.enable():
     long = facts_of(sleeps, 60.0)
     report = fn.last_failure.report
     facts(short=short, failed=failed, attempts=len(attempts), long=long, took_s=time.monotonic() - began,
-          ran_s=report.ran_s, times_s=list(report.trace.times_s)[-1])
+          ran_s=report.ran_s, duration_s=report.duration_s, times_s=list(report.trace.times_s)[-1])
 """
 
 WALL_CLOCKS = {
@@ -74,9 +74,8 @@ def test_no_bound_cares_about_the_days_clock(tmp_path: Path) -> None:
     assert {"outputs": ["63.0"]} == facts["short"]  # the worker's clock jumps as well
     assert ("ValueError", 2) == (facts["failed"]["code"], facts["attempts"])
     assert "MaxRuntimeExceededError" == facts["long"]["error"]
-    assert 2 <= facts["ran_s"] < 6
-    assert 2 <= facts["times_s"] < 12
-    assert facts["took_s"] < 40
+    assert 2 <= facts["ran_s"] < 10
+    assert 2 <= facts["times_s"] <= facts["duration_s"] < facts["took_s"] < 90
 
 
 def test_nothing_of_ours_reads_the_days_clock() -> None:

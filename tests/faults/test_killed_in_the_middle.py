@@ -1,4 +1,4 @@
-"""A kernel that is killed with fifty tasks in flight leaves nothing, two seconds later."""
+"""A kernel that is killed with fifty tasks in flight leaves nothing, as soon as all of them can be killed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from programs import started, until
 pytestmark = [pytest.mark.cgroup, pytest.mark.slow]
 
 TASKS = 50
-GONE_S = 2.0
+GONE_S = 10.0
+"""Many times what two hundred processes take to end on a machine with nothing else to do."""
 
 PROGRAM = """
 @env.task
 def sleeps(place: str) -> None:
-    subprocess.Popen(["sleep", "120"], start_new_session=True)
+    subprocess.Popen(["sleep", "600"], start_new_session=True)
     Path(place).touch()
-    time.sleep(120)
+    time.sleep(600)
 
 @env.task
 async def parent(directory: str, count: int) -> None:
@@ -31,7 +32,7 @@ flyte.run(parent, DIRECTORY, COUNT)
 
 
 def test_a_kernel_killed_with_fifty_tasks_leaves_nothing(tmp_path: Path) -> None:
-    """SIGKILL while fifty tasks run, each with a daemon: no process, no group and no file of them two seconds later."""
+    """SIGKILL while fifty tasks run, each with a daemon: soon no process, no group and no file of them."""
     places = Path(tmp_path, "places")
     places.mkdir()
     before = leaks.Snapshot.take()

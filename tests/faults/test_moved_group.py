@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import flyte
 import flyte.errors
 import pytest
-from programs import error_of, until
+from programs import alive, error_of, until
 
 from flyte_notebook.limiters.control_groups import own
 
@@ -35,7 +36,7 @@ def waits(place: str, mebibytes: int) -> int:
     path = next(line.split(":", 2)[2] for line in lines if ":memory:" in line)
     Path(f"{place}.new").write_text(f"{os.getpid()} {path.rpartition('/')[2]}")
     Path(f"{place}.new").rename(place)
-    until_s = time.monotonic() + 60
+    until_s = time.monotonic() + 100
     while not Path(f"{place}.go").exists() and time.monotonic() < until_s:
         time.sleep(0.01)
     return len(bytearray(mebibytes << 20))
@@ -68,13 +69,14 @@ def meddled(session: Session, place: Path, meddle: Callable[[int, Path], None]) 
 
 def out_of_the_group(pid: int, group: Path) -> None:
     (base() / "cgroup.procs").write_text(str(pid))
-    time.sleep(1)  # more than it takes to be noticed; the task goes on after that
+    until(lambda: not alive(pid))  # the task goes on after that, if it was not noticed
 
 
 def out_and_gone(pid: int, group: Path) -> None:
     (base() / "cgroup.procs").write_text(str(pid))
-    group.rmdir()
-    time.sleep(1)
+    with contextlib.suppress(FileNotFoundError):  # it may have been noticed already
+        group.rmdir()
+    until(lambda: not alive(pid))
 
 
 def removed(pid: int, group: Path) -> None:

@@ -40,7 +40,9 @@ with fn.enable():
         found.append(raised_by(add, 3, 4))
     bounded(pid, before[0])
     after = facts_of(add, 5, 6)
-    time.sleep(0.1)
+    until_s = time.monotonic() + 20
+    while (len(opened()) > count or engine.active) and time.monotonic() < until_s:
+        time.sleep(0.01)
     facts(found=found, after=after, more=len(opened()) - count, active=engine.active)
 """
 

@@ -17,6 +17,7 @@ from flyte._persistence._task_cache import LocalTaskCache
 from sessions import opened_for
 
 import flyte_notebook as fn
+from flyte_notebook.limiters import machine
 from flyte_notebook.limiters.control_groups import own
 from flyte_notebook.sdk import fit as fits
 
@@ -249,7 +250,7 @@ def test_a_task_that_fails_for_another_reason_ran_once() -> None:
 
 def test_a_task_that_fits_nowhere_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """After one run with all the room there is, its OOMError is raised; ours stands for a small machine."""
-    monkeypatch.setattr(fits, "ROOM", 0.005)
+    monkeypatch.setattr(fits, "ROOM", 150 * MI / machine.available_bytes())
     with pytest.raises(flyte.errors.OOMError):
         fn.fit(holds, size_mi=2_000)
     assert ("never_fits", 1) == (fn.last_fit.verdict, len(fn.last_fit.runs))
@@ -317,7 +318,7 @@ def test_the_limit_holds_in_a_group_made_by_hand(tmp_path: Path) -> None:
     assert limit_bytes is not None
     found = own("memory")
     assert found is not None
-    group = Path(found[0], "fnb-fit-by-hand")
+    group = Path(found[0], f"fnb-fit-by-hand-{os.getpid()}")
     reference = tmp_path / "reference.py"
     reference.write_text(REFERENCE)
     join = f'echo $$ > "{group}/cgroup.procs"; exec "$@"'

@@ -95,6 +95,15 @@ def test_who_waits_for_the_end_waits_for_the_server_too() -> None:
     )
 
 
+def test_a_server_that_died_is_one_loss_however_many_were_asked_of_it() -> None:
+    """Three workers are asked of a server whose end is not known yet: another one is started, and forks them."""
+    assert "True 5" in run(
+        "until(lambda: standing() == spares.KEPT); pid = ready._server.pid; os.kill(pid, 9); "
+        "os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT); spares.KEPT = spares.KEPT_IN_DEMAND = 5; ready._serve(); "
+        "until(lambda: standing() == 5); print(ready._server.pid != pid, standing())"
+    )
+
+
 def test_short_memory_sends_spares_away() -> None:
     """With little memory left on the machine nobody stands ready; with more they come back."""
     assert "done" in run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -61,8 +62,15 @@ class Kernel:
                     return message
             self._heard += [message for message, _ in self._reader.read()]
 
-    def spawn(self, number: int) -> None:
-        """Start a worker that ignores everybody, with a child that left its family; return when that one runs."""
+    def hear_next(self) -> dict[str, Any]:
+        """Wait for a message, whatever it is."""
+        while not self._heard:
+            self._heard += [message for message, _ in self._reader.read()]
+        return self._heard.pop(0)
+
+    @contextlib.contextmanager
+    def asked(self, number: int) -> Iterator[int]:
+        """Ask for a worker that ignores everybody, with a child that left its family; give what it writes to."""
         channel, theirs = socket.socketpair()
         read, write = os.pipe()
         request = {
@@ -78,12 +86,17 @@ class Kernel:
         try:
             protocol.send_control(self.control, request, [theirs.fileno(), write, write])
             os.close(write)
-            self.hear("spawned")
-            assert b"up" == os.read(read, 2)
+            yield read
         finally:
             channel.close()
             theirs.close()
             os.close(read)
+
+    def spawn(self, number: int) -> None:
+        """Start such a worker; return when its child runs."""
+        with self.asked(number) as read:
+            self.hear("spawned")
+            assert b"up" == os.read(read, 2)
 
     def all_gone(self) -> None:
         """Hold the supervisor to its promise: it ends, and so does everything that it started and made."""
@@ -137,6 +150,17 @@ def test_each_end_alone_is_the_end_of_everything(kernel: Kernel, end: str, worke
     assert [line for line in leaks.leaked(kernel.before, leaks.Snapshot.take()) if line.startswith("group")]
     ENDS[end](kernel)
     kernel.all_gone()
+
+
+def test_it_is_heard_while_attempts_only_wait(kernel: Kernel) -> None:
+    """A server that takes long to start is no silence: while an attempt waits for a worker, it says that it lives."""
+    server = [sys.executable, "-c", "import time; time.sleep(120)"]
+    message = {"kind": "prefork", "argv": server, "environ": dict(os.environ), "own": {}}
+    protocol.send_control(kernel.control, message)
+    with kernel.asked(1):
+        assert [{"kind": "usage", "usage": {}}] * 3 == [kernel.hear_next() for _ in range(3)]
+        protocol.send_control(kernel.control, {"kind": "stop", "id": 1})
+        assert "stopped" == kernel.hear("ended")["tripped"]
 
 
 def test_a_kernel_that_died_before_the_supervisor_began_is_noticed(tmp_path: Path) -> None:
