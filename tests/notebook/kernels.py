@@ -24,6 +24,12 @@ HELD_S = 30
 CARD = "application/vnd.flyte-notebook.failure+json"
 LIVE_LINE = 'class="flyte-notebook-live'
 
+WARM = """
+import threading
+for _thread in threading.enumerate():
+    if _thread.name == "flyte-notebook warm":
+        _thread.join(30)  # the first run has had loaded, aside, what the first card needs
+"""
 AT_REST = """
 import threading, time
 

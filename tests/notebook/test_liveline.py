@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
-from kernels import HELD_S, PATIENCE_S, Reply, started
+from kernels import HELD_S, PATIENCE_S, WARM, Reply, started
 from nbclient import NotebookClient
 
 from flyte_notebook.notebook import liveline
@@ -69,7 +69,7 @@ def loaded_kernel() -> Iterator[Kernel]:
     """Give a kernel in which a first run has loaded everything that is loaded once."""
     with started() as kernel:
         kernel.run(TASKS).ok()
-        kernel.run("flyte.run(sleep, 0.0)").ok()
+        kernel.run("flyte.run(sleep, 0.0)" + WARM).ok()
         yield kernel
 
 
