@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 MOST_TREES = 3
 """So many runs with caught failures are shown below a cell."""
 
+WARM_BOUND_S = 10.0
+"""How long unloading waits for what is being loaded aside, a second's work: it cannot be broken off."""
+
 _loaded: dict[int, Extension] = {}
 
 
@@ -43,7 +46,7 @@ class Extension:
         self._background: BackgroundRuns | None = None
         self._lines = LiveLines(enforcement.current)
         self._ran_before: set[str] = set()
-        self._warmed = False
+        self._warming: threading.Thread | None = None
         self.polling: loop.PollingErrorHandler | None = None
         self.pump: pump.ShellPump | None = None
 
@@ -65,9 +68,9 @@ class Extension:
             self._running.call_soon_threadsafe(self._beat)
         if self.pump is not None:
             self.pump.run_begins()
-        if hasattr(self._shell, "kernel") and not self._warmed:
-            self._warmed = True
-            threading.Thread(target=warm, name="flyte-notebook warm", daemon=True).start()
+        if hasattr(self._shell, "kernel") and self._warming is None:
+            self._warming = threading.Thread(target=warm, name="flyte-notebook warm", daemon=True)
+            self._warming.start()
         return output.cell_sink()
 
     def _beat(self) -> None:
@@ -169,6 +172,8 @@ class Extension:
     def _join(self) -> None:
         if self._background is not None:
             self._background.join()
+        if self._warming is not None:
+            self._warming.join(WARM_BOUND_S)
 
     def _stop_all(self, session: Session, reason: str) -> BaseException | None:
         self._renderer.stopped = session.stop_all(reason)
