@@ -20,6 +20,7 @@ from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.views import live, tree
 
 if TYPE_CHECKING:
+    import concurrent.futures
     from collections.abc import Callable
 
     from flyte_notebook.sdk.session import Session
@@ -47,6 +48,7 @@ class Extension:
         self._lines = LiveLines(enforcement.current)
         self._ran_before: set[str] = set()
         self._warming: threading.Thread | None = None
+        self._interrupts = 0
         self.polling: loop.PollingErrorHandler | None = None
         self.pump: pump.ShellPump | None = None
 
@@ -115,7 +117,7 @@ class Extension:
         self.pump = pump.ShellPump(self._shell, lambda: bool(session.engine.active))
         if not self.pump.reason:
             try:
-                self._undo.append(seam.replace_wait(self.pump.wait))
+                self._undo.append(seam.replace_wait(self._wait))
             except RuntimeError as error:
                 self.pump.reason = str(error)
         self.pump.install()
@@ -164,6 +166,18 @@ class Extension:
             words = f"[flyte_notebook: {len(untold) - MOST_TREES} more runs had failures; %flyte runs shows them]"
             self._shell.display_pub.publish(data={"text/plain": words}, metadata={})
 
+    def _wait(self, future: concurrent.futures.Future[Any]) -> None:
+        """Wait for a run, and hear the front end meanwhile. On the main thread.
+
+        A KeyboardInterrupt that came in a handler of the front end's, or in what Python calls by itself such as a
+        finalizer, may have been swallowed there; the run was stopped by it, and the cell is to end as by any other.
+        """
+        assert self.pump is not None
+        before = self._interrupts
+        self.pump.wait(future)
+        if self._interrupts != before:
+            raise KeyboardInterrupt from self._renderer.stopped
+
     def _hear(self) -> None:
         """Hear the front end while the main thread waits for a background run."""
         if self.pump is not None:
@@ -176,6 +190,7 @@ class Extension:
             self._warming.join(WARM_BOUND_S)
 
     def _stop_all(self, session: Session, reason: str) -> BaseException | None:
+        self._interrupts += 1
         self._renderer.stopped = session.stop_all(reason)
         return self._renderer.stopped
 

@@ -367,6 +367,27 @@ def test_an_interrupt_ends_a_handler_that_hangs(talk: Conversation) -> None:
 
 
 @pytest.mark.jupyter
+def test_a_handler_cannot_swallow_the_interrupt(talk: Conversation) -> None:
+    """A handler that catches it, as IPython does around callbacks, ends; and so does the cell that waits."""
+    talk.ended(
+        talk.cell(
+            "def swallow(message):\n    try:\n        print('hangs', flush=True)\n        time.sleep(30)\n"
+            "    except KeyboardInterrupt:\n        pass\n"
+            "comms['probe-1'].on_msg(swallow)"
+        )
+    )
+    cell = talk.cell("try:\n    flyte.run(slow)\nexcept Exception as error:\n    print('swallowed', error)")
+    talk.printed(cell, "running")
+    talk.printed(talk.comm("hang"), "hangs")
+    talk.manager.interrupt_kernel()
+    reply = talk.reply(cell)
+    assert ("error", "KeyboardInterrupt") == (reply.content["status"], reply.content.get("ename"))
+    talk.ended(cell)
+    assert "swallowed" not in talk.output(cell)
+    talk.ended(talk.cell("opened(comms['probe-1'], None)"))
+
+
+@pytest.mark.jupyter
 def test_a_message_for_what_is_not_there_yet_waits_for_it(talk: Conversation) -> None:
     """A comm whose target a queued cell makes is opened after that cell, and not refused before."""
     cell = talk.cell(BLOCKING)
