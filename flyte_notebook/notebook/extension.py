@@ -20,12 +20,16 @@ from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.views import live, tree
 
 if TYPE_CHECKING:
+    import concurrent.futures
     from collections.abc import Callable
 
     from flyte_notebook.sdk.session import Session
 
 MOST_TREES = 3
 """So many runs with caught failures are shown below a cell."""
+
+WARM_BOUND_S = 10.0
+"""How long unloading waits for what is being loaded aside, a second's work: it cannot be broken off."""
 
 _loaded: dict[int, Extension] = {}
 
@@ -43,7 +47,8 @@ class Extension:
         self._background: BackgroundRuns | None = None
         self._lines = LiveLines(enforcement.current)
         self._ran_before: set[str] = set()
-        self._warmed = False
+        self._warming: threading.Thread | None = None
+        self._interrupts = 0
         self.polling: loop.PollingErrorHandler | None = None
         self.pump: pump.ShellPump | None = None
 
@@ -65,9 +70,9 @@ class Extension:
             self._running.call_soon_threadsafe(self._beat)
         if self.pump is not None:
             self.pump.run_begins()
-        if hasattr(self._shell, "kernel") and not self._warmed:
-            self._warmed = True
-            threading.Thread(target=warm, name="flyte-notebook warm", daemon=True).start()
+        if hasattr(self._shell, "kernel") and self._warming is None:
+            self._warming = threading.Thread(target=warm, name="flyte-notebook warm", daemon=True)
+            self._warming.start()
         return output.cell_sink()
 
     def _beat(self) -> None:
@@ -112,7 +117,7 @@ class Extension:
         self.pump = pump.ShellPump(self._shell, lambda: bool(session.engine.active))
         if not self.pump.reason:
             try:
-                self._undo.append(seam.replace_wait(self.pump.wait))
+                self._undo.append(seam.replace_wait(self._wait))
             except RuntimeError as error:
                 self.pump.reason = str(error)
         self.pump.install()
@@ -161,6 +166,18 @@ class Extension:
             words = f"[flyte_notebook: {len(untold) - MOST_TREES} more runs had failures; %flyte runs shows them]"
             self._shell.display_pub.publish(data={"text/plain": words}, metadata={})
 
+    def _wait(self, future: concurrent.futures.Future[Any]) -> None:
+        """Wait for a run, and hear the front end meanwhile. On the main thread.
+
+        A KeyboardInterrupt that came in a handler of the front end's, or in what Python calls by itself such as a
+        finalizer, may have been swallowed there; the run was stopped by it, and the cell is to end as by any other.
+        """
+        assert self.pump is not None
+        before = self._interrupts
+        self.pump.wait(future)
+        if self._interrupts != before:
+            raise KeyboardInterrupt from self._renderer.stopped
+
     def _hear(self) -> None:
         """Hear the front end while the main thread waits for a background run."""
         if self.pump is not None:
@@ -169,8 +186,11 @@ class Extension:
     def _join(self) -> None:
         if self._background is not None:
             self._background.join()
+        if self._warming is not None:
+            self._warming.join(WARM_BOUND_S)
 
     def _stop_all(self, session: Session, reason: str) -> BaseException | None:
+        self._interrupts += 1
         self._renderer.stopped = session.stop_all(reason)
         return self._renderer.stopped
 

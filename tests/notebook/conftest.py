@@ -16,6 +16,9 @@ LOAD = """%load_ext flyte_notebook
 import os
 import flyte, flyte.errors
 import flyte_notebook as fn
+from flyte_notebook.sdk import enforcement
+enforcement.current().engine.wait_until_proven()
+del enforcement
 _kept = {*globals(), "_kept"}
 """
 
@@ -26,7 +29,10 @@ CLEAR = """for _name in [name for name in globals() if name not in _kept and not
 
 @pytest.fixture(scope="module")
 def loaded_kernel() -> Iterator[Kernel]:
-    """Give a kernel with the extension loaded, and ``flyte``, ``fn`` and ``os`` imported, to the tests of a module."""
+    """Give a kernel with the extension loaded, and ``flyte``, ``fn`` and ``os`` imported, to the tests of a module.
+
+    Its first worker, which proves that there can be some, has come and gone: a test may be over before that.
+    """
     with started() as kernel:
         kernel.run(LOAD).ok()
         yield kernel

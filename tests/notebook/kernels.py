@@ -15,12 +15,21 @@ from jupyter_client import KernelManager
 from jupyter_core.utils import ensure_event_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 PATIENCE_S = 60
+HELD_S = 30
+"""How long something waits at most for the file that lets it go on."""
 CARD = "application/vnd.flyte-notebook.failure+json"
 LIVE_LINE = 'class="flyte-notebook-live'
 
+WARM = """
+import threading
+for _thread in threading.enumerate():
+    if _thread.name == "flyte-notebook warm":
+        _thread.join(30)  # the first run has had loaded, aside, what the first card needs
+"""
 AT_REST = """
 import threading, time
 
@@ -163,8 +172,17 @@ class Kernel:
         if not self._open:
             ensure_event_loop().close()  # the blocking clients of this thread keep one, which they share
 
-    def run(self, source: str, *, interrupt_after: str | None = None) -> Reply:
-        """Run a cell to its end. ``interrupt_after`` is what it prints when it is ready to be interrupted."""
+    def run(
+        self,
+        source: str,
+        *,
+        interrupt_after: str | None = None,
+        meanwhile: Callable[[Reply], object] = lambda _: None,
+    ) -> Reply:
+        """Run a cell to its end. ``interrupt_after`` is what it prints when it is ready to be interrupted.
+
+        ``meanwhile`` is called after each message that comes until then, whichever cell it belongs to.
+        """
         cell = self.client.execute(source)
         reply = Reply(cell, self._events.setdefault(cell, []))
         sent_s = time.monotonic()
@@ -181,6 +199,7 @@ class Kernel:
                 continue
             if kind != "execute_input":
                 self._events.setdefault(owner, []).append((kind, content))
+            meanwhile(reply)
             if interrupt_after is not None and interrupt_after in reply.stdout:
                 interrupt_after = None
                 time.sleep(0.3)  # the cell must be inside its wait, not on the way to it
@@ -189,6 +208,23 @@ class Kernel:
         reply.late_s = time.monotonic() - sent_s
         reply.content = self._answer(cell)
         return reply
+
+    def hold_until(self, condition: Callable[[], bool], go: Path) -> None:
+        """Keep the kernel in a cell that awaits until a condition comes true here; then ``go`` is there.
+
+        For what other cells began to show, and for what arrives by itself: no time has to be guessed.
+        """
+
+        def look(_: object = None) -> None:
+            if condition():
+                go.touch()
+
+        self.run(
+            f"import asyncio as _asyncio, os as _os, time as _time\n_until_s = _time.monotonic() + {HELD_S}\n"
+            f"while not _os.path.exists({str(go)!r}):\n    assert _time.monotonic() < _until_s\n"
+            "    await _asyncio.sleep(0.02)",
+            meanwhile=look,
+        ).ok()
 
     def value(self, expression: str) -> Any:
         """Return what a plain cell says an expression is worth; strings, numbers, tuples and the like."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
-from kernels import CARD
+from kernels import CARD, HELD_S
 
 if TYPE_CHECKING:
-    from kernels import Kernel
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from kernels import Kernel, Reply
 
 pytestmark = pytest.mark.jupyter
 
@@ -18,7 +20,24 @@ PATIENCE_S = 30.0
 PROMPT_S = 2.0
 """How soon a cell is over that waits for nothing; the runs below take longer."""
 
-SLOW = "%%flyte_task slow --background{options}\nimport time\ntime.sleep({seconds})\nx = 7\nx + 1"
+SLOW = "%%flyte_task slow --background\nhold(go)\nx = 7\nx + 1"
+HOLD = f"""
+import os, time
+go = {{go!r}}
+def hold(go):
+    until_s = time.monotonic() + {HELD_S}
+    while not os.path.exists(go) and time.monotonic() < until_s:
+        time.sleep(0.02)
+def let_go():
+    open(go, "w").close()
+"""
+
+
+@pytest.fixture(autouse=True)
+def go(kernel: Kernel, tmp_path: Path) -> Path:
+    """Give a file that slow runs wait for; a cell makes it with ``let_go()``."""
+    kernel.run(HOLD.format(go=str(tmp_path / "go"))).ok()
+    return tmp_path / "go"
 
 
 def until(kernel: Kernel, expression: str, wanted: object = True) -> None:  # noqa: FBT002 - the value that is wanted
@@ -29,16 +48,28 @@ def until(kernel: Kernel, expression: str, wanted: object = True) -> None:  # no
         time.sleep(0.1)
 
 
-def begun(kernel: Kernel, seconds: float = 3.0, options: str = "") -> None:
+def begun(kernel: Kernel) -> Reply:
     """Begin a slow run in the background, and keep its handle as ``handle``."""
-    kernel.run(SLOW.format(options=options, seconds=seconds)).ok()
+    reply = kernel.run(SLOW).ok()
     kernel.run("handle = _").ok()
+    return reply
 
 
-def test_a_cell_in_the_background_returns_at_once(kernel: Kernel) -> None:
+def once(word: str, act: Callable[[], object]) -> Callable[[Reply], None]:
+    """Return what does something as soon as a cell has printed a word, once."""
+    done: list[object] = []
+
+    def look(reply: Reply) -> None:
+        if not done and word in reply.stdout:
+            done.append(act())
+
+    return look
+
+
+def test_a_cell_in_the_background_returns_at_once(kernel: Kernel, go: Path) -> None:
     """With a handle that says how it stands; NAME holds the task, and other cells run meanwhile, tasks too."""
     began_s = time.monotonic()
-    reply = kernel.run(SLOW.format(options="", seconds=4)).ok()
+    reply = kernel.run(SLOW).ok()
     assert time.monotonic() - began_s < PROMPT_S
     assert reply.result is not None
     assert reply.result.startswith("<BackgroundRun slow-")
@@ -49,6 +80,7 @@ def test_a_cell_in_the_background_returns_at_once(kernel: Kernel) -> None:
     )
     assert "2" == kernel.run("%%flyte_task\n1 + 1").ok().result
     assert ("running", False) == kernel.value("(handle.state, 'x' in globals())")
+    go.touch()
     assert (True, 8, 7) == kernel.value("(handle.wait(), handle.result, x)")
     assert kernel.value("repr(handle)").startswith("<BackgroundRun slow-")
     assert ": succeeded after " in kernel.value("repr(handle)")
@@ -57,29 +89,31 @@ def test_a_cell_in_the_background_returns_at_once(kernel: Kernel) -> None:
 @pytest.mark.parametrize("sleep", ["time.sleep", "await asyncio.sleep"])
 def test_outputs_land_when_the_kernel_is_idle(kernel: Kernel, sleep: str) -> None:
     """Not in the middle of a cell that runs when the task ends, blocking or not, and before the next one."""
-    begun(kernel, 0.5)
+    begun(kernel)
     kernel.run(
-        f"import asyncio, time\nwhile not handle.done(): {sleep}(0.05)\n{sleep}(0.3)\nseen = 'x' in globals()"
+        f"import asyncio\nlet_go()\nwhile not handle.done(): {sleep}(0.05)\n{sleep}(0.3)\nseen = 'x' in globals()"
     ).ok()
     assert (False, 7) == kernel.value("(seen, x)")
 
 
-def test_outputs_land_while_nothing_runs(kernel: Kernel) -> None:
+def test_outputs_land_while_nothing_runs(kernel: Kernel, go: Path) -> None:
     """No cell has to end for it; the value is there for whoever asks next."""
-    begun(kernel, 0.3)
+    begun(kernel)
+    go.touch()
     until(kernel, "handle.done() and 'x' in globals() and x == 7")
 
 
 def test_a_later_cell_can_await_the_handle(kernel: Kernel) -> None:
     """It gives the value of the last expression, and the outputs have landed when it returns."""
-    begun(kernel, 1)
-    assert "(8, 7)" == kernel.run("(await handle), x").ok().result
+    begun(kernel)
+    assert "(8, 7)" == kernel.run("let_go()\n(await handle), x").ok().result
 
 
-def test_a_wait_may_be_bounded(kernel: Kernel) -> None:
+def test_a_wait_may_be_bounded(kernel: Kernel, go: Path) -> None:
     """It returns whether the run has ended; nothing lands before the end."""
-    begun(kernel, 3)
+    begun(kernel)
     assert (False, False) == kernel.value("(handle.wait(0.2), 'x' in globals())")
+    go.touch()
     assert (True, 7) == kernel.value("(handle.wait(30), x)")
 
 
@@ -87,9 +121,9 @@ def test_waiting_for_one_run_lands_its_outputs_only(kernel: Kernel) -> None:
     """What another run returned stays out of a cell that did not ask for it."""
     kernel.run("%%flyte_task --background\ny = 2").ok()
     kernel.run("first = _").ok()
-    begun(kernel, 0.2)
+    begun(kernel)
     kernel.run(
-        "import time\nwhile not handle.done(): time.sleep(0.05)\n"
+        "let_go()\nwhile not handle.done(): time.sleep(0.05)\n"
         "seen = [first.wait() and 'x' in globals(), handle.wait() and 'x' in globals()]"
     ).ok()
     assert ([False, True], 2) == kernel.value("(seen, y)")
@@ -97,8 +131,8 @@ def test_waiting_for_one_run_lands_its_outputs_only(kernel: Kernel) -> None:
 
 def test_a_run_that_is_stopped_fails_with_the_error_of_one(kernel: Kernel) -> None:
     """``stop`` returns at once; the result raises ActionAbortedError, and the card stands in the cell that began it."""
-    reply = kernel.run(SLOW.format(options="", seconds=60)).ok()
-    kernel.run("handle = _\nhandle.wait(1)").ok()
+    reply = begun(kernel)
+    kernel.run("handle.wait(1)").ok()
     began_s = time.monotonic()
     kernel.run("handle.stop()").ok()
     kernel.run("handle.wait()").ok()
@@ -138,20 +172,21 @@ def test_what_cannot_travel_is_said_in_the_cell(kernel: Kernel) -> None:
     assert (0, "failed") == kernel.value("(len(fn.runs) - before, handle.state)")
 
 
-def test_an_interrupt_ends_the_wait_and_not_the_run(kernel: Kernel) -> None:
+def test_an_interrupt_ends_the_wait_and_not_the_run(kernel: Kernel, go: Path) -> None:
     """Blocking and awaiting; the run goes on, and its outputs land."""
-    begun(kernel, 6)
+    begun(kernel)
     for waiting in ("handle.wait()", "handle.result", "await handle"):
         reply = kernel.run(f"print('waiting', flush=True)\n{waiting}", interrupt_after="waiting")
         assert reply.ename in {"KeyboardInterrupt", "CancelledError"}
         assert reply.late_s < PROMPT_S
         assert "running" == kernel.value("handle.state")
+    go.touch()
     assert (True, 7) == kernel.value("(handle.wait(), x)")
 
 
-def test_an_interrupt_of_another_task_leaves_it_alone(kernel: Kernel) -> None:
+def test_an_interrupt_of_another_task_leaves_it_alone(kernel: Kernel, go: Path) -> None:
     """What a cell waits for is stopped, what nobody waits for is not."""
-    begun(kernel, 5)
+    begun(kernel)
     reply = kernel.run("%%flyte_task\nprint('ready', flush=True)\nimport time\ntime.sleep(60)", interrupt_after="ready")
     assert "ActionAbortedError" == reply.ename
     assert reply.late_s < PROMPT_S * 2
@@ -161,22 +196,22 @@ def test_an_interrupt_of_another_task_leaves_it_alone(kernel: Kernel) -> None:
     ).ok()
     assert "KeyboardInterrupt" == kernel.run("flyte.run(nap)", interrupt_after="ready").ename
     assert "running" == kernel.value("handle.state")
+    go.touch()
     assert (True, 7) == kernel.value("(handle.wait(), x)")
 
 
 def test_the_front_end_is_heard_while_a_cell_waits(kernel: Kernel) -> None:
     """A click on a widget, as the Stop button is one, is answered before the wait is over."""
-    begun(kernel, 60)
+    begun(kernel)
     kernel.run("import ipywidgets\nbutton = ipywidgets.Button()\nbutton.on_click(lambda _: handle.stop())").ok()
     comm = kernel.value("button.model_id")
     click = {"comm_id": comm, "data": {"method": "custom", "content": {"event": "click"}}}
     message = kernel.client.session.msg("comm_msg", click)
-    clicking = threading.Timer(1.5, lambda: kernel.client.shell_channel.send(message))
-    clicking.start()
+    click_it = once("waiting", lambda: kernel.client.shell_channel.send(message))
     began_s = time.monotonic()
-    assert "True" == kernel.run("handle.wait(30)").ok().result
-    assert time.monotonic() - began_s < PATIENCE_S / 2
-    clicking.join()
+    waited = kernel.run(f"print('waiting', flush=True)\nhandle.wait({HELD_S})", meanwhile=click_it)
+    assert "True" == waited.ok().result
+    assert time.monotonic() - began_s < HELD_S / 2
     assert "ActionAbortedError" == kernel.value("type(handle.error).__name__")
 
 
@@ -202,7 +237,7 @@ def test_a_handle_holds_no_inputs(kernel: Kernel) -> None:
     """What went in is freed once it is over, though the handle is kept."""
     kernel.run("class Thing:\n    pass\nimport gc, weakref\nthing = Thing()\nseen = weakref.ref(thing)").ok()
     kernel.run("%%flyte_task --background\nn = type(thing).__name__").ok()
-    kernel.run("handle = _\nhandle.wait()").ok()
+    kernel.run("handle = _\nhandle.wait()\nhandle.join(10)").ok()
     assert "Thing" == kernel.value("n")
     kernel.run("del thing").ok()
     assert kernel.value("[gc.collect(), seen() is None][1]")

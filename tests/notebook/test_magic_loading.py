@@ -92,6 +92,19 @@ def test_after_unloading_nothing_of_ours_acts(bare_kernel: Kernel) -> None:
     assert "--memory" not in bare_kernel.complete("%%flyte_task --me")
 
 
+def test_unloading_waits_for_what_is_loaded_aside(bare_kernel: Kernel) -> None:
+    """The thread in which the first run has the first card's needs loaded is gone, however long that takes."""
+    bare_kernel.run(
+        "import time\n_begun = threading.Event()\n"
+        "from flyte_notebook.notebook import extension as _extension\n_warm = _extension.warm\n"
+        "_extension.warm = lambda: (_begun.wait(30), time.sleep(2))"
+    ).ok()
+    bare_kernel.run("%load_ext flyte_notebook").ok()
+    bare_kernel.run("%%flyte_task\n1").ok()
+    bare_kernel.run("_begun.set()\n%unload_ext flyte_notebook\n_extension.warm = _warm").ok()
+    assert [] == [name for name in bare_kernel.value("_changed()") if name != "variables"]
+
+
 def test_loading_twice_changes_nothing(bare_kernel: Kernel) -> None:
     """IPython says that it is loaded; a call of the extension itself is quiet; one unload undoes both."""
     bare_kernel.run("%load_ext flyte_notebook").ok()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from kernels import Kernel
+    from kernels import Kernel, Reply
 
 pytestmark = [pytest.mark.jupyter, pytest.mark.cgroup]
 
@@ -85,23 +85,16 @@ def test_wrong_use_gets_one_line(kernel: Kernel, line: str, words: str) -> None:
 
 def test_a_line_tells_how_it_stands_and_an_interrupt_keeps_what_was_measured(kernel: Kernel) -> None:
     """One live line for all runs; stopped in the middle, the points so far are shown, and nothing goes on."""
-    kernel.run("import uuid; mark = f'/tmp/fnb-{uuid.uuid4().hex}'").ok()
-    kernel.run(
-        "import threading, time, signal\n"
-        "def later():\n"
-        "    while not os.path.exists(mark): time.sleep(0.05)\n"
-        "    time.sleep(1.5)\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "thread = threading.Thread(target=later); thread.start()"
-    ).ok()
-    cell = """%%flyte_task --cpu 0.5 --sweep x=0,60,61
-import time
-if x == 61:
-    open(mark, "w").close()
-time.sleep(x)
-"""
-    reply = kernel.run(cell)
-    kernel.run("thread.join(); os.unlink(mark)").ok()
+    interrupted: list[int] = []
+
+    def look(reply: Reply) -> None:
+        """Interrupt the cell as soon as its line says that one run is over."""
+        said = str([content["data"] for kind, content in reply.events if kind.startswith("comm_")])
+        if not interrupted and "1 of 3 done" in said.replace("\\xa0", " "):
+            interrupted.append(len(reply.events))
+            kernel.manager.interrupt_kernel()
+
+    reply = kernel.run("%%flyte_task --cpu 0.5 --sweep x=0,60,61\nimport time\ntime.sleep(x)", meanwhile=look)
     assert "ActionAbortedError" == reply.ename
     assert "interrupted after 1 of 3 runs" in reply.shown_text
     assert (1, True) == kernel.value("(len(fn.last_sweep.points), fn.last_sweep.interrupted)")

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+from kernels import WARM
 
 if TYPE_CHECKING:
     from kernels import Kernel
@@ -282,7 +283,7 @@ def test_the_kernel_holds_a_large_value_once(kernel: Kernel, make: str) -> None:
         f"given = {make}"
     ).ok()
     kernel.run("%%flyte_task -m 700Mi\nlen(given)").ok()  # what is loaded once
-    kernel.run("before = from_here()").ok()
+    kernel.run(WARM + "before = from_here()").ok()
     kernel.run("%%flyte_task -m 700Mi\nlen(given)").ok()
     assert kernel.value("highest() - before") < 10
     kernel.run("before = from_here()").ok()

@@ -178,7 +178,10 @@ def test_a_rerun_while_another_cell_runs_lands_after_it(kernel: Kernel) -> None:
         "_click(memory='400Mi')\nimport time\nuntil = time.time() + 20\n"
         "while fn.last_run.task_name != 'oomer' or not fn.last_run.actions or not fn.last_run.actions[0].attempts:\n"
         "    time.sleep(0.05)\n    assert time.time() < until\n"
-        "time.sleep(1)\nseen = 'size' in globals()"
+        "import threading\nthread = 'flyte-notebook ' + fn.last_run.name\n"
+        "while any(one.name == thread for one in threading.enumerate()):\n"  # it is over, and its outputs wait
+        "    time.sleep(0.05)\n    assert time.time() < until\n"
+        "time.sleep(0.1)\nseen = 'size' in globals()"
     ).ok()
     assert (False, 150_000_000) == kernel.value("(seen, size)")
 

@@ -327,10 +327,15 @@ def test_a_handler_that_raises_hurts_nobody(talk: Conversation, way: str) -> Non
 
 @pytest.mark.jupyter
 def test_an_interrupt_ends_a_cell_that_hears(talk: Conversation) -> None:
-    """Among messages for comms an interrupt is KeyboardInterrupt at once, and what is queued is aborted, not lost."""
+    """Among messages for comms an interrupt is KeyboardInterrupt at once, and what is queued is aborted, not lost.
+
+    It ends the one handler that it meets, if any.
+    """
     cell = talk.cell("flyte.run(slow)")
     talk.printed(cell, "running")
     queued = [talk.cell(f"ran.append({number})") for number in range(20)]
+    talk.comm("behind the cells")
+    talk.heard("behind the cells")  # a signal overtakes messages, and the kernel aborts those that it has
     for number in range(20):
         talk.comm(f"with the interrupt {number}")
     sent_s = time.monotonic()
@@ -339,7 +344,11 @@ def test_an_interrupt_ends_a_cell_that_hears(talk: Conversation) -> None:
     assert "KeyboardInterrupt" == reply.content["ename"]
     assert reply.at_s - sent_s < PROMPT_S
     assert ["aborted"] * 20 == [talk.reply(one).content["status"] for one in queued]
-    talk.heard("with the interrupt 19")
+    talk.comm("after the interrupt")
+    talk.heard("after the interrupt")
+    answers = [event.content["data"] for event in talk.events if event.kind == "comm_msg"]
+    unheard = [n for n in range(20) if {"heard": f"with the interrupt {n}"} not in answers]
+    assert len(unheard) <= 1, unheard
 
 
 @pytest.mark.jupyter
@@ -354,6 +363,27 @@ def test_an_interrupt_ends_a_handler_that_hangs(talk: Conversation) -> None:
     talk.manager.interrupt_kernel()
     assert "KeyboardInterrupt" == talk.reply(cell).content["ename"]
     talk.ended(cell)
+    talk.ended(talk.cell("opened(comms['probe-1'], None)"))
+
+
+@pytest.mark.jupyter
+def test_a_handler_cannot_swallow_the_interrupt(talk: Conversation) -> None:
+    """A handler that catches it, as IPython does around callbacks, ends; and so does the cell that waits."""
+    talk.ended(
+        talk.cell(
+            "def swallow(message):\n    try:\n        print('hangs', flush=True)\n        time.sleep(30)\n"
+            "    except KeyboardInterrupt:\n        pass\n"
+            "comms['probe-1'].on_msg(swallow)"
+        )
+    )
+    cell = talk.cell("try:\n    flyte.run(slow)\nexcept Exception as error:\n    print('swallowed', error)")
+    talk.printed(cell, "running")
+    talk.printed(talk.comm("hang"), "hangs")
+    talk.manager.interrupt_kernel()
+    reply = talk.reply(cell)
+    assert ("error", "KeyboardInterrupt") == (reply.content["status"], reply.content.get("ename"))
+    talk.ended(cell)
+    assert "swallowed" not in talk.output(cell)
     talk.ended(talk.cell("opened(comms['probe-1'], None)"))
 
 
