@@ -4,7 +4,7 @@ Queueing by cores would deadlock (four nested ``cpu=1`` tasks never fit on two c
 a running attempt reserves is its memory limit (or its request, where one is declared; 256 MiB without either); a parent
 that awaits children counts at what it uses now. The queue is strictly first in, first out.
 
-Runs on the engine's loop; no locks. Reads the machine through the two functions that it is given.
+Runs on the engine's loop; no locks. Reads the machine through the function that it is given.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 DEFAULT_RESERVE_BYTES = 256 << 20
 MAX_PROCESSES = 64
 POLL_S = 0.2
+OTHERS_EVERY_S = 0.2
+"""How often it is looked at what other programs hold while nobody waits."""
 OTHERS_FOR_S = 0.5
-"""How long it counts what other programs were seen to hold: longer than a report of usage may be old (0.35 s)."""
+"""How long that counts: as long as a report of usage may be old (0.1 s), and back to the look before that (0.3 s)."""
 OTHERS_BOUND_S = 10.0
 """How long an attempt waits for memory that other programs hold while nothing of ours runs."""
 
@@ -63,18 +65,16 @@ class _Waiter:
 
 
 class Scheduler:
-    """Admits attempts in order as memory allows."""
+    """Admits attempts in order as memory allows; ``memory`` returns how much there is, and how much is available."""
 
     def __init__(
         self,
         *,
-        capacity_bytes: Callable[[], int],
-        available_bytes: Callable[[], int],
+        memory: Callable[[], tuple[int, int]],
         max_processes: int = MAX_PROCESSES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._capacity_bytes = capacity_bytes
-        self._available_bytes = available_bytes
+        self._memory = memory
         self._max_processes = max_processes
         self._clock = clock
         self._queue: deque[_Waiter] = deque()
@@ -88,7 +88,7 @@ class Scheduler:
         Who does not want it any more says so with `give_up`; setting an exception wakes who waits.
         """
         reserve = reserve_bytes(limits)
-        capacity = self._capacity_bytes()
+        capacity, _ = self._memory()
         if reserve > capacity:
             msg = f"needs {format_memory(reserve)} of memory, this machine has {format_memory(capacity)} in all"
             raise NeverFitsError(msg)
@@ -122,9 +122,10 @@ class Scheduler:
     def reported(self) -> None:
         """Say that the usage of the tickets was brought up to date."""
         now_s = self._clock()
-        self._others.append((now_s, self._others_bytes()))
-        while now_s - self._others[0][0] > OTHERS_FOR_S:
-            self._others.popleft()
+        if self._queue or not self._others or now_s - self._others[-1][0] >= OTHERS_EVERY_S:
+            self._others.append((now_s, self._others_bytes(*self._memory())))
+            while now_s - self._others[0][0] > OTHERS_FOR_S:
+                self._others.popleft()
         if self._queue:
             self.pump()
 
@@ -158,8 +159,8 @@ class Scheduler:
         running = sum(not ticket.waiting for ticket in self._tickets)
         if running >= self._max_processes:
             return False
-        available = self._available_bytes()
-        budget = self._capacity_bytes() - self._most_of_others_bytes(available)
+        capacity, available = self._memory()
+        budget = capacity - self._most_of_others_bytes(capacity, available)
         held = sum(ticket.counts_bytes for ticket in self._tickets)
         if held + waiter.reserve_bytes <= budget:
             return True
@@ -178,22 +179,22 @@ class Scheduler:
         if self._clock() - waiter.since_s > OTHERS_BOUND_S:
             msg = (
                 f"needs {format_memory(waiter.reserve_bytes)} of memory, other programs leave "
-                f"{format_memory(available)} of this machine's {format_memory(self._capacity_bytes())}"
+                f"{format_memory(available)} of this machine's {format_memory(capacity)}"
             )
             raise NeverFitsError(msg)
         return False
 
-    def _others_bytes(self, available: int | None = None) -> int:
+    def _others_bytes(self, capacity: int, available: int) -> int:
         """Return what is held by nobody of ours now, as far as the last report knows."""
-        available = self._available_bytes() if available is None else available
         ours = sum(ticket.usage_bytes for ticket in self._tickets)
-        return max(0, self._capacity_bytes() - available - ours)
+        return max(0, capacity - available - ours)
 
-    def _most_of_others_bytes(self, available: int) -> int:
+    def _most_of_others_bytes(self, capacity: int, available: int) -> int:
         # What an attempt gave back since the last report is available already, and still counts as its usage: taken
         # together it would be there twice.
         since_s = self._clock() - OTHERS_FOR_S
-        return max([self._others_bytes(available), *(size for when_s, size in self._others if when_s >= since_s)])
+        now_bytes = self._others_bytes(capacity, available)
+        return max([now_bytes, *(size for when_s, size in self._others if when_s >= since_s)])
 
     def _poll_again(self) -> None:
         # Memory that other programs release announces itself to nobody.

@@ -32,11 +32,15 @@ class Machine:
     capacity_bytes: int = 4 * GIB
     available_bytes: int = 4 * GIB
     now_s: float = 0.0
+    asked: int = 0
+
+    def memory(self) -> tuple[int, int]:
+        self.asked += 1
+        return self.capacity_bytes, self.available_bytes
 
     def scheduler(self, max_processes: int = 64) -> Scheduler:
         return Scheduler(
-            capacity_bytes=lambda: self.capacity_bytes,
-            available_bytes=lambda: self.available_bytes,
+            memory=self.memory,
             max_processes=max_processes,
             clock=lambda: self.now_s,
         )
@@ -199,6 +203,30 @@ def test_memory_taken_since_the_last_report_makes_wait_until_the_next_one() -> N
         running.usage_bytes = GIB
         scheduler.reported()
         assert [True] == await admitted(second)
+
+    run(body)
+
+
+def test_the_machine_is_asked_now_and_then_while_nobody_waits() -> None:
+    """Of ten reports in a second five look at the machine; each does while somebody waits for its memory."""
+
+    async def body() -> None:
+        machine = Machine()
+        scheduler = machine.scheduler()
+        await scheduler.admit(Limits(memory_bytes=3 * GIB))
+        machine.asked = 0
+        for tenth in range(10):
+            machine.now_s = tenth / 10
+            scheduler.reported()
+        assert 5 == machine.asked
+        second = ask(scheduler, 2 * GIB)
+        machine.asked = 0
+        for tenth in range(10, 20):
+            machine.now_s = tenth / 10
+            scheduler.reported()
+        assert machine.asked >= 10
+        assert [False] == await admitted(second)
+        scheduler.give_up(second)
 
     run(body)
 

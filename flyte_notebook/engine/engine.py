@@ -106,8 +106,7 @@ class Engine:
         self._link = SupervisorLink(self._on_usage, self._on_loss, self._prefork)
         self._starting = asyncio.Lock()
         self._scheduler = Scheduler(
-            capacity_bytes=machine.capacity_bytes,
-            available_bytes=machine.available_bytes,
+            memory=machine.memory,
             max_processes=self.max_processes,
         )
         await self._link.start()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 KILL_PASSES = 4
 """How often one `kill` looks again for processes that were forked while it was sending signals."""
@@ -90,15 +90,23 @@ def _mounts() -> tuple[Mount, ...]:
     return parse_mounts(read("/proc/self/mountinfo") or "")
 
 
-def own(controller: str) -> tuple[str, str] | None:
-    """Return (our group's directory, its mount point) for a version 1 controller, or for version 2 (``""``)."""
-    path = parse_membership(read("/proc/self/cgroup") or "").get(controller)
+def membership() -> dict[str, str]:
+    """Return our group per controller, as the kernel says it now."""
+    return parse_membership(read("/proc/self/cgroup") or "")
+
+
+def own(controller: str, groups: Mapping[str, str] | None = None) -> tuple[str, str] | None:
+    """Return (our group's directory, its mount point) for a version 1 controller, or for version 2 (``""``).
+
+    ``groups`` is what `membership` said, for who asks more than once.
+    """
+    path = (membership() if groups is None else groups).get(controller)
     if path is None:
         return None
     for mount in _mounts():
         if controller in mount.controllers if controller else mount.version == 2:  # noqa: PLR2004 - the version
             directory = own_directory(mount, path)
-            if directory is not None and Path(directory).is_dir():
+            if directory is not None and os.path.isdir(directory):  # noqa: PTH112 - asked for ten times a second
                 return directory, mount.point
     return None
 

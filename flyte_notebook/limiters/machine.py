@@ -1,16 +1,16 @@
 """What the machine, or the container around us, can give: memory and CPUs, as seen from the notebook's kernel.
 
 A container's limit is a control group above us; it counts as much as the machine's own memory. Read anew at every
-call, 100 to 200 us, because others use memory too. On macOS psutil answers.
+call, some 100 us, because others use memory too. On macOS psutil answers.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from flyte_notebook.limiters.control_groups import own, parse_counts, read, read_number, upwards
+from flyte_notebook.limiters.control_groups import membership, own, parse_counts, read, read_number, upwards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,21 @@ UNLIMITED_BYTES = 1 << 60
 """Version 1 has no word for "no limit", only a number above this."""
 
 
+class Memory(NamedTuple):
+    """What there is and what of it could be had now, in bytes: of the machine, or of a limited group above us."""
+
+    capacity_bytes: int
+    available_bytes: int
+
+
+def memory() -> Memory:
+    """Return both from one reading."""
+    total, available = _machine()
+    groups = list(_limited_groups())
+    capacity = min([total, *(limit for limit, _, _ in groups)])
+    return Memory(capacity, max(0, min([available, *(_left(*found) for found in groups)])))
+
+
 def capacity_bytes() -> int:
     """Return all memory that tasks could ever have: the machine's, or less where a group above us is limited."""
     return min([_machine()[0], *(limit for limit, _, _ in _limited_groups())])
@@ -28,7 +43,7 @@ def capacity_bytes() -> int:
 
 def available_bytes() -> int:
     """Return the memory that could be had now without swapping; page cache that can be dropped counts as available."""
-    return max(0, min([_machine()[1], *(_left(*found) for found in _limited_groups())]))
+    return memory().available_bytes
 
 
 def left_above_bytes() -> int | None:
@@ -59,8 +74,9 @@ def _machine() -> tuple[int, int]:
 
 def _limited_groups() -> Iterator[tuple[int, str, tuple[str, str, str, str]]]:
     """Yield limit, directory and file names of each group above us that limits memory, our own included."""
+    groups = membership()
     for controller, files in (("memory", V1_FILES), ("", V2_FILES)):
-        found = own(controller)
+        found = own(controller, groups)
         for directory in upwards(*found) if found else ():
             limit_bytes = read_number(f"{directory}/{files[0]}")
             if limit_bytes is not None and limit_bytes < UNLIMITED_BYTES:

@@ -28,6 +28,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.capabilities import Finding
+from flyte_notebook.notebook.bell import Bell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flyte_notebook.notebook")
 
-SLICE_S = 0.05
-"""How long a cell blocks before the shell channel is looked at again."""
+SLICE_S = 0.25
+"""How long a cell blocks at most before it looks again by itself: a signal may have come to another thread."""
+UNHEARD_SLICE_S = 0.05
+"""The same where the shell channel cannot be waited for, or not yet."""
 
 COMM_TYPES = ("comm_open", "comm_msg", "comm_close", "comm_info_request")
 _OF_KERNEL = ("session", "comm_manager", "io_loop", "get_parent", "set_parent", "_parent_ident", "_publish_status")
@@ -103,9 +106,27 @@ class ShellPump:
 
     def wait(self, future: concurrent.futures.Future[Any]) -> None:
         """Block until a future is done, and deliver meanwhile. An interrupt ends the wait, as it ends any other."""
-        while not future.done():
-            self.pump()
-            concurrent.futures.wait((future,), timeout=SLICE_S)
+        try:
+            bell = Bell(future)
+        except OSError:  # no descriptor is left
+            while not future.done():
+                self.pump()
+                concurrent.futures.wait((future,), timeout=UNHEARD_SLICE_S)
+            return
+        heard: Any = None
+        with bell:
+            try:
+                while not future.done():
+                    self.pump()
+                    if self._hears():
+                        heard = self._stream
+                        bell.wait(SLICE_S, heard.socket)
+                    else:
+                        bell.wait(UNHEARD_SLICE_S)
+            finally:
+                if heard is not None:
+                    with _Uninterrupted():
+                        heard.flush()
 
     def pump(self) -> None:
         """Deliver what has arrived; returns at once when that is nothing.
@@ -113,11 +134,15 @@ class ShellPump:
         What the handler of a comm raises is logged, as the kernel does; an interrupt that comes during a handler gets
         through.
         """
-        if not self._awake() or not self._in_loop_of_kernel():
+        if not self._hears():
             return
         with _Uninterrupted():  # a message that is read and not yet handed on would be lost
             self._stream.flush()
         self._dispatch_taken()
+
+    def _hears(self) -> bool:
+        """Whether the stream may be read here and now."""
+        return self._awake() and self._in_loop_of_kernel()
 
     def _awake(self) -> bool:
         return self._stream is not None and self._cells > 0 and (self._run_began or self._is_running())

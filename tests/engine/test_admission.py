@@ -153,11 +153,10 @@ def pretended_machine(session: Session, monkeypatch: pytest.MonkeyPatch) -> Iter
     size = 1000 << 20
     scheduler = session.engine._scheduler
 
-    def available() -> int:
-        return size - sum(ticket.usage_bytes for ticket in scheduler._tickets)
+    def memory() -> tuple[int, int]:
+        return size, size - sum(ticket.usage_bytes for ticket in scheduler._tickets)
 
-    monkeypatch.setattr(scheduler, "_capacity_bytes", lambda: size)
-    monkeypatch.setattr(scheduler, "_available_bytes", available)
+    monkeypatch.setattr(scheduler, "_memory", memory)
     return size
 
 

@@ -226,7 +226,7 @@ def test_a_deadline_counts_over_all_attempts() -> None:
 
 def test_queued_too_long_is_an_error(session: Any) -> None:
     """A task that waits for memory longer than max_queued_time never starts."""
-    capacity = session.engine._scheduler._capacity_bytes() >> 20
+    capacity = session.engine._scheduler._memory()[0] >> 20
     half = flyte.Resources(cpu=1, memory=f"{int(capacity * 0.6)}Mi")
     holder = past_the_deadline.override(resources=half, timeout=flyte.Timeout(max_runtime=5))
     waiter = square.override(resources=half, timeout=flyte.Timeout(max_queued_time=1))

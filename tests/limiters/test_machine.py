@@ -42,12 +42,14 @@ def test_available_is_below_capacity() -> None:
 def test_a_limit_around_us_is_the_capacity(limiter: CgroupV1, children: Children) -> None:
     """Inside 300 MiB the capacity is 300 MiB, and what is used and cannot be dropped is not available."""
     group = limiter.group("a", Limits(memory_bytes=300 * MIB))
-    code = ASK + "block = use(100); say(machine.capacity_bytes(), machine.available_bytes())"
+    code = ASK + "block = use(100); say(*machine.memory(), machine.capacity_bytes(), machine.available_bytes())"
     child = children.start(group, code)
-    capacity_bytes, available_bytes = map(int, child.line().split())
+    capacity_bytes, available_bytes, alone_bytes, available_alone_bytes = map(int, child.line().split())
     assert children.finish(child, group) == 0
     assert 300 * MIB == capacity_bytes
     assert 130 * MIB < available_bytes < 200 * MIB
+    assert capacity_bytes == alone_bytes
+    assert abs(available_bytes - available_alone_bytes) < MIB
     group.remove()
 
 

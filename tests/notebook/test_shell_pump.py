@@ -438,6 +438,66 @@ def test_the_doctor_says_that_the_button_is_heard(kernel: Kernel) -> None:
     assert "heard while a cell waits" in kernel.value("str(fn.doctor())")
 
 
+SHORT = """
+from flyte_notebook.notebook import extension
+
+@env.task
+def slept(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+_pump = next(iter(extension._loaded.values())).pump
+
+def looks(seconds):
+    count, pump = [], _pump.pump
+    _pump.pump = lambda: (count.append(1), pump())
+    try:
+        flyte.run(slept, seconds)
+    finally:
+        del _pump.pump
+    return len(count)
+
+_kept |= {*globals()}
+"""
+
+
+@pytest.mark.jupyter
+def test_a_cell_that_waits_sleeps(kernel: Kernel, talk: Conversation) -> None:
+    """It looks at its channel when something comes there, and by itself a few times a second only."""
+    kernel.run(SHORT).ok()
+    began_s = time.monotonic()
+    quiet = kernel.value("looks(3.0)")
+    assert 1 <= quiet <= 5 * (time.monotonic() - began_s)
+    cell = talk.cell("looked = looks(3.0)")
+    for number in range(60):
+        talk.comm(f"click {number}")
+        time.sleep(0.03)
+    talk.reply(cell)
+    talk.ended(cell)
+    assert kernel.value("looked") > quiet
+
+
+@pytest.mark.jupyter
+def test_no_message_is_lost_when_a_wait_ends(kernel: Kernel, talk: Conversation) -> None:
+    """Messages for comms and cells that arrive while runs end are all dealt with, each once, cells in their order.
+
+    A message for a comm that is read before its cell begins to wait stands behind the cell; those that follow do not.
+    """
+    kernel.run(SHORT).ok()
+    cells = []
+    for number in range(30):
+        cells.append(talk.cell(f"ran.append(flyte.run(slept, 0.0).outputs()[0] + {number})"))
+        for part in range(4):
+            talk.comm(f"{number}.{part}")
+            time.sleep(0.005)
+        cells.append(talk.cell(f"ran.append({number + 0.5})"))
+    for cell in cells:
+        talk.reply(cell)
+    talk.heard("29.3")
+    assert [half / 2 for half in range(60)] == kernel.value("ran")
+    assert sorted(f"{number}.{part}" for number in range(30) for part in range(4)) == kernel.value("sorted(heard)")
+
+
 LOOK = """
 from flyte_notebook.notebook import extension, pump
 from flyte.syncify import _api

@@ -1,0 +1,50 @@
+"""Waiting for two things at once, without looking at either again and again: a future, and a message on a socket."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+if TYPE_CHECKING:
+    import concurrent.futures
+
+
+class Bell:
+    """Rings when a future is done. A context manager; for one thread. Raises OSError where no descriptor is left."""
+
+    def __init__(self, future: concurrent.futures.Future[Any]) -> None:
+        self._ours, self._theirs = socket.socketpair()
+        self._lock = threading.Lock()
+        """Held by who rings and who closes: the number of a closed descriptor may be somebody else's."""
+        self._closed = False
+        future.add_done_callback(self._ring)
+
+    def __enter__(self) -> Bell:  # noqa: PYI034 - Self is of Python 3.11
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        with self._lock:
+            self._closed = True
+            self._ours.close()
+            self._theirs.close()
+
+    def wait(self, most_s: float, also: zmq.Socket[bytes] | None = None) -> None:
+        """Block until it rings, for so long at most, or until there is a message on the socket.
+
+        Who waits for a socket takes in what it holds afterwards, whatever ended the wait: its descriptor tells of a
+        message once, and that may have been here.
+        """
+        poller = zmq.Poller()
+        poller.register(self._ours, zmq.POLLIN)
+        if also is not None:
+            poller.register(also, zmq.POLLIN)
+        poller.poll(int(1000 * most_s))
+
+    def _ring(self, _future: object) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            if not self._closed:
+                self._theirs.send(b"\0")
