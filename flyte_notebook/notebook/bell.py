@@ -1,16 +1,21 @@
-"""Waiting for two things at once, without looking at either again and again: a future, and a message on a socket."""
+"""Waiting for two things at once, without looking at either again and again: a future, and a message on a ZMQ socket.
+
+The socket is waited for by its descriptor, with ``select.poll`` and not with ``zmq.Poller``: that is Python code, and
+would stand in the traceback of an interrupt.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
-import zmq
-
 if TYPE_CHECKING:
     import concurrent.futures
+
+    import zmq
 
 
 class Bell:
@@ -33,16 +38,16 @@ class Bell:
             self._theirs.close()
 
     def wait(self, most_s: float, also: zmq.Socket[bytes] | None = None) -> None:
-        """Block until it rings, for so long at most, or until there is a message on the socket.
+        """Block until it rings, for so long at most, or until something comes on the socket.
 
-        Who waits for a socket takes in what it holds afterwards, whatever ended the wait: its descriptor tells of a
-        message once, and that may have been here.
+        Who waits for a socket has just taken in all that it held, and does so again afterwards, whatever ended the
+        wait: the descriptor tells of each message once.
         """
-        poller = zmq.Poller()
-        poller.register(self._ours, zmq.POLLIN)
+        poller = select.poll()
+        poller.register(self._ours, select.POLLIN)
         if also is not None:
-            poller.register(also, zmq.POLLIN)
-        poller.poll(int(1000 * most_s))
+            poller.register(also.fileno(), select.POLLIN)
+        poller.poll(1000 * most_s)
 
     def _ring(self, _future: object) -> None:
         with self._lock, contextlib.suppress(OSError):

@@ -38,6 +38,7 @@ def test_a_message_ends_the_wait_and_can_still_be_read() -> None:
         ours.bind("inproc://bell")
         theirs.connect("inproc://bell")
         with Bell(future) as bell:
+            assert 0 == ours.getsockopt(zmq.EVENTS) & zmq.POLLIN
             began_s = time.monotonic()
             bell.wait(0.2, ours)
             assert time.monotonic() - began_s >= 0.2
