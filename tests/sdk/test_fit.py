@@ -161,15 +161,16 @@ def test_page_cache_does_not_raise_the_limit(tmp_path: Path) -> None:
     assert "Page cache is not counted" in str(found)
 
 
-def test_every_task_of_a_nested_run_is_fitted_at_once() -> None:
+def test_every_task_of_a_nested_run_is_fitted_at_once(session: Session) -> None:
     """Two runs find the limit of caller and called; calls of one task count together, by the largest."""
     found = fn.fit(root, sizes=[20, 120])
     rows = {task.task_name: task for task in found.tasks}
     assert ["fitted.root", "fitted.leaf"] == list(rows)
     assert 2 == len(found.runs)
     limits = {name: (task.memory_bytes or 0) // MI for name, task in rows.items()}
-    assert 75 <= limits["fitted.root"] <= 90
-    assert 155 <= limits["fitted.leaf"] <= 170
+    base = (session.engine.baseline_bytes or 0) // MI  # more with one SDK than with another
+    assert 37 <= limits["fitted.root"] - base <= 52
+    assert 117 <= limits["fitted.leaf"] - base <= 132
     # The limit held where the called task's job arrived, not only in the table.
     run = fn.runs[-1]
     assert limits == {action.task_name: (action.limits.memory_bytes or 0) // MI for action in run.actions}
