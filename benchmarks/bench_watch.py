@@ -33,11 +33,11 @@ BURST_EVERY_S = 600
 BURST_S = 5
 ENDLESS_S = 3600
 STARTED_S = 1.5
+"""How long a cell runs before its CPU is measured: the worker started, the live line is shown."""
 SHARES = (
     "the supervisor's samples and reports are about half of it, reading where the task stands among them; the rest is "
     "the kernel, which hears them, waits for its cell and shows the live line"
 )
-"""How long a cell runs before its CPU is measured: the worker started, the live line is shown."""
 
 BUSY = """
 import time

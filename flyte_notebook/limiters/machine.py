@@ -38,7 +38,7 @@ def memory() -> Memory:
 
 def capacity_bytes() -> int:
     """Return all memory that tasks could ever have: the machine's, or less where a group above us is limited."""
-    return min([_machine()[0], *(limit for limit, _, _ in _limited_groups())])
+    return memory().capacity_bytes
 
 
 def available_bytes() -> int:

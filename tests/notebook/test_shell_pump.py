@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import errno
 import queue
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -547,3 +550,18 @@ def test_without_a_kernel_there_is_nothing_to_pump() -> None:
     pump.pump()
     pump.uninstall()
     assert "this is no Jupyter kernel" == pump.reason
+
+
+def test_without_a_descriptor_a_cell_waits_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no bell can be had the wait looks now and then, and ends with the run."""
+
+    def none_left(_future: object) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr("flyte_notebook.notebook.pump.Bell", none_left)
+    future: concurrent.futures.Future[int] = concurrent.futures.Future()
+    timer = threading.Timer(0.2, future.set_result, (1,))
+    timer.start()
+    ShellPump(object(), lambda: True).wait(future)
+    assert future.done()
+    timer.join()
