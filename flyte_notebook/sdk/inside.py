@@ -31,6 +31,7 @@ def canary(_file: BinaryIO) -> bytes:
 def execute(file: BinaryIO) -> bytes:
     """Run one attempt and return its outputs, pickled. Raises what the user's code raised."""
     pickling.by_name_everywhere()
+    pickling.keep_code_whole()
     seam.settle_in_worker()
     seam.replace_conversion(NamingConversion)
     body = tasks.unpack(file)

@@ -86,6 +86,7 @@ class Session:
         self.engine.start()
         try:
             self._undo.append(seam.replace_dispatch(self._dispatch))
+            self._undo.append(pickling.keep_code_whole())
             self._undo.append(seam.replace_call(self._call_outside))
             self._undo.append(seam.replace_conversion(NamingConversion))
             self._undo.append(give_all_failures())
