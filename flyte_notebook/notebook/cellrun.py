@@ -62,6 +62,9 @@ class CellRun:
         session = enforcement.current()
         if session is None:
             raise UsageError(f"{MAGIC}: limits are not enforced now; run %reload_ext flyte_notebook")
+        lost = celltask.lost()
+        if lost:
+            raise UsageError(f"{MAGIC}: {lost}")
         self._session: Session = session
         self._shell = shell
         self._said = said

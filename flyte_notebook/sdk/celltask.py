@@ -26,7 +26,7 @@ from flyte_notebook.cells.execution import Cell, run_cell
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues
 from flyte_notebook.cells.selection import Selection, select
 from flyte_notebook.cells.version import cell_version
-from flyte_notebook.sdk.types import CellOutputs, LastOutputs, last_outputs, place, released, type_of
+from flyte_notebook.sdk.types import CellOutputs, LastOutputs, last_outputs, lost, place, released, type_of
 from flyte_notebook.units import format_memory
 from flyte_notebook.worker import context
 from flyte_notebook.worker.sharing import shared_namespace
@@ -34,7 +34,7 @@ from flyte_notebook.worker.sharing import shared_namespace
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["CellParts", "CellTask", "LastOutputs", "cell_task", "last_outputs", "read_cell"]
+__all__ = ["CellParts", "CellTask", "LastOutputs", "cell_task", "last_outputs", "lost", "read_cell"]
 
 RESULT_NAME = "result"
 """The name of a cell task's one output."""
