@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "flyte_notebook"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("units", "errors"),
+    ("units", "errors", "reliance"),
     ("limits", "trace"),
     ("job", "next_limit", "outcome", "semantics", "stand_in"),
     ("diagnosis", "catalogue.*", "fitting.*", "growing", "sweeping.*", "history", "overrides", "progress"),
@@ -54,7 +54,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "traitlets": ("notebook.*", "views.card", "views.live"),
     "zmq": ("notebook.*",),
     "tornado": ("notebook.*",),
-    "cloudpickle": ("worker.pickling",),
+    "cloudpickle": ("worker.pickling", "worker.relies"),
     "pandas": ("trace",),
 }
 """The only rooms that may import a foreign library; one that is not listed has no home yet."""
