@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from flyte_notebook.sdk.trials import Trial
 
 STOP_BOUND_S = 3.0
-FINISH = "flyte_notebook.notebook.shell_in_worker:finish_cell"
-"""Called in the worker when the body has ended, before outputs are serialised: figures left open are shown."""
 
 
 class CellRun:
@@ -283,7 +281,6 @@ class CellRun:
                 said.name or "cell",
                 parts,
                 env=environment,
-                end=(FINISH,),
                 **settings.task_settings(_task_options(said), environment),
             )
         except CannotSendError as error:
