@@ -18,6 +18,7 @@ from flyte_notebook.engine.link import SupervisorError
 from flyte_notebook.engine.pump import Pump
 from flyte_notebook.limiters import machine
 from flyte_notebook.outcome import Raised, WorkerReport
+from flyte_notebook.reliance import Loss, losses
 from flyte_notebook.trace import MemoryTrace, compact_sizes, compact_times
 from flyte_notebook.worker import protocol
 
@@ -269,13 +270,17 @@ class AttemptInWorker:
                     self._link.leave(self._handle, int(message["status"]))
         elif kind == "raised":
             self._raised = message["raised"]
-        elif kind == "call":
-            number = message["number"]
+        elif kind == "lost":
+            losses.put(message["loss"]["key"], Loss(**message["loss"]))
+        elif kind in {"call", "cancel"}:
+            self._hear_call(message)
+
+    def _hear_call(self, message: dict[str, Any]) -> None:
+        number = message["number"]
+        if message["kind"] == "call":
             self._children[number] = asyncio.get_running_loop().create_task(self._serve(number, message))
-        elif kind == "cancel":
-            child = self._children.get(message["number"])
-            if child is not None:
-                child.cancel()
+        elif number in self._children:
+            self._children[number].cancel()
 
     async def _serve(self, number: int, request: Call) -> None:
         try:

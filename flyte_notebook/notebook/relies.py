@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from IPython.core.displayhook import DisplayHook
 
-from flyte_notebook.notebook import output, pump
+from flyte_notebook.notebook import output, pump, shell_in_worker
 from flyte_notebook.reliance import Reliance, expect
 from flyte_notebook.worker.userfiles import is_user_file
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 WIDGETS: Final = "widgets"
 CHARTS: Final = "charts"
-SHELL_IN_WORKER: Final = "IPython in a task"
 """Keys of what is found out when it is used first."""
 
 
@@ -147,13 +146,7 @@ _ENTRIES: Final = (
         lost="an interrupt of the kernel stops what runs at once",
         where="kernel",
     ),
-    Reliance(
-        key=SHELL_IN_WORKER,
-        library="ipython",
-        behaviour="its shell can be made without keyboard, history and profile, by overriding five methods",
-        lost="`display`, figures, magics and `!` commands in tasks",
-        where="first use",
-    ),
+    shell_in_worker.RELIES,
     Reliance(
         key=WIDGETS,
         library="ipywidgets",

@@ -22,6 +22,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from flyte_notebook.reliance import Reliance
 from flyte_notebook.worker import context
 
 if TYPE_CHECKING:
@@ -33,6 +34,14 @@ if TYPE_CHECKING:
 INLINE_BACKEND = "matplotlib_inline.backend_inline"
 _DEEPEST = 64
 _RESULTS = ("_", "__", "___")
+
+RELIES = Reliance(
+    key="IPython in a task",
+    library="ipython",
+    behaviour="its shell can be made without keyboard, history and profile, by overriding five methods",
+    lost="`display`, figures, magics and `!` commands in tasks",
+    where="first use",
+)
 
 logger = logging.getLogger("flyte_notebook.worker")
 
@@ -58,7 +67,21 @@ def install_lazily() -> None:
 
 
 def start() -> Any:
-    """Return the worker's shell; load IPython and make it if there is none yet. Serves as ``get_ipython``."""
+    """Return the worker's shell; load IPython and make it if there is none yet. Serves as ``get_ipython``.
+
+    Raises RuntimeError where this IPython cannot be used so.
+    """
+    try:
+        return _started()
+    except Exception as error:
+        context.lose(RELIES, error)
+        message = (
+            f"this IPython cannot be used in a task, where there is no display and no magic; print() works: {error}"
+        )
+        raise RuntimeError(message) from error
+
+
+def _started() -> Any:
     global _shell, _starting  # noqa: PLW0603 - one process, one shell
     if _shell is None:
         # Outside of our lock: a thread that imports IPython holds the import's lock when the hook asks for ours.

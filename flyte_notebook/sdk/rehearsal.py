@@ -59,6 +59,7 @@ class _Rehearsal(logging.Handler):
         super().__init__()
         self.seen = Rehearsed()
         self._mapped = 0
+        self._alone = False
         self._both = asyncio.Event()
         environment = flyte.TaskEnvironment(name="flyte_notebook_rehearsal")
         self.add = environment.task(_add)
@@ -112,9 +113,9 @@ class _Rehearsal(logging.Handler):
                 self._both.set()
             try:
                 await asyncio.wait_for(self._both.wait(), MEETING_BOUND_S)
-                self.seen.met = True
+                self.seen.met = not self._alone
             except TimeoutError:
-                self._both.set()
+                self._alone = True
         return await seam.dispatch_as_sdk(*args, **kwargs)
 
 

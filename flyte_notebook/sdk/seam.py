@@ -71,9 +71,11 @@ def replace_dispatch(dispatch: Dispatch) -> Callable[[], None]:
 
 def dispatch_is_looked_up() -> bool:
     """Whether the local controller calls what its module has as ``direct_dispatch``, as far as its code tells."""
-    methods = [method for method in vars(_local_controller.LocalController).values() if inspect.isroutine(method)]
-    codes = [getattr(inspect.unwrap(method), "__code__", None) for method in methods]
-    return any("direct_dispatch" in global_names(code) for code in codes if code is not None)
+    methods = [method for method in vars(_local_controller.LocalController).values() if inspect.isfunction(method)]
+    # The SDK wraps methods for its log, at some levels.
+    wrapped = [cell.cell_contents for method in methods for cell in method.__closure__ or ()]
+    codes = [method.__code__ for method in (*methods, *filter(inspect.isfunction, wrapped))]
+    return any("direct_dispatch" in global_names(code) for code in codes)
 
 
 def replace_conversion(naming: Callable[[Any, Callable[..., Awaitable[Any]]], Any]) -> Callable[[], None]:

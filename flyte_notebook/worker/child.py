@@ -178,7 +178,7 @@ def _farewell(status: int) -> None:
     timer.start()
     try:
         _flush_files()  # first as well: a handler may take all the time there is
-        atexit._run_exitfuncs()  # noqa: SLF001 - the only way to run them before os._exit
+        _run_exit_handlers()
         _flush_files()
         if channel is not None:
             # What is left to do is the kernel's: taking apart what this process has takes it milliseconds.
@@ -186,6 +186,19 @@ def _farewell(status: int) -> None:
                 channel.tell({"kind": "bye", "status": status})
     finally:
         os._exit(status)
+
+
+def _run_exit_handlers() -> None:
+    """Run what was registered for the end of the interpreter; say so where that does not work."""
+    ran: list[bool] = []
+    atexit.register(ran.append, True)
+    why: BaseException | str = "no handler was called"
+    try:
+        atexit._run_exitfuncs()  # noqa: SLF001 - the only way to run them before os._exit
+    except Exception as error:
+        why = error
+    if not ran:
+        context.lose(importlib.import_module("flyte_notebook.worker.relies").BY_KEY["exit handlers"], why)
 
 
 def _flush_files() -> None:

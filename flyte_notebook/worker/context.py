@@ -1,16 +1,20 @@
-"""What code inside a worker may tell the outside: how far it is, and what to display.
+"""What code inside a worker may tell the outside: how far it is, what to display, and what does not work here.
 
 Outside of a worker every function here does nothing, so that the same code runs in both places.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.reliance import lost_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flyte_notebook.outcome import Stage
+    from flyte_notebook.reliance import Reliance
 
 _tell: Callable[[dict[str, Any]], None] | None = None
 _at_end: Callable[[], object] | None = None
@@ -55,3 +59,9 @@ def publish(message: dict[str, Any]) -> None:
     """
     if _tell is not None:
         _tell({"kind": "display", "message": message})
+
+
+def lose(entry: Reliance, why: BaseException | str) -> None:
+    """Say that something that is relied on turned out not to be there."""
+    if _tell is not None:
+        _tell({"kind": "lost", "loss": asdict(lost_by(entry, why))})
