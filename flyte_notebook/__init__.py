@@ -325,8 +325,7 @@ def _growing_bundle(*args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN40
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Load the extension: ``%load_ext flyte_notebook``."""
-    with _engine_begun():
-        importlib.import_module("flyte_notebook.notebook.extension").load(shell)
+    importlib.import_module("flyte_notebook.notebook.loading").load(shell, _engine_begun)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:

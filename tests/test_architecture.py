@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "flyte_notebook"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("units", "errors", "reliance"),
+    ("units", "errors", "reliance", "supported"),
     ("limits", "trace"),
     ("job", "next_limit", "outcome", "semantics", "stand_in"),
     ("diagnosis", "catalogue.*", "fitting.*", "growing", "sweeping.*", "history", "overrides", "progress"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import logging
 import threading
 import time
 import uuid
@@ -18,8 +19,10 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook.notebook import relies
 from flyte_notebook.notebook.output import KernelSink
 from flyte_notebook.outcome import Success
+from flyte_notebook.reliance import losses
 from flyte_notebook.views import live
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from flyte_notebook.engine import Sink
     from flyte_notebook.history import Run
     from flyte_notebook.sdk.session import Session
+
+logger = logging.getLogger("flyte_notebook.notebook")
 
 SHOWN_AFTER_S = 0.5
 """How long a run has to last before a line is shown."""
@@ -87,6 +92,7 @@ class LiveLines:
         self._cells: OrderedDict[str, _Cell] = OrderedDict()
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
+        self._unable = False
         self.told: set[str] = set()
         """The names of runs that passed and of which a line says so; whoever reads it empties it."""
 
@@ -161,7 +167,18 @@ class LiveLines:
                     return
             for cell in cells:
                 with cell.lock:
-                    self._refresh(cell, time.monotonic())
+                    self._try_to_refresh(cell)
+
+    def _try_to_refresh(self, cell: _Cell) -> None:
+        """Show how a cell stands, where widgets can be made: whatever is wrong with them, what runs goes on."""
+        if self._unable:
+            return
+        try:
+            self._refresh(cell, time.monotonic())
+        except Exception as error:
+            self._unable = cell.line is None
+            logger.debug("could not show a live line", exc_info=True)
+            losses.settle(relies.BY_KEY[relies.WIDGETS], error)
 
     def _pause_s(self) -> float:
         """Return how long to wait: who has watched for a while needs half as many pictures."""

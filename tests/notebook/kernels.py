@@ -226,6 +226,11 @@ class Kernel:
             meanwhile=look,
         ).ok()
 
+    @property
+    def earlier_notes(self) -> list[str]:
+        """Our own one-line remarks in all cells so far."""
+        return [note for cell, events in self._events.items() for note in Reply(cell, events).notes]
+
     def value(self, expression: str) -> Any:
         """Return what a plain cell says an expression is worth; strings, numbers, tuples and the like."""
         reply = self.run(f"print(repr({expression}))").ok()

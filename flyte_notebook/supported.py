@@ -1,0 +1,77 @@
+"""Which versions of other libraries this package works with, as it says of itself where it is installed.
+
+The bounds are those of the installed package's own metadata. Versions are compared by their numbers: enough for lower
+bounds, and no reason for a library that parses versions.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from dataclasses import dataclass
+
+DISTRIBUTION = "flyte-notebook"
+_REQUIREMENT = re.compile(r"\s*([A-Za-z0-9._-]+)\s*([^;]*)(;.*)?$")
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """A library that is needed: the oldest version that works, and what to install."""
+
+    library: str
+    oldest: str
+    requirement: str
+
+
+def bounds() -> tuple[Bound, ...]:
+    """Return what the installed package needs; empty where it is run from its source."""
+    try:
+        lines = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        return ()
+    found = []
+    for line in lines:
+        name, versions, marker = match.groups() if (match := _REQUIREMENT.match(line)) else ("", "", None)
+        oldest = next((one.strip()[2:] for one in versions.split(",") if one.strip().startswith(">=")), "")
+        if name and oldest and not marker:
+            found.append(Bound(library=name, oldest=oldest, requirement=f"{name}{versions.strip()}"))
+    return tuple(found)
+
+
+def problem(bound: Bound) -> str:
+    """Return what is wrong with the installed version of a library, and what mends it; empty when nothing is."""
+    try:
+        installed = importlib.metadata.version(bound.library)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{bound.library} is not installed; {mending(bound)}"
+    if numbers(installed) < numbers(bound.oldest):
+        return f"{bound.library} {installed} is older than {bound.oldest}; {mending(bound)}"
+    return ""
+
+
+def mending(bound: Bound) -> str:
+    """Return the command that installs a version that works."""
+    return f"%pip install '{bound.requirement}', then restart the kernel"
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """Return the numbers of a release: of ``2.12.1rc1`` those before ``rc``."""
+    found = []
+    for part in version.split("+", maxsplit=1)[0].split("."):
+        number = _NUMBER.match(part)
+        if number is None:
+            break
+        found.append(int(number[0]))
+        if number[0] != part:
+            break
+    return tuple(found)
+
+
+def newer_than(tested: str, library: str) -> str:
+    """Return the installed version of a library if it is newer than the one tested, else an empty text."""
+    try:
+        installed = importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    return installed if numbers(installed) > numbers(tested) else ""
