@@ -197,8 +197,9 @@ class Card:
             return
         try:
             self._form = OverrideForm(self._data(), check=self._check, code=self._rerun.code, on_rerun=self._start)
-        except Exception:  # whatever is wrong with the widgets, the card stands
-            logger.exception("could not make the form of a card")
+        except Exception as error:  # whatever is wrong with the widgets, the card stands
+            logger.debug("could not make the form of a card", exc_info=True)
+            losses.settle(relies.BY_KEY[relies.WIDGETS], error)
             return
         self._sink.display({"data": self._form.bundle(), "transient": {"display_id": f"fnb-form-{self.key}"}})
 
