@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flyte_notebook.limiters import machine
+from flyte_notebook.reliance import losses
 from flyte_notebook.sdk import enforcement
 from flyte_notebook.units import format_cpu, format_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from flyte_notebook.engine.link import Workers
     from flyte_notebook.limits import Enforcement
+    from flyte_notebook.reliance import Loss
     from flyte_notebook.sdk.session import Session
 
 EXACTNESS = {
@@ -128,6 +130,16 @@ def _lines(why: str) -> Finding:
     return Finding(subject="lines", holds="known for a killed task", detail=words)
 
 
+def lost_findings(found: Iterable[Loss]) -> list[Finding]:
+    """Return a line for each feature that is lost here: which, and what of which library is not as it was."""
+    return [Finding(subject="lost", holds=loss.lost, detail=f"{loss.library}: {loss.why}") for loss in found]
+
+
+def lost_words(found: Iterable[Loss]) -> str:
+    """Return what is lost in one line, empty when nothing is."""
+    return "; ".join(f"{loss.lost} ({loss.library})" for loss in found)
+
+
 def _version(distribution: str) -> str:
     try:
         return importlib.metadata.version(distribution)
@@ -171,4 +183,5 @@ def _report(session: Session, silenced: int | None) -> Doctor:
         findings.append(
             Finding(subject="event loop", holds="polling errors are silenced", detail=f"{silenced} silenced so far")
         )
-    return Doctor(enforcement=found, findings=(*findings, *_added), hints=found.hints)
+    findings += [*_added, *lost_findings(losses.found)]
+    return Doctor(enforcement=found, findings=tuple(findings), hints=found.hints)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "flyte_notebook"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("units", "errors", "tested"),
+    ("units", "errors", "reliance", "tested"),
     ("limits", "trace"),
     ("job", "next_limit", "outcome", "semantics", "stand_in"),
     ("diagnosis", "catalogue.*", "fitting.*", "growing", "sweeping.*", "history", "overrides", "progress"),
@@ -54,7 +54,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "traitlets": ("notebook.*", "views.card", "views.live"),
     "zmq": ("notebook.*",),
     "tornado": ("notebook.*",),
-    "cloudpickle": ("worker.pickling",),
+    "cloudpickle": ("worker.pickling", "worker.relies"),
     "pandas": ("trace",),
 }
 """The only rooms that may import a foreign library; one that is not listed has no home yet."""
@@ -66,6 +66,17 @@ EXCUSED: dict[tuple[str, str], str] = {
 
 FOR_TYPES_ONLY = {"typing_extensions"}
 """Libraries that any module may import under ``TYPE_CHECKING``: the checker brings them."""
+
+DISTRIBUTIONS = {"IPython": "ipython"}
+"""What a library is called where it is installed from, if not by its own name."""
+
+UNDECLARED: dict[str, str] = {
+    "connectrpc": "the SDK brings the one that it uses, and another one costs the cards of its errors",
+    "flyteidl2": "the SDK brings the one that it speaks, and another one costs cells as tasks",
+    "pandas": "the user's; what needs it says so",
+    "traitlets": "IPython's own way to configure it",
+}
+"""Libraries that are imported and stand in no list of dependencies, with the reason; inside functions only."""
 
 BANNED_NAMES = {"util", "utils", "common", "helpers", "helper", "manager", "misc", "base_utils"}
 MODULE_LINES = 400
@@ -80,11 +91,12 @@ NEVER_IN_A_WORKER = ("IPython", "ipywidgets", "matplotlib", "numpy", "pandas")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Import:
-    """One imported name, whole; ``for_types`` when only a type checker runs it."""
+    """One imported name, whole; ``for_types`` when only a type checker runs it, ``deferred`` inside a function."""
 
     line: int
     name: str
     for_types: bool
+    deferred: bool = False
 
     @property
     def library(self) -> str:
@@ -111,6 +123,8 @@ class Module:
             node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         ]
         for_types = {id(inner) for block in blocks for statement in block.body for inner in ast.walk(statement)}
+        functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        deferred = {id(inner) for function in functions for inner in ast.walk(function)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
@@ -120,7 +134,8 @@ class Module:
                 names = [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]
             else:
                 continue
-            yield from (Import(line=node.lineno, name=str(name), for_types=id(node) in for_types) for name in names)
+            how = {"for_types": id(node) in for_types, "deferred": id(node) in deferred}
+            yield from (Import(line=node.lineno, name=str(name), **how) for name in names)
 
     def _from(self, node: ast.ImportFrom) -> list[str]:
         base = node.module or ""
@@ -217,6 +232,27 @@ def broken_homes(modules: list[Module]) -> list[str]:
     return wrong
 
 
+def declared() -> set[str]:
+    """Return the libraries that are installed with the package whatever else is, as they are called there."""
+    settings = (ROOT / "pyproject.toml").read_text("utf-8")
+    listed = settings.partition("\ndependencies = [")[2].partition("\n]")[0]
+    return {name.replace("-", "_") for name in re.findall(r'"([\w-]+)', listed)}
+
+
+def undeclared(modules: list[Module]) -> list[str]:
+    """Return imports of libraries that may not be there, where one that is not would break the import of a module."""
+    known, wrong = declared(), []
+    for module in modules:
+        for found in module.imports():
+            library = found.library
+            if library in sys.stdlib_module_names or library == PACKAGE or found.for_types:
+                continue
+            if DISTRIBUTIONS.get(library, library) in known or (library in UNDECLARED and found.deferred):
+                continue
+            wrong.append(f"{module.name or PACKAGE}:{found.line} imports {library}, which may not be there")
+    return wrong
+
+
 def too_large(modules: list[Module]) -> list[str]:
     """Return modules and functions beyond the size where one looks for the seam, and names that say nothing."""
     wrong = []
@@ -254,6 +290,14 @@ def test_every_foreign_library_has_one_home() -> None:
     """A foreign library is imported only where it lives."""
     wrong = broken_homes(MODULES)
     assert [] == wrong, "\n".join(wrong)
+
+
+def test_a_library_that_may_not_be_there_is_imported_where_it_is_used() -> None:
+    """What is no declared dependency is imported inside functions alone, each for a reason that still holds."""
+    wrong = undeclared(MODULES)
+    assert [] == wrong, "\n".join(wrong)
+    used = {found.library for module in MODULES for found in module.imports() if not found.for_types}
+    assert set() == set(UNDECLARED) - used
 
 
 def test_nothing_grew_too_large_and_names_say_something() -> None:
@@ -366,6 +410,21 @@ def test_a_library_outside_its_home_is_found(name: str, text: str, words: str) -
     """A foreign library is found outside its home, inside functions too."""
     (wrong,) = broken_homes([Module(name=name, text=text)])
     assert words in wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("import connectrpc", True),
+        ("def f():\n    import connectrpc", False),
+        ("if TYPE_CHECKING:\n    import connectrpc", False),
+        ("def f():\n    import requests", True),
+        ("import IPython, nest_asyncio2, psutil", False),
+    ],
+)
+def test_an_undeclared_library_is_found(text: str, *, wrong: bool) -> None:
+    """An import that runs with the module's own, or of what nobody has thought of, is found; others are fine."""
+    assert wrong == bool(undeclared([Module(name="sdk.control_plane", text=text)]))
 
 
 def test_for_types_alone_some_may_be_imported() -> None:

@@ -19,8 +19,6 @@ from flyte_notebook.cells.scopes import called_on, facts_of, hinted_by, is_get_i
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-IPYTHON_NAMES = ("get_ipython", "display")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellNames:
@@ -29,23 +27,18 @@ class CellNames:
     ``reads`` may come from the notebook. ``certain`` is the part of it that is surely read, before anything in the cell
     could have set it. ``hints`` stand in texts that are evaluated (magics, shell commands, queries); they count only
     if the notebook has them. ``assigned`` may be bound when the cell ends, by statements or by functions with
-    ``global``; ``bound`` are those that the cell's own statements bind. ``deleted`` are gone at the end, if the
-    ``del`` is reached. ``mutated`` are changed in place. ``called_on`` have methods called on them. ``imports`` are the
-    full names of modules imported. ``has_value``: the last statement is an expression.
+    ``global``. ``deleted`` are gone at the end, if the ``del`` is reached. ``mutated`` are changed in place. Those that
+    are ``called_on`` have methods called on them. ``imports`` are the full names of modules imported.
     """
 
     reads: tuple[str, ...] = ()
     certain: tuple[str, ...] = ()
     hints: frozenset[str] = frozenset()
     assigned: tuple[str, ...] = ()
-    bound: tuple[str, ...] = ()
     deleted: tuple[str, ...] = ()
     mutated: frozenset[str] = frozenset()
     called_on: frozenset[str] = frozenset()
     imports: tuple[str, ...] = ()
-    has_star_import: bool = False
-    has_value: bool = False
-    needs_ipython: bool = False
 
 
 def analyse(source: str, filename: str = "<cell>") -> CellNames:
@@ -73,14 +66,10 @@ def analyse(source: str, filename: str = "<cell>") -> CellNames:
         certain=tuple(reader.certain_reads),
         hints=frozenset(reader.hints),
         assigned=tuple(bound),
-        bound=tuple(reader.bound),
         deleted=tuple(gone),
         mutated=frozenset(reader.mutated),
         called_on=frozenset(reader.called_on),
         imports=tuple(reader.imports),
-        has_star_import=reader.has_star_import,
-        has_value=bool(tree.body) and isinstance(tree.body[-1], ast.Expr),
-        needs_ipython=any(name in reader.reads for name in IPYTHON_NAMES),
     )
 
 
@@ -317,7 +306,7 @@ class _Reader(Ledger, ast.NodeVisitor):
         """Bind what is imported."""
         for alias in node.names:
             if alias.name == "*":
-                self.has_star_import = self.anything = True
+                self.anything = True
             else:
                 self.store(alias.asname or alias.name)
 

@@ -9,11 +9,9 @@ import __future__
 
 import ast
 import asyncio
-import importlib
 import inspect
 import io
 import linecache
-import logging
 import sys
 import types
 from dataclasses import dataclass, field
@@ -27,14 +25,6 @@ from flyte_notebook.worker import context, named_pickles, pickling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-logger = logging.getLogger("flyte_notebook.cells")
-
-at_start: list[Callable[[], object]] = []
-"""Called before the body of each cell."""
-
-at_end: list[Callable[[], object]] = []
-"""Called when the body has ended, also with an error, before anything is serialised: open figures are shown here."""
 
 _FUTURES = 0
 for _name in __future__.all_feature_names:
@@ -56,8 +46,7 @@ class Cell:
     ``source`` is plain Python, magics translated; ``filename`` is what tracebacks call it. ``code`` are functions,
     classes, modules and tasks that it uses, as `Selection.ship` gave them, and ``sources`` their text. ``outputs`` are
     the names the user asked for, ``None`` to find out. The name tuples are those of `CellNames`; ``may_set`` is
-    that of `Selection`. ``begin`` and ``end`` are functions (``module:function``) to be called before and after the
-    body. ``version`` says when two cells do the same.
+    that of `Selection`. ``version`` says when two cells do the same.
     """
 
     name: str
@@ -71,8 +60,6 @@ class Cell:
     called_on: frozenset[str] = frozenset()
     imports: tuple[str, ...] = ()
     may_set: frozenset[str] = frozenset()
-    begin: tuple[str, ...] = ()
-    end: tuple[str, ...] = ()
     version: str = ""
 
 
@@ -82,14 +69,14 @@ async def run_cell(
     *,
     place: Callable[[], str],
     namespace: dict[str, Any] | None = None,
-    describe: Callable[[Any], Mapping[str, Any]] | None = None,
+    ended: Callable[[], object] = lambda: None,
 ) -> CellOutcome:
     """Run a cell and return what it gives back. Raises what the cell raises.
 
     ``inputs`` is emptied, so that what the body lets go is freed.
-    ``place`` names a file for outputs that are too large to travel inline. ``describe`` gives the mimebundle of a last
-    value that cannot travel. A body without ``await`` runs in a thread, as the SDK runs tasks that are no coroutines,
-    so that it may call such tasks.
+    ``place`` names a file for outputs that are too large to travel inline. ``ended`` is called when the body has ended,
+    also with an error, before anything is pickled: figures that are open are shown then. A body without ``await`` runs
+    in a thread, as the SDK runs tasks that are no coroutines, so that it may call such tasks.
     """
     held = namespace if namespace is not None else _namespace()
     linecache.cache[cell.filename] = (len(cell.source), None, cell.source.splitlines(keepends=True), cell.filename)
@@ -103,8 +90,11 @@ async def run_cell(
     names = tuple(inputs)
     inputs.clear()
     before = _Before(cell, held, names)
-    value = await _run(codes, held, cell)
-    return before.outcome(value, has_value=codes[1] is not None, place=place, describe=describe or _described)
+    try:
+        value = await _run(codes, held)
+    finally:
+        ended()
+    return before.outcome(value, has_value=codes[1] is not None, place=place)
 
 
 def _namespace() -> dict[str, Any]:
@@ -125,30 +115,17 @@ def _compiled(cell: Cell) -> tuple[types.CodeType, types.CodeType | None]:
     return body, compile(ast.Expression(last.value), cell.filename, "eval", flags, dont_inherit=True)
 
 
-async def _run(codes: Sequence[types.CodeType | None], namespace: dict[str, Any], cell: Cell) -> Any:
+async def _run(codes: Sequence[types.CodeType | None], namespace: dict[str, Any]) -> Any:
     """Run code in a namespace and return the value of the last."""
-    for begin in (*at_start, *map(_function, cell.begin)):
-        begin()
-    try:
-        present = [code for code in codes if code is not None]
-        if not any(code.co_flags & inspect.CO_COROUTINE for code in present):
-            return await _in_thread(present, namespace)
-        value = None
-        for code in present:
-            value = eval(code, namespace)  # noqa: S307 - running the user's code is the point
-            if code.co_flags & inspect.CO_COROUTINE:
-                value = await value
-        return value
-    finally:
-        for end in (*map(_function, cell.end), *at_end):
-            _finish(end, cell.name)
-
-
-def _finish(end: Callable[[], object], name: str) -> None:
-    try:
-        end()
-    except Exception:
-        logger.exception("could not finish the cell %s", name)
+    present = [code for code in codes if code is not None]
+    if not any(code.co_flags & inspect.CO_COROUTINE for code in present):
+        return await _in_thread(present, namespace)
+    value = None
+    for code in present:
+        value = eval(code, namespace)  # noqa: S307 - running the user's code is the point
+        if code.co_flags & inspect.CO_COROUTINE:
+            value = await value
+    return value
 
 
 async def _in_thread(codes: Sequence[types.CodeType], namespace: dict[str, Any]) -> Any:
@@ -166,12 +143,6 @@ async def _in_thread(codes: Sequence[types.CodeType], namespace: dict[str, Any])
     if error is not None:
         raise error
     return value
-
-
-def _function(entry: str) -> Callable[[], object]:
-    module, _, name = entry.partition(":")
-    function: Callable[[], object] = getattr(importlib.import_module(module), name)
-    return function
 
 
 def _described(value: Any) -> Mapping[str, Any]:
@@ -198,14 +169,7 @@ class _Before:
         watched = [name for name in dict.fromkeys((*inputs, *carried)) if name not in surely]
         self._digests = {name: digest(namespace[name]) for name in watched if type(namespace[name]) not in _IMMUTABLE}
 
-    def outcome(
-        self,
-        value: Any,
-        *,
-        has_value: bool,
-        place: Callable[[], str],
-        describe: Callable[[Any], Mapping[str, Any]],
-    ) -> CellOutcome:
+    def outcome(self, value: Any, *, has_value: bool, place: Callable[[], str]) -> CellOutcome:
         """Serialise what the namespace holds now that the notebook is to get."""
         names = self._names()
         modules = {name: self._namespace[name].__name__ for name in names if _is_module(self._namespace[name])}
@@ -216,7 +180,7 @@ class _Before:
         sent = {output.name for output in outputs}
         without = self._known | sent if self._cell.outputs is None else set(self._inputs) | sent
         written = write_outputs(outputs, namespace=self._namespace, place=place, without=without)
-        shown = describe(value) if any(kept.name == RESULT for kept in written.kept) else None
+        shown = _described(value) if any(kept.name == RESULT for kept in written.kept) else None
         changed, perhaps = self._changed(sent)
         return CellOutcome(
             segments=written.segments,

@@ -25,7 +25,6 @@ class Ledger(ast.NodeVisitor):
         self.mutated: set[str] = set()
         self.called_on: set[str] = set()
         self.imports: dict[str, None] = {}
-        self.has_star_import = False
         self.definite: set[str] = set()
         self._certain = True
         self.anything = False

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
-import dis
 import re
 import types
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from flyte_notebook.worker.code_objects import global_uses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,17 +47,6 @@ def facts_of(node: ast.stmt | ast.expr) -> Facts:
         calls_on=frozenset(name for part in inside for name in called_on(part)) & reads.keys(),
         hints=frozenset(name for part in inside if isinstance(part, ast.Call) for name in hinted_by(part)),
     )
-
-
-def global_uses(code: types.CodeType) -> Iterator[tuple[str, str]]:
-    """Yield (name, "read" or "assign") for each use of a global in this code, nested code left out."""
-    instructions = list(dis.get_instructions(code))
-    own = {step.argval for step in instructions if step.opname == "STORE_NAME"}  # the names of a class body
-    for step in instructions:
-        if step.opname in {"STORE_GLOBAL", "DELETE_GLOBAL"}:
-            yield step.argval, "assign"
-        elif "GLOBAL" in step.opname or (step.opname == "LOAD_NAME" and step.argval not in own):
-            yield step.argval, "read"
 
 
 def mutated_by(node: ast.AST) -> Iterator[str]:

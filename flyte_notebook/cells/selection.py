@@ -15,8 +15,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.cells.scopes import global_uses
 from flyte_notebook.worker import named_pickles, pickling
+from flyte_notebook.worker.code_objects import global_uses
 from flyte_notebook.worker.pickling import PicklingProblem
 
 if TYPE_CHECKING:

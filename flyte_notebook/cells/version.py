@@ -20,6 +20,7 @@ import typing
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.worker import pickling
+from flyte_notebook.worker.code_objects import global_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -140,7 +141,7 @@ class _Digesting:
 
     def _function(self, function: types.FunctionType) -> list[str]:
         read = function.__globals__
-        names = [name for name in pickling.global_names(function.__code__) if name in read and name not in self.without]
+        names = [name for name in global_names(function.__code__) if name in read and name not in self.without]
         return [
             "function",
             function.__name__,

@@ -1,7 +1,8 @@
-"""The proof, before anything runs, that a worker is a process of its own; and what an empty one holds."""
+"""Jobs of ours that run in workers when a session starts: one that proves isolation, one that tries libraries out."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flyte_notebook.engine.attempt import AttemptInWorker, Origin
 from flyte_notebook.engine.sinks import Nowhere
 from flyte_notebook.job import Job, Surroundings
+from flyte_notebook.reliance import Loss
 
 if TYPE_CHECKING:
     from flyte_notebook.engine.link import SupervisorLink
@@ -24,14 +26,35 @@ async def run_canary(entry: str, link: SupervisorLink) -> WorkerReport:
 
     Raises `CanaryError` when there is no answer, or the pid is ours.
     """
-    job = Job(label="canary", run="canary", action="a0", entry=entry, payload=b"")
+    report = await _run("canary", entry, link, fresh=True)
+    if report.answer is None or int(report.answer) == os.getpid():
+        raise CanaryError(f"no isolated worker could be started, so nothing is run: {_words(report)}")
+    return report
+
+
+async def try_out(entry: str, link: SupervisorLink) -> dict[str, Loss | None]:
+    """Run a job that tries out what is relied on in workers; return what is lost by key, ``None`` for what is not.
+
+    Raises `CanaryError` when there is no answer.
+    """
+    report = await _run("rehearsal", entry, link, fresh=False)
+    if report.answer is None:
+        raise CanaryError(f"what is relied on could not be tried out: {_words(report)}")
+    found: dict[str, dict[str, Any] | None] = json.loads(report.answer)
+    return {key: None if loss is None else Loss(**loss) for key, loss in found.items()}
+
+
+async def _run(name: str, entry: str, link: SupervisorLink, *, fresh: bool) -> WorkerReport:
+    job = Job(label=name, run=name, action="a0", entry=entry, payload=b"")
     own = Surroundings(cwd=os.getcwd(), environ=dict(os.environ), sys_path=tuple(filter(None, sys.path)))  # noqa: PTH109 - a string is wanted
     origin = Origin(sink=Nowhere(), surroundings=own)
-    report = await AttemptInWorker(job, origin, link, _no_call, fresh=True).run()
-    if report.answer is None or int(report.answer) == os.getpid():
-        words = report.output_tail or report.tripped_detail or f"exit status {report.exit_status}"
-        raise CanaryError(f"no isolated worker could be started, so nothing is run: {words}")
-    return report
+    return await AttemptInWorker(job, origin, link, _no_call, fresh=fresh).run()
+
+
+def _words(report: WorkerReport) -> str:
+    if report.raised is not None:
+        return f"{report.raised.type_name}: {report.raised.message}"
+    return report.output_tail or report.tripped_detail or f"exit status {report.exit_status}"
 
 
 async def _no_call(_request: dict[str, Any]) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.engine.actions import Actions
 from flyte_notebook.engine.attempt import AttemptInWorker, Origin
-from flyte_notebook.engine.canary import CanaryError, run_canary
 from flyte_notebook.engine.link import SupervisorError, SupervisorLink
 from flyte_notebook.engine.living import LivingAttempts, NotAdmittedError
 from flyte_notebook.engine.parcels import parcelled
+from flyte_notebook.engine.proof import Proof, UnprovenError
 from flyte_notebook.history import Attempt, History
 from flyte_notebook.limiters import machine
 from flyte_notebook.outcome import Failure, Success, WorkerReport
@@ -55,6 +55,7 @@ class Engine:
         *,
         history: History,
         canary: str,
+        rehearsal: str = "",
         max_processes: int = MAX_PROCESSES,
         prefork: Prefork | None = None,
     ) -> None:
@@ -64,11 +65,8 @@ class Engine:
         """Told of each attempt that failed."""
         self.adjust: Callable[[Job], Job] | None = None
         """Changes the job of a nested call before it runs."""
-        self.baseline_bytes: int | None = None
-        """What a worker holds before any code, known when proven."""
-        self.no_line = ""
-        """Why the line that a task stands at cannot be seen; empty when it can."""
         self._canary = canary
+        self._rehearsal = rehearsal
         self.max_processes = max_processes
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="flyte-notebook-engine", daemon=True)
@@ -114,22 +112,24 @@ class Engine:
     async def _go_on(self) -> None:
         """Have workers prepared, and see that one can be had: both take a core, so not before somebody waits."""
         self._link.begin_server()
-        self._probe = asyncio.ensure_future(self._prove())
-
-    async def _prove(self) -> None:
-        try:
-            report = await run_canary(self._canary, self._link)
-        except CanaryError as error:
-            raise EngineError(str(error)) from error
-        self.baseline_bytes, self.no_line = report.trace.baseline_bytes, report.no_line
+        self._proof = Proof(self._link, canary=self._canary, rehearsal=self._rehearsal)
 
     def wait_until_proven(self, timeout_s: float = START_BOUND_S) -> None:
-        """Wait for the canary. Thread-safe. Raises `EngineError` when isolation does not work here."""
+        """Wait until all is known that is tried out first. Thread-safe. Raises `EngineError` where nothing may run."""
+        try:
+            self.call(self._proof.complete()).result(timeout_s)
+        except UnprovenError as error:
+            raise EngineError(str(error)) from error
 
-        async def probe() -> None:
-            await asyncio.shield(self._probe)
+    @property
+    def baseline_bytes(self) -> int | None:
+        """What a worker holds before any code, known when proven."""
+        return self._proof.baseline_bytes
 
-        self.call(probe()).result(timeout_s)
+    @property
+    def no_line(self) -> str:
+        """Why the line that a task stands at cannot be seen; empty when it can, and before that is proven."""
+        return self._proof.no_line
 
     def workers(self) -> Workers:
         """Return how workers are started; waits until that is known. Thread-safe."""
@@ -286,7 +286,10 @@ class Engine:
             return WorkerReport(
                 tripped=tripped, tripped_detail=detail, queued_for_s=queued_for_s, enforcement=self._link.enforcement
             )
-        await asyncio.shield(self._probe)
+        try:
+            await self._proof.isolated()
+        except UnprovenError as error:
+            raise EngineError(str(error)) from error
         report = await self._supervise(living, origin)
         if living.worker is not None and living.worker.killed_before_it_began(report):
             report = await self._supervise(living, origin, fresh=True)  # nothing of the task has run

@@ -86,18 +86,15 @@ class Handle:
     """One attempt as the supervisor knows it."""
 
     def __init__(self, number: int) -> None:
-        loop = asyncio.get_running_loop()
         self.number = number
         self.usage_bytes = 0
-        self.spawned: asyncio.Future[int] = loop.create_future()
-        self.ended: asyncio.Future[dict[str, Any]] = loop.create_future()
+        self.ended: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: Exception) -> None:
         """Nothing more will be heard of this attempt."""
-        for future in (self.spawned, self.ended):
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # it may be that nobody waits for it any more
+        if not self.ended.done():
+            self.ended.set_exception(error)
+            self.ended.exception()  # it may be that nobody waits for it any more
 
 
 class SupervisorLink:
@@ -314,8 +311,6 @@ class SupervisorLink:
             self._on_usage()
         elif kind == "workers":
             self._heard_of_workers(Workers(forked=message["forked"], why=message["why"]))
-        elif kind == "spawned":
-            self._handles[message["id"]].spawned.set_result(message["pid"])
         elif kind == "refused":
             self._handles.pop(message["id"]).fail(SupervisorError(f"no worker could be started: {message['error']}"))
         elif kind == "ended":

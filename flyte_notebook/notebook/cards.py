@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from flyte_notebook.cells.analysis import analyse
 from flyte_notebook.cells.returned import bind
 from flyte_notebook.errors import failure_in
-from flyte_notebook.notebook import output
+from flyte_notebook.notebook import output, relies
 from flyte_notebook.notebook.reruns import NoRerunError, Rerun
 from flyte_notebook.outcome import Failure
 from flyte_notebook.overrides import Override, describe, read
+from flyte_notebook.reliance import losses
 from flyte_notebook.units import format_memory
 from flyte_notebook.views import bundle, card, chart
 from flyte_notebook.views.card import FormData, OverrideForm, said_html
@@ -45,12 +46,17 @@ KEPT_TASKS = LIVE_CARDS
 
 
 def warm() -> None:
-    """Load what the first card needs: it takes a second, and a cell that runs has that time."""
+    """Load what the first card needs: it takes a second, and a cell that runs has that time. Never raises."""
+    _load(relies.WIDGETS, card.warm)
+    _load(relies.CHARTS, chart.warm)
+
+
+def _load(key: str, load: Callable[[], None]) -> None:
     try:
-        card.warm()
-        chart.warm()
-    except Exception:  # the first card says what is wrong
-        logger.debug("could not load what cards are drawn with", exc_info=True)
+        load()
+    except Exception as error:
+        logger.debug("could not load what cards are made of", exc_info=True)
+        losses.settle(relies.BY_KEY[key], error)
 
 
 class Cards:

@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from flyte_notebook.sdk.trials import Trial
 
 STOP_BOUND_S = 3.0
-FINISH = "flyte_notebook.notebook.shell_in_worker:finish_cell"
-"""Called in the worker when the body has ended, before outputs are serialised: figures left open are shown."""
 
 
 class CellRun:
@@ -62,6 +60,9 @@ class CellRun:
         session = enforcement.current()
         if session is None:
             raise UsageError(f"{MAGIC}: limits are not enforced now; run %reload_ext flyte_notebook")
+        lost = celltask.lost()
+        if lost:
+            raise UsageError(f"{MAGIC}: {lost}")
         self._session: Session = session
         self._shell = shell
         self._said = said
@@ -280,7 +281,6 @@ class CellRun:
                 said.name or "cell",
                 parts,
                 env=environment,
-                end=(FINISH,),
                 **settings.task_settings(_task_options(said), environment),
             )
         except CannotSendError as error:

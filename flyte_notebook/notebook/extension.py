@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook import capabilities, catalogue
-from flyte_notebook.notebook import completion, interrupts, loop, output, pump, uncaught
+from flyte_notebook.notebook import completion, interrupts, loop, output, pump, relies, uncaught
 from flyte_notebook.notebook.background import BackgroundRuns
 from flyte_notebook.notebook.cards import Cards, warm
 from flyte_notebook.notebook.idle import WhenIdle
 from flyte_notebook.notebook.liveline import LiveLines
 from flyte_notebook.notebook.magics import COMPLETIONS, FlyteMagics
 from flyte_notebook.notebook.render import CLASSES, Renderer
-from flyte_notebook.sdk import celltask, enforcement, lazy, seam
+from flyte_notebook.reliance import losses
+from flyte_notebook.sdk import background_loop, celltask, enforcement, lazy
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.views import live, tree
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flyte_notebook.sdk.session import Session
+
+logger = logging.getLogger("flyte_notebook.notebook")
 
 MOST_TREES = 3
 """So many runs with caught failures are shown below a cell."""
@@ -84,8 +88,8 @@ class Extension:
     def _install(self, session: Session) -> None:
         running = self._running
         if running is not None:
-            loop.apply_nest_asyncio2(running)
-            self.polling = loop.PollingErrorHandler(running, claim=seam.claim_loop)
+            self._nest(running)
+            self.polling = loop.PollingErrorHandler(running, claim=background_loop.claim_loop)
             self.polling.install()
             self._undo.append(self.polling.uninstall)
         self._register("pre_run_cell", lambda *_: self._before_cell())
@@ -112,12 +116,19 @@ class Extension:
         self._undo.append(self._forget_magics)
         self._undo.append(completion.install_completer(self._shell, COMPLETIONS).uninstall)
 
+    def _nest(self, running: asyncio.AbstractEventLoop) -> None:
+        """Let loops run inside of the notebook's; a library that cannot be loaded costs that, and nothing else."""
+        try:
+            loop.apply_nest_asyncio2(running)
+        except Exception:  # its probe says what is lost
+            logger.debug("could not patch asyncio", exc_info=True)
+
     def _install_pump(self, session: Session) -> None:
         """Let a cell that waits hear the front end."""
         self.pump = pump.ShellPump(self._shell, lambda: bool(session.engine.active))
         if not self.pump.reason:
             try:
-                self._undo.append(seam.replace_wait(self._wait))
+                self._undo.append(background_loop.replace_wait(self._wait))
             except RuntimeError as error:
                 self.pump.reason = str(error)
         self.pump.install()
@@ -132,9 +143,17 @@ class Extension:
         if self.polling is not None:
             self.polling.check()
 
+    def _say_what_is_lost(self) -> None:
+        """Say once what turned out to be lost after the extension was loaded."""
+        words = capabilities.lost_words(losses.untold())
+        if words:
+            text = f"[flyte_notebook: lost here: {words}; %flyte doctor says why]"
+            self._shell.display_pub.publish(data={"text/plain": text}, metadata={})
+
     def _after_cell(self, result: Any = None) -> None:
         """Show the failures that the cell caught, and the right code when it failed by one of the classic mistakes."""
         self._lines.settle()
+        self._say_what_is_lost()
         self._advise()
         self._show_what_was_caught()
         raw_cell = getattr(getattr(result, "info", None), "raw_cell", None)
@@ -218,8 +237,10 @@ def load(shell: Any) -> None:
     _loaded[id(shell)] = extension
     session = enforcement.current()
     assert session is not None
-    found = session.engine.enforcement
-    sys.stdout.write(f"{capabilities.versions_line()} · {capabilities.enforcement_line(found)}\n")
+    losses.check(relies.entries(shell))
+    lost = capabilities.lost_words(losses.untold())
+    line = f"{capabilities.versions_line()} · {capabilities.enforcement_line(session.engine.enforcement)}"
+    sys.stdout.write(f"{line} · lost: {lost}\n" if lost else f"{line}\n")
 
 
 def unload(shell: Any) -> None:

@@ -16,10 +16,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook.errors import silence_grpc_polling_error
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-SDK_HANDLERS = frozenset({"silence_polling_error", "silence_grpc_polling_error"})
 
 
 class PollingErrorHandler:
@@ -94,7 +94,7 @@ class PollingErrorHandler:
 
 
 def _is_sdk_handler(handler: object) -> bool:
-    return getattr(handler, "__module__", None) == "flyte.errors" and getattr(handler, "__name__", "") in SDK_HANDLERS
+    return handler is silence_grpc_polling_error
 
 
 def apply_nest_asyncio2(loop: asyncio.AbstractEventLoop | None = None) -> str:

@@ -74,9 +74,9 @@ def start() -> Any:
 
 
 def finish_cell() -> None:
-    """Show the figures that the cell left open and run what was registered for the end of a cell.
+    """Show the figures that were left open and run what was registered for the end of a cell.
 
-    Call it after the last line of the cell, before outputs are serialised.
+    Call it once, after the last line; for a cell before its outputs are pickled: an open figure would be shown again.
     """
     if _shell is not None:
         _shell.events.trigger("post_execute")

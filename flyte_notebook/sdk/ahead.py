@@ -11,11 +11,12 @@ from flyte_notebook.history import History
 from flyte_notebook.scheduler import MAX_PROCESSES
 
 CANARY = "flyte_notebook.sdk.inside:canary"
+REHEARSAL = "flyte_notebook.sdk.relies:try_out"
 PREFORK = Prefork(
     modules=("flyte_notebook.sdk.inside", "flyte_notebook.notebook.shell_in_worker"),
     if_installed=("flyte._utils.asyncify", "rich.console", "rich.logging", "rich.jupyter", "rich.pager", "getpass"),
-    before_fork=("flyte_notebook.sdk.seam:look_for_plugins", "flyte_notebook.sdk.seam:stop_background_loop"),
-    after_fork=("flyte_notebook.sdk.seam:start_background_loop",),
+    before_fork=("flyte_notebook.sdk.seam:look_for_plugins", "flyte_notebook.sdk.background_loop:stop_background_loop"),
+    after_fork=("flyte_notebook.sdk.background_loop:start_background_loop",),
 )
 """What every job needs, and so is imported before workers are forked: the SDK, and nothing of the user's."""
 
@@ -26,7 +27,7 @@ def begin() -> None:
     """Begin to start an engine, for the session that opens next; returns at once. Who calls this calls `end_unused`."""
     global _begun  # noqa: PLW0603 - there is one session in a process, and so one that opens next
     if _begun is None:
-        _begun = Engine(history=History(), canary=CANARY, prefork=PREFORK)
+        _begun = Engine(history=History(), canary=CANARY, rehearsal=REHEARSAL, prefork=PREFORK)
         _begun.begin()
 
 
@@ -36,7 +37,7 @@ def engine(history: History, max_processes: int = MAX_PROCESSES) -> Engine:
     found, _begun = _begun, None
     if found is None or max_processes != found.max_processes:
         _begun = found
-        return Engine(history=history, canary=CANARY, max_processes=max_processes, prefork=PREFORK)
+        return Engine(history=history, canary=CANARY, rehearsal=REHEARSAL, max_processes=max_processes, prefork=PREFORK)
     found.history = history
     return found
 

@@ -26,7 +26,7 @@ from flyte_notebook.cells.execution import Cell, run_cell
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues
 from flyte_notebook.cells.selection import Selection, select
 from flyte_notebook.cells.version import cell_version
-from flyte_notebook.sdk.types import CellOutputs, LastOutputs, last_outputs, place, released, type_of
+from flyte_notebook.sdk.types import CellOutputs, LastOutputs, last_outputs, lost, place, released, type_of
 from flyte_notebook.units import format_memory
 from flyte_notebook.worker import context
 from flyte_notebook.worker.sharing import shared_namespace
@@ -34,7 +34,7 @@ from flyte_notebook.worker.sharing import shared_namespace
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["CellParts", "CellTask", "LastOutputs", "cell_task", "last_outputs", "read_cell"]
+__all__ = ["CellParts", "CellTask", "LastOutputs", "cell_task", "last_outputs", "lost", "read_cell"]
 
 RESULT_NAME = "result"
 """The name of a cell task's one output."""
@@ -148,7 +148,9 @@ class CellTask(AsyncFunctionTaskTemplate[Any, Any, Any]):
 
     async def _run(self, inputs: dict[str, Any], *, fresh: bool) -> CellOutcome:
         try:
-            return await run_cell(self.cell, inputs, place=_temporary if fresh else place)
+            if fresh:
+                return await run_cell(self.cell, inputs, place=_temporary)
+            return await run_cell(self.cell, inputs, place=place, ended=context.body_ended)
         except RuntimeError as error:
             # Python turns a StopIteration that leaves a coroutine into a RuntimeError.
             stopped = error.__cause__
@@ -191,14 +193,11 @@ def cell_task(  # noqa: PLR0913 - one argument for each setting of a task
     cache: Any = None,
     env: flyte.TaskEnvironment | None = None,
     max_inline_io_bytes: int | None = None,
-    begin: Sequence[str] = (),
-    end: Sequence[str] = (),
 ) -> CellTask:
     """Return the task of a cell.
 
-    What is ``None`` comes from ``env``, a `flyte.TaskEnvironment`, else from the SDK. ``begin`` and ``end`` are
-    functions (``module:function``) called in the worker around the body. Raises `CannotSendError` when code that the
-    cell uses cannot be pickled.
+    What is ``None`` comes from ``env``, a `flyte.TaskEnvironment`, else from the SDK. Raises `CannotSendError` when
+    code that the cell uses cannot be pickled.
     """
     names, selection = parts.names, parts.selection
     code, sources = selection.ship()
@@ -217,8 +216,6 @@ def cell_task(  # noqa: PLR0913 - one argument for each setting of a task
         called_on=names.called_on,
         imports=names.imports,
         may_set=selection.may_set,
-        begin=tuple(begin),
-        end=tuple(end),
         version=version,
     )
     given = {

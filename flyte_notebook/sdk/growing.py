@@ -18,7 +18,7 @@ from flyte_notebook.errors import OOMError, UnschedulableError, failure_in
 from flyte_notebook.growing import Growth, exhausted, listed
 from flyte_notebook.outcome import Failure
 from flyte_notebook.overrides import resources_line
-from flyte_notebook.sdk import tasks
+from flyte_notebook.sdk import seam, tasks
 from flyte_notebook.sdk.settings import is_task
 from flyte_notebook.units import quantity_memory
 
@@ -202,7 +202,7 @@ class RetryOnOom(metaclass=_Named):
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the task, again with more memory after each OOM; a coroutine where the task's own call gives one."""
-        if not self._task._call_as_synchronous:  # noqa: SLF001 - how the SDK itself tells the two kinds apart
+        if not seam.is_sync(self._task):
             return self._awaited(args, kwargs, aio=False)
         climb = Climb(self._task, self._growth)
         while True:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
-import functools
-import inspect
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +12,8 @@ from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk import celltask, seam, tasks
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.spooled import spooled
-from flyte_notebook.worker import child, context, layout, named_pickles, pickling, protocol
+from flyte_notebook.sdk.user_code import watched
+from flyte_notebook.worker import child, named_pickles, pickling, protocol
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -31,6 +29,7 @@ def canary(_file: BinaryIO) -> bytes:
 def execute(file: BinaryIO) -> bytes:
     """Run one attempt and return its outputs, pickled. Raises what the user's code raised."""
     pickling.by_name_everywhere()
+    pickling.keep_code_whole()
     seam.settle_in_worker()
     seam.replace_conversion(NamingConversion)
     body = tasks.unpack(file)
@@ -39,7 +38,7 @@ def execute(file: BinaryIO) -> bytes:
     call = body["call"]
     if os.environ.get("FLYTE_ATTEMPT_NUMBER", "0") != "0":
         seam.stage_checkpoint(call)
-    call["task"], raised = _watched(call["task"])
+    call["task"], raised = watched(call["task"])
     outputs = error = None
     try:
         outputs, error = asyncio.run(seam.dispatch_here(call, body["settings"], _dispatch))
@@ -55,50 +54,6 @@ def execute(file: BinaryIO) -> bytes:
         raise seam.to_native(error)
     _check_inline_size(call["task"], outputs)
     return pickling.dumps(outputs)
-
-
-def _watched(task: Any) -> tuple[Any, list[BaseException]]:
-    """Return the task to run, and a list whose first item will be what the user's code raised.
-
-    The SDK keeps only code and message of that. A copy: the user's code may call the task, which sends it on.
-    """
-    raised: list[BaseException] = []
-    task = copy.copy(task)
-    execute_task = task.execute
-    function: Any = getattr(task, "func", None)
-
-    async def watched(*args: Any, **kwargs: Any) -> Any:
-        context.stage("running")
-        try:
-            coroutine = execute_task(*args, **kwargs)
-            layout.runs(coroutine)
-            result = await coroutine
-        except BaseException as error:
-            raised.append(_as_raised(error))
-            raise
-        finally:
-            layout.runs(None)
-        context.stage("returning")
-        return result
-
-    def carried(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except (StopIteration, GeneratorExit) as error:
-            # From the SDK's thread: a future waits for ever for the one, and makes a bare one of the other.
-            raised.append(error)
-            raise RuntimeError(type(error).__name__) from error
-
-    task.execute = watched
-    if inspect.isfunction(function) and not inspect.iscoroutinefunction(function):
-        task.func = functools.wraps(function)(carried)
-    return task, raised
-
-
-def _as_raised(error: BaseException) -> BaseException:
-    """Return what the user's code raised: a StopIteration cannot leave a coroutine and comes as a cause."""
-    cause = error.__cause__
-    return cause if isinstance(cause, StopIteration) and getattr(error, "code", None) == "StopIteration" else error
 
 
 async def _dispatch(*args: Any, **kwargs: Any) -> tuple[Any, Any]:

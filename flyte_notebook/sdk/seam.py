@@ -1,4 +1,4 @@
-"""Where the Flyte SDK is met: every private name of it that is used anywhere, once.
+"""Where the Flyte SDK is met: every private name of it that is used anywhere, once; of its loop in `background_loop`.
 
 The seam is one module attribute, ``flyte._internal.controllers._local_controller.direct_dispatch``. The SDK's local
 controller does action ids, cache, retries, traces, groups and conversion, and calls it once per attempt. In the kernel
@@ -8,11 +8,10 @@ own function runs in the worker. A contract test holds each name below to what i
 
 from __future__ import annotations
 
-import asyncio
 import atexit
+import inspect
 import logging
 import sys
-import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +25,12 @@ from flyte._internal.runtime import convert
 from flyte._internal.runtime.entrypoints import direct_dispatch as _sdk_direct_dispatch
 from flyte.extend import AsyncFunctionTaskTemplate, TaskTemplate
 from flyte.report import _report
-from flyte.syncify import _api as _syncify
-from flyte.syncify import syncify as _syncify_instance
+
+from flyte_notebook.worker.code_objects import global_names
 
 if TYPE_CHECKING:
-    import concurrent.futures
-    from collections.abc import Awaitable, Callable, Coroutine
+    import asyncio
+    from collections.abc import Awaitable, Callable
 
     Dispatch = Callable[..., Awaitable[tuple[Any, Any]]]
 
@@ -40,7 +39,7 @@ __all__ = ["AsyncFunctionTaskTemplate", "TaskTemplate"]
 _ended_with: weakref.WeakSet[Any] = weakref.WeakSet()
 """Controllers whose runners end with them."""
 
-_INIT_FIELDS = (
+INIT_FIELDS = (
     "org",
     "project",
     "domain",
@@ -70,6 +69,13 @@ def replace_dispatch(dispatch: Dispatch) -> Callable[[], None]:
     return undo
 
 
+def dispatch_is_looked_up() -> bool:
+    """Whether the local controller calls what its module has as ``direct_dispatch``, as far as its code tells."""
+    methods = [method for method in vars(_local_controller.LocalController).values() if inspect.isroutine(method)]
+    codes = [getattr(inspect.unwrap(method), "__code__", None) for method in methods]
+    return any("direct_dispatch" in global_names(code) for code in codes if code is not None)
+
+
 def replace_conversion(naming: Callable[[Any, Callable[..., Awaitable[Any]]], Any]) -> Callable[[], None]:
     """Put ``naming(convert, convert_inputs)`` where the local controller converts; return what undoes it."""
     module: Any = _local_controller
@@ -82,43 +88,17 @@ def replace_conversion(naming: Callable[[Any, Callable[..., Awaitable[Any]]], An
     return undo
 
 
-def replace_wait(waiting: Callable[[concurrent.futures.Future[Any]], object]) -> Callable[[], None]:
-    """Have ``waiting(future)`` called where the SDK is about to block the main thread for a result.
-
-    ``waiting`` returns when the future is done; when it returns sooner, the SDK waits for the rest. What it raises ends
-    the wait. Return what undoes it; raises RuntimeError when the SDK has no such place.
-    """
-    background: Any = getattr(_syncify, "_BackgroundLoop", None)
-    before = getattr(background, "call_in_loop_sync", None)
-    if before is None:
-        msg = f"flyte {flyte.__version__} has no call_in_loop_sync"
-        raise RuntimeError(msg)
-
-    def call_in_loop_sync(self: Any, coro: Any) -> Any:
-        if threading.current_thread() is not threading.main_thread():
-            return before(self, coro)
-        future = asyncio.run_coroutine_threadsafe(coro, self.loop)
-        waiting(future)
-        return before(self, _result_of(future))
-
-    background.call_in_loop_sync = call_in_loop_sync
-
-    def undo() -> None:
-        background.call_in_loop_sync = before
-
-    return undo
-
-
-async def _result_of(future: concurrent.futures.Future[Any]) -> Any:
-    return await asyncio.wrap_future(future)
-
-
 def submitted_task(depth: int) -> Any:
     """Return the task that ``LocalController.submit`` is submitting, ``depth`` frames up; ``None`` elsewhere.
 
     The controller hands its conversions no more than the task's interface.
     """
     return sys._getframe(depth + 1).f_locals.get("_task")
+
+
+def is_sync(task: Any) -> bool:
+    """Whether a call of the task blocks; it is awaited otherwise."""
+    return bool(task._call_as_synchronous)
 
 
 def is_cached(task: Any) -> bool:
@@ -151,9 +131,13 @@ def replace_call(outside: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any])
 def run_local(
     task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str | None = None, uncached: bool = False
 ) -> Any:
-    """Run a task through the SDK's local mode and return the run; blocks. ``uncached``: no result is from the cache."""
+    """Run a task through the SDK's local mode and return what it returns; blocks.
+
+    ``uncached``: no result is from the cache.
+    """
     args, kwargs = _by_position(task, args, kwargs)
-    return flyte.with_runcontext(mode="local", name=name, disable_run_cache=uncached).run(task, *args, **kwargs)
+    run = flyte.with_runcontext(mode="local", name=name, disable_run_cache=uncached).run(task, *args, **kwargs)
+    return native_outputs(task, run.outputs())
 
 
 async def run_local_async(
@@ -162,12 +146,8 @@ async def run_local_async(
     """As `run_local`, awaited."""
     args, kwargs = _by_position(task, args, kwargs)
     runner = flyte.with_runcontext(mode="local", name=name, disable_run_cache=uncached)
-    return await runner.run.aio(task, *args, **kwargs)
-
-
-def run_in_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine on the loop of the SDK's sync functions, and block as they do until it is over."""
-    return _background().call_in_loop_sync(coroutine)
+    run = await runner.run.aio(task, *args, **kwargs)
+    return native_outputs(task, await run.outputs.aio())
 
 
 def _by_position(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -180,9 +160,8 @@ def _by_position(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
     return tuple(ordered), named
 
 
-def native_outputs(task: Any, run: Any) -> Any:
-    """Return what the task returned, from the run that local mode gave."""
-    outputs = run._outputs
+def native_outputs(task: Any, outputs: tuple[Any, ...]) -> Any:
+    """Return what the task returned, from the outputs of its run."""
     if len(task.native_interface.outputs) <= 1 and len(outputs) == 1:
         return outputs[0]
     return tuple(outputs)
@@ -197,37 +176,12 @@ def look_for_plugins() -> None:
     _installed_entry_points()
 
 
-def stop_background_loop() -> None:
-    """Stop the thread and the loop of the SDK's sync functions, before a fork. Raises RuntimeError when it goes on."""
-    background = _background()
-    background.stop()
-    if background.thread.is_alive():
-        raise RuntimeError("the SDK's background loop goes on")
-    atexit.unregister(background.stop)
-    background.loop.close()
-
-
-def start_background_loop() -> None:
-    """Start anew, in a forked process, what `stop_background_loop` stopped."""
-    background = _background()
-    background.__init__(background.thread.name)
-
-
-def _background() -> Any:
-    """Return the SDK's background loop. Raises RuntimeError when this version has none that is known here."""
-    background = getattr(_syncify_instance, "_bg_loop", None)
-    if any(getattr(background, name, None) is None for name in ("stop", "thread", "loop")):
-        msg = f"flyte {flyte.__version__} has no background loop that is known to flyte_notebook"
-        raise RuntimeError(msg)
-    return background
-
-
 def init_settings() -> dict[str, Any] | None:
     """Return what ``flyte.init`` was given, as far as it matters in a worker; ``None`` when it was not called."""
     config = _initialize._get_init_config()
     if config is None:
         return None
-    return {name: getattr(config, name) for name in _INIT_FIELDS if hasattr(config, name)}
+    return {name: getattr(config, name) for name in INIT_FIELDS if hasattr(config, name)}
 
 
 def endpoint() -> str | None:
@@ -261,6 +215,24 @@ async def dispatch_here(call: dict[str, Any], settings: dict[str, Any], dispatch
     """
     replace_dispatch(dispatch)
     _run._run_mode_var.set("local")
+    with _attempt_context(call, settings):
+        return await _sdk_direct_dispatch(**call, controller=create_controller("local"))
+
+
+async def dispatch_as_sdk(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    """Run an attempt with the arguments of one dispatch, as the SDK alone would."""
+    result: tuple[Any, Any] = await _sdk_direct_dispatch(*args, **kwargs)
+    return result
+
+
+async def submit_here(task: Any, args: tuple[Any, ...], call: dict[str, Any]) -> Any:
+    """Submit a task to the SDK's local controller in this process, as the SDK does inside a run; return its value."""
+    settings = {"disable_run_cache": True, "raw_data_path": call["raw_data_path"], "preserve_original_types": False}
+    with _attempt_context(call, settings):
+        return await create_controller("local").submit(task, *args)
+
+
+def _attempt_context(call: dict[str, Any], settings: dict[str, Any]) -> Any:
     parent = flyte.models.TaskContext(
         action=call["action"],
         version=call["version"],
@@ -276,8 +248,7 @@ async def dispatch_here(call: dict[str, Any], settings: dict[str, Any], dispatch
         raw_data_path=settings["raw_data_path"],
         preserve_original_types=settings["preserve_original_types"],
     )
-    with _context.Context(data):
-        return await _sdk_direct_dispatch(**call, controller=create_controller("local"))
+    return _context.Context(data)
 
 
 def stage_checkpoint(call: dict[str, Any]) -> None:
@@ -292,6 +263,11 @@ def controller_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return kwargs.get("controller") or next((item for item in args if hasattr(item, "_recorder")), None)
 
 
+def accepts_records(controller: Any) -> bool:
+    """Whether a controller has a recorder that can be asked whether it records."""
+    return hasattr(getattr(controller, "_recorder", None), "is_active")
+
+
 def end_runners_with(controller: Any) -> None:
     """Have the threads that a local controller starts for sync tasks end when nobody holds the controller any more.
 
@@ -300,10 +276,15 @@ def end_runners_with(controller: Any) -> None:
     runners = getattr(controller, "_runner_map", None)
     if runners is not None and controller not in _ended_with:
         _ended_with.add(controller)
-        weakref.finalize(controller, _end_runners, runners).atexit = False
+        weakref.finalize(controller, _end_all, runners).atexit = False
 
 
-def _end_runners(runners: dict[str, Any]) -> None:
+def end_runners(controller: Any) -> None:
+    """End the threads that a controller has started for sync tasks."""
+    _end_all(controller._runner_map)
+
+
+def _end_all(runners: dict[str, Any]) -> None:
     for runner in runners.values():
         loop = getattr(runner, "_TaskRunner__loop", None)
         atexit.unregister(runner._close)
@@ -311,22 +292,10 @@ def _end_runners(runners: dict[str, Any]) -> None:
             loop.call_soon_threadsafe(loop.stop)
 
 
-def recorder_of(controller: Any) -> Any:
-    """Return the recorder of a controller, ``None`` when it records nothing."""
+def recorder_of(controller: Any, *, idle: bool = False) -> Any:
+    """Return the recorder of a controller, ``None`` when it records nothing; unless ``idle``: then as well."""
     recorder = getattr(controller, "_recorder", None)
-    return recorder if recorder is not None and recorder.is_active else None
-
-
-def claim_loop(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
-    """Keep the SDK from putting its polling-error handler on a loop that has one; return what undoes it."""
-    if id(loop) in _syncify._configured_loops:
-        return lambda: None
-    _syncify._configured_loops.add(id(loop))
-
-    def unclaim() -> None:
-        _syncify._configured_loops.discard(id(loop))
-
-    return unclaim
+    return recorder if idle or (recorder is not None and recorder.is_active) else None
 
 
 async def native_inputs(inputs: Any, interface: Any) -> dict[str, Any]:
@@ -374,19 +343,34 @@ def cut_sleep_short(task: asyncio.Task[Any]) -> None:
         waiter.set_result(None)
 
 
+REPEATED_LOG = "Task failed with error"
+"""Begins what the SDK logs of a failed task, with the traceback that its error carries anyway."""
+
+
 def settle_in_worker() -> None:
     """Correct what the SDK gets wrong in a worker.
 
     It logs the traceback that the error carries anyway; and a report that is flushed where IPython is loaded becomes an
     object for display, which cannot be written.
     """
-    report: Any = _report
-    report.ipython_check = lambda: False
+    replace_report_check(lambda: False)
 
     def wanted(record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith("Task failed with error")
+        return not str(record.msg).startswith(REPEATED_LOG)
 
     logging.getLogger("flyte").addFilter(wanted)
+
+
+def replace_report_check(check: Callable[[], bool]) -> Callable[[], None]:
+    """Put ``check()`` where a report asks whether it is shown in a notebook; return what undoes it."""
+    module: Any = _report
+    before = module.ipython_check
+    module.ipython_check = check
+
+    def undo() -> None:
+        module.ipython_check = before
+
+    return undo
 
 
 def call_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from flyte_notebook.errors import InlineIOMaxBytesBreached, RunAbortedError
 from flyte_notebook.history import History, Run
 from flyte_notebook.job import Surroundings
 from flyte_notebook.outcome import Failure, Success
+from flyte_notebook.reliance import losses
 from flyte_notebook.scheduler import MAX_PROCESSES
-from flyte_notebook.sdk import ahead, seam, tasks
+from flyte_notebook.sdk import ahead, relies, seam, tasks
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.recording import Recording
 from flyte_notebook.sdk.repeats import INLINE_BYTES, Repeats
@@ -83,9 +84,15 @@ class Session:
 
     def open(self) -> None:
         """Start the engine and take the seam. Raises `EngineError` or RuntimeError; then the SDK is untouched."""
+        losses.check(entry for entry in relies.ENTRIES if entry.where == "kernel")
+        refused = [loss for loss in losses.found if loss.refuse]
+        if refused:
+            self.engine.close()
+            raise RuntimeError(f"nothing is run, since this is lost: {refused[0]}")
         self.engine.start()
         try:
             self._undo.append(seam.replace_dispatch(self._dispatch))
+            self._undo.append(pickling.keep_code_whole())
             self._undo.append(seam.replace_call(self._call_outside))
             self._undo.append(seam.replace_conversion(NamingConversion))
             self._undo.append(give_all_failures())
@@ -186,10 +193,9 @@ class Session:
         if trial is not None:
             self.trials[name] = trial
         try:
-            run = seam.run_local(task, args, dict(kwargs or {}), name=name, uncached=trial is not None)
+            return seam.run_local(task, args, dict(kwargs or {}), name=name, uncached=trial is not None)
         finally:
             self.trials.pop(name, None)
-        return seam.native_outputs(task, run)
 
     async def run_point(
         self, task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, name: str, trial: Trial
@@ -232,13 +238,9 @@ class Session:
     def _call_outside(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Give ``task(...)`` outside of any run an enforced run of its own."""
         name = _call_name.get()
-        if task._call_as_synchronous:  # noqa: SLF001 - how the SDK itself tells the two kinds apart
-            return seam.native_outputs(task, seam.run_local(task, args, kwargs, name=name))
-
-        async def run() -> Any:
-            return seam.native_outputs(task, await seam.run_local_async(task, args, kwargs, name=name))
-
-        return run()
+        if seam.is_sync(task):
+            return seam.run_local(task, args, kwargs, name=name)
+        return seam.run_local_async(task, args, kwargs, name=name)
 
     async def _dispatch(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Stand in for the SDK's direct dispatch in the kernel: run the attempt in a worker."""

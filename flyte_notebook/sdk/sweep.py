@@ -19,7 +19,7 @@ from flyte_notebook.errors import RunAbortedError, failure_in
 from flyte_notebook.limiters import machine
 from flyte_notebook.outcome import Failure, Success
 from flyte_notebook.progress import Progress
-from flyte_notebook.sdk import enforcement, seam, tasks
+from flyte_notebook.sdk import background_loop, enforcement, tasks
 from flyte_notebook.sdk.settings import is_task
 from flyte_notebook.sdk.trials import Trial
 from flyte_notebook.sweeping import MemoryRange, Over, Plan, Point, Sweep, SweepError
@@ -128,7 +128,7 @@ class Sweeping:
         before = history.last_failure
         end_line = self._session.begin_group(self)
         try:
-            seam.run_in_loop(self._all())
+            background_loop.run_in_loop(self._all())
         except BaseException:
             self.stop()
             self._over.wait(STOP_BOUND_S)

@@ -71,7 +71,7 @@ def call_facts(task: Any, inputs: Any) -> CallFacts:
             arguments[literal.name] = repr(getattr(primitive, kind))
     return CallFacts(
         callee=str(getattr(task, "short_name", "") or task.name.rpartition(".")[2]),
-        awaited=not task._call_as_synchronous,  # noqa: SLF001 - how the SDK itself tells the two kinds apart
+        awaited=not seam.is_sync(task),
         resources=declared_resources(task),
         arguments=arguments,
     )

@@ -5,6 +5,9 @@ and ``str`` that is valid Unicode. (The SDK turns tuples into lists and naive da
 ``2**70``, ``OrderedDict`` and ``np.float64``.) Everything else is pickled: up to 1 MiB inside the literal, more in a
 file at the run's raw data path. For a task that is cached the literal carries a hash of the content, so that equal
 inputs hit the cache however their pickles differ; for others that would only take time, 0.6 s a GiB.
+
+Literals are messages of ``flyteidl2``, which the SDK brings in the one version that it speaks. It is imported where one
+is made: with an SDK that speaks another language `lost` says what does not work, and all else does.
 """
 
 from __future__ import annotations
@@ -20,7 +23,6 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 import flyte
 import flyte.storage
 from flyte.types import TypeEngine, TypeTransformer
-from flyteidl2.core import literals_pb2, types_pb2  # type: ignore[import-untyped]  # generated, without types
 
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues
 from flyte_notebook.cells.version import digest
@@ -35,6 +37,8 @@ from flyte_notebook.worker.unpicklable import type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from flyteidl2.core import literals_pb2, types_pb2  # type: ignore[import-untyped]  # generated, without types
 
 PICKLE_TAG = "flyte_notebook.pickle"
 OUTCOME_TAG = "flyte_notebook.outcome"
@@ -175,7 +179,8 @@ class CellInputTransformer(TypeTransformer[CellInput]):
         except BaseException:
             spool.discard()
             raise
-        literal = literals_pb2.Literal(hash=(digest(python_val) or spool.hexdigest()) if hashed else "")
+        literal = _new_literal()
+        literal.hash = (digest(python_val) or spool.hexdigest()) if hashed else ""
         literal.metadata[TYPE_KEY] = type_name(python_val)
         literal.metadata[SIZE_KEY] = str(spool.position)
         if data is not None:
@@ -223,7 +228,7 @@ class CellOutputsTransformer(TypeTransformer[CellOutputs]):
         """Pack what a cell gave back; large values are in a file already."""
         outcome: CellOutcome = python_val
         outcome = outcome.moved(await published(outcome.path))
-        literal = literals_pb2.Literal()
+        literal = _new_literal()
         literal.scalar.binary.value = outcome.pack()
         literal.scalar.binary.tag = self.name
         return literal
@@ -251,7 +256,28 @@ class CellOutputsTransformer(TypeTransformer[CellOutputs]):
         return Held(result) if isinstance(result, Exception) else result
 
 
+def lost() -> str:
+    """Return what does not work because the SDK's literals are not the known ones, and why; empty when all does."""
+    try:
+        _new_literal()
+        ours, theirs = type(_binary_type(PICKLE_TAG)), type(TypeEngine.to_literal_type(int))
+        why = "" if ours is theirs else f"it uses {theirs.__module__}.{theirs.__name__}"
+    except Exception as error:  # noqa: BLE001 - whatever the import of another version, or a message of it, may raise
+        why = f"{type(error).__name__}: {error}"
+    return (
+        f"no cell can be made a task, as the literals of flyte {flyte.__version__} are not known: {why}" if why else ""
+    )
+
+
+def _new_literal() -> literals_pb2.Literal:
+    from flyteidl2.core import literals_pb2  # noqa: PLC0415 - see above
+
+    return literals_pb2.Literal()
+
+
 def _binary_type(tag: str) -> types_pb2.LiteralType:
+    from flyteidl2.core import types_pb2  # noqa: PLC0415 - see above
+
     return types_pb2.LiteralType(simple=types_pb2.SimpleType.BINARY, structure=types_pb2.TypeStructure(tag=tag))
 
 

@@ -65,11 +65,6 @@ def compared(things: Iterable[object], named: dict[str, object]) -> Comparison:
     return Comparison(rows=rows_of(things, named))
 
 
-def comparison_bundle(comparison: Comparison) -> dict[str, Any]:
-    """Return the MIME bundle of a comparison: ``text/html`` and ``text/plain``."""
-    return {"text/html": comparison_html(comparison), "text/plain": comparison_text(comparison)}
-
-
 def comparison_text(comparison: Comparison) -> str:
     """Return a comparison as a table of text."""
     rows = comparison.rows

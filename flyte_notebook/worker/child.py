@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
 import importlib
 import io
@@ -102,7 +103,7 @@ def main(arguments: list[str]) -> None:
             stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")
     entry: Callable[[BinaryIO], bytes] = named(arguments[0])
     channel = Channel(sock)
-    channel.tell({"kind": "ready", "pid": os.getpid()})
+    channel.tell({"kind": "ready"})
     try:
         job = protocol.receive(sock)
     except protocol.ChannelClosedError:
@@ -119,14 +120,15 @@ def _answer(to: Channel, entry: Callable[[BinaryIO], bytes], job: dict[str, Any]
     context.stage("loading")
     try:
         with _payload(job) as file:
-            before, after = job["before"], job["after"]
+            before = job["before"]
+            context.at_end(functools.partial(_finish, job["after"]))
             del job
             for name in before:
                 named(name)()
             try:
                 answer = entry(file)
             finally:
-                _finish(after)
+                context.body_ended()
     except BaseException as error:
         facts = describe(error)
         to.tell({"kind": "raised", "raised": facts})
@@ -137,7 +139,7 @@ def _answer(to: Channel, entry: Callable[[BinaryIO], bytes], job: dict[str, Any]
 
 
 def _finish(names: Sequence[str]) -> None:
-    """Call what the kernel wants called after the job; a failure there is shown and changes nothing."""
+    """Call what the kernel wants called after the user's code; a failure there is shown and changes nothing."""
     for name in names:
         try:
             named(name)()

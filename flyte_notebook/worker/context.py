@@ -13,12 +13,27 @@ if TYPE_CHECKING:
     from flyte_notebook.outcome import Stage
 
 _tell: Callable[[dict[str, Any]], None] | None = None
+_at_end: Callable[[], object] | None = None
 
 
 def connect(tell: Callable[[dict[str, Any]], None]) -> None:
     """Set the function that carries messages to the kernel; called once by the worker."""
     global _tell  # noqa: PLW0603 - one worker process, one channel
     _tell = tell
+
+
+def at_end(call: Callable[[], object]) -> None:
+    """Set what is called when the body of the job has ended; called once by the worker. It must not raise."""
+    global _at_end  # noqa: PLW0603 - one worker process, one job
+    _at_end = call
+
+
+def body_ended() -> None:
+    """Say that the user's code is over, before its values are pickled, or after: only the first time counts."""
+    global _at_end
+    call, _at_end = _at_end, None
+    if call is not None:
+        call()
 
 
 def in_worker() -> bool:

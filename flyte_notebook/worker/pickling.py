@@ -1,7 +1,8 @@
 """Pickling of notebook code and values; the only place that knows cloudpickle.
 
-Three things are added to cloudpickle:
+Four things are added to cloudpickle:
 
+- code travels with everything it carries, its file name included, whatever cloudpickle makes of it (`code_objects`);
 - the sentinels of `dataclasses` travel by name. cloudpickle ships them by value, after which
   ``field.default is MISSING`` is false and every dataclass defined in a notebook is broken on the other side;
 - *namespace sharing*: a function whose ``__globals__`` is the notebook's namespace is bound, on the loading side, to
@@ -31,6 +32,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 import cloudpickle
 
 from flyte_notebook.worker import sharing
+from flyte_notebook.worker.code_objects import global_names, reduce_code, submodules_used
 from flyte_notebook.worker.unpicklable import PicklingProblem, locate
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ __all__ = [
     "dumps_with_sources",
     "explain",
     "install_sources",
+    "keep_code_whole",
     "load",
     "loads",
     "sources",
@@ -80,6 +83,23 @@ def by_name_everywhere() -> None:
         copyreg.pickle(sentinel_type, reduce)
 
 
+def keep_code_whole() -> Callable[[], None]:
+    """Let all of cloudpickle in this process ship code with its file name, as ours does; return what undoes it.
+
+    The SDK pickles values with cloudpickle itself: functions among them would lose their lines. What is written then
+    loads without this package.
+    """
+    table = cloudpickle.Pickler.dispatch_table
+    before = table[types.CodeType]
+    table[types.CodeType] = reduce_code
+
+    def undo() -> None:
+        if table.get(types.CodeType) is reduce_code:
+            table[types.CodeType] = before
+
+    return undo
+
+
 class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """Pickler of notebook code and values; see the module's text.
 
@@ -102,7 +122,6 @@ class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         """File names of all code pickled so far."""
         self._travellers: list[Any] = []
         note_file = self.files.add
-        reduce_code = cloudpickle.Pickler.dispatch_table[types.CodeType]
 
         def reduce_code_noting_file(code: types.CodeType) -> Any:
             note_file(code.co_filename)
@@ -165,7 +184,7 @@ class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
                 "__annotations__": function.__annotations__,
             },
             # loaded for their effect: "import a.b" in the notebook lets a function use a.b through the name a
-            "submodules": _submodules_used(function.__code__, (namespace[name] for name in wanted)),
+            "submodules": submodules_used(function.__code__, (namespace[name] for name in wanted)),
         }
         arguments = (function.__code__, self._stand_in, function.__name__)
         return sharing.shared_function, arguments, state, None, None, sharing.set_shared_function_state
@@ -332,18 +351,6 @@ class _Nowhere:
         return len(data)
 
 
-def global_names(code: types.CodeType) -> list[str]:
-    """Return the global names that code reads, writes or deletes, nested functions included, in a stable order."""
-    extract_names = getattr(cloudpickle.cloudpickle, "_extract_code_globals", None)
-    if extract_names is not None:
-        return list(extract_names(code))
-    names = dict.fromkeys(code.co_names)  # too many: attribute names are among them
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names.update(dict.fromkeys(global_names(constant)))
-    return list(names)
-
-
 def _globals_read(function: types.FunctionType) -> dict[str, Any]:
     names = global_names(function.__code__)
     return {name: function.__globals__[name] for name in names if name in function.__globals__}
@@ -366,8 +373,3 @@ def _cell_contents(cell: types.CellType) -> tuple[Any, ...]:
         return (cell.cell_contents,)
     except ValueError:
         return ()
-
-
-def _submodules_used(code: types.CodeType, values: Iterable[Any]) -> list[types.ModuleType]:
-    find = getattr(cloudpickle.cloudpickle, "_find_imported_submodules", None)
-    return [] if find is None else list(find(code, values))

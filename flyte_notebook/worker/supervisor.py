@@ -8,7 +8,7 @@ Workers are forked from a server that has done the imports (`spares`), or else s
 
 From the kernel: ``prefork`` (how to start that server), ``spawn`` (with the worker's channel, stdout and stderr),
 ``arm`` (the worker is ready: clocks start), ``leave`` (it said that it ends now), ``stop``, ``close``. To the kernel:
-``hello``, ``workers`` (whether they are forked), ``spawned``, ``refused``, ``usage``, ``ended``. The end of the socket
+``hello``, ``workers`` (whether they are forked), ``refused``, ``usage``, ``ended``. The end of the socket
 means that the kernel is gone: everything is killed and removed.
 """
 
@@ -82,7 +82,7 @@ class Supervisor:
         self.listen(self._control, self._read_control)
         self.listen(wake_read, lambda: _drain(wake_read))
         try:
-            self._tell({"kind": "hello", "pid": os.getpid(), "enforcement": _enforcement(self._limiter)})
+            self._tell({"kind": "hello", "enforcement": _enforcement(self._limiter)})
             while not self._closing:
                 for key, _ in self._selector.select(self._wait_s()):
                     if self._selector.get_map().get(key.fd) == key:  # what was read before it may have ended it
@@ -188,7 +188,6 @@ class Supervisor:
         self._watched[message["id"]] = watched
         if watched.alarm is not None:
             self.listen(watched.alarm, lambda: _alarmed(watched))
-        self._tell({"kind": "spawned", "id": message["id"], "pid": watched.pid})
 
     def _fork(self, message: dict[str, Any], fds: list[int], group: TaskGroup) -> int:
         """Fork and exec a worker; it joins its group before exec, so that interpreter and imports count."""

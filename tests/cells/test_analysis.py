@@ -204,22 +204,6 @@ def test_names_in_texts_that_are_evaluated_are_hints(source: str, expected: set[
 
 
 @pytest.mark.parametrize(
-    ("source", "has_value", "needs_ipython"),
-    [
-        ("1", True, False),
-        ("x = 1", False, False),
-        ("", False, False),
-        ("display(1)", True, True),
-        ("pass", False, False),
-    ],
-)
-def test_value_and_ipython(source: str, has_value: bool, needs_ipython: bool) -> None:  # noqa: FBT001 - expected values
-    """A cell that ends in an expression has a value; display and get_ipython need IPython."""
-    found = names(source)
-    assert (has_value, needs_ipython) == (found.has_value, found.needs_ipython)
-
-
-@pytest.mark.parametrize(
     ("source", "line", "text"),
     [("x = 1\ny = (1,\n", 2, "y = (1,"), ("x = 1\nreturn 5", 2, "return 5"), ("break", 1, "break"), ("a b", 1, "a b")],
 )
@@ -239,5 +223,4 @@ def test_warnings_are_left_to_the_run() -> None:
 
 def test_imports_have_their_full_names() -> None:
     """Submodules that a cell imports are known by their full names."""
-    found = names("import a.b.c\nimport numpy as np\nfrom m import *")
-    assert (("a.b.c", "numpy"), True) == (found.imports, found.has_star_import)
+    assert ("a.b.c", "numpy") == names("import a.b.c\nimport numpy as np\nfrom m import *").imports

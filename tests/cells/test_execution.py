@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import linecache
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from flyte_notebook.worker import pickling
 from flyte_notebook.worker.pickling import PicklingProblem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 FILE = "<cell execution>"
@@ -340,25 +341,25 @@ def test_a_stop_iteration_does_not_hang(notebook: Notebook) -> None:
     assert isinstance(caught.value.__cause__, StopIteration)
 
 
-def test_hooks_run_around_the_body_also_when_it_fails(
-    notebook: Notebook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What is to be shown at the end is shown after an error too, and a hook that fails does not fail the cell."""
-    heard: list[str] = []
+@pytest.mark.parametrize("body", ["pass", "import asyncio\nawait asyncio.sleep(0)"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_end_of_the_body_is_told_before_anything_is_pickled(notebook: Notebook, body: str, *, fails: bool) -> None:
+    """Once, also when the body fails: what is done then, as to close a figure, is done before a value is looked at."""
+    events: list[str] = []
 
-    def fails() -> None:
-        raise ValueError("hook")
+    class Value:
+        def __reduce__(self) -> tuple[type, tuple[()]]:
+            events.append("pickled")
+            return Value, ()
 
-    def note(word: str) -> Callable[[], None]:
-        return lambda: heard.append(word)
-
-    monkeypatch.setattr(execution, "at_start", [note("start")])
-    monkeypatch.setattr(execution, "at_end", [fails, note("end")])
-    assert 1 == notebook.task("1")
-    with pytest.raises(ZeroDivisionError):
-        notebook.task("1 / 0")
-    assert ["start", "end", "start", "end"] == heard
-    assert "could not finish the cell" in caplog.text
+    notebook.names.update(events=events, value=Value())
+    cell, _ = notebook.cell(f"{body}\nevents.append('body')\nvalue = value{' / 0' * fails}")
+    inputs = {name: notebook.names[name] for name in ("events", "value")}
+    events.clear()
+    with pytest.raises(TypeError) if fails else contextlib.nullcontext():
+        asyncio.run(run_cell(cell, inputs, place=str, ended=lambda: events.append("ended")))
+    assert 1 == events.count("ended")
+    assert ["body", "ended", "pickled"][: 2 if fails else 3] == list(dict.fromkeys(events))
 
 
 def test_outside_of_a_worker_the_process_main_is_left_alone(notebook: Notebook) -> None:

@@ -66,6 +66,41 @@ def test_output_streams_to_the_cell(kernel: Kernel) -> None:
     assert "bad\n" == reply.stderr
 
 
+HOOK = "get_ipython().events.register('post_execute', lambda: print('hook'))\n"
+
+
+@pytest.mark.parametrize(
+    ("last", "fails"), [("print('body')", False), ("await asyncio.sleep(0)", False), ("1 / 0", True)]
+)
+def test_what_is_registered_for_the_end_of_a_cell_runs_once(kernel: Kernel, last: str, *, fails: bool) -> None:
+    """IPython's ``post_execute`` is for each cell once, whether it ends well or not."""
+    reply = kernel.run(f"%%flyte_task\nimport asyncio\n{HOOK}{last}")
+    assert fails == (reply.ename is not None)
+    assert 1 == reply.stdout.count("hook"), reply.stdout
+
+
+def test_a_figure_is_shown_once_and_before_its_cell_gives_anything_back(kernel: Kernel) -> None:
+    """A figure that is an output is shown when its cell ends, and is closed when it is pickled: it comes once."""
+    reply = kernel.run(
+        "%%flyte_task\nimport matplotlib.pyplot as plt\nfigure, axes = plt.subplots()\naxes.plot([1, 2])"
+    )
+    assert 1 == sum("image/png" in shown for shown in reply.ok().shown)
+    reply = kernel.run("import matplotlib.pyplot as plt\nplt.get_fignums()")
+    assert ("[]", []) == (reply.ok().result, reply.shown)
+
+
+def test_a_task_that_is_no_cell_ends_as_a_cell_does(kernel: Kernel) -> None:
+    """What a task leaves open is shown when it ends, and what is registered for the end of a cell runs once."""
+    task = (
+        "env = flyte.TaskEnvironment(name='ends')\n@env.task\nasync def ends() -> int:\n"
+        "    import matplotlib.pyplot as plt\n    from IPython import get_ipython\n"
+        f"    {HOOK}    plt.plot([1, 2])\n    return 7\n"
+    )
+    reply = kernel.run(task + "flyte.run(ends).outputs()[0]")
+    assert "7" == reply.ok().result
+    assert (1, 1) == (reply.stdout.count("hook"), sum("image/png" in shown for shown in reply.shown))
+
+
 def test_rich_display_works(kernel: Kernel) -> None:
     """HTML, figures and data frames are shown by ``display``, at the end of the cell, and as the last value."""
     reply = kernel.run(

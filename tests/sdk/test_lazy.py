@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import sys
 import types
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 from flyte._utils.lazy_module import is_imported, lazy_module
 
+from flyte_notebook.sdk import lazy
 from flyte_notebook.sdk.lazy import let_stand_ins_be_asked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 NAME = "put_off"
@@ -82,3 +84,74 @@ def test_it_is_as_it_was_afterwards(stand_in: types.ModuleType, *, used: bool) -
     undo()
     assert (types.ModuleType if used else before) is type(stand_in)
     assert 42 == stand_in.value
+
+
+class Slotted(types.ModuleType):
+    """Another layout: no module can become one."""
+
+    __slots__ = ("more",)
+
+
+class NeverLoads(types.ModuleType):
+    """A stand-in that loads in some other way."""
+
+
+class Refuses(types.ModuleType):
+    """A stand-in that cannot be asked at all."""
+
+    def __getattribute__(self, name: str) -> object:
+        raise RuntimeError(f"{name} is not for you")
+
+
+@pytest.fixture
+def unknown(stand_in: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[object], str]]:
+    """Give what puts another class in the place of Python's, ``None`` for none, and returns what is lost then."""
+    lazy._classes.cache_clear()
+
+    def lost(other: object) -> str:
+        before = type(stand_in)
+        if other is None:
+            monkeypatch.delattr(importlib.util, "_LazyModule")
+        else:
+            monkeypatch.setattr(importlib.util, "_LazyModule", other)
+        undo = let_stand_ins_be_asked()
+        assert before is type(stand_in), "it is as it was"
+        undo()
+        assert before is type(stand_in)
+        return lazy.lost()
+
+    yield lost
+    lazy._classes.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (None, "NameError: "),
+        (Slotted, "TypeError: "),
+        (NeverLoads, "it does not load what it stands for"),
+        (Refuses, "RuntimeError: whole is not for you"),
+        (types.ModuleType, "there are none"),
+        (7, "TypeError: "),
+    ],
+)
+def test_stand_ins_that_are_not_as_known_stay_as_they_are(
+    unknown: Callable[[object], str], other: object, why: str
+) -> None:
+    """A class that is gone or behaves in another way costs one feature; nothing is raised, and the reason is told."""
+    words = f"the first error of a notebook loads pandas and pyarrow, which takes about a second: {why}"
+    assert unknown(other).startswith(words)
+
+
+def test_without_a_lazy_loader_nothing_is_raised(
+    unknown: Callable[[object], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The public class that makes stand-ins may go as well."""
+    monkeypatch.delattr(importlib.util, "LazyLoader")
+    assert "AttributeError: " in unknown(importlib.util._LazyModule)  # type: ignore[attr-defined]
+
+
+def test_nothing_is_lost_with_the_stand_ins_of_this_python() -> None:
+    """Here and now they are as they are known."""
+    lazy._classes.cache_clear()
+    assert "" == lazy.lost()

@@ -23,7 +23,7 @@ from flyte._internal.runtime.entrypoints import direct_dispatch
 from flyte.report import _report
 from flyte.syncify import _api, syncify
 
-from flyte_notebook.sdk import seam
+from flyte_notebook.sdk import background_loop, seam
 
 env = flyte.TaskEnvironment(name="seam")
 
@@ -139,7 +139,7 @@ def test_a_blocking_call_waits_in_our_way_on_the_main_thread_only() -> None:
         concurrent.futures.wait([future])
 
     before = _api._BackgroundLoop.call_in_loop_sync
-    undo = seam.replace_wait(waiting)
+    undo = background_loop.replace_wait(waiting)
     try:
         assert 3 == flyte.run(add, 1, y=2).outputs()[0]
         assert len(heard) >= 1
@@ -163,7 +163,7 @@ async def _awaited(x: int, y: int) -> int:
 
 def test_a_wait_that_ends_early_leaves_the_rest_to_the_sdk() -> None:
     """When our function returns at once, the result is still waited for; what it raises ends the call."""
-    undo = seam.replace_wait(lambda _future: None)
+    undo = background_loop.replace_wait(lambda _future: None)
     try:
         assert 3 == flyte.run(add, 1, y=2).outputs()[0]
     finally:
@@ -172,7 +172,7 @@ def test_a_wait_that_ends_early_leaves_the_rest_to_the_sdk() -> None:
     def interrupted(_future: object) -> None:
         raise KeyboardInterrupt
 
-    undo = seam.replace_wait(interrupted)
+    undo = background_loop.replace_wait(interrupted)
     try:
         with pytest.raises(KeyboardInterrupt):
             flyte.run(add, 1, y=2)
@@ -184,7 +184,7 @@ def test_a_missing_wait_is_refused_loudly(monkeypatch: pytest.MonkeyPatch) -> No
     """Without the method nothing is patched and the error names the SDK's version."""
     monkeypatch.delattr(_api._BackgroundLoop, "call_in_loop_sync")
     with pytest.raises(RuntimeError, match=rf"flyte {flyte.__version__} has no call_in_loop_sync"):
-        seam.replace_wait(lambda _future: None)
+        background_loop.replace_wait(lambda _future: None)
 
 
 def test_settings_of_init_can_be_given_again() -> None:
@@ -210,7 +210,7 @@ def test_a_claimed_loop_keeps_its_handler() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(ours)
         _api._configured_loops.discard(id(loop))  # the SDK remembers numbers: one before may have had this one
-        unclaim = seam.claim_loop(loop)
+        unclaim = background_loop.claim_loop(loop)
         await flyte.run.aio(add, 1)
         claimed = loop.get_exception_handler()
         unclaim()
@@ -233,9 +233,9 @@ def test_native_outputs_are_what_the_task_returned() -> None:
     async def none() -> None:
         pass
 
-    assert 3 == seam.native_outputs(add, seam.run_local(add, (1, 2), {}))
-    assert (1, "a") == seam.native_outputs(two, seam.run_local(two, (), {}))
-    assert seam.native_outputs(none, seam.run_local(none, (), {})) is None
+    assert 3 == seam.run_local(add, (1, 2), {})
+    assert (1, "a") == seam.run_local(two, (), {})
+    assert seam.run_local(none, (), {}) is None
 
 
 def test_arguments_may_have_the_names_of_the_sdks_own() -> None:
@@ -245,9 +245,9 @@ def test_arguments_may_have_the_names_of_the_sdks_own() -> None:
     async def named(obj: int, task: int = 10, kind: int = 100) -> int:
         return obj + task + kind
 
-    assert 111 == seam.native_outputs(named, seam.run_local(named, (), {"obj": 1}))
-    assert 103 == seam.native_outputs(named, seam.run_local(named, (), {"obj": 1, "task": 2}))
-    assert 14 == seam.native_outputs(named, asyncio.run(seam.run_local_async(named, (), {"obj": 1, "kind": 3})))
+    assert 111 == seam.run_local(named, (), {"obj": 1})
+    assert 103 == seam.run_local(named, (), {"obj": 1, "task": 2})
+    assert 14 == asyncio.run(seam.run_local_async(named, (), {"obj": 1, "kind": 3}))
 
 
 @env.task
@@ -284,20 +284,20 @@ def test_the_threads_of_sync_tasks_end_with_their_controller() -> None:
 BACKGROUND = """
 import os, sys, threading, time
 import flyte
-from flyte_notebook.sdk import seam
+from flyte_notebook.sdk import background_loop, seam
 env = flyte.TaskEnvironment(name="background")
 @env.task
 async def add(x: int, y: int = 1) -> int:
     return x + y
 before, tasks = {thread.name for thread in threading.enumerate()}, len(os.listdir("/proc/self/task"))
-seam.stop_background_loop()
+background_loop.stop_background_loop()
 until = time.monotonic() + 20  # the kernel takes its time
 while len(os.listdir("/proc/self/task")) >= tasks and time.monotonic() < until:
     time.sleep(0.001)
 print(sorted(before), [thread.name for thread in threading.enumerate()], tasks - len(os.listdir("/proc/self/task")))
 sys.stdout.flush()
 if os.fork() == 0:
-    seam.start_background_loop()
+    background_loop.start_background_loop()
     flyte.init()
     print(flyte.run(add, 1).outputs()[0], {thread.name for thread in threading.enumerate()} >= before, flush=True)
     sys.exit()
@@ -317,7 +317,7 @@ def test_a_background_loop_that_is_not_known_is_refused_loudly(monkeypatch: pyte
     """An SDK whose loop is made otherwise is not forked from; the reason names its version."""
     monkeypatch.setattr(syncify, "_bg_loop", object())
     with pytest.raises(RuntimeError, match="no background loop that is known"):
-        seam.stop_background_loop()
+        background_loop.stop_background_loop()
 
 
 def test_what_is_installed_is_looked_for_once() -> None:

@@ -16,7 +16,7 @@ from flyte_notebook.outcome import Success, WorkerReport
 from flyte_notebook.trace import MemoryTrace
 from flyte_notebook.views import chart, overlay
 from flyte_notebook.views.compared import rows_of
-from flyte_notebook.views.comparison import comparison_bundle, comparison_html, comparison_text
+from flyte_notebook.views.comparison import comparison_html, comparison_text
 from flyte_notebook.views.saved import SavedRuns
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def test_nothing_that_a_task_wrote_is_markup() -> None:
 def test_a_comparison_shows_itself() -> None:
     """As text in a terminal, as HTML with a chart in a notebook, and as a figure that can be changed."""
     found = fn.compare(KILLED, PASSED)
-    assert {"text/html": found._repr_html_(), "text/plain": repr(found)} == comparison_bundle(found)
+    assert (comparison_html(found), comparison_text(found)) == (found._repr_html_(), repr(found))
     assert 'class="fnb-chart" src="data:image/svg+xml;base64,' in found._repr_html_()
     assert found.figure().axes
     assert isinstance(found, fn.Comparison)

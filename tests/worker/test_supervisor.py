@@ -95,7 +95,6 @@ class Kernel:
     def spawn(self, number: int) -> None:
         """Start such a worker; return when its child runs."""
         with self.asked(number) as read:
-            self.hear("spawned")
             assert b"up" == os.read(read, 2)
 
     def all_gone(self) -> None:

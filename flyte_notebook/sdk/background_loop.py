@@ -1,0 +1,106 @@
+"""The SDK's loop behind its blocking functions: waited for in our way, stopped before a fork, started after it.
+
+``flyte.syncify`` runs coroutines on a loop in a thread of its own, and blocks until they are done. Every private name
+of it that is used anywhere stands here, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import threading
+from typing import TYPE_CHECKING, Any
+
+import flyte
+from flyte.syncify import _api as _syncify
+from flyte.syncify import syncify as _syncify_instance
+
+if TYPE_CHECKING:
+    import concurrent.futures
+    from collections.abc import Callable, Coroutine
+
+
+def replace_wait(waiting: Callable[[concurrent.futures.Future[Any]], object]) -> Callable[[], None]:
+    """Have ``waiting(future)`` called where the SDK is about to block the main thread for a result.
+
+    ``waiting`` returns when the future is done; when it returns sooner, the SDK waits for the rest. What it raises ends
+    the wait. Return what undoes it; raises RuntimeError when the SDK has no such place.
+    """
+    background: Any = getattr(_syncify, "_BackgroundLoop", None)
+    before = getattr(background, "call_in_loop_sync", None)
+    if before is None:
+        msg = f"flyte {flyte.__version__} has no call_in_loop_sync"
+        raise RuntimeError(msg)
+
+    def call_in_loop_sync(self: Any, coro: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            return before(self, coro)
+        future = asyncio.run_coroutine_threadsafe(coro, self.loop)
+        waiting(future)
+        return before(self, _result_of(future))
+
+    background.call_in_loop_sync = call_in_loop_sync
+
+    def undo() -> None:
+        background.call_in_loop_sync = before
+
+    return undo
+
+
+async def _result_of(future: concurrent.futures.Future[Any]) -> Any:
+    return await asyncio.wrap_future(future)
+
+
+def run_in_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on the loop of the SDK's sync functions, and block as they do until it is over."""
+    return _background().call_in_loop_sync(coroutine)
+
+
+def stop_background_loop() -> None:
+    """Stop the thread and the loop of the SDK's sync functions, before a fork. Raises RuntimeError when it goes on."""
+    background = _background()
+    background.stop()
+    if background.thread.is_alive():
+        raise RuntimeError("the SDK's background loop goes on")
+    atexit.unregister(background.stop)
+    background.loop.close()
+
+
+def start_background_loop() -> None:
+    """Start anew, in a forked process, what `stop_background_loop` stopped."""
+    background = _background()
+    background.__init__(background.thread.name)
+
+
+def _background() -> Any:
+    """Return the SDK's background loop. Raises RuntimeError when this version has none that is known here."""
+    background = getattr(_syncify_instance, "_bg_loop", None)
+    if any(getattr(background, name, None) is None for name in ("stop", "thread", "loop")):
+        msg = f"flyte {flyte.__version__} has no background loop that is known to flyte_notebook"
+        raise RuntimeError(msg)
+    return background
+
+
+def claim_loop(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+    """Keep the SDK from putting its polling-error handler on a loop that has one; return what undoes it."""
+    if id(loop) in _syncify._configured_loops:
+        return lambda: None
+    _syncify._configured_loops.add(id(loop))
+
+    def unclaim() -> None:
+        _syncify._configured_loops.discard(id(loop))
+
+    return unclaim
+
+
+def forget_loop(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+    """Have the SDK take a loop for new: it knows loops by numbers, which are used again. Return what undoes it."""
+    known = id(loop) in _syncify._configured_loops
+    _syncify._configured_loops.discard(id(loop))
+
+    def undo() -> None:
+        _syncify._configured_loops.discard(id(loop))
+        if known:
+            _syncify._configured_loops.add(id(loop))
+
+    return undo

@@ -1,0 +1,236 @@
+"""How each behaviour of the Flyte SDK that is relied on is tried out; what is not as expected is raised.
+
+Most is seen in one small run through the SDK's own local controller (`rehearsal`), in a worker when a session starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import flyte
+import flyte.errors
+import flyte.models
+import flyte.report
+from flyte.syncify import syncify
+
+from flyte_notebook.errors import silence_grpc_polling_error
+from flyte_notebook.job import Job
+from flyte_notebook.outcome import Success, WorkerReport
+from flyte_notebook.reliance import expect
+from flyte_notebook.sdk import background_loop, control_plane, lazy, rehearsal, seam, types
+from flyte_notebook.sdk.recording import Recording
+from flyte_notebook.sdk.tasks import SIZE_KEY
+from flyte_notebook.worker import child
+
+LOOKED_UP_S: Final = 0.001
+"""Longer than looking up what is remembered, shorter than looking through all packages."""
+
+rehearsed = functools.cache(rehearsal.rehearse)
+"""What happened in the run of this process that tries the SDK out."""
+
+
+def dispatch_is_called() -> None:
+    calls = rehearsed().calls
+    names = [str(getattr(call.get("task"), "short_name", "?")) for call in calls]
+    expect(names == ["outer", "_add", "_again", "_again", "_fail", "_item", "_item"], f"attempts were {names}")
+    needed = {"task", "action", "raw_data_path", "inputs", "version", "output_path", "run_base_dir"}
+    missing = {name for call in calls for name in needed - call.keys()}
+    expect(not missing, f"an attempt comes without {', '.join(sorted(missing))}")
+    expect(rehearsed().values == [2, 2, [10, 20], 1], f"tasks return {rehearsed().values}")
+
+
+def dispatch_is_looked_up() -> None:
+    expect(seam.dispatch_is_looked_up(), "the local controller does not look direct_dispatch up in its module")
+
+
+def errors_pass() -> None:
+    seen = rehearsed()
+    expect(seen.caught is not None and seen.caught is seen.given, f"a caller caught {seen.caught!r}")
+
+
+def bodies_are_seen() -> None:
+    raised = rehearsed().raised
+    expect([type(error) for error in raised] == [ValueError], f"the body of a task raised {raised}")
+
+
+def inputs_are_converted() -> None:
+    expect(len(rehearsed().converted) == len(rehearsed().calls) - 1, f"{len(rehearsed().converted)} conversions")
+
+
+def tasks_are_known() -> None:
+    names = [str(getattr(task, "short_name", None)) for task in rehearsed().converted]
+    expect(names == ["outer", "_add", "_again", "_fail", "_item", "_item"], f"inputs are those of {names}")
+
+
+def sleeps_are_cut() -> None:
+    slept_s, task = rehearsed().slept_s, rehearsed().calls[2]["task"]
+    backoff_s = seam.backoff_s(task, 1)
+    expect(backoff_s is not None and backoff_s > 0, "the pause between two attempts is not known")
+    expect(backoff_s is None or slept_s < backoff_s, f"a pause that was cut short took {slept_s:.2f} s")
+
+
+def maps_run_side_by_side() -> None:
+    expect(rehearsed().met, f"items of a map wait for each other (mode {rehearsed().mode})")
+
+
+def failures_are_logged() -> None:
+    repeated = [line for line in rehearsed().logged if line.startswith(seam.REPEATED_LOG)]
+    expect(repeated, "a failure is logged in other words")
+
+
+def controllers_are_known() -> None:
+    controllers = rehearsed().controllers
+    expect(None not in controllers, "an attempt comes without its controller")
+    expect(seam.accepts_records(controllers[0]), "it has no recorder that says whether it records")
+    job = Job(label="add", run="run", action="a1", entry="", payload=b"", parent="a0")
+    recording = Recording(seam.recorder_of(controllers[0], idle=True), "a0")
+    recording.started(job)
+    recording.ended(job, Success(answer=b"", report=WorkerReport()))
+
+
+def runners_end() -> None:
+    controller, task = rehearsed().controllers[0], rehearsed().calls[1]["task"]
+    before = set(threading.enumerate())
+    with contextlib.suppress(flyte.errors.RuntimeSystemError):  # outside of a run it is refused, in its own thread
+        controller.submit_sync(task, 1).result(rehearsal.BOUND_S)
+    threads = set(threading.enumerate()) - before
+    expect(threads, "sync tasks have no threads of their own")
+    seam.end_runners(controller)
+    for thread in threads:
+        thread.join(1)
+    expect(not any(thread.is_alive() for thread in threads), "the threads of sync tasks go on")
+
+
+def calls_outside_are_ours() -> None:
+    task = rehearsed().calls[1]["task"]
+    undo = seam.replace_call(lambda _task, args, _kwargs: ("ours", args))
+    try:
+        expect(task(1) == ("ours", (1,)), "a call outside of a run goes past us")
+    finally:
+        undo()
+
+
+def kinds_of_calls_are_told_apart() -> None:
+    environment = flyte.TaskEnvironment(name="flyte_notebook_kinds")
+
+    def blocking() -> None:
+        pass
+
+    async def awaited() -> None:
+        pass
+
+    kinds = [seam.is_sync(environment.task(function)) for function in (blocking, awaited)]
+    expect(kinds == [True, False], f"tasks of functions and coroutines seem to be {kinds}")
+
+
+def waits_are_ours() -> None:
+    heard: list[Any] = []
+    undo = background_loop.replace_wait(heard.append)
+    try:
+        expect(_one() == 1, "a blocking call gives another result")
+    finally:
+        undo()
+    expect(len(heard) == 1, "a blocking call waits elsewhere")
+
+
+@syncify
+async def _one() -> int:
+    return 1
+
+
+def settings_are_known() -> None:
+    given = {"org": "o", "project": "p", "domain": "d"}
+    try:
+        flyte.init(**given)
+        found = seam.init_settings() or {}
+        expect({name: found.get(name) for name in given} == given, f"settings of flyte.init are {found}")
+        missing = [name for name in seam.INIT_FIELDS if name not in found]
+        expect(not missing, f"flyte.init keeps no {', '.join(missing)}")
+        seam.replay_init(found)
+    finally:
+        flyte.init()
+
+
+def loops_are_claimed() -> None:
+    async def handler(*, claimed: bool) -> Any:
+        loop = asyncio.get_running_loop()
+        undo = background_loop.claim_loop(loop) if claimed else background_loop.forget_loop(loop)
+        try:
+            await _one.aio()
+        finally:
+            undo()
+        return loop.get_exception_handler()
+
+    expect(asyncio.run(handler(claimed=True)) is None, "the SDK sets its handler on a loop that is claimed")
+    usual = asyncio.run(handler(claimed=False))
+    expect(usual is silence_grpc_polling_error, f"the SDK sets {usual!r} on a loop")
+
+
+def loops_restart() -> None:
+    background_loop.stop_background_loop()
+    background_loop.start_background_loop()
+    expect(_one() == 1, "the loop of blocking calls does not start again")
+
+
+def reports_are_plain() -> None:
+    asked: list[bool] = []
+
+    def check() -> bool:
+        asked.append(True)
+        return False
+
+    undo = seam.replace_report_check(check)
+    try:
+        flyte.report.Report(name="report").get_final_report()
+    finally:
+        undo()
+    expect(asked, "a report asks elsewhere whether it is shown in a notebook")
+
+
+def checkpoints_are_staged() -> None:
+    with tempfile.TemporaryDirectory(dir=child.directory or None) as place:
+        saved, staged = Path(place, "saved"), Path(place, "staged")
+        saved.write_text("saved")
+        paths = flyte.models.CheckpointPaths(checkpoint_path=str(saved), prev_checkpoint_path=str(staged))
+        seam.stage_checkpoint({"checkpoint_paths": paths})
+        expect(staged.exists(), "what an attempt saved is not handed to the next one")
+
+
+def packages_are_looked_through_once() -> None:
+    seam.look_for_plugins()
+    began_s = time.perf_counter()
+    seam.look_for_plugins()
+    expect(time.perf_counter() - began_s < LOOKED_UP_S, "the SDK looks through all packages each time")
+
+
+def literals_are_kept() -> None:
+    reason = types.lost()
+    expect(not reason, reason)
+    value = (1, [None, {"a": b"bytes"}])
+    transformer, kind = types.CellInputTransformer(), types.type_of("value", value)
+
+    async def travel() -> Any:
+        literal = await transformer.to_literal(value, kind, transformer.get_literal_type())
+        again = type(literal).FromString(literal.SerializeToString())
+        expect(again.metadata[SIZE_KEY].isdigit(), "the size of a value is lost")
+        return await transformer.to_python_value(again, kind)
+
+    back = asyncio.run(travel())
+    expect(back == value, f"a value comes back as {back!r}")
+
+
+def plane_errors_are_known() -> None:
+    reason = control_plane.lost()
+    expect(not reason, reason)
+
+
+def stand_ins_can_be_asked() -> None:
+    reason = lazy.lost()
+    expect(not reason, reason)

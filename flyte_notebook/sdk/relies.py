@@ -1,0 +1,205 @@
+"""What is relied on of the Flyte SDK and of the libraries that it brings: the entries."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final
+
+from flyte_notebook.reliance import Reliance, loss_of
+from flyte_notebook.sdk import probes, seam
+from flyte_notebook.worker import pickling
+from flyte_notebook.worker import relies as of_workers
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+ENTRIES: Final = (
+    Reliance(
+        key="dispatch",
+        library="flyte",
+        behaviour="the local controller calls `direct_dispatch` of its module once for each attempt, with these "
+        "arguments by name, and takes outputs and error back",
+        lost="limits: tasks would run inside the notebook",
+        names=("_local_controller", "_internal", "_context", "_run", "_run_mode_var"),
+        probe=probes.dispatch_is_called,
+        refuse=True,
+    ),
+    Reliance(
+        key="dispatch by name",
+        library="flyte",
+        behaviour="the code of the local controller looks `direct_dispatch` up in its module",
+        lost="limits: tasks would run inside the notebook",
+        probe=probes.dispatch_is_looked_up,
+        where="kernel",
+        refuse=True,
+    ),
+    Reliance(
+        key="errors",
+        library="flyte",
+        behaviour="an exception passes `convert_error_to_native` as it is, up to who called the task",
+        lost="the exact class, the cause and the card of an error in a task that another task called",
+        probe=probes.errors_pass,
+    ),
+    Reliance(
+        key="bodies",
+        library="flyte",
+        behaviour="a task is run by its method `execute`, which a copy of the task may replace",
+        lost="the exception that a task raised, with its traceback",
+        probe=probes.bodies_are_seen,
+    ),
+    Reliance(
+        key="conversions",
+        library="flyte",
+        behaviour="the local controller looks `convert_from_native_to_inputs` up in its `convert`",
+        lost="errors of inputs that do not fit name the variable",
+        probe=probes.inputs_are_converted,
+    ),
+    Reliance(
+        key="submitted task",
+        library="flyte",
+        behaviour="the frame that converts inputs has the task as `_task`",
+        lost="errors of inputs that do not fit name the task; and large inputs of tasks without a cache are hashed",
+        names=("_task",),
+        probe=probes.tasks_are_known,
+    ),
+    Reliance(
+        key="pauses",
+        library="CPython",
+        behaviour="a task of asyncio keeps what it waits for as `_fut_waiter`, and the SDK's pauses are as it declares",
+        lost="Stop ends the pause between two attempts at once, and the live line counts it down",
+        names=("_fut_waiter", "_MIN_BACKOFF_ON_ERR_SEC", "_BACKOFF_MULTIPLIER"),
+        probe=probes.sleeps_are_cut,
+    ),
+    Reliance(
+        key="maps",
+        library="flyte",
+        behaviour="`flyte.map` runs its items side by side in mode `hybrid`",
+        lost="items of `flyte.map` run side by side",
+        probe=probes.maps_run_side_by_side,
+    ),
+    Reliance(
+        key="log of failures",
+        library="flyte",
+        behaviour=f"what it logs of a failed task begins with {seam.REPEATED_LOG!r}",
+        lost="a failure is told once: its traceback is in the log as well",
+        probe=probes.failures_are_logged,
+    ),
+    Reliance(
+        key="records",
+        library="flyte",
+        behaviour="a controller has a recorder, which takes the start and the end of actions",
+        lost="nested actions in the SDK's own records of runs",
+        names=("_recorder",),
+        probe=probes.controllers_are_known,
+    ),
+    Reliance(
+        key="runners",
+        library="flyte",
+        behaviour="a controller keeps the threads that it starts for sync tasks, and each has a loop",
+        lost="threads of sync tasks end with their run: one stays for each",
+        names=("_runner_map", "_TaskRunner__loop", "_close"),
+        probe=probes.runners_end,
+    ),
+    Reliance(
+        key="calls outside of runs",
+        library="flyte",
+        behaviour="`task(...)` is `TaskTemplate.__call__`, and its context tells whether it is inside of a run",
+        lost="limits of a task that is called outside of any run",
+        probe=probes.calls_outside_are_ours,
+    ),
+    Reliance(
+        key="kinds of calls",
+        library="flyte",
+        behaviour="`_call_as_synchronous` tells whether a call of a task blocks",
+        lost="calls of tasks outside of any run, and the code that a card shows",
+        names=("_call_as_synchronous",),
+        probe=probes.kinds_of_calls_are_told_apart,
+    ),
+    Reliance(
+        key="waits",
+        library="flyte",
+        behaviour="blocking functions wait in `_BackgroundLoop.call_in_loop_sync`",
+        lost="the Stop button while a cell blocks",
+        names=("_BackgroundLoop", "_api", "_syncify"),
+        probe=probes.waits_are_ours,
+    ),
+    Reliance(
+        key="background loop",
+        library="flyte",
+        behaviour="the thread and the loop of blocking functions can be stopped, and started again after a fork",
+        lost="workers that are forked; each action takes some 0.2 s longer",
+        names=("_bg_loop",),
+        probe=probes.loops_restart,
+    ),
+    Reliance(
+        key="claimed loops",
+        library="flyte",
+        behaviour="`_configured_loops` has the loops that have a handler of polling errors already",
+        lost="handlers of the notebook's loop stay: the SDK sets its own, and ours only comes back with the next cell",
+        names=("_configured_loops",),
+        probe=probes.loops_are_claimed,
+    ),
+    Reliance(
+        key="settings of init",
+        library="flyte",
+        behaviour="`_get_init_config` returns what `flyte.init` was given",
+        lost="settings of `flyte.init` in tasks, and the endpoint in errors of a cluster",
+        names=("_initialize", "_get_init_config"),
+        probe=probes.settings_are_known,
+    ),
+    Reliance(
+        key="reports",
+        library="flyte",
+        behaviour="a report asks `ipython_check` of its module whether it is shown in a notebook",
+        lost="reports of tasks that load IPython",
+        names=("_report",),
+        probe=probes.reports_are_plain,
+    ),
+    Reliance(
+        key="checkpoints",
+        library="flyte",
+        behaviour="`_stage_prev_checkpoint_for_local_retry` hands on what the attempt before saved",
+        lost="checkpoints from one attempt to the next",
+        names=("_stage_prev_checkpoint_for_local_retry",),
+        probe=probes.checkpoints_are_staged,
+    ),
+    Reliance(
+        key="entry points",
+        library="flyte",
+        behaviour="what is installed is looked for once in a process",
+        lost="5 ms of each action: the SDK looks through all packages",
+        names=("_utils", "_installed_entry_points"),
+        probe=probes.packages_are_looked_through_once,
+    ),
+    Reliance(
+        key="literals",
+        library="flyteidl2",
+        behaviour="a literal has metadata, and a scalar that is a tagged binary or a blob",
+        lost="cells as tasks: inputs and outputs of `%%flyte_task`",
+        probe=probes.literals_are_kept,
+    ),
+    Reliance(
+        key="errors of the RPC library",
+        library="connectrpc",
+        behaviour="calls of a control plane raise `connectrpc.errors.ConnectError`",
+        lost="cards of errors of a cluster's control plane",
+        probe=probes.plane_errors_are_known,
+        where="kernel",
+    ),
+    Reliance(
+        key="stand-ins of libraries",
+        library="CPython",
+        behaviour="what `importlib.util.LazyLoader` puts off has a class that can be replaced",
+        lost="the first error of a notebook is shown at once: it loads pandas and pyarrow, a second's work",
+        probe=probes.stand_ins_can_be_asked,
+        where="kernel",
+    ),
+)
+
+
+def try_out(_file: BinaryIO) -> bytes:
+    """Try out, in a worker, what is relied on there; return what is lost, by key, ``None`` for what is not."""
+    pickling.by_name_everywhere()
+    found = {entry.key: loss_of(entry) for entry in (*of_workers.ENTRIES, *ENTRIES) if entry.where == "worker"}
+    return json.dumps({key: None if loss is None else asdict(loss) for key, loss in found.items()}).encode()

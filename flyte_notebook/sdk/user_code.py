@@ -1,0 +1,54 @@
+"""The user's code of a task, run by the SDK: where it stands, and what it raised."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from typing import Any
+
+from flyte_notebook.worker import context, layout
+
+
+def watched(task: Any) -> tuple[Any, list[BaseException]]:
+    """Return the task to run, and a list whose first item will be what the user's code raised.
+
+    The SDK keeps only code and message of that. A copy: the user's code may call the task, which sends it on.
+    """
+    raised: list[BaseException] = []
+    task = copy.copy(task)
+    execute_task = task.execute
+    function: Any = getattr(task, "func", None)
+
+    async def executed(*args: Any, **kwargs: Any) -> Any:
+        context.stage("running")
+        try:
+            coroutine = execute_task(*args, **kwargs)
+            layout.runs(coroutine)
+            result = await coroutine
+        except BaseException as error:
+            raised.append(_as_raised(error))
+            raise
+        finally:
+            layout.runs(None)
+        context.stage("returning")
+        return result
+
+    def carried(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (StopIteration, GeneratorExit) as error:
+            # From the SDK's thread: a future waits for ever for the one, and makes a bare one of the other.
+            raised.append(error)
+            raise RuntimeError(type(error).__name__) from error
+
+    task.execute = executed
+    if inspect.isfunction(function) and not inspect.iscoroutinefunction(function):
+        task.func = functools.wraps(function)(carried)
+    return task, raised
+
+
+def _as_raised(error: BaseException) -> BaseException:
+    """Return what the user's code raised: a StopIteration cannot leave a coroutine and comes as a cause."""
+    cause = error.__cause__
+    return cause if isinstance(cause, StopIteration) and getattr(error, "code", None) == "StopIteration" else error

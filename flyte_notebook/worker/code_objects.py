@@ -1,0 +1,89 @@
+"""What compiled code carries and uses: how it travels whole, and which names outside of itself it needs.
+
+Nothing here depends on how cloudpickle does the same. Its releases differ: 3.1.3 writes one made-up file name into all
+code, after which no line of it can be shown.
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+import types
+import weakref
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_names: weakref.WeakKeyDictionary[types.CodeType, tuple[str, ...]] = weakref.WeakKeyDictionary()
+
+
+def reduce_code(code: types.CodeType) -> tuple[type[types.CodeType], tuple[Any, ...]]:
+    """Reduce code with everything it carries, for cloudpickle's picklers: they know how ``CodeType`` itself travels.
+
+    Texts and tuples are copies. Which of them a program shares is chance, and a pickle would tell.
+    """
+    return types.CodeType, (
+        code.co_argcount,
+        code.co_posonlyargcount,
+        code.co_kwonlyargcount,
+        code.co_nlocals,
+        code.co_stacksize,
+        code.co_flags,
+        code.co_code,
+        code.co_consts,
+        (*code.co_names,),
+        (*code.co_varnames,),
+        _copy(code.co_filename),
+        _copy(code.co_name),
+        _copy(code.co_qualname),
+        code.co_firstlineno,
+        code.co_linetable,
+        code.co_exceptiontable,
+        (*code.co_freevars,),
+        (*code.co_cellvars,),
+    )
+
+
+def global_names(code: types.CodeType) -> tuple[str, ...]:
+    """Return the global names that code reads, writes or deletes, nested functions included, in a stable order."""
+    found = _names.get(code)
+    if found is None:
+        inner = (
+            name for constant in code.co_consts if type(constant) is types.CodeType for name in global_names(constant)
+        )
+        found = _names[code] = tuple(dict.fromkeys((*(name for name, _ in global_uses(code)), *inner)))
+    return found
+
+
+def global_uses(code: types.CodeType) -> Iterator[tuple[str, str]]:
+    """Yield (name, "read" or "assign") for each use of a global in this code, nested code left out.
+
+    Names of instructions are no promise of CPython's; a test asks every supported version.
+    """
+    instructions = list(dis.get_instructions(code))
+    own = {step.argval for step in instructions if step.opname == "STORE_NAME"}  # the names of a class body
+    for step in instructions:
+        if step.opname in {"STORE_GLOBAL", "DELETE_GLOBAL"}:
+            yield step.argval, "assign"
+        elif "GLOBAL" in step.opname or (step.opname == "LOAD_NAME" and step.argval not in own):
+            yield step.argval, "read"
+
+
+def submodules_used(code: types.CodeType, values: Iterable[object]) -> list[types.ModuleType]:
+    """Return the loaded submodules that code reaches through packages: ``import a.b`` lets it write ``a.b.f()``."""
+    attributes = set(code.co_names)
+    waiting = [value.__name__ for value in values if isinstance(value, types.ModuleType) and value.__package__]
+    found: dict[str, types.ModuleType] = {}
+    while waiting:
+        package = waiting.pop()
+        for name in (f"{package}.{attribute}" for attribute in attributes):
+            module = sys.modules.get(name)
+            if isinstance(module, types.ModuleType) and name not in found:
+                found[name] = module
+                waiting.append(name)
+    return [found[name] for name in sorted(found)]
+
+
+def _copy(text: str) -> str:
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass")
