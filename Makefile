@@ -1,16 +1,22 @@
-# Everything from nothing but Python >= 3.10 and Debian packages. `make` alone lists the targets.
+# Everything from nothing but a Python that the lock fits, and Debian packages. `make` alone lists the targets.
 #
-# One virtual environment, .venv, holds the tools and the package as its users get it: the built wheel. Each step leaves
-# a stamp, so that a second call does only what changed.
+# One virtual environment, .venv, holds the tools, in the versions of requirements.lock, and the package as its users get
+# it: the built wheel. Each step leaves a stamp, so that a second call does only what changed. Lanes are the same with
+# another Python or other versions: `make test` in an environment of their own, on the tests that concern them.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 VENV := .venv
+LOCK := requirements.lock
 BIN := $(CURDIR)/$(VENV)/bin
+DIST := build/dist$(VENV:.venv%=%)
 TOURS := $(sort $(wildcard notebooks/*.ipynb))
+TESTS := tests
+OPTIONS :=
 ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -37,25 +43,50 @@ demo: $(VENV)/.lab $(VENV)/.package
 .PHONY: test
 test: $(VENV)/.test $(VENV)/.package
 	@mkdir -p build/tests
-	@cd build/tests && FLYTE_NOTEBOOK_TEST_WHEEL="$$(cat "$(CURDIR)/build/dist/.wheel")" \
-	    exec "$(BIN)/pytest" -c "$(CURDIR)/pyproject.toml" --rootdir="$(CURDIR)" $(ARGS) "$(CURDIR)/tests"
+	@cd build/tests && FLYTE_NOTEBOOK_TEST_WHEEL="$$(cat "$(CURDIR)/$(DIST)/.wheel")" \
+	    exec "$(BIN)/pytest" -c "$(CURDIR)/pyproject.toml" --rootdir="$(CURDIR)" $(OPTIONS) $(ARGS) \
+	    $(patsubst %,"$(CURDIR)/%",$(TESTS))
 
-## test-sdk: run the tests of the contract with the SDK on the oldest supported version; the newest is in .venv
-# The oldest version is the lower bound in pyproject.toml.
-SDK_TESTS := tests/sdk tests/engine/test_deaths.py tests/engine/test_features.py tests/engine/test_semantics.py \
-    tests/test_errors.py tests/test_diagnosis.py
-.PHONY: test-sdk
-test-sdk: .venv-sdk/.made build/dist/.wheel
-	@mkdir -p build/tests
-	"$(CURDIR)/.venv-sdk/bin/pip" install --quiet --no-deps --no-index --force-reinstall "$$(cat build/dist/.wheel)"
-	cd build/tests && "$(CURDIR)/.venv-sdk/bin/pytest" -c "$(CURDIR)/pyproject.toml" --rootdir="$(CURDIR)" \
-	    -p no:cacheprovider $(ARGS) $(addprefix "$(CURDIR)/,$(addsuffix ",$(SDK_TESTS)))
+LANE = $(MAKE) --no-print-directory test OPTIONS='-p no:cacheprovider'
 
-.venv-sdk/.made: $(VENV)/.made pyproject.toml | build/dist/.wheel
-	@rm -rf .venv-sdk && "$(BIN)/python" -m venv .venv-sdk
-	oldest="$$(sed -n 's/.*"flyte>=\([0-9.]*\),.*/\1/p' pyproject.toml)"; \
-	    .venv-sdk/bin/pip install --quiet "$$(cat build/dist/.wheel)[test]" "flyte==$$oldest.*"
-	@touch $@
+# What stands on other people's behaviour: the SDK's, the pickler's, the kernel's.
+RELYING := $(wildcard tests/test_relied.py) tests/sdk/test_seam.py
+
+## test-oldest: run the tests that stand on other people's behaviour with the lowest versions that pyproject.toml allows
+.PHONY: test-oldest
+test-oldest:
+	@$(LANE) VENV=.venv-oldest LOCK=requirements-oldest.lock TESTS='$(RELYING)'
+
+## test-newest: run the same tests with the newest of everything, as `pip install` takes it; only our warnings are errors
+.PHONY: test-newest
+test-newest:
+	@$(LANE) VENV=.venv-newest LOCK= OPTIONS='-p no:cacheprovider -W default' TESTS='$(RELYING)'
+
+## test-python: run the guide's program, cells, lines and what we rely on with each Python; PYTHONS="3.13 /a/python" names them
+PYTHONS := 3.11 3.12 3.13 3.14 3.15
+PYTHON_TESTS := $(wildcard tests/test_relied.py) tests/notebook/test_kernel_runs.py
+.PHONY: test-python
+test-python:
+	@shopt -s nullglob; ran=() missing=() status=0; \
+	for wanted in $(PYTHONS); do \
+	    for python in "$$wanted" "python$$wanted" $(PYENV)/"$$wanted"{,.*}/bin/python ""; do \
+	        ! version="$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" || break; \
+	    done; \
+	    [[ $$python ]] || { missing+=("$$wanted"); continue; }; \
+	    echo "== $$python"; SECONDS=0; said=passed; \
+	    $(LANE) VENV=".venv-$$version" PYTHON="$$python" TESTS='$(PYTHON_TESTS)' || { said=failed; status=1; }; \
+	    ran+=("$$wanted $$said in $$SECONDS s"); \
+	done; \
+	printf '%s\n' "$${ran[@]-none was found}"; \
+	((0 == $${#missing[@]})) || { echo "not found: $${missing[*]}"; $(if $(filter file,$(origin PYTHONS)),,status=1); }; \
+	exit $$status
+
+## update-lock: take the newest of everything into the locks; ARGS="--upgrade-package NAME" takes only one
+.PHONY: update-lock
+update-lock:
+	@$(MAKE) --no-print-directory VENV=.venv-lock LOCK= .venv-lock/.made
+	.venv-lock/bin/pip install --quiet --upgrade uv
+	.venv-lock/bin/python .ci/lock.py update $(or $(ARGS),--upgrade)
 
 ## check: lint, format, types, architecture
 .PHONY: check
@@ -83,53 +114,72 @@ soak: $(VENV)/.test $(VENV)/.package
 
 ## wheel: build the wheel into build/dist
 .PHONY: wheel
-wheel: build/dist/.wheel
+wheel: $(DIST)/.wheel
 	@cat $<
 
 ## clean: remove what the other targets made
 .PHONY: clean
 clean:
-	rm -rf build $(VENV) .venv-sdk .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build .venv .venv-* .mypy_cache .pytest_cache .ruff_cache
 	find flyte_notebook tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 .PHONY: help
 help:
 	@sed -n 's/^## /make /p' Makefile
 
-# The first Python that is new enough and can make a virtual environment with pip in it: Debian's python3 cannot before
-# python3-venv is installed. PYTHON=/path/to/python chooses another.
+# The first Python that the lock fits and that can make a virtual environment with pip in it. PYTHON=/path/to/python
+# chooses another. Where none does, the reason of the first that is there is what is said, before anything is installed.
 PYTHON ?=
-$(VENV)/.made:
-	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10 /usr/bin/python3; do \
-	    if "$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
+PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
+CHOICE := python3 $(addprefix python,3.15 3.14 3.13 3.12 3.11) /usr/bin/python3 $(wildcard $(PYENV)/3.*/bin/python)
+$(VENV)/.made: $(LOCK)
+	@why=; \
+	for python in $(or $(PYTHON),$(CHOICE)); do \
+	    if said="$$("$$python" .ci/lock.py fits $(LOCK) 2>/dev/null)"; then \
 	        "$$python" -m venv --clear $(VENV); touch $@; exit 0; \
 	    fi; \
+	    why="$${why:-$$said}"; \
 	done; \
-	echo "No Python >= 3.10 that can make a virtual environment was found." >&2; \
-	echo "On Debian and Ubuntu: apt install python3 python3-venv. Or: make PYTHON=/path/to/python ..." >&2; \
+	echo "$${why:-No Python was found: make PYTHON=/path/to/python. On Debian and Ubuntu: apt install python3-venv.}" >&2; \
 	exit 1
 
-# The name of the wheel stands in the stamp.
-build/dist/.wheel: $(SOURCES) | $(VENV)/.made
-	@rm -rf build/dist && mkdir -p build/dist
-	"$(BIN)/pip" wheel --quiet --no-deps --wheel-dir=build/dist .
-	@printf '%s\n' "$(CURDIR)"/build/dist/*.whl > $@
+ifneq ($(LOCK),)
 
-# One stamp for each extra of pyproject.toml, made anew when versions there change.
-$(VENV)/.lab $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.made pyproject.toml | build/dist/.wheel
-	"$(BIN)/pip" install --quiet "$$(cat build/dist/.wheel)[$*]"
+# One stamp for each extra of pyproject.toml, and one for what builds the wheel: each installs its part of the lock.
+$(VENV)/.build $(VENV)/.lab $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.made pyproject.toml
+	@"$(BIN)/python" .ci/lock.py select $(LOCK) $* >$(VENV)/$*.txt
+	"$(BIN)/pip" install --quiet --require-hashes -r $(VENV)/$*.txt
 	@touch $@
 
-# The pools that benchmarks stand beside. Not each of them has a wheel for each Python and each machine: what cannot be
-# installed is a line in a table, so without the extra as a whole they are tried one by one.
-$(VENV)/.bench: $(VENV)/.made pyproject.toml | build/dist/.wheel
-	@"$(BIN)/pip" install --quiet "$$(cat build/dist/.wheel)[bench]" || \
+else
+
+# What is the newest has to be asked each time, and what builds the wheel too: pip takes the newest of it by itself.
+$(VENV)/.test: $(DIST)/.wheel FORCE
+	"$(BIN)/pip" install --quiet --upgrade --upgrade-strategy=eager "$$(cat $<)[test]"
+$(VENV)/.build: $(VENV)/.made
+	@touch $@
+FORCE:
+
+endif
+
+# The name of the wheel stands in the stamp.
+$(DIST)/.wheel: $(SOURCES) | $(VENV)/.build
+	@rm -rf $(DIST) && mkdir -p $(DIST)
+	"$(BIN)/pip" wheel --quiet --no-deps $(if $(LOCK),--no-build-isolation) --wheel-dir=$(DIST) .
+	@printf '%s\n' "$(CURDIR)"/$(DIST)/*.whl > $@
+
+# The pools that benchmarks stand beside are in no lock. Not each of them has a wheel for each Python and each machine:
+# what cannot be installed is a line in a table, so without the extra as a whole they are tried one by one. What is
+# locked stays as it is.
+$(VENV)/.bench: $(VENV)/.test pyproject.toml | $(DIST)/.wheel
+	@sed -n 's/^\([a-z][^\\]*\) \\$$/\1/p' $(LOCK) >$(VENV)/pins.txt
+	@"$(BIN)/pip" install --quiet -c $(VENV)/pins.txt "$$(cat $(DIST)/.wheel)[bench]" || \
 	    sed -n '/^bench = \[/,/^\]/s/^ *"\(.*\)",.*/\1/p' pyproject.toml | while read -r pool; do \
-	        "$(BIN)/pip" install --quiet "$$pool" </dev/null || echo "not installed: $$pool" >&2; \
+	        "$(BIN)/pip" install --quiet -c $(VENV)/pins.txt "$$pool" </dev/null || echo "not installed: $$pool" >&2; \
 	    done
 	@touch $@
 
 # The package alone, again after each change of its sources: the version is the same, so pip must be told.
-$(VENV)/.package: build/dist/.wheel | $(VENV)/.made
+$(VENV)/.package: $(DIST)/.wheel $(VENV)/.made
 	"$(BIN)/pip" install --quiet --no-deps --no-index --force-reinstall "$$(cat $<)"
 	@touch $@

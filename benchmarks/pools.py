@@ -182,8 +182,6 @@ def sdk_alone(_: int) -> Iterator[Contestant]:
 @contextmanager
 def concurrent_futures(_: int) -> Iterator[Contestant]:
     """Give the standard library's pool, with an interpreter for each task."""
-    if sys.version_info < (3, 11):
-        raise RuntimeError("needs Python 3.11")
     context = multiprocessing.get_context("spawn")
     with futures.ProcessPoolExecutor(CORES, mp_context=context, max_tasks_per_child=1) as pool:
         yield ByFunctions(pool.submit, lambda future: future.result())

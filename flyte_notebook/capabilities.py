@@ -8,9 +8,11 @@ import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flyte_notebook import supported
 from flyte_notebook.limiters import machine
 from flyte_notebook.reliance import losses
 from flyte_notebook.sdk import enforcement
+from flyte_notebook.tested import VERSIONS
 from flyte_notebook.units import format_cpu, format_memory
 
 if TYPE_CHECKING:
@@ -135,6 +137,16 @@ def lost_findings(found: Iterable[Loss]) -> list[Finding]:
     return [Finding(subject="lost", holds=loss.lost, detail=f"{loss.library}: {loss.why}") for loss in found]
 
 
+def newer_findings() -> list[Finding]:
+    """Return a line about the libraries that are newer here than those that this version was tested with."""
+    newer = {library: supported.newer_than(version, library) for library, version in VERSIONS.items()}
+    words = [f"{library} {version} ({VERSIONS[library]})" for library, version in newer.items() if version]
+    if not words:
+        return []
+    detail = "what is relied on was tried out here all the same; what is lost, if anything, stands below"
+    return [Finding(subject="newer than tested", holds=", ".join(words), detail=detail)]
+
+
 def lost_words(found: Iterable[Loss]) -> str:
     """Return what is lost in one line, empty when nothing is."""
     return "; ".join(f"{loss.lost} ({loss.library})" for loss in found)
@@ -183,5 +195,5 @@ def _report(session: Session, silenced: int | None) -> Doctor:
         findings.append(
             Finding(subject="event loop", holds="polling errors are silenced", detail=f"{silenced} silenced so far")
         )
-    findings += [*_added, *lost_findings(losses.found)]
+    findings += [*_added, *newer_findings(), *lost_findings(losses.found)]
     return Doctor(enforcement=found, findings=tuple(findings), hints=found.hints)

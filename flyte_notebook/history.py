@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, overload
 
 from flyte_notebook.outcome import Failure
@@ -107,7 +107,7 @@ class Run:
         """When it was saved, in local time, to the minute; empty of a run of this kernel."""
         if self.saved_s is None:
             return ""
-        return datetime.fromtimestamp(self.saved_s, timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M")
+        return datetime.fromtimestamp(self.saved_s, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
     def action(self, name: str) -> Action | None:
         """Return the action of that name, or ``None``."""

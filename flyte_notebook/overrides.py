@@ -60,7 +60,7 @@ def read(texts: Mapping[FieldName, str], machine: Machine) -> Override | dict[Fi
     for name, text in texts.items():
         try:
             override = _with(override, name, text.strip(), machine)
-        except UnitError as error:  # noqa: PERF203 - four fields, and each has its own problem
+        except UnitError as error:
             problems[name] = str(error)
     return problems or override
 

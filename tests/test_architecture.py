@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "flyte_notebook"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("units", "errors", "reliance", "supported"),
+    ("units", "errors", "reliance", "supported", "tested"),
     ("limits", "trace"),
     ("job", "next_limit", "outcome", "semantics", "stand_in"),
     ("diagnosis", "catalogue.*", "fitting.*", "growing", "sweeping.*", "history", "overrides", "progress"),
@@ -336,7 +336,9 @@ def test_no_path_of_a_machine_is_in_the_tree() -> None:
     pattern = re.compile(r"/(?:home|Users)/[A-Za-z]\w*/|/root/[\w.]+")
     folders = [ROOT / name for name in (PACKAGE, "tests", "notebooks", "benchmarks", ".ci")]
     files = [path for folder in folders for path in folder.rglob("*") if path.suffix not in {".pyc", ".png"}]
-    files += [path for path in ROOT.iterdir() if path.suffix in {".md", ".toml", ".yml"} or path.name == "Makefile"]
+    files += [
+        path for path in ROOT.iterdir() if path.suffix in {".lock", ".md", ".toml", ".yml"} or path.name == "Makefile"
+    ]
     wrong = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}"
         for path in files

@@ -119,8 +119,7 @@ def test_a_module_next_to_the_script_cannot_break_the_supervisor(tmp_path: Path)
     """A user's socket.py in the current directory is not what the supervisor imports."""
     (tmp_path / "selectors.py").write_text("raise RuntimeError('the wrong module')\n")
     program = "import sys; sys.path[0:0] = ['/']; import flyte_notebook as fn; fn.enable(); fn.disable(); print('fine')"
-    option = "-P" if sys.version_info >= (3, 11) else "-I"  # without it the program itself reads the wrong module
-    command = [sys.executable, option, "-c", program]
+    command = [sys.executable, "-P", "-c", program]  # without -P the program itself reads the wrong module
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert "fine\n" == done.stdout, done.stderr
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,12 @@ import pytest
 import relied_table
 from relied_breaks import BREAKS
 
-from flyte_notebook import capabilities
+from flyte_notebook import capabilities, supported
 from flyte_notebook.limits import Enforcement
 from flyte_notebook.reliance import Losses, Reliance
 from flyte_notebook.sdk import control_plane, lazy, probes
 from flyte_notebook.sdk import relies as of_sdk
+from flyte_notebook.tested import VERSIONS
 from flyte_notebook.worker import relies as of_workers
 
 if TYPE_CHECKING:
@@ -83,6 +85,32 @@ def test_each_entry_has_a_planted_change() -> None:
     missing = [entry.key for entry in ENTRIES if entry.key not in BREAKS and f'"{entry.key}"' not in in_kernels]
     assert [] == missing
     assert len(ENTRIES) == len({entry.key for entry in ENTRIES})
+
+
+def test_a_library_that_is_newer_than_tested_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doctor names each library whose installed version is above the one that was tested, with both."""
+    assert [] == [finding.holds for finding in capabilities.newer_findings() if "flyte 99.1" in finding.holds]
+    before = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.1rc2" if name == "flyte" else before(name))
+    (finding,) = capabilities.newer_findings()
+    assert "newer than tested" == finding.subject
+    assert f"flyte 99.1rc2 ({VERSIONS['flyte']})" in finding.holds
+
+
+@pytest.mark.parametrize(
+    ("version", "numbers"),
+    [
+        ("2.12.1", (2, 12, 1)),
+        ("3.1rc2", (3, 1)),
+        ("7", (7,)),
+        ("1.0+local.3", (1, 0)),
+        ("2.0.0b33", (2, 0, 0)),
+        ("", ()),
+    ],
+)
+def test_the_numbers_of_a_version(version: str, numbers: tuple[int, ...]) -> None:
+    """A version is compared by its numbers, up to the first part that is more than a number."""
+    assert numbers == supported.numbers(version)
 
 
 def test_what_is_there_again_is_not_lost_any_more() -> None:

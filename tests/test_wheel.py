@@ -64,13 +64,13 @@ def test_only_the_package_is_in_the_wheel(wheel: Path) -> None:
 
 
 def test_the_metadata_is_that_of_the_project(wheel: Path) -> None:
-    """The wheel is pure Python for 3.10 and later, names its licence, and needs what the code imports."""
+    """The wheel is pure Python for 3.11 and later, names its licence, and needs what the code imports."""
     archive = zipfile.ZipFile(wheel)
     (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     fields = Parser().parsestr(archive.read(name).decode())
     assert wheel.name.endswith("-py3-none-any.whl")
     assert "flyte-notebook" == fields["Name"]
-    assert ">=3.10" == fields["Requires-Python"]
+    assert ">=3.11" == fields["Requires-Python"]
     assert "Apache-2.0" == fields["License-Expression"]
     needed = {field.partition(";")[0].split("<")[0].split(">")[0].split("!")[0] for field in needs(fields)}
     assert {"cloudpickle", "flyte", "ipython", "ipywidgets", "matplotlib", "nest-asyncio2", "psutil"} == needed

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from typing_extensions import assert_type
+    from typing import assert_type
 
     import flyte_notebook as fn
     from flyte_notebook.history import Action, Attempt, History, Run

@@ -207,7 +207,7 @@ class AttemptInWorker:
             return
         except protocol.ChannelClosedError:
             return
-        except asyncio.TimeoutError:
+        except TimeoutError:
             self._give_up(f"the worker was not ready after {READY_BOUND_S:.0f} s")
             return
         assert ready["kind"] == "ready"

@@ -168,7 +168,7 @@ class SupervisorLink:
         loop.add_reader(ours.fileno(), self._read)
         try:
             hello = await asyncio.wait_for(self._hello, HELLO_BOUND_S)
-        except (asyncio.TimeoutError, SupervisorError) as error:
+        except (TimeoutError, SupervisorError) as error:
             text = self._last_words()
             self._lost(SupervisorError("it did not start"))
             await self.reap()

@@ -122,7 +122,7 @@ class CellRun:
         while climb is not None:
             try:
                 return run, self._to_its_end(climb.task, parts, run)
-            except (OOMError, UnschedulableError) as error:  # noqa: PERF203 - each attempt has an end of its own
+            except (OOMError, UnschedulableError) as error:
                 climb.failed(error)
                 run = climb.begin(self._session)
                 self._running = run.name

@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType, TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
 logger = logging.getLogger("flyte_notebook.notebook")
 

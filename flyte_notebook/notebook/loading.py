@@ -61,6 +61,6 @@ def _broken() -> tuple[str, str] | None:
     for library, module in NEEDED.items():
         try:
             importlib.import_module(module)
-        except Exception as error:  # noqa: BLE001, PERF203 - whatever a broken library raises
+        except Exception as error:  # noqa: BLE001 - whatever a broken library raises
             return library, " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return None

@@ -209,7 +209,7 @@ class RetryOnOom(metaclass=_Named):
             try:
                 with _named(climb) as task:
                     value = task(*args, **kwargs)
-            except (OOMError, UnschedulableError) as error:  # noqa: PERF203 - each attempt has an end of its own
+            except (OOMError, UnschedulableError) as error:
                 climb.failed(error)
             else:
                 self._tell(climb)
@@ -226,7 +226,7 @@ class RetryOnOom(metaclass=_Named):
                 with _named(climb) as task:
                     called = task.aio(*args, **kwargs) if aio else task(*args, **kwargs)
                 value = await called
-            except (OOMError, UnschedulableError) as error:  # noqa: PERF203 - each attempt has an end of its own
+            except (OOMError, UnschedulableError) as error:
                 climb.failed(error)
             else:
                 self._tell(climb)

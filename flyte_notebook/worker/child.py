@@ -143,7 +143,7 @@ def _finish(names: Sequence[str]) -> None:
     for name in names:
         try:
             named(name)()
-        except Exception:  # noqa: PERF203 - each is called on its own
+        except Exception:
             traceback.print_exc()
 
 

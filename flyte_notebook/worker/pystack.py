@@ -127,7 +127,7 @@ class StackReader:
         for _ in range(TRIES):
             try:
                 return self._threads()
-            except _UnreadableError:  # noqa: PERF203 - it is tried again
+            except _UnreadableError:
                 if self.gone:
                     break
         return []
@@ -143,7 +143,7 @@ class StackReader:
                 second = self._walk(thread, most, user=user)
                 if [frame[:2] for frame in first] == [frame[:2] for frame in second]:
                     return self._places(second, user=user)
-            except _UnreadableError:  # noqa: PERF203 - it is tried again
+            except _UnreadableError:
                 if self.gone:
                     return None
         return self._outer(thread, most, user=user)
@@ -158,7 +158,7 @@ class StackReader:
                 first, second = self._suspended(), self._suspended()
                 if first == second:
                     return self._places(second, user=True)[:MOST_LINES]
-            except _UnreadableError:  # noqa: PERF203 - it is tried again
+            except _UnreadableError:
                 if self.gone:
                     break
         return ()

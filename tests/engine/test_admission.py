@@ -20,8 +20,7 @@ from flyte_notebook.sdk import enforcement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from typing_extensions import Self
+    from typing import Self
 
     from flyte_notebook.sdk.session import Session
 

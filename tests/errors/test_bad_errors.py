@@ -167,19 +167,18 @@ class Bad(NamedTuple):
     message: str
     cause: str | None = None
     arrives: str = "RuntimeUserError"
-    needs: tuple[int, int] = (3, 10)
 
 
 BAD: dict[str, Bad] = {}
 
 
 def bad(
-    code: str, message: str, *, cause: str | None = None, arrives: str = "RuntimeUserError", needs: Any = (3, 10)
+    code: str, message: str, *, cause: str | None = None, arrives: str = "RuntimeUserError"
 ) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
     """Note a function that raises, and what is to arrive."""
 
     def note(act: Callable[[], Any]) -> Callable[[], Any]:
-        BAD[act.__name__] = Bad(act, code, message, cause or code, arrives, needs)
+        BAD[act.__name__] = Bad(act, code, message, cause or code, arrives)
         return act
 
     return note
@@ -308,17 +307,17 @@ def load_that_is_something_else() -> None:
     raise LoadIsSomethingElse("a")
 
 
-@bad("ExceptionGroup", "two at once (2 sub-exceptions)", needs=(3, 11))
+@bad("ExceptionGroup", "two at once (2 sub-exceptions)")
 def a_group() -> None:
-    raise ExceptionGroup("two at once", [ValueError("a"), KeyError("b")])  # noqa: F821 - of Python 3.11
+    raise ExceptionGroup("two at once", [ValueError("a"), KeyError("b")])
 
 
-@bad("ExceptionGroup", "unhandled errors in a TaskGroup (1 sub-exception)", needs=(3, 11))
+@bad("ExceptionGroup", "unhandled errors in a TaskGroup (1 sub-exception)")
 async def a_task_group() -> None:
     async def fail() -> None:
         raise ValueError("inside the group")
 
-    async with asyncio.TaskGroup() as group:  # type: ignore[attr-defined]  # of Python 3.11
+    async with asyncio.TaskGroup() as group:
         group.create_task(fail())
 
 
@@ -492,8 +491,6 @@ def error_of(task: Any, *args: Any) -> Any:
 def test_it_arrives_with_what_can_be_saved(case: str) -> None:
     """Class, code, message and cause are right, the user's line is named, nothing takes long; the session goes on."""
     expected = BAD[case]
-    if sys.version_info < expected.needs:
-        pytest.skip(f"cannot be here: needs Python {expected.needs}")
     began_s = time.monotonic()
     error = error_of(raises_in_a_coroutine if asyncio.iscoroutinefunction(expected.act) else raises, case)
     took_s = time.monotonic() - began_s

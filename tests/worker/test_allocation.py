@@ -17,9 +17,6 @@ from flyte_notebook.worker.allocation import refused_allocation
 HUGE = 10**15
 """More than any address space of today holds, so that every machine refuses it."""
 
-COLUMNS = sys.version_info >= (3, 11)
-"""Whether the failing expression is known to the column."""
-
 
 class Mine:
     """A number of the user's."""
@@ -78,7 +75,6 @@ def test_the_size_is_read_from_the_expression(size_bytes: int, source: str) -> N
     assert RefusedAllocation(size_bytes=size_bytes) == refused(source, text="abc", x=10**7)
 
 
-@pytest.mark.skipif(not COLUMNS, reason="cannot be here: columns are known since Python 3.11")
 @pytest.mark.parametrize(
     ("size_bytes", "source"),
     [

@@ -57,7 +57,7 @@ async def with_more_memory(level: int) -> str:
     for memory in TIERS:
         try:
             await hog.override(resources=flyte.Resources(cpu=1, memory=memory))(level)
-        except flyte.errors.OOMError as error:  # noqa: PERF203 - trying again is the point
+        except flyte.errors.OOMError as error:
             print(f"{error.code} at {memory}")
         else:
             return memory

@@ -106,7 +106,7 @@ async def nothing() -> None:
 
 @env.task
 async def main(colour: Colour) -> dict[str, str]:
-    when = dt.datetime(2024, 2, 29, 12, tzinfo=dt.timezone.utc)
+    when = dt.datetime(2024, 2, 29, 12, tzinfo=dt.UTC)
     return {
         "colour": colour.value,
         "dataclass": str(await move(Person("Ada", Address("High St"), nick="A"), "Low St")),
