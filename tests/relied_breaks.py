@@ -61,7 +61,8 @@ def classes_are_filled_by_another_function(patch: pytest.MonkeyPatch) -> None:
 
 
 def there_is_another_sentinel(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(dataclasses, "MISSING", type(dataclasses.MISSING)())
+    kind: Any = type(dataclasses.MISSING)
+    patch.setattr(dataclasses, "MISSING", kind() if sys.version_info < (3, 15) else kind("MISSING"))
 
 
 def instructions_have_other_names(patch: pytest.MonkeyPatch) -> None:

@@ -69,9 +69,13 @@ def _by_name(sentinel: object) -> str:
     return next(name for name in _SENTINEL_NAMES if getattr(dataclasses, name, None) is sentinel)
 
 
-_SENTINELS: dict[type, Callable[[Any], Any]] = {
-    type(getattr(dataclasses, name)): _by_name for name in _SENTINEL_NAMES if hasattr(dataclasses, name)
-}
+def _lost_by_pickle() -> dict[type, Callable[[Any], Any]]:
+    """Return the types of those sentinels that pickle makes anew; from Python 3.15 on it ships them by name itself."""
+    sentinels = [getattr(dataclasses, name) for name in _SENTINEL_NAMES if hasattr(dataclasses, name)]
+    return {type(one): _by_name for one in sentinels if pickle.loads(pickle.dumps(one)) is not one}  # noqa: S301 - our own
+
+
+_SENTINELS: dict[type, Callable[[Any], Any]] = _lost_by_pickle()
 
 
 def by_name_everywhere() -> None:
@@ -181,7 +185,7 @@ class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
                 "__doc__": function.__doc__,
                 "__defaults__": function.__defaults__,
                 "__kwdefaults__": function.__kwdefaults__,
-                "__annotations__": function.__annotations__,
+                **_annotations(function),
             },
             # loaded for their effect: "import a.b" in the notebook lets a function use a.b through the name a
             "submodules": submodules_used(function.__code__, (namespace[name] for name in wanted)),
@@ -365,6 +369,12 @@ def _importable(function: Any) -> bool:
     for part in function.__qualname__.split("."):
         found = getattr(found, part, None)
     return module is not None and found is function
+
+
+def _annotations(function: types.FunctionType) -> dict[str, Any]:
+    """Return what holds a function's annotations. Since Python 3.14 they are computed when somebody asks for them."""
+    annotate = getattr(function, "__annotate__", None)
+    return {"__annotations__": function.__annotations__} if annotate is None else {"__annotate__": annotate}
 
 
 def _cell_contents(cell: types.CellType) -> tuple[Any, ...]:
