@@ -49,22 +49,33 @@ test: $(VENV)/.test $(VENV)/.package
 
 LANE = $(MAKE) --no-print-directory test OPTIONS='-p no:cacheprovider'
 
-# What stands on other people's behaviour: the SDK's, the pickler's, the kernel's.
-RELYING := $(wildcard tests/test_relied.py) tests/sdk/test_seam.py
+# What stands on other people's behaviour: the SDK's, the pickler's, Python's, IPython's and its kernel's; and the guide.
+RELIED := $(wildcard tests/test_relied.py tests/notebook/test_relied_in_kernels.py)
+GUIDE := tests/engine/test_examples.py::test_the_program_of_the_guide_does_what_the_guide_says \
+    tests/notebook/test_kernel_runs.py
+RELYING := $(RELIED) $(GUIDE) tests/test_wheel.py tests/test_errors.py tests/test_diagnosis.py tests/cells \
+    $(addprefix tests/sdk/test_,seam.py lazy.py types.py celltask.py) \
+    $(addprefix tests/worker/test_,pickling.py named_pickles.py code_objects.py) \
+    $(addprefix tests/errors/test_,cluster_rows.py memory_errors.py nested_errors.py) \
+    $(addprefix tests/engine/test_,deaths.py features.py semantics.py which_line.py) \
+    $(addprefix tests/notebook/test_,loop.py output.py shell_pump.py magic_body.py code_of_cells.py what_is_missing.py) \
+    tests/notebook/test_reruns.py::test_a_rerun_that_passes_gives_the_notebook_its_outputs
 
 ## test-oldest: run the tests that stand on other people's behaviour with the lowest versions that pyproject.toml allows
 .PHONY: test-oldest
 test-oldest:
 	@$(LANE) VENV=.venv-oldest LOCK=requirements-oldest.lock TESTS='$(RELYING)'
 
-## test-newest: run the same tests with the newest of everything, as `pip install` takes it; only our warnings are errors
+## test-newest: run the same tests with the newest of everything, as `pip install` takes it; warnings are no errors
 .PHONY: test-newest
 test-newest:
 	@$(LANE) VENV=.venv-newest LOCK= OPTIONS='-p no:cacheprovider -W default' TESTS='$(RELYING)'
 
 ## test-python: run the guide's program, cells, lines and what we rely on with each Python; PYTHONS="3.13 /a/python" names them
 PYTHONS := 3.11 3.12 3.13 3.14 3.15
-PYTHON_TESTS := $(wildcard tests/test_relied.py) tests/notebook/test_kernel_runs.py
+PYTHON_TESTS := $(RELIED) $(GUIDE) tests/cells tests/errors/test_bad_errors.py tests/engine/test_which_line.py \
+    $(addprefix tests/worker/test_,allocation.py pickling.py code_objects.py pystack.py) \
+    $(addprefix tests/notebook/test_,loop.py shell_pump.py magic_body.py)
 .PHONY: test-python
 test-python:
 	@shopt -s nullglob; ran=() missing=() status=0; \

@@ -127,7 +127,7 @@ def update(options: list[str]) -> None:
     compile_lock(newest, pythons, WHEELS, ["--extra=lab", "--extra=test", "--extra=lint", *options], project[BUILD])
     lowest = ["--extra=lab", "--extra=test", "--resolution=lowest-direct", *options]
     compile_lock(oldest, pythons[:1], WHEELS[:1], lowest, project[BUILD])
-    (ROOT / "flyte_notebook" / "tested.py").write_text(tested(newest.read_text()))
+    write(ROOT / "flyte_notebook" / "tested.py", tested(newest.read_text()))
 
 
 def compile_lock(
@@ -152,7 +152,13 @@ def compile_lock(
                     *("-r", str(new)),
                 )
         head = f"# For CPython {', '.join(pythons)} on {' and '.join(PLATFORMS.values())}. Made by: make update-lock\n"
-        lock.write_text(head + "".join(blocks(new.read_text())))
+        write(lock, head + "".join(blocks(new.read_text())))
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file where it is not what it should be: `make` does again what stands on one that is written."""
+    if not path.exists() or text != path.read_text():
+        path.write_text(text)
 
 
 def uv(*arguments: str, text: str = "") -> None:
