@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from flyte_notebook.limiters import machine
 from flyte_notebook.limits import Limits
-from flyte_notebook.worker import handover, protocol
+from flyte_notebook.worker import handover, protocol, sending
 from flyte_notebook.worker.forkserver import ENDED, Server
 from flyte_notebook.worker.watched import Watched
 from flyte_notebook.worker.witness import Witness
@@ -281,6 +281,7 @@ class Spares:
             self._fail(str(error))
             return
         try:
+            ours.setblocking(False)
             group = self._limiter.group(f"spare-{self._numbers}", Limits())
             spare = Spare(ours, protocol.ControlReader(ours), group)
             self._spares.append(spare)
@@ -321,7 +322,7 @@ class Spares:
         try:
             if fits:
                 spare.group.assign(message["name"], limits)
-                protocol.send_control(spare.sock, order, fds)
+                sending.send(spare.sock, order, fds, self._events)
         except OSError:
             fits = False
         if not fits:

@@ -52,7 +52,9 @@ class Supervisor:
     """The loop of the supervisor process."""
 
     def __init__(self, control: socket.socket, limiter: Limiter, session_dir: str) -> None:
+        control.setblocking(False)
         self._control = control
+        self._unsent = bytearray()
         self._reader = protocol.ControlReader(control)
         self._limiter = limiter
         self._session_dir = session_dir
@@ -79,7 +81,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self._on_sigterm)
         if self._libc is not None:
             self._libc.prctl(PR_SET_CHILD_SUBREAPER, 1)  # a forked worker falls to us; and no orphan escapes unseen
-        self.listen(self._control, self._read_control)
+        self.listen(self._control, self._on_control)
         self.listen(wake_read, lambda: _drain(wake_read))
         try:
             self._tell({"kind": "hello", "enforcement": _enforcement(self._limiter)})
@@ -111,7 +113,9 @@ class Supervisor:
         due_s = min([self._spares.due_s, self._launcher.due_s, *leaving, *dues, *telling])
         return None if due_s == float("inf") else max(0.0, due_s - time.monotonic())
 
-    def _read_control(self) -> None:
+    def _on_control(self) -> None:
+        if self._unsent:
+            self._send()
         try:
             messages = self._reader.read()
         except protocol.ChannelClosedError:
@@ -211,10 +215,24 @@ class Supervisor:
         return True
 
     def _tell(self, message: dict[str, Any]) -> None:
+        """Say something to the kernel, as soon as there is room: one that was stopped reads nothing."""
+        waiting = bool(self._unsent)
+        if waiting and message["kind"] == "usage":
+            return  # the next one says it anew
+        self._unsent += protocol.control_frame(message)
+        if not waiting:
+            self._send()
+
+    def _send(self) -> None:
         try:
-            protocol.send_control(self._control, message)
+            del self._unsent[: self._control.send(self._unsent)]
+        except BlockingIOError:
+            pass
         except OSError:
             self._closing = True
+        write = selectors.EVENT_WRITE if self._unsent else 0
+        if self._control in self._selector.get_map():
+            self._selector.modify(self._control, selectors.EVENT_READ | write, self._on_control)
 
     def _clean_up(self) -> None:
         self._spares.close()

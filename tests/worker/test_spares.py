@@ -18,7 +18,7 @@ BOUND_S = 60
 
 # A supervisor with nothing else to do, in a process of its own: it becomes the parent of what it had forked.
 PROGRAM = """
-import ctypes, os, selectors, sys, time
+import ctypes, os, select, selectors, sys, time
 from dataclasses import asdict
 from flyte_notebook.engine.link import _BOOT_SERVER
 from flyte_notebook.limiters import machine, selection
@@ -138,6 +138,25 @@ def test_a_module_of_the_user_is_a_reason_not_to_fork(tmp_path: Path, monkeypatc
 def test_an_import_that_fails_is_a_reason_not_to_fork() -> None:
     """The reason is what the import said."""
     assert "no_such_module" in run("until(lambda: told); print(told)", "no_such_module")
+
+
+def test_a_spare_that_reads_nothing_holds_up_nobody() -> None:
+    """Its order, with an environment that is more than a socket holds, is sent as it reads; the caller goes on."""
+    assert "True True ready" in run(
+        "import signal, socket; from flyte_notebook.worker import protocol; "
+        "until(lambda: standing() == spares.KEPT); spare = ready._spares[0]; pid = spare.watched.pid; "
+        "os.kill(pid, signal.SIGSTOP); began = time.monotonic(); started = []; "
+        "ready._start = lambda message, watched: started.append(watched); "
+        "channel, its = socket.socketpair(); channel.settimeout(0); "
+        "environ = {**os.environ, **{f'V{number}': 'x' * (1 << 16) for number in range(16)}}; "
+        "message = dict(id=1, name='a', memory_bytes=None, cpu_cores=None, entry='flyte_notebook.sdk.inside:canary', "
+        "environ=environ, cwd='/', sys_path=sys.path); "
+        "ready._hand_over(spare, message, [its.detach(), os.open(os.devnull, 1), os.open(os.devnull, 1)]); "
+        "print(time.monotonic() - began < 5, len(started) == 1, end=' '); os.kill(pid, signal.SIGCONT); "
+        "until(lambda: select.select([channel], [], [], 0)[0]); channel.settimeout(5); "
+        "print(protocol.receive(channel)['kind']); started[0].trip('stopped'); "
+        "until(lambda: not os.path.exists(f'/proc/{pid}')); started[0].release()"
+    )
 
 
 def test_a_server_that_cannot_be_started_is_a_reason_not_to_fork() -> None:

@@ -141,11 +141,13 @@ class Kernel:
 
 
 @contextlib.contextmanager
-def supervised(tmp_path: Path, boot: str, *arguments: str) -> Iterator[Kernel]:
-    """Start a supervisor as a notebook's kernel does; the test is its kernel."""
+def supervised(tmp_path: Path, boot: str, *arguments: str, room_bytes: int = 0) -> Iterator[Kernel]:
+    """Start a supervisor as a notebook's kernel does; the test is its kernel. It may have so much unread only."""
     before = leaks.Snapshot.take()
     ours, theirs = socket.socketpair()
     ours.settimeout(BOUND_S)
+    if room_bytes:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room_bytes)
     session_dir = tmp_path / "session"
     session_dir.mkdir()
     settings = {"session": session_name(os.getpid()), "session_dir": str(session_dir), "kernel_pid": os.getpid()}
@@ -386,6 +388,22 @@ def test_who_is_about_to_end_is_waited_for(tmp_path: Path) -> None:
     """A process that a killed server was just forking is in no group yet: it ends by itself, and before we do."""
     command = [sys.executable, "-c", CLEANS_UP, str(tmp_path / "session")]
     assert "False\n" == subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_kernel_that_reads_nothing_holds_up_nobody(tmp_path: Path) -> None:
+    """A kernel that was stopped leaves its socket full: the clocks go on, and later it hears all that counts."""
+    with supervised(tmp_path, BOOT, room_bytes=1) as kernel, kernel.asked(1) as read:
+        assert b"up" == os.read(read, 2)
+        time.sleep(1)  # ten times the usage are told, and the socket is full
+        arm = {"kind": "arm", "id": 1, "max_runtime_s": 0.1, "deadline_in_s": None}
+        protocol.send_control(kernel.control, arm)
+        began_s = time.monotonic()
+        assert b"" == os.read(read, 1)  # it and its child are gone
+        assert time.monotonic() - began_s < END_BOUND_S / 2
+        assert "max_runtime" == kernel.hear("ended")["tripped"]
+        with kernel.asked(2) as another:
+            assert b"up" == os.read(another, 2)
+            assert {"2"} == set(kernel.hear("usage")["usage"])
 
 
 HEARS_LATE = """
