@@ -151,7 +151,7 @@ def _standing_ready(processes: dict[tuple[int, str], str]) -> dict[tuple[int, st
     by_pid = {pid: (pid, start) for pid, start in processes}
     found = {}
     for key in processes:
-        if _read(Path("/proc", str(key[0]), "comm")).strip() in {b"fnb-spare", b"fnb-server"}:
+        if _read(Path("/proc", str(key[0]), "comm")).strip() in {b"fnb-spare", b"fnb-server", b"fnb-launcher"}:
             parent = _parent(Path("/proc", str(key[0])))
             if parent in by_pid:
                 found[key] = by_pid[parent]

@@ -327,8 +327,22 @@ def test_the_worker_loads_neither_notebook_nor_plot() -> None:
 
 
 def test_the_supervisor_loads_no_flyte_and_no_loop() -> None:
-    """The supervisor is small and single-threaded, so that it may fork."""
-    assert set() == loaded_by(f"import {PACKAGE}.worker.supervisor") & set(HEAVY)
+    """The supervisor is small, and so is the launcher, each process of which begins as a copy of it."""
+    assert set() == loaded_by(f"import {PACKAGE}.worker.supervisor, {PACKAGE}.worker.launcher") & set(HEAVY)
+
+
+def test_only_processes_with_one_thread_fork() -> None:
+    """The launcher and the server fork; the supervisor does so only where it has no threads; nobody else does."""
+    found = {
+        module.name
+        for module in MODULES
+        for node in ast.walk(ast.parse(module.text))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"os.fork", "os.forkpty", "pty.fork"}
+    }
+    assert {"worker.launcher", "worker.launching", "worker.prefork"} == found
+    (where,) = [module for module in MODULES if module.name == "worker.launching"]
+    before, _, _ = where.text.partition("os.fork()")
+    assert 'if sys.platform != "linux":' in before.rpartition("def ")[2]
 
 
 def test_no_path_of_a_machine_is_in_the_tree() -> None:

@@ -71,7 +71,7 @@ class AttemptGroup:
         self._last_counters = Counters()
         self._home: tuple[str, ...] = ()
         try:
-            self._cpus = dealer.take(limit(limits))
+            self.cpus = dealer.take(limit(limits))
         except OSError:
             meter.close()
             self._close_alarm()
@@ -79,14 +79,8 @@ class AttemptGroup:
 
     def assign(self, name: str, limits: Limits) -> None:  # noqa: ARG002 - a directory keeps its name
         """Set the limits of a group that had none. Raises OSError when the kernel refuses."""
-        self._cpus = self._dealer.take(self._limit(limits))
-        affinity.bind(self._cpus, self._pid or 0)
-
-    def enter(self) -> None:
-        """Put the calling process into every directory; "0" means itself. Raises OSError when the kernel refuses."""
-        for door in self.doors:
-            write(door, "0")
-        affinity.bind(self._cpus)
+        self.cpus = self._dealer.take(self._limit(limits))
+        affinity.bind(self.cpus, self._pid or 0)
 
     def attach(self, pid: int) -> None:
         """Remember the first process, and where it is now: inside."""
@@ -144,8 +138,8 @@ class AttemptGroup:
             remove_tree(directory)
         self._meter.close()
         self._close_alarm()
-        self._dealer.give_back(self._cpus)
-        self._cpus = frozenset()
+        self._dealer.give_back(self.cpus)
+        self.cpus = frozenset()
 
     def _close_alarm(self) -> None:
         alarm, self.alarm = self.alarm, None

@@ -59,17 +59,17 @@ class TaskGroup(Protocol):
     doors: tuple[str, ...]
     """Files to which a process writes "0" in order to join; none where nothing has to be written."""
 
+    cpus: frozenset[int]
+    """The CPUs that a process which joins binds itself to; none where it is to be left as it is."""
+
     def assign(self, name: str, limits: Limits) -> None:
         """Give a group that was made without limits to an attempt, while its one process waits.
 
         Raises OSError when the kernel refuses, as version 1 does with a limit below what is used already.
         """
 
-    def enter(self) -> None:
-        """Put the calling process into the group. Called in the child between fork and exec: system calls only."""
-
     def attach(self, pid: int) -> None:
-        """Tell the group the pid of its first process, in the supervisor, right after fork."""
+        """Tell the group the pid of its first process, in the supervisor, once that one has joined."""
 
     def holds(self, pid: int) -> bool:
         """Whether the first process is still inside; one that is just ending counts as inside. Never raises."""

@@ -82,7 +82,7 @@ class WatchdogGroup:
         self._limit_bytes = limits.memory_bytes
         self._table = table
         self._dealer = dealer
-        self._cpus = dealer.take(limits.cpu_cores)
+        self.cpus = dealer.take(limits.cpu_cores)
         self._pid: int | None = None
         self._over = self._was_over = False
         self._twice_bytes = 0  # what the quick sum counted more than once, at the last exact look
@@ -92,10 +92,6 @@ class WatchdogGroup:
         self._last_counters = Counters()
         self.poll_interval_s = table.poll_interval_s if limits.memory_bytes is not None else None
         self.removed = False
-
-    def enter(self) -> None:
-        """Bind the calling process to the group's CPUs."""
-        affinity.bind(self._cpus)
 
     def attach(self, pid: int) -> None:
         """Say which process is the first one; those it starts are found."""
@@ -114,8 +110,8 @@ class WatchdogGroup:
             self._table.adopt(self._pid, name)
         self._limit_bytes = limits.memory_bytes
         self.poll_interval_s = self._table.poll_interval_s if limits.memory_bytes is not None else None
-        self._cpus = self._dealer.take(limits.cpu_cores)
-        affinity.bind(self._cpus, self._pid or 0)
+        self.cpus = self._dealer.take(limits.cpu_cores)
+        affinity.bind(self.cpus, self._pid or 0)
 
     def sample(self) -> int:
         """Return the bytes in use: anonymous and shared memory of all processes."""
@@ -181,7 +177,7 @@ class WatchdogGroup:
         self.counters()
         self.removed = True
         self._table.forget(self._name)
-        self._dealer.give_back(self._cpus)
+        self._dealer.give_back(self.cpus)
 
     def _with_shared(self, members: Sequence[Member], quick_bytes: int, *, largest_bytes: int) -> int:
         """Return the sum less what is counted more than once; an exact look when it is due."""

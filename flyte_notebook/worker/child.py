@@ -24,6 +24,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.worker import context, handover, protocol
+from flyte_notebook.worker.parent import EXIT_LOST
 from flyte_notebook.worker.raised import describe, with_pickled
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 FAREWELL_BOUND_S = 2.0
 """How long ``atexit`` handlers and the flushing of open files may take."""
-
-EXIT_LOST = 70
 
 
 class Channel:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import fcntl
 import json
 import os
-import signal
 import socket
-import sys
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from flyte_notebook.worker import protocol
 from flyte_notebook.worker.likeness import Likeness
@@ -19,36 +14,27 @@ from flyte_notebook.worker.likeness import Likeness
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-LOWEST_FREE_FD = 10
-PR_SET_PDEATHSIG = 1
-
-Message = dict[str, Any]
+    from flyte_notebook.worker.launching import Events, Launch, Launcher, Message
 
 
-class Events(Protocol):
-    """What calls back when something can be read."""
-
-    def listen(self, sock: socket.socket, callback: Callable[[], None]) -> None:
-        """Call when there is something to read."""
-
-    def ignore(self, sock: socket.socket) -> None:
-        """Call no more."""
+ENDED = "the server that workers are forked from ended"
 
 
 class Server:
     """One server process. Its program, environment, imports and preparations stand in ``settings``.
 
-    Of ``fit``, ``unfit`` (with the reason) and ``lost`` one is called, the last one perhaps after the first.
+    Of ``fit``, ``unfit`` and ``lost`` (both with the reason) one is called, the last one perhaps after the first.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it stands between, each by name
         self,
         settings: Message,
         events: Events,
+        launcher: Launcher,
         *,
         fit: Callable[[], None],
         unfit: Callable[[str], None],
-        lost: Callable[[], None],
+        lost: Callable[[str], None],
     ) -> None:
         """Start it. Raises OSError."""
         self.begun_s = time.monotonic()
@@ -61,8 +47,15 @@ class Server:
         self._sock, theirs = socket.socketpair()
         # A pipe, as the output of a worker is; nobody reads what an import may say.
         self._output, output = os.pipe()
+        own = json.dumps({**settings["own"], "supervisor_pid": os.getpid()})
+        order = {"argv": [*settings["argv"], own], "environ": settings["environ"], "doors": (), "cpus": (), "cwd": None}
         try:
-            self.pid = _launch(settings, theirs.fileno(), output)
+            self._launch = launcher.launch(
+                order,
+                [output, output, theirs.fileno()],
+                started=self._started,
+                failed=lambda why: self._lost(f"the server that workers are forked from cannot be started: {why}"),
+            )
         except OSError:
             self._sock.close()
             os.close(self._output)
@@ -71,8 +64,16 @@ class Server:
             theirs.close()
             os.close(output)
         self._reader = protocol.ControlReader(self._sock)
-        self._open = True
-        events.listen(self._sock, self._read)
+        self._open, self._listens = True, False
+
+    @property
+    def pid(self) -> int | None:
+        """The pid of its process; ``None`` until that one is born, and when it was collected."""
+        return self._launch.pid if self._launch.status is None else None
+
+    def collected(self, status: int) -> None:
+        """Say that its process is gone and was waited for."""
+        self._launch.status = status
 
     def difference(self, message: Message) -> str:
         """Return what would make a fresh interpreter another one for this attempt; empty when nothing would."""
@@ -92,17 +93,21 @@ class Server:
         """Kill it; whoever waits for children collects it. Idempotent."""
         if self._open:
             self._open = False
-            self._events.ignore(self._sock)
+            if self._listens:
+                self._events.ignore(self._sock)
             self._sock.close()
             os.close(self._output)
-            with contextlib.suppress(OSError):
-                os.kill(self.pid, signal.SIGKILL)
+            self._launch.give_up()
+
+    def _started(self, _launch: Launch) -> None:
+        self._listens = True
+        self._events.listen(self._sock, self._read)
 
     def _read(self) -> None:
         try:
             messages = self._reader.read()
         except protocol.ChannelClosedError:
-            self._lost()
+            self._lost(ENDED)
             return
         for message, _ in messages:
             if message["kind"] == "unfit":
@@ -116,26 +121,3 @@ class Server:
                 namespaces=message["namespaces"],
             )
             self._fit()
-
-
-def _launch(settings: Message, control: int, output: int) -> int:
-    """Start the server's program and return its pid. Raises OSError."""
-    supervisor = os.getpid()
-    arguments = [*settings["argv"], json.dumps({**settings["own"], "supervisor_pid": supervisor})]
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        # Before the program begins, which takes a while: it must not be left behind when the supervisor is killed now.
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == supervisor:
-            null = os.open(os.devnull, os.O_RDONLY)
-            high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_FREE_FD) for fd in (null, output, output, control)]
-            for target, fd in enumerate(high):
-                os.dup2(fd, target)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
-                signal.signal(number, signal.SIG_DFL)
-            os.execve(arguments[0], arguments, settings["environ"])  # noqa: S606 - exactly the interpreter we run in
-    finally:
-        os._exit(127)

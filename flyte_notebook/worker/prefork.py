@@ -1,8 +1,8 @@
 """The server that workers are forked from: it imports what every worker needs, once, and then only forks.
 
-It is exec'd by the supervisor, holds nothing of the user's, and has one thread when it forks. Who is whose parent::
+It is exec'd by the launcher, holds nothing of the user's, and has one thread when it forks. Who is whose parent::
 
-    supervisor ──exec──> server ──fork──> go-between ──fork──> worker
+    supervisor ── ... ──> server ──fork──> go-between ──fork──> worker
         ^                                 joins the group,       │
         └──────────── becomes its parent when that one ends ─────┘
 
@@ -38,20 +38,16 @@ from typing import Any
 
 from flyte_notebook.limiters import control_groups
 from flyte_notebook.limiters.base import ATTEMPT_VARIABLE
-from flyte_notebook.worker import child, handover, own_pages, protocol
+from flyte_notebook.worker import child, handover, own_pages, parent, protocol
 from flyte_notebook.worker.likeness import ATTEMPT_NAME_BYTES
 
 CONTROL_FD = 3
 LOWEST_FREE_FD = 10
-PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 SPARE_NAME = b"fnb-spare"
 """What the kernel calls a worker that has no job yet; see it with ``ps -o comm``."""
 SERVER_NAME = b"fnb-server"
-OOM_SCORE_ADJ = "1000"
-"""When the machine itself runs short the kernel takes the task, not the notebook (proc(5), oom_score_adj)."""
 ONE_THREAD_BOUND_S = 2.0
-PARENT_BOUND_S = 5.0
 
 
 class UnfitError(Exception):
@@ -63,10 +59,6 @@ def main(arguments: list[str]) -> None:
     settings = json.loads(arguments[0])
     control = socket.socket(fileno=CONTROL_FD)
     os.set_inheritable(CONTROL_FD, False)
-    _depend_on(settings["supervisor_pid"])
-    os.setsid()
-    with contextlib.suppress(OSError):
-        control_groups.write("/proc/self/oom_score_adj", OOM_SCORE_ADJ)
     libc = ctypes.CDLL(None)
     was_called = ctypes.create_string_buffer(16)
     libc.prctl(16, was_called)  # PR_GET_NAME
@@ -178,7 +170,7 @@ def _stand_ready(sock: socket.socket, supervisor_pid: int, layout: dict[str, Any
     """Become a process of its own, wait for an attempt, and return it with its descriptors."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()  # an interrupt of the notebook's process group must not reach it
-    _depend_on(supervisor_pid)
+    parent.depend_on(supervisor_pid)
     try:
         handover.send(sock, {"kind": "ready", "pid": os.getpid(), **layout})
         reader = protocol.ControlReader(sock)
@@ -188,18 +180,6 @@ def _stand_ready(sock: socket.socket, supervisor_pid: int, layout: dict[str, Any
         os._exit(0)
     sock.close()
     return orders[0]
-
-
-def _depend_on(pid: int) -> None:
-    """End with that process, which is the parent or becomes it now."""
-    until_s = time.monotonic() + PARENT_BOUND_S
-    while os.getppid() != pid:
-        if time.monotonic() > until_s:
-            os._exit(child.EXIT_LOST)
-        time.sleep(0.0005)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != pid:
-        os._exit(child.EXIT_LOST)
 
 
 def _show_attempt(name: str) -> None:

@@ -109,14 +109,27 @@ async def receive_async(reader: asyncio.StreamReader) -> Message:
         raise ChannelClosedError(msg) from error
 
 
+def control_frame(message: Message, *, fds: int = 0) -> bytes:
+    """Return the bytes of a message between kernel and supervisor that brings so many descriptors."""
+    body = json.dumps({**message, "fds": fds}).encode()
+    return _HEADER.pack(len(body)) + body
+
+
 def send_control(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
     """Send a message between kernel and supervisor, with descriptors; blocks."""
-    body = json.dumps({**message, "fds": len(fds)}).encode()
-    data = _HEADER.pack(len(body)) + body
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sent = sock.sendmsg([data], ancillary)
+    data = control_frame(message, fds=len(fds))
+    sent = send_some(sock, data, fds)
     if sent < len(data):
         sock.sendall(data[sent:])
+
+
+def send_some(sock: socket.socket, data: bytes, fds: Sequence[int] = ()) -> int:
+    """Send as much of a `control_frame` as there is room for, with its descriptors; return how many bytes that was.
+
+    What is left is sent without them.
+    """
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    return sock.sendmsg([data], ancillary)
 
 
 class ControlReader:

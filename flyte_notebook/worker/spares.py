@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from flyte_notebook.limiters import machine
 from flyte_notebook.limits import Limits
-from flyte_notebook.worker import handover, protocol
-from flyte_notebook.worker.forkserver import Server
+from flyte_notebook.worker import handover, protocol, sending
+from flyte_notebook.worker.forkserver import ENDED, Server
 from flyte_notebook.worker.watched import Watched
 from flyte_notebook.worker.witness import Witness
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flyte_notebook.limiters.base import Limiter, TaskGroup
-    from flyte_notebook.worker.forkserver import Events, Message
+    from flyte_notebook.worker.launching import Events, Launcher, Message
 
 KEPT = 2
 """How many stand ready."""
@@ -83,10 +83,11 @@ class Spares:
     an interpreter of its own (its message, its descriptors), and ``tell`` with what the kernel is to know.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it stands between, each by name
         self,
         limiter: Limiter,
         events: Events,
+        launcher: Launcher,
         *,
         start: Callable[[Message, Watched], None],
         fresh: Callable[[Message, list[int]], None],
@@ -94,6 +95,7 @@ class Spares:
     ) -> None:
         self._limiter = limiter
         self._events = events
+        self._launcher = launcher
         self._start = start
         self._fresh = fresh
         self._tell = tell
@@ -136,6 +138,7 @@ class Spares:
     def died(self, pid: int, status: int) -> None:
         """Take the end of a child process, if it was one of ours."""
         if self._server is not None and pid == self._server.pid:
+            self._server.collected(status)
             self._lose_server()
         self._ended_servers.discard(pid)
         for spare in list(self._spares):
@@ -194,7 +197,12 @@ class Spares:
         self._used_s = time.monotonic()
         try:
             self._server = Server(
-                self._settings, self._events, fit=self._serve, unfit=self._settle, lost=self._lose_server
+                self._settings,
+                self._events,
+                self._launcher,
+                fit=self._serve,
+                unfit=self._settle,
+                lost=self._lose_server,
             )
         except OSError as error:
             self._settle(f"the server that workers are forked from cannot be started: {error}")
@@ -273,6 +281,7 @@ class Spares:
             self._fail(str(error))
             return
         try:
+            ours.setblocking(False)
             group = self._limiter.group(f"spare-{self._numbers}", Limits())
             spare = Spare(ours, protocol.ControlReader(ours), group)
             self._spares.append(spare)
@@ -313,7 +322,7 @@ class Spares:
         try:
             if fits:
                 spare.group.assign(message["name"], limits)
-                protocol.send_control(spare.sock, order, fds)
+                sending.send(spare.sock, order, fds, self._events)
         except OSError:
             fits = False
         if not fits:
@@ -331,14 +340,14 @@ class Spares:
         self._fail(why)
         self._serve()
 
-    def _lose_server(self) -> None:
+    def _lose_server(self, why: str = ENDED) -> None:
         """Start another one: what it had forked lives on."""
         if self._server is None:
             return
         self._end_server()
         for spare in [spare for spare in self._spares if spare.watched is None]:
             self._dismiss(spare)
-        self._fail("the server that workers are forked from ended")
+        self._fail(why)
         if self._failures < MOST_FAILURES and self._settings is not None:
             self._begin()
 
@@ -346,7 +355,8 @@ class Spares:
         """Kill the server, if there is one; `died` is told when it is gone."""
         server, self._server = self._server, None
         if server is not None:
-            self._ended_servers.add(server.pid)
+            if server.pid is not None:
+                self._ended_servers.add(server.pid)
             server.end()
 
     def _fail(self, why: str) -> None:

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from flyte_notebook.limiters import joining
 from flyte_notebook.limiters.base import ATTEMPT_VARIABLE, SESSION_VARIABLE
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Children:
         if pid == 0:
             try:
                 os.setsid()
-                group.enter()
+                joining.join(group.doors, group.cpus)
                 os.dup2(write, 1)
                 marks = {SESSION_VARIABLE: session or self.session, ATTEMPT_VARIABLE: name}
                 os.execve(sys.executable, [sys.executable, "-S", "-E", "-c", PRELUDE + code], {**os.environ, **marks})  # noqa: S606 - our own interpreter

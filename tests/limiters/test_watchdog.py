@@ -17,7 +17,7 @@ from flyte_notebook.limiters.cgroup_v1 import CgroupV1
 from flyte_notebook.limiters.leftovers import session_name
 from flyte_notebook.limiters.portable import PsutilProcesses
 from flyte_notebook.limiters.processes import LinuxMember
-from flyte_notebook.limiters.watchdog import Watchdog, WatchdogGroup
+from flyte_notebook.limiters.watchdog import Watchdog
 from flyte_notebook.limits import Limits
 
 if TYPE_CHECKING:
@@ -316,17 +316,8 @@ def test_a_kill_by_the_machines_kernel_is_told_apart(limiter: Watchdog, session:
     assert 0 == group.counters().machine_oom_kills
     machine = CgroupV1(session)
     small = machine.group("machine", Limits(memory_bytes=80 * MIB))
-
-    class Both(WatchdogGroup):
-        """The watchdog's group inside a small machine."""
-
-        def __init__(self) -> None:
-            """Be what the watchdog made."""
-
-        enter = small.enter  # type: ignore[assignment]  # the child enters the small machine
-        attach = group.attach  # type: ignore[assignment]  # the watchdog is told
-
-    child = children.start(Both(), "use(200)")
+    group.doors = small.doors  # the child enters the small machine
+    child = children.start(group, "use(200)")
     assert children.finish(child, group) == -signal.SIGKILL
     counters = group.counters()
     assert counters.machine_oom_kills >= 1

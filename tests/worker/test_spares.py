@@ -18,12 +18,12 @@ BOUND_S = 60
 
 # A supervisor with nothing else to do, in a process of its own: it becomes the parent of what it had forked.
 PROGRAM = """
-import ctypes, os, selectors, sys, time
+import ctypes, os, select, selectors, sys, time
 from dataclasses import asdict
 from flyte_notebook.engine.link import _BOOT_SERVER
 from flyte_notebook.limiters import machine, selection
 from flyte_notebook.sdk.ahead import PREFORK
-from flyte_notebook.worker import spares
+from flyte_notebook.worker import launching, spares
 
 ctypes.CDLL(None).prctl(36, 1)
 limiter = selection.choose(session=selection.session_name(os.getpid()))
@@ -31,15 +31,16 @@ selector = selectors.DefaultSelector()
 told = []
 
 class Events:
-    def listen(self, sock, callback):
-        selector.register(sock, selectors.EVENT_READ, callback)
+    def listen(self, sock, callback, *, write=False):
+        selector.register(sock, selectors.EVENT_READ | write * selectors.EVENT_WRITE, callback)
     def ignore(self, sock):
         selector.unregister(sock)
 
 def reap():
     try:
         while (found := os.waitpid(-1, os.WNOHANG))[0]:
-            ready.died(*found)
+            if not launcher.died(*found):
+                ready.died(*found)
     except ChildProcessError:
         pass
 
@@ -57,7 +58,9 @@ def standing():
     return sum(spare.ready for spare in ready._spares)
 
 spares.LOOK_EVERY_S = 0.02
-ready = spares.Spares(limiter, Events(), start=None, fresh=None, tell=told.append)
+events = Events()
+launcher = launching.Launcher(events)
+ready = spares.Spares(limiter, events, launcher, start=None, fresh=None, tell=told.append)
 own = asdict(PREFORK)
 own["modules"] = [*own["modules"], *sys.argv[2:]]
 settings = {"argv": [sys.executable, "-c", _BOOT_SERVER], "environ": dict(os.environ), "own": own}
@@ -66,7 +69,8 @@ try:
     exec(sys.argv[1])
 finally:
     ready.close()
-    until(lambda: ready.gone)
+    launcher.close()
+    until(lambda: ready.gone and launcher.gone)
     limiter.close()
 """
 
@@ -136,6 +140,33 @@ def test_an_import_that_fails_is_a_reason_not_to_fork() -> None:
     assert "no_such_module" in run("until(lambda: told); print(told)", "no_such_module")
 
 
+def test_a_spare_that_reads_nothing_holds_up_nobody() -> None:
+    """Its order, with an environment that is more than a socket holds, is sent as it reads; the caller goes on."""
+    assert "True True ready" in run(
+        "import signal, socket; from flyte_notebook.worker import protocol; "
+        "until(lambda: standing() == spares.KEPT); spare = ready._spares[0]; pid = spare.watched.pid; "
+        "os.kill(pid, signal.SIGSTOP); began = time.monotonic(); started = []; "
+        "ready._start = lambda message, watched: started.append(watched); "
+        "channel, its = socket.socketpair(); channel.settimeout(0); "
+        "environ = {**os.environ, **{f'V{number}': 'x' * (1 << 16) for number in range(16)}}; "
+        "message = dict(id=1, name='a', memory_bytes=None, cpu_cores=None, entry='flyte_notebook.sdk.inside:canary', "
+        "environ=environ, cwd='/', sys_path=sys.path); "
+        "ready._hand_over(spare, message, [its.detach(), os.open(os.devnull, 1), os.open(os.devnull, 1)]); "
+        "print(time.monotonic() - began < 5, len(started) == 1, end=' '); os.kill(pid, signal.SIGCONT); "
+        "until(lambda: select.select([channel], [], [], 0)[0]); channel.settimeout(5); "
+        "print(protocol.receive(channel)['kind']); started[0].trip('stopped'); "
+        "until(lambda: not os.path.exists(f'/proc/{pid}')); started[0].release()"
+    )
+
+
+def test_a_server_that_cannot_be_started_is_a_reason_not_to_fork() -> None:
+    """After three times no more are started, and the reason is that of the kernel."""
+    assert "cannot be started: [Errno 2] No such file or directory: '/nowhere/python'" in run(
+        "ready.close(); until(lambda: ready.gone); ready.begin({**settings, 'argv': ['/nowhere/python']}); "
+        "until(lambda: [said for said in told if not said['forked']]); print(told)"
+    )
+
+
 LETS_GO = """
 import os, types
 from pathlib import Path
@@ -154,7 +185,6 @@ read, hold = os.pipe()
 os.dup2(read, prefork.CONTROL_FD)
 prefork.socket = types.SimpleNamespace(socket=lambda fileno: None)
 prefork.protocol = types.SimpleNamespace(send_control=lambda *_: None)
-prefork._depend_on = lambda pid: None
 prefork._prepare = lambda settings: ((), {})
 prefork._serve = lambda control: (None, hold)
 prefork.own_pages.make_own = lambda runs: None

@@ -1,0 +1,20 @@
+"""How a process joins the group of an attempt: it does so itself, by what the group has to say about that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flyte_notebook.limiters import affinity, control_groups
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+def join(doors: Sequence[str], cpus: Iterable[int]) -> None:
+    """Put the calling process into a group, given its ``doors`` and ``cpus``; see `limiters.base.TaskGroup`.
+
+    For a process between fork and exec: system calls only. Raises OSError when the kernel refuses.
+    """
+    for door in doors:
+        control_groups.write(door, "0")  # "0" means itself
+    affinity.bind(frozenset(cpus))
