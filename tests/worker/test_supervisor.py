@@ -403,7 +403,10 @@ def test_a_kernel_that_reads_nothing_holds_up_nobody(tmp_path: Path) -> None:
         assert "max_runtime" == kernel.hear("ended")["tripped"]
         with kernel.asked(2) as another:
             assert b"up" == os.read(another, 2)
-            assert {"2"} == set(kernel.hear("usage")["usage"])
+            told = kernel.hear("usage")["usage"]
+            while "1" in told:  # one that was told before the end may stand in the socket still
+                told = kernel.hear("usage")["usage"]
+            assert {"2"} == set(told)
 
 
 HEARS_LATE = """
