@@ -12,7 +12,8 @@ from typing import Any
 
 from flyte_notebook.worker import protocol
 from flyte_notebook.worker.layout import Layout, UnknownLayoutError
-from flyte_notebook.worker.pystack import StackReader, known_layout
+from flyte_notebook.worker.pystack import StackReader
+from flyte_notebook.worker.selfread import known_layout
 
 
 def layout_message() -> dict[str, Any]:

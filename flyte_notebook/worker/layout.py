@@ -1,172 +1,26 @@
-"""Where CPython keeps its threads, frames and code in memory: private to each minor version, so it is tried out once.
+"""What another process must know to read the Python stacks of this one: where CPython keeps them, and what it means.
 
-The structures are those of CPython's ``Include/internal/pycore_{interp,frame,code}.h`` on machines with 64-bit
-pointers. What differs from process to process (the address of the interpreter's state, those of a few types) is found
-in the process itself, which then reads one stack of its own as another process would. Only when that is right the
-layout counts as known.
+Both are private to each minor version of CPython, and the addresses to each process. So the process itself finds them
+(`worker/shapes`), tries them out (`worker/selfread`) and hands them over whole: who reads knows no version.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
+import dataclasses
 import struct
-import sys
-import sysconfig
-import threading
-import types
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
-THREAD_BYTES: Final = 4096
-"""Of glibc's and musl's description of a thread, in which the thread's number is looked for."""
-DEBUG_COOKIE: Final = b"xdebugpy"
-DEBUG_THREADS_HEAD: Final = 72
-"""Where 3.13's ``_Py_DebugOffsets``, at the start of ``_PyRuntime``, says at which offset the threads are."""
+MOST_OFFSET: Final = 1 << 20
+"""Above any offset in a structure of CPython; that of the threads in the interpreter's state is about 7,000."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """Offsets in bytes. ``current`` leads from a thread to its frame; through another structure if ``inner`` is set.
-
-    ``instruction`` is an address since 3.11, before it a number of instructions. Before 3.11 a coroutine points to its
-    frame, which holds its state and points to its stack; since then all of them are one piece.
-    """
-
-    threads_head: int
-    thread_id: int
-    native_id: int | None
-    current: int
-    inner: int | None
-    frame_bytes: int
-    frame_code: int
-    frame_previous: int
-    frame_instruction: int
-    frame_owner: int | None
-    code_bytes: int
-    code_filename: int
-    code_name: int
-    code_linetable: int
-    code_first_line: int
-    code_flags: int
-    code_instructions: int | None
-    ascii_bytes: int
-    compact_bytes: int
-    coroutine_frame: int
-    coroutine_state: int
-    stack_top: int
-    stack: int
-    thread_next: int = 8
-    text_length: int = 16
-    text_state: int = 32
-    bytes_size: int = 16
-    bytes_value: int = 32
-
-
-SHAPES: Final = {
-    10: Shape(
-        threads_head=8,
-        thread_id=176,
-        native_id=None,
-        current=24,
-        inner=None,
-        frame_bytes=100,
-        frame_code=32,
-        frame_previous=24,
-        frame_instruction=96,
-        frame_owner=None,
-        code_bytes=176,
-        code_filename=104,
-        code_name=112,
-        code_linetable=120,
-        code_first_line=40,
-        code_flags=36,
-        code_instructions=None,
-        ascii_bytes=48,
-        compact_bytes=72,
-        coroutine_frame=16,
-        coroutine_state=108,
-        stack_top=80,
-        stack=64,
-    ),
-    11: Shape(
-        threads_head=16,
-        thread_id=152,
-        native_id=160,
-        current=56,
-        inner=8,
-        frame_bytes=72,
-        frame_code=32,
-        frame_previous=48,
-        frame_instruction=56,
-        frame_owner=69,
-        code_bytes=184,
-        code_filename=112,
-        code_name=120,
-        code_linetable=136,
-        code_first_line=72,
-        code_flags=48,
-        code_instructions=184,
-        ascii_bytes=48,
-        compact_bytes=72,
-        coroutine_frame=80,
-        coroutine_state=75,
-        stack_top=64,
-        stack=72,
-    ),
-    12: Shape(
-        threads_head=72,
-        thread_id=136,
-        native_id=144,
-        current=56,
-        inner=0,
-        frame_bytes=72,
-        frame_code=0,
-        frame_previous=8,
-        frame_instruction=56,
-        frame_owner=70,
-        code_bytes=192,
-        code_filename=112,
-        code_name=120,
-        code_linetable=136,
-        code_first_line=68,
-        code_flags=48,
-        code_instructions=192,
-        ascii_bytes=40,
-        compact_bytes=56,
-        coroutine_frame=72,
-        coroutine_state=67,
-        stack_top=64,
-        stack=72,
-    ),
-    13: Shape(
-        threads_head=0,  # the interpreter says it itself: DEBUG_THREADS_HEAD
-        thread_id=152,
-        native_id=160,
-        current=72,
-        inner=None,
-        frame_bytes=72,
-        frame_code=0,
-        frame_previous=8,
-        frame_instruction=56,
-        frame_owner=70,
-        code_bytes=200,
-        code_filename=112,
-        code_name=120,
-        code_linetable=136,
-        code_first_line=68,
-        code_flags=48,
-        code_instructions=200,
-        ascii_bytes=40,
-        compact_bytes=56,
-        coroutine_frame=72,
-        coroutine_state=67,
-        stack_top=64,
-        stack=72,
-    ),
-}
-"""By the minor version of Python 3."""
-
+UNTAGGED: Final = (1 << 64) - 4
+"""The bits of an address; the lowest two say since 3.14 how a frame holds its values."""
+OF_THREAD, OF_GENERATOR = 0, 1
+"""To whom a frame belongs; what stands for C code has higher numbers."""
+WIDTHS: Final = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}
+"""How a text is stored, by the bytes of a character."""
 
 _awaited = ctypes.c_uint64(0)
 
@@ -179,96 +33,135 @@ def runs(coroutine: object) -> None:
     _awaited.value = 0 if coroutine is None else id(coroutine)
 
 
+def awaited_address() -> int:
+    """Return where what `runs` was told stands: the address of a coroutine, or 0."""
+    return ctypes.addressof(_awaited)
+
+
 class UnknownLayoutError(Exception):
     """The stacks of this interpreter cannot be read from outside; the text says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """What is needed to read the stacks of one process: addresses, and which `Shape` its structures have.
+class Shape:
+    """Offsets in bytes inside CPython's structures, and what stands there; ``None`` where a version has no such thing.
 
-    ``native_id`` is the offset of the kernel's number of a thread in the C library's description of it, where the
-    interpreter does not keep that number itself. At ``awaited`` stands the address of the coroutine that runs the task,
-    0 when there is none.
+    ``thread_inner``: the thread leads to a structure, and there stands its frame. ``thread_base``: it says itself which
+    frame is the last. ``frame_entry``: a frame says that C code called it. ``code_instructions``: the first of those
+    among which ``frame_instruction`` is an address. ``frame_stack_top`` is a number of values if ``stack_counted``,
+    else an address; so many values below it (``awaited_depth``) stands what a coroutine waits for. ``entry_owners``
+    mark frames that stand for C code between two of Python, ``suspended`` are the states of a generator that waits.
     """
 
-    minor: int
+    interpreter_threads: int
+    thread_next: int
+    thread_native_id: int
+    thread_frame: int
+    thread_inner: int | None
+    thread_base: int | None
+    frame_code: int
+    frame_previous: int
+    frame_instruction: int
+    frame_owner: int
+    frame_entry: int | None
+    frame_locals: int
+    frame_stack_top: int
+    code_filename: int
+    code_name: int
+    code_linetable: int
+    code_first_line: int
+    code_instructions: int
+    generator_frame: int
+    generator_state: int
+    object_type: int
+    text_length: int
+    text_state: int
+    text_ascii: int
+    text_compact: int
+    bytes_size: int
+    bytes_value: int
+    stack_counted: bool
+    awaited_depth: int
+    entry_owners: tuple[int, ...]
+    suspended: tuple[int, ...]
+
+    @property
+    def frame_bytes(self) -> int:
+        """How much of a frame is read: all but its values."""
+        return max(self.frame_owner, self.frame_stack_top) + 8
+
+    @property
+    def frame_format(self) -> str:
+        """Of code, previous frame, instruction, stack top and owner, as `struct` reads them. Raises ValueError."""
+        places = (self.frame_code, self.frame_previous, self.frame_instruction, self.frame_stack_top, self.frame_owner)
+        form, end = "<", 0
+        for place, kind in zip(places, "QQQiB", strict=True):
+            if place < end:
+                raise ValueError("the parts of a frame are in an order that is not known")
+            form += f"{place - end}x{kind}"
+            end = place + struct.calcsize(f"<{kind}")
+        return form
+
+    @property
+    def code_bytes(self) -> int:
+        """How much of a code object is read."""
+        return max(self.code_filename, self.code_name, self.code_linetable, self.code_first_line, self.object_type) + 8
+
+    @property
+    def text_bytes(self) -> int:
+        """How much of a text is read, besides its characters."""
+        return max(self.text_length, self.text_state, self.object_type) + 8
+
+    @property
+    def bytes_bytes(self) -> int:
+        """How much of a bytes object is read, besides its value."""
+        return max(self.bytes_size, self.object_type) + 8
+
+    @property
+    def generator_bytes(self) -> int:
+        """How much of a generator or coroutine is read: all but its values."""
+        return max(self.generator_state, self.object_type, self.generator_frame + self.frame_bytes) + 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The shape of one process's structures, and the addresses of its threads and of a few types.
+
+    At ``awaited`` stands the address of the coroutine that runs the task, 0 when there is none.
+    """
+
+    shape: Shape
     threads: int
     code_type: int
     text_type: int
     bytes_type: int
-    coroutine_type: int = 0
-    awaited: int = 0
-    native_id: int = 0
+    coroutine_type: int
+    awaited: int
 
-    @property
-    def shape(self) -> Shape:
-        """The offsets."""
-        return SHAPES[self.minor]
-
-    def to_dict(self) -> dict[str, int]:
-        """Return plain numbers for a message."""
-        return asdict(self)
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a message."""
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Layout:
         """Return what `to_dict` gave. Raises ValueError for what cannot be one."""
         try:
-            layout = cls(**{name: int(value) for name, value in fields.items()})
-        except TypeError as error:
+            given = fields["shape"]
+            shape: dict[str, Any] = {
+                field.name: _checked(given[field.name], str(field.type)) for field in dataclasses.fields(Shape)
+            }
+            addresses = {name: int(value) for name, value in fields.items() if name != "shape"}
+            return cls(shape=Shape(**shape), **addresses)
+        except (TypeError, KeyError) as error:
             raise ValueError(f"not a layout: {fields}") from error
-        if layout.minor not in SHAPES:
-            raise ValueError(f"the structures of Python 3.{layout.minor} are not known")
-        return layout
 
 
-def find() -> Layout:
-    """Return the layout of this process. Raises `UnknownLayoutError`."""
-    if sys.platform != "linux" or sys.implementation.name != "cpython" or ctypes.sizeof(ctypes.c_void_p) != 8:  # noqa: PLR2004 - bytes of a pointer
-        raise UnknownLayoutError("stacks are read on Linux, from 64-bit CPython only")
-    if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        raise UnknownLayoutError("the structures of a free-threaded interpreter are not known")
-    shape = SHAPES.get(sys.version_info.minor)
-    if shape is None:
-        raise UnknownLayoutError(f"the structures of Python 3.{sys.version_info.minor} are not known")
-    get = ctypes.pythonapi.PyInterpreterState_Get
-    get.restype = ctypes.c_void_p
-    return Layout(
-        minor=sys.version_info.minor,
-        threads=get() + (shape.threads_head or _threads_head()),
-        code_type=id(types.CodeType),
-        text_type=id(str),
-        bytes_type=id(bytes),
-        coroutine_type=id(types.CoroutineType),
-        awaited=ctypes.addressof(_awaited),
-        native_id=0 if shape.native_id is not None else _native_id(),
-    )
-
-
-def _threads_head() -> int:
-    """Return the offset that the interpreter itself publishes for debuggers."""
-    try:
-        start = ctypes.addressof(ctypes.c_char.in_dll(ctypes.pythonapi, "_PyRuntime"))
-    except ValueError as error:
-        raise UnknownLayoutError("the interpreter does not say where its state is") from error
-    head = ctypes.string_at(start, DEBUG_THREADS_HEAD + 8)
-    if not head.startswith(DEBUG_COOKIE):
-        raise UnknownLayoutError("the interpreter does not say how its state is laid out")
-    offset: int = struct.unpack_from("<Q", head, DEBUG_THREADS_HEAD)[0]
-    return offset
-
-
-def _native_id() -> int:
-    """Return the offset of this thread's number in what its ``pthread_t`` points to, which is mapped for certain."""
-    wanted = struct.pack("<i", threading.get_native_id())
-    memory = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        found = os.pread(memory, THREAD_BYTES, threading.get_ident())
-    except (OSError, OverflowError):
-        found = b""
-    finally:
-        os.close(memory)
-    for offset in range(0, len(found) - 3, 4):
-        if found[offset : offset + 4] == wanted:
-            return offset
-    raise UnknownLayoutError("the C library does not show the numbers of its threads")
+def _checked(value: object, kind: str) -> object:
+    """Return a value of a shape as its field has it. Raises ValueError for what is none."""
+    if "tuple" in kind and isinstance(value, (list, tuple)):
+        return tuple(_checked(one, "int") for one in value)
+    if value is None and "None" in kind:
+        return None
+    if "tuple" in kind or not isinstance(value, int) or not 0 <= value < MOST_OFFSET:
+        raise ValueError(f"not an offset: {value!r}")
+    return value

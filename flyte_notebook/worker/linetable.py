@@ -1,32 +1,22 @@
-"""The line of an instruction: CPython's tables of lines, read as bytes of another process.
+"""The line of an instruction: CPython's table of lines, read as bytes of another process.
 
-3.10: pairs of an instruction delta and a line delta (Objects/lnotab_notes.txt, PEP 626). Since 3.11: entries of a head
-byte and varints, with columns (Objects/locations.md). Whatever the bytes hold, the answer is a number or ``None``.
+Entries of a head byte and varints, with columns (Objects/locations.md, later InternalDocs/code_objects.md); the same
+from 3.11 to 3.15. Whatever the bytes hold, the answer is a number or ``None``.
 """
 
 from __future__ import annotations
 
-_NO_LINE_310 = -128
 _LONG, _NO_COLUMNS, _NO_LINE = 14, 13, 15
 _ONE_LINE_0, _ONE_LINE_2 = 10, 12
 
 
-def line_310(table: bytes, first_line: int, offset: int) -> int | None:
-    """Return the line of the instruction at ``offset`` bytes. ``None`` when the table says none or ends before it."""
-    line, end = first_line, 0
-    for index in range(0, len(table) - 1, 2):
-        end += table[index]
-        delta = table[index + 1] - 256 if table[index + 1] > 127 else table[index + 1]  # noqa: PLR2004 - a signed byte
-        if delta != _NO_LINE_310:
-            line += delta
-        if offset < end:
-            return None if delta == _NO_LINE_310 else line
-    return None
+def line_of(table: bytes, first_line: int, offset: int) -> int | None:
+    """Return the line of the instruction at ``offset`` bytes. ``None`` when the table ends before it.
 
-
-def line_311(table: bytes, first_line: int, offset: int) -> int | None:
-    """As `line_310`, for the tables since 3.11. The code between two lines counts to the one before."""
-    line, end, index, known = first_line, 0, 0, None
+    Code without a line counts to the line before it, and what comes before all lines to the first.
+    """
+    line = known = first_line
+    end = index = 0
     try:
         while index < len(table):
             head = table[index]

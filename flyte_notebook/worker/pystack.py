@@ -2,32 +2,33 @@
 
 The process opens its own ``/proc/self/mem`` and hands the descriptor over (the kernel checks the right to read when it
 is opened, so this works for any user under any setting of ptrace), with a `Layout`. What is read is on the move: every
-pointer is checked by the type of what it leads to, every length is bounded, no stack may end in a frame that has a
-caller, each is read twice, and what does not agree is read again. So an answer is right or there is none, but for what
-changes to and fro between two readings: of a program that does nothing but call, none of 1.8 million stacks was read
-wrong on 3.11 and 3.13, and 2 in 100,000 on 3.10. What cannot be read never raises out of here.
+pointer is checked by the type of what it leads to, every length is bounded, a stack has to end where stacks end, and
+each is read twice. The two have to agree in every frame and in the place of each call, and the thread still has to be
+in the same frame after the second. What does not agree is read again. CLAIM
+What cannot be read never raises out of here.
 """
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import struct
-import sys
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from flyte_notebook.worker.layout import Layout, UnknownLayoutError, find
-from flyte_notebook.worker.linetable import line_310, line_311
+from flyte_notebook.worker.layout import OF_GENERATOR, UNTAGGED, WIDTHS
+from flyte_notebook.worker.linetable import line_of
 from flyte_notebook.worker.userfiles import is_user_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import FrameType
 
-TRIES: Final = 8
+    from flyte_notebook.worker.layout import Layout
+
+TRIES: Final = 32
+WALKS: Final = 8
+"""A stack is read again so often; less if so many readings got to an end, and did not agree."""
 MOST_THREADS: Final = 200
 MOST_FRAMES: Final = 2_000
 MOST_LINES: Final = 50
@@ -39,11 +40,10 @@ KEPT_CODES: Final = 2_000
 PAGE_BYTES: Final = 4096
 _HIGHEST: Final = 1 << 56
 _ASCII, _COMPACT, _KIND_SHIFT, _KIND_MASK = 1 << 6, 1 << 5, 2, 7
-_ON_C_STACK = 3
-_SUSPENDED: Final = frozenset({255, 254})
-"""-1, and -2 since 3.13: it waits for something."""
-_RESUMED: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-_WIDTHS: Final = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}
+_NOT_BEGUN: Final = -2
+"""Where 3.11 and 3.12 say that a frame is which has executed nothing: before the first instruction."""
+_MADE_UP: Final = "__init__"
+"""File and name of the code that stands since 3.12 between an ``__init__`` and its caller."""
 _Q: Final = struct.Struct("<Q")
 _I: Final = struct.Struct("<i")
 
@@ -68,9 +68,25 @@ class Thread(NamedTuple):
 
 
 class _Frame(NamedTuple):
+    """``code`` may be tagged, and is none where the owner says that the frame stands for C code.
+
+    ``top`` is how high its stack was when it called another frame. Where that is a number it is negative while it runs.
+    """
+
     address: int
     code: int
+    previous: int
     instruction: int
+    top: int
+    owner: int
+
+
+class _Walk(NamedTuple):
+    """The frames of a thread, the innermost first, and what was read for them: address, size, number of the first."""
+
+    head: int
+    frames: list[_Frame]
+    pieces: list[tuple[int, int, int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +96,16 @@ class _Code:
     first_line: int
     table: bytes
     is_user: bool
-    is_resumed: bool
-    """Whether it is that of a generator or a coroutine, which never stands at the bottom of a stack."""
+    is_made_up: bool
+    """Whether no source has it: the interpreter put it there."""
+
+
+def _common(one: list[_Frame], other: list[_Frame]) -> list[_Frame]:
+    """Return the outermost frames that are the same in both, but no stack as a whole."""
+    count = 0
+    while count < min(len(one), len(other)) - 1 and one[-1 - count] == other[-1 - count]:
+        count += 1
+    return other[len(other) - count :]
 
 
 class StackReader:
@@ -91,6 +115,8 @@ class StackReader:
         self._memory = memory
         self._layout = layout
         self._shape = layout.shape
+        self._frame_bytes = layout.shape.frame_bytes
+        self._fields = struct.Struct(layout.shape.frame_format)
         self._codes: dict[int, _Code] = {}
         self._used = threading.Lock()
         self._unwanted = False
@@ -127,7 +153,7 @@ class StackReader:
         for _ in range(TRIES):
             try:
                 return self._threads()
-            except _UnreadableError:
+            except _UnreadableError:  # noqa: PERF203 - it is tried again
                 if self.gone:
                     break
         return []
@@ -135,175 +161,210 @@ class StackReader:
     def stack(self, thread: Thread, *, most: int = MOST_LINES, user: bool = True) -> tuple[Place, ...] | None:
         """Return the innermost lines that a thread is at, at most so many, the innermost first. Never raises.
 
-        Only those of the user's files when ``user``. ``None`` when the stack cannot be read.
+        Only those of the user's files when ``user``. Where the innermost come and go too fast, only those outside of
+        them that stood still meanwhile. ``None`` when the stack cannot be read.
         """
+        before: list[_Frame] = []
+        outer: list[_Frame] = []
+        walked = 0
         for _ in range(TRIES):
             try:
-                first = self._walk(thread, most, user=user)
-                second = self._walk(thread, most, user=user)
-                if [frame[:2] for frame in first] == [frame[:2] for frame in second]:
-                    return self._places(second, user=user)
+                walk = self._walk(thread, most, user=user)
+                if self._head(thread) == walk.head and self._stands(walk) and self._head(thread) == walk.head:
+                    return self._places(walk.frames, user=user)
+                outer = _common(before, walk.frames)
+                before = walk.frames
+                walked += 1
+                if walked == WALKS:
+                    break
             except _UnreadableError:
                 if self.gone:
                     return None
-        return self._outer(thread, most, user=user)
+        try:
+            return self._places(outer, user=user) if outer else None
+        except _UnreadableError:
+            return None
 
-    def awaited(self) -> tuple[Place, ...]:
-        """Return the user's lines at which the task's coroutine and those it awaits stand, the innermost first.
+    def stack_below(self, thread: Thread, frame: int) -> tuple[Place, ...] | None:
+        """Return the lines of a frame and its callers, none of which moves meanwhile: read once. Never raises."""
+        try:
+            return self._places(self._walk(thread, MOST_FRAMES, user=False, still=frame).frames, user=False)
+        except _UnreadableError:
+            return None
 
-        Empty when it runs, when there is none, and when that cannot be read. Never raises.
+    def awaited(self, *, user: bool = True) -> tuple[Place, ...]:
+        """Return the lines at which the task's coroutine and those it awaits stand, the innermost first.
+
+        Only those of the user's files when ``user``. Empty when it runs, when there is none, and when that cannot be
+        read. Never raises.
         """
         for _ in range(TRIES):
             try:
                 first, second = self._suspended(), self._suspended()
                 if first == second:
-                    return self._places(second, user=True)[:MOST_LINES]
-            except _UnreadableError:
+                    return self._places(second, user=user)[:MOST_LINES]
+            except _UnreadableError:  # noqa: PERF203 - it is tried again
                 if self.gone:
                     break
         return ()
 
     def _suspended(self) -> list[_Frame]:
         """Return the frames of the coroutines that wait for one another, from the innermost."""
-        shape = self._shape
+        shape, size = self._shape, self._shape.generator_bytes
         frames: list[_Frame] = []
         coroutine = self._pointer(self._layout.awaited) if self._layout.awaited else 0
         while coroutine and len(frames) < MOST_COROUTINES:
-            if self._pointer(coroutine + 8) != self._layout.coroutine_type:
+            data, at = self._read(coroutine, size), shape.generator_frame
+            if _Q.unpack_from(data, shape.object_type)[0] != self._layout.coroutine_type:
                 break  # what is awaited last is no coroutine: a future, a task
-            place = coroutine + shape.coroutine_frame
-            inline = shape.frame_owner is not None
-            address = place if inline else self._pointer(place)
-            state = self._read((coroutine if inline else address) + shape.coroutine_state, 1)
-            if state[0] not in _SUSPENDED:
+            if data[shape.generator_state] not in shape.suspended:
                 break
-            frames.append(self._frame(self._read(address, shape.frame_bytes), 0, address))
-            depth = _I.unpack(self._read(address + shape.stack_top, 4))[0]
-            values = address + shape.stack if inline else self._pointer(address + shape.stack)
-            if not 0 < depth <= MOST_VALUES:
+            frames.append(_Frame(coroutine + at, *self._fields.unpack_from(data, at)))
+            values = coroutine + at + shape.frame_locals
+            if shape.stack_counted:
+                depth = _I.unpack_from(data, at + shape.frame_stack_top)[0]
+            else:
+                depth = (_Q.unpack_from(data, at + shape.frame_stack_top)[0] - values) // 8
+            if not shape.awaited_depth <= depth <= MOST_VALUES:
                 break
-            coroutine = self._pointer(values + 8 * (depth - 1))
+            coroutine = self._pointer(values + 8 * (depth - shape.awaited_depth)) & UNTAGGED
         return frames[::-1]
 
-    def _outer(self, thread: Thread, most: int, *, user: bool) -> tuple[Place, ...] | None:
-        """Return the lines of the frames that stood still while others came and went above them."""
-        try:
-            first = self._walk(thread, MOST_FRAMES, user=user)
-            second = self._walk(thread, MOST_FRAMES, user=user)
-            same = 0
-            for one, other in zip(reversed(first), reversed(second), strict=False):
-                if one[:2] != other[:2]:
-                    break
-                same += 1
-            return self._places(second[len(second) - same :], user=user)[:most] if same else None
-        except _UnreadableError:
-            return None
+    def _stands(self, walk: _Walk) -> bool:
+        """Read the frames of a walk again, the outermost first; whether they stood still.
+
+        A frame that called another one is at the call; only the one that runs may be at another instruction, and then
+        is known to be there.
+        """
+        frames, until, unpack = walk.frames, len(walk.frames), self._fields.unpack_from
+        for start, size, first in reversed(walk.pieces):
+            window = self._read(start, size)
+            for number in range(until - 1, first - 1, -1):
+                frame = frames[number]
+                again = _Frame(frame.address, *unpack(window, frame.address - start))
+                if frame.address == walk.head:
+                    frame = frame._replace(instruction=again.instruction, top=again.top)
+                    frames[number] = again
+                if again != frame:
+                    return False
+            until = first
+        return True
 
     def _threads(self) -> list[Thread]:
         shape = self._shape
         found: list[Thread] = []
         address = self._pointer(self._layout.threads)
-        size = max(shape.thread_id, shape.native_id or 0) + 8
+        size = max(shape.thread_next, shape.thread_native_id) + 8
         while address:
             if len(found) >= MOST_THREADS:
                 raise _UnreadableError
             state = self._read(address, size)
-            if shape.native_id is not None:
-                native_id: int = _Q.unpack_from(state, shape.native_id)[0]
-            else:
-                described = _Q.unpack_from(state, shape.thread_id)[0]
-                native_id = _I.unpack(self._read(described + self._layout.native_id, 4))[0]
-            found.append(Thread(native_id, address))
+            found.append(Thread(_Q.unpack_from(state, shape.thread_native_id)[0], address))
             address = _Q.unpack_from(state, shape.thread_next)[0]
         return found[::-1]
 
-    def _walk(self, thread: Thread, most: int, *, user: bool) -> list[_Frame]:
-        """Return the frames from the innermost to the last that is needed."""
-        shape, wanted = self._shape, 0
+    def _head(self, thread: Thread) -> int:
+        """Return the address of the frame that a thread is in; 0 when it runs no Python."""
+        address = self._pointer(thread.address + self._shape.thread_frame)
+        return address if self._shape.thread_inner is None else self._pointer(address + self._shape.thread_inner)
+
+    def _walk(self, thread: Thread, most: int, *, user: bool, still: int | None = None) -> _Walk:
+        """Return the frames from the innermost to the last that is needed; from that one if one stands ``still``."""
+        shape, read, unpack, codes = self._shape, self._read, self._fields.unpack_from, self._codes
+        entry_owners, entry = shape.entry_owners, shape.frame_entry
         frames: list[_Frame] = []
-        address = self._pointer(thread.address + shape.current)
-        if shape.inner is not None:
-            address = self._pointer(address + shape.inner)
-        start, window = 0, b""
-        while address and len(frames) < MOST_FRAMES:
+        pieces: list[tuple[int, int, int]] = []
+        address = head = self._head(thread) if still is None else still
+        start, last, window, called, wanted = 1, 0, b"", False, 0
+        for _ in range(MOST_FRAMES if head else 0):
             # Frames lie beside each other: one reading of the page up to the innermost serves most of them.
-            if not (window and start <= address and address + shape.frame_bytes <= start + len(window)):
-                start = address if shape.frame_owner is None else address & -PAGE_BYTES  # 3.10's are anywhere
-                window = self._read(start, address + shape.frame_bytes - start)
-            at = address - start
-            if shape.frame_owner is None or window[at + shape.frame_owner] != _ON_C_STACK:
-                frames.append(self._frame(window, at, address))
-                wanted += not user or self._code(frames[-1].code).is_user
+            if not start <= address <= last:
+                start, last = address & -PAGE_BYTES, address
+                window = read(start, address + self._frame_bytes - start)
+                pieces.append((start, len(window), len(frames)))
+            frame = _Frame(address, *unpack(window, address - start))
+            frames.append(frame)
+            if called and frame.top < 0:
+                raise _UnreadableError  # it runs: the one that it called has returned
+            called = False
+            if frame.owner not in entry_owners:
+                called = shape.stack_counted and (entry is None or not window[address - start + entry])
+                wanted += not user or (codes.get(frame.code) or self._code(frame.code)).is_user
                 if wanted >= most:
                     break
-            address = _Q.unpack_from(window, at + shape.frame_previous)[0]
-        if frames and not address and self._code(frames[-1].code).is_resumed:
-            raise _UnreadableError  # it has yielded meanwhile, and leads to no caller any more
-        return frames
+            address = frame.previous
+            if not address:
+                self._check_end(thread, frame)
+                break
+        return _Walk(head, frames, pieces)
 
-    def _frame(self, window: bytes, at: int, address: int) -> _Frame:
+    def _check_end(self, thread: Thread, last: _Frame) -> None:
+        """Raise `_UnreadableError` unless a stack can end there: who just yielded has no caller any more."""
         shape = self._shape
-        code = _Q.unpack_from(window, at + shape.frame_code)[0]
-        if shape.code_instructions is None:
-            return _Frame(address, code, 2 * _I.unpack_from(window, at + shape.frame_instruction)[0])
-        instruction = _Q.unpack_from(window, at + shape.frame_instruction)[0]
-        return _Frame(address, code, instruction - code - shape.code_instructions)
+        base = None if shape.thread_base is None else self._pointer(thread.address + shape.thread_base)
+        owned = last.owner in shape.entry_owners if shape.entry_owners else last.owner != OF_GENERATOR
+        if not owned or base not in {None, last.address}:
+            raise _UnreadableError
 
     def _places(self, frames: list[_Frame], *, user: bool) -> tuple[Place, ...]:
-        line_of = line_310 if self._layout.minor == 10 else line_311  # noqa: PLR2004 - Python 3.10
-        places = []
+        """Return the lines of frames. Raises `_UnreadableError` where one is at no instruction of its code."""
+        shape, places = self._shape, []
         for frame in frames:
-            code = self._code(frame.code)
-            if user and not code.is_user:
+            if frame.owner in shape.entry_owners:
                 continue
-            if frame.instruction < 0:
-                continue  # it is just being made, and has executed nothing
-            number = line_of(code.table, code.first_line, frame.instruction)
-            places.append(Place(code.file, code.first_line if number is None else number, code.name))
+            code = self._code(frame.code)
+            if code.is_made_up or (user and not code.is_user):
+                continue
+            at = frame.instruction - (frame.code & UNTAGGED) - shape.code_instructions
+            number = line_of(code.table, code.first_line, max(0, at))
+            if number is None or at < _NOT_BEGUN:
+                raise _UnreadableError
+            places.append(Place(code.file, number, code.name))
         return tuple(places)
 
-    def _code(self, address: int) -> _Code:
-        known = self._codes.get(address)
+    def _code(self, tagged: int) -> _Code:
+        known = self._codes.get(tagged)
         if known is not None:
             return known
-        shape = self._shape
+        address = tagged & UNTAGGED
+        shape, layout = self._shape, self._layout
         head = self._read(address, shape.code_bytes)
-        if _Q.unpack_from(head, 8)[0] != self._layout.code_type:
+        if _Q.unpack_from(head, shape.object_type)[0] != layout.code_type:
             raise _UnreadableError
-        first_line = _I.unpack_from(head, shape.code_first_line)[0]
         file = self._text(_Q.unpack_from(head, shape.code_filename)[0])
-        is_user = is_user_file(file)
+        name = self._text(_Q.unpack_from(head, shape.code_name)[0])
+        is_made_up = file == name == _MADE_UP
         found = _Code(
             file=file,
-            name=self._text(_Q.unpack_from(head, shape.code_name)[0]),
-            first_line=first_line,
+            name=name,
+            first_line=_I.unpack_from(head, shape.code_first_line)[0],
             table=self._bytes(_Q.unpack_from(head, shape.code_linetable)[0]),
-            is_user=is_user,
-            is_resumed=bool(_I.unpack_from(head, shape.code_flags)[0] & _RESUMED),
+            is_user=not is_made_up and is_user_file(file),
+            is_made_up=is_made_up,
         )
         if len(self._codes) >= KEPT_CODES:
             self._codes.clear()
-        self._codes[address] = found
+        self._codes[tagged] = found
         return found
 
     def _text(self, address: int) -> str:
         shape = self._shape
-        head = self._read(address, shape.compact_bytes)
+        head = self._read(address, shape.text_bytes)
         length = _Q.unpack_from(head, shape.text_length)[0]
         state = head[shape.text_state]
         width = (state >> _KIND_SHIFT) & _KIND_MASK
-        if _Q.unpack_from(head, 8)[0] != self._layout.text_type or length > TEXT_CHARACTERS:
+        if _Q.unpack_from(head, shape.object_type)[0] != self._layout.text_type or length > TEXT_CHARACTERS:
             raise _UnreadableError
-        if not state & _COMPACT or width not in _WIDTHS:
+        if not state & _COMPACT or width not in WIDTHS:
             raise _UnreadableError
-        value = address + (shape.ascii_bytes if state & _ASCII else shape.compact_bytes)
-        return self._read(value, length * width).decode(_WIDTHS[width], "replace") if length else ""
+        value = address + (shape.text_ascii if state & _ASCII else shape.text_compact)
+        return self._read(value, length * width).decode(WIDTHS[width], "replace") if length else ""
 
     def _bytes(self, address: int) -> bytes:
         shape = self._shape
-        head = self._read(address, shape.bytes_value)
+        head = self._read(address, shape.bytes_bytes)
         size = _Q.unpack_from(head, shape.bytes_size)[0]
-        if _Q.unpack_from(head, 8)[0] != self._layout.bytes_type or size > TABLE_BYTES:
+        if _Q.unpack_from(head, shape.object_type)[0] != self._layout.bytes_type or size > TABLE_BYTES:
             raise _UnreadableError
         return self._read(address + shape.bytes_value, size) if size else b""
 
@@ -323,36 +384,3 @@ class StackReader:
             self.gone = self.gone or not data
             raise _UnreadableError
         return data
-
-
-def known_layout() -> Layout:
-    """Return the layout of this process, found and tried out. Raises `UnknownLayoutError`, and nothing else."""
-    try:
-        layout = find()
-        reader = StackReader(os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC), layout)
-    except (OSError, AttributeError) as error:
-        raise UnknownLayoutError(f"the memory of this process cannot be read: {error}") from error
-    try:
-        if not _reads_itself(reader):
-            raise UnknownLayoutError("the stack of this process was read wrong")
-    finally:
-        reader.close()
-    return layout
-
-
-def _reads_itself(reader: StackReader) -> bool:
-    """Whether the reader finds the stack that Python itself reports, in this thread's place among the threads."""
-    own = threading.get_native_id()
-    for thread in reader.threads():
-        if thread.native_id == own:
-            read, expected = reader.stack(thread, most=MOST_FRAMES, user=False), _stack_of(sys._getframe())  # noqa: SLF001 - a function with a public use
-            return read is not None and read[-len(expected) :] == expected
-    return False
-
-
-def _stack_of(frame: FrameType | None) -> tuple[Place, ...]:
-    places = []
-    while frame is not None:
-        places.append(Place(frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_name))
-        frame = frame.f_back
-    return tuple(places)
