@@ -14,7 +14,8 @@ from flyte_notebook.worker.likeness import Likeness
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from flyte_notebook.worker.launching import Events, Launch, Launcher, Message
+    from flyte_notebook.worker.launching import Launch, Launcher, Message
+    from flyte_notebook.worker.sending import Events
 
 
 ENDED = "the server that workers are forked from ended"

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flyte_notebook.limiters.base import Limiter, TaskGroup
-    from flyte_notebook.worker.launching import Events, Launch, Launcher, Message
+    from flyte_notebook.worker.launching import Launch, Launcher, Message
+    from flyte_notebook.worker.sending import Events
 
 
 @dataclass(frozen=True, slots=True, eq=False)

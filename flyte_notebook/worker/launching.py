@@ -14,12 +14,15 @@ import signal
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.worker import launcher, protocol
+from flyte_notebook.worker.sending import Sending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from flyte_notebook.worker.sending import Events
 
 LAUNCH_BOUND_S = 10.0
 """How long a program may take until it runs; a millisecond or two is usual."""
@@ -30,16 +33,6 @@ _BOOT = (
 )
 
 Message = dict[str, Any]
-
-
-class Events(Protocol):
-    """What calls back when something can be read, or written."""
-
-    def listen(self, sock: socket.socket, callback: Callable[[], None], *, write: bool = False) -> None:
-        """Call when there is something to read; with ``write`` also when there is room for something to write."""
-
-    def ignore(self, sock: socket.socket) -> None:
-        """Call no more."""
 
 
 class Launch:
@@ -56,13 +49,13 @@ class Launch:
         self.due_s = float("inf")
         self._sock = sock
         self._reader = protocol.ControlReader(sock)
-        self._order = b""
+        self._order: Sending | None = None
         self._events = events
         self._started: Callable[[Launch], None] = lambda _launch: None
         self._failed: Callable[[str], None] = lambda _why: None
         self._why = ""
         sock.setblocking(False)
-        events.listen(sock, self._go_on)
+        events.listen(sock, self.look)
 
     def begin(
         self,
@@ -76,13 +69,9 @@ class Launch:
 
         Raises OSError when the process is gone.
         """
-        data = protocol.control_frame({"kind": "order", **order}, fds=len(fds))
-        self._order = data[protocol.send_some(self._sock, data, fds) :]
+        self._order = Sending(self._sock, {"kind": "order", **order}, fds, self._events)
         self._started, self._failed = started, failed
         self.due_s = time.monotonic() + LAUNCH_BOUND_S
-        if self._order:  # it may be larger than a socket holds
-            self._events.ignore(self._sock)
-            self._events.listen(self._sock, self._go_on, write=True)
 
     def look(self) -> None:
         """See how far it is."""
@@ -113,22 +102,6 @@ class Launch:
             with contextlib.suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)
 
-    def _go_on(self) -> None:
-        if self._order:
-            self._send()
-            if not self._order:
-                self._events.ignore(self._sock)
-                self._events.listen(self._sock, self._go_on)
-        self.look()
-
-    def _send(self) -> None:
-        try:
-            self._order = self._order[protocol.send_some(self._sock, self._order) :]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._order = b""  # nobody is there to read it: what was said before that is heard
-
     def _hear(self) -> None:
         """Take what was said. Raises `ChannelClosedError` when there will be nothing more."""
         while messages := self._reader.read():
@@ -141,6 +114,8 @@ class Launch:
     def _close(self) -> None:
         if not self.over:
             self.over = True
+            if self._order is not None:
+                self._order.give_up()
             self._events.ignore(self._sock)
             self._sock.close()
 

@@ -1,45 +1,53 @@
-"""The rest of a message that a socket had no room for: nobody waits until the other side reads."""
+"""Messages to processes that may read late, or never: what a socket has no room for is sent as soon as it has."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flyte_notebook.worker import protocol
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from flyte_notebook.worker.launching import Events, Message
+
+class Events(Protocol):
+    """What calls back when something can be read, or written."""
+
+    def listen(self, sock: socket.socket, callback: Callable[[], None], *, write: bool = False) -> None:
+        """Call when there is something to read; with ``write`` also when there is room for something to write."""
+
+    def ignore(self, sock: socket.socket) -> None:
+        """Call no more."""
 
 
 class Sending:
-    """A message on its way, and the socket that it takes, which is closed at the end of it."""
+    """A message on its way through a socket that does not block, whose other side may be closed at any time."""
 
-    def __init__(self, sock: socket.socket, data: bytes, events: Events) -> None:
-        self._sock = sock
-        self._data = data
+    def __init__(self, sock: socket.socket, message: dict[str, Any], fds: Sequence[int], events: Events) -> None:
+        """Send what there is room for. Raises OSError when the other side is gone."""
+        data = protocol.control_frame(message, fds=len(fds))
+        self._rest = data[protocol.send_some(sock, data, fds) :]
         self._events = events
-        events.listen(sock, self._send, write=True)
+        self._sock: socket.socket | None = None
+        if self._rest:
+            self._sock = sock.dup()  # the caller may listen to its own, or close it
+            events.listen(self._sock, self._go_on, write=True)
 
-    def _send(self) -> None:
+    def give_up(self) -> None:
+        """Send no more. Idempotent."""
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            self._events.ignore(sock)
+            sock.close()
+
+    def _go_on(self) -> None:
+        assert self._sock is not None
         try:
-            self._data = self._data[protocol.send_some(self._sock, self._data) :]
+            self._rest = self._rest[protocol.send_some(self._sock, self._rest) :]
         except BlockingIOError:
             return
         except OSError:
-            self._data = b""  # nobody is there to read it
-        if not self._data:
-            self._events.ignore(self._sock)
-            self._sock.close()
-
-
-def send(sock: socket.socket, message: Message, fds: Sequence[int], events: Events) -> None:
-    """Send a message as far as there is room, and the rest as soon as there is. The caller keeps its socket.
-
-    The socket does not block. Raises OSError when the other side is gone.
-    """
-    data = protocol.control_frame(message, fds=len(fds))
-    rest = data[protocol.send_some(sock, data, fds) :]
-    if rest:
-        Sending(sock.dup(), rest, events)
+            self._rest = b""  # nobody is there to read it
+        if not self._rest:
+            self.give_up()

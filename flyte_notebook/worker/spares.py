@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 from flyte_notebook.limiters import machine
 from flyte_notebook.limits import Limits
-from flyte_notebook.worker import handover, protocol, sending
+from flyte_notebook.worker import handover, protocol
 from flyte_notebook.worker.forkserver import ENDED, Server
+from flyte_notebook.worker.sending import Sending
 from flyte_notebook.worker.watched import Watched
 from flyte_notebook.worker.witness import Witness
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flyte_notebook.limiters.base import Limiter, TaskGroup
-    from flyte_notebook.worker.launching import Events, Launcher, Message
+    from flyte_notebook.worker.launching import Launcher, Message
+    from flyte_notebook.worker.sending import Events
 
 KEPT = 2
 """How many stand ready."""
@@ -322,7 +324,7 @@ class Spares:
         try:
             if fits:
                 spare.group.assign(message["name"], limits)
-                sending.send(spare.sock, order, fds, self._events)
+                Sending(spare.sock, order, fds, self._events)
         except OSError:
             fits = False
         if not fits:

@@ -330,7 +330,9 @@ def launchers(kernel: Kernel) -> list[int]:
 def test_another_one_takes_the_place_of_a_launcher_that_was_killed(kernel: Kernel, which: int) -> None:
     """The launcher, or the process that it made to stand ready: what runs goes on, and the next worker starts."""
     kernel.spawn(1)
-    os.kill(launchers(kernel)[which], signal.SIGKILL)
+    killed = launchers(kernel)[which]
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{killed}").exists())  # one that is killed with an order is a worker that was killed
     kernel.spawn(2)
     kernel.spawn(3)
     assert {"1", "2", "3"} == set(kernel.heard_within(0.5)[-1]["usage"])
