@@ -153,7 +153,7 @@ class StackReader:
         for _ in range(TRIES):
             try:
                 return self._threads()
-            except _UnreadableError:  # noqa: PERF203 - it is tried again
+            except _UnreadableError:
                 if self.gone:
                     break
         return []
@@ -203,7 +203,7 @@ class StackReader:
                 first, second = self._suspended(), self._suspended()
                 if first == second:
                     return self._places(second, user=user)[:MOST_LINES]
-            except _UnreadableError:  # noqa: PERF203 - it is tried again
+            except _UnreadableError:
                 if self.gone:
                     break
         return ()

@@ -115,7 +115,7 @@ def test_stacks_that_cannot_be_read(tmp_path: Path) -> None:
         kernel.run("from flyte_notebook.worker.relies import BY_KEY").ok()
         feature = kernel.value('BY_KEY["stacks"].lost')
         assert [f"lost here: {feature} (CPython); %flyte doctor says why"] == notes
-        assert "the stack of this process was read wrong" in kernel.value("str(fn.doctor())")
+        assert "are not as they were known: thread_native_id" in kernel.value("str(fn.doctor())")
         reply = kernel.run("%%flyte_task --memory 100Mi\nx = bytearray(1 << 30)")
         assert "OOMError" == reply.ename
         assert reply.failure["line"] is None
