@@ -50,7 +50,7 @@ test: $(VENV)/.test $(VENV)/.package
 LANE = $(MAKE) --no-print-directory test OPTIONS='-p no:cacheprovider'
 
 # What stands on other people's behaviour: the SDK's, the pickler's, Python's, IPython's and its kernel's; and the guide.
-RELIED := $(wildcard tests/test_relied.py tests/notebook/test_relied_in_kernels.py)
+RELIED := tests/test_relied.py tests/notebook/test_relied_in_kernels.py
 GUIDE := tests/engine/test_examples.py::test_the_program_of_the_guide_does_what_the_guide_says \
     tests/notebook/test_kernel_runs.py
 RELYING := $(RELIED) $(GUIDE) tests/test_wheel.py tests/test_errors.py tests/test_diagnosis.py tests/cells \
