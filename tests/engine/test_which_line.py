@@ -401,6 +401,23 @@ def test_the_line_in_a_module_of_the_user(tmp_path: Path) -> None:
     assert ["in_a_module", "start", "grow"] == [line.function for line in failure.lines]
 
 
+guide = flyte.TaskEnvironment(name="failure_handling", resources=flyte.Resources(cpu=1, memory="250Mi"))
+
+
+@guide.task
+def oomer(x: int) -> int:
+    large_list = [0] * 100_000_000 * x
+    return len(large_list)
+
+
+def test_the_oomer_of_the_guide_names_its_line() -> None:
+    """The guide's own task names the line that took the memory, first in its table of growth as well."""
+    failure = failure_of(oomer, 1000)
+    assert "large_list = [0] * 100_000_000 * x" == failure.line.text
+    assert failure.line == failure.report.grew[0].line
+    assert failure.report.grew[0].grew_bytes > 100 * MIB
+
+
 def test_the_lines_that_memory_grew_on() -> None:
     """What memory grew by stands beside the line that took it, and little of it beside any other."""
     failure = failure_of(in_a_loop)
