@@ -10,7 +10,7 @@ end only the outer frames are told that two readings have in common, or nothing.
 So an answer is right or there is none, but for what changes to and fro between readings. Of a program that does nothing
 but call, return and run generators (``tests/worker/test_pystack.py``), reader and program on a processor each, 0 to 2
 of 20,000 stacks were read wrong on each of 3.11 to 3.15, and at most 26 where it hardly leaves its generators. On 3.11
-7 to 9% were not read at all, since 3.12 less than 0.1%; of the others half had the innermost line, half only outer ones.
+7 to 9% were not read at all, since 3.12 less than 0.1%; of the others half had their innermost line, half only outer.
 What cannot be read never raises out of here.
 """
 
