@@ -10,7 +10,7 @@ import random
 import subprocess
 import sys
 import types
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from stack_programs import eventually, started
@@ -266,68 +266,115 @@ def test_a_generator_that_has_just_yielded_is_no_stack(own: StackReader) -> None
     assert kept
 
 
-def written(path: Path, shape: Shape, *, caller_top: int, base: int) -> tuple[StackReader, Thread]:
-    """Write a memory that holds a thread with a frame, its caller, and what stands for the C code that called that."""
-    memory, thread, inner, frames = bytearray(1 << 14), 0x1000, 0x1800, (0x2200, 0x2100, 0x2000)
-
-    def put(address: int, value: int, size: int = 8) -> None:
-        memory[address : address + size] = value.to_bytes(size, "little", signed=value < 0)
-
-    put(thread + shape.thread_frame, inner if shape.thread_inner is not None else frames[0])
-    put(inner + (shape.thread_inner or 0), frames[0])
-    if shape.thread_base is not None:
-        put(thread + shape.thread_base, base)
-    for frame, previous in itertools.pairwise((*frames, 0)):
-        put(frame + shape.frame_previous, previous)
-        put(frame + shape.frame_owner, 0, 1)
-        put(frame + shape.frame_stack_top, -1 if frame == frames[0] else caller_top, 4)
-    put(frames[-1] + shape.frame_owner, shape.entry_owners[0] if shape.entry_owners else 0, 1)
-    path.write_bytes(memory)
-    layout = Layout(shape=shape, threads=1, code_type=1, text_type=1, bytes_type=1, coroutine_type=1, awaited=0)
-    return StackReader(os.open(path, os.O_RDONLY), layout), Thread(1, thread)
+THREAD, INNER, LAST, CALLER, CALLEE = 0x1000, 0x1800, 0x2000, 0x2100, 0x2200
+"""Where a made-up memory has a thread, what leads to its frame, and three frames: the last stands for C code."""
 
 
-def is_walked(path: Path, shape: Shape, *, caller_top: int = 3, base: int = 0x2000) -> bool:
-    """Whether the frames of such a memory are a stack."""
-    reader, thread = written(path, shape, caller_top=caller_top, base=base)
-    try:
-        return 3 == len(reader._walk(thread, 50, user=False).frames)
-    except pystack._UnreadableError:
-        return False
-    finally:
-        reader.close()
+class Memory:
+    """A process of one thread, whose frames are written as they are wanted."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self.data = bytearray(1 << 14)
+        if shape.thread_inner is not None:
+            self.put(THREAD + shape.thread_frame, INNER)
+        if shape.thread_base is not None:
+            self.put(THREAD + shape.thread_base, LAST)
+        for frame, previous in ((CALLEE, CALLER), (CALLER, LAST), (LAST, 0)):
+            self.put(frame + shape.frame_previous, previous)
+            self.put(frame + shape.frame_stack_top, 3, 4)
+        self.put(LAST + shape.frame_owner, shape.entry_owners[0] if shape.entry_owners else 0, 1)
+
+    def put(self, address: int, value: int, size: int = 8) -> None:
+        """Write a number."""
+        self.data[address : address + size] = value.to_bytes(size, "little", signed=value < 0)
+
+    def run(self, frame: int, code: int, instruction: int) -> bytes:
+        """Have the thread run this code in that frame, and return the memory as it is then."""
+        shape = self.shape
+        if shape.stack_counted:
+            self.put(frame + shape.frame_stack_top, -1, 4)
+        self.put(frame + shape.frame_code, code)
+        self.put(frame + shape.frame_instruction, instruction)
+        self.put(THREAD + shape.thread_frame if shape.thread_inner is None else INNER + shape.thread_inner, frame)
+        return bytes(self.data)
+
+    def call(self, code: int, instruction: int) -> bytes:
+        """Have the caller, which is at this instruction, call that code, and return the memory as it is then."""
+        self.run(CALLER, 0x100, instruction)
+        self.put(CALLER + self.shape.frame_stack_top, 3, 4)
+        return self.run(CALLEE, code, 1)
 
 
-def test_a_stack_that_ends_elsewhere_than_the_thread_says_is_none(tmp_path: Path) -> None:
+class Moving(StackReader):
+    """Reads memories, one after the other: the next one from the given number of readings on."""
+
+    def __init__(self, shape: Shape, memories: list[bytes], changes: tuple[int, ...] = ()) -> None:
+        none = dict.fromkeys(("threads", "code_type", "text_type", "bytes_type", "coroutine_type", "awaited"), 0)
+        super().__init__(-1, Layout(shape=shape, **none))
+        self.memories, self.changes, self.readings = memories, changes, 0
+
+    def _read(self, address: int, size: int) -> bytes:
+        memory = self.memories[sum(self.readings >= change for change in self.changes)]
+        self.readings += 1
+        return memory[address : address + size]
+
+    def _code(self, tagged: int) -> Any:  # noqa: ARG002 - no code is made up
+        return types.SimpleNamespace(is_user=True)
+
+    def _places(self, frames: list[pystack._Frame], *, user: bool) -> Any:  # noqa: ARG002 - as above
+        return tuple((frame.code, frame.instruction) for frame in frames if frame.address != LAST)
+
+
+def test_whenever_a_thread_moves_on_its_stack_is_one_that_it_had() -> None:
+    """It returns from one function, and calls another: at whatever reading each happens, no stack is made of two."""
+    shape = shapes.found()
+    memory = Memory(shape)
+    memories = [memory.call(0x200, 10), memory.run(CALLER, 0x100, 20), memory.call(0x300, 30)]
+    stacks = [((0x200, 1), (0x100, 10)), ((0x100, 20),), ((0x300, 1), (0x100, 30))]
+    thread = Thread(1, THREAD)
+    for one, stack in zip(memories, stacks, strict=True):
+        assert stack == Moving(shape, [one]).stack(thread)
+    for changes in itertools.combinations_with_replacement(range(60), 2):
+        found = Moving(shape, memories, changes).stack(thread)
+        assert found in stacks, (changes, found)
+
+
+def test_what_moves_all_the_time_has_only_the_lines_around_it() -> None:
+    """Where another function runs at each reading its caller is told, which stood still: it is at the call."""
+    shape = shapes.found()
+    memory = Memory(shape)
+    leaves = [memory.call(code, 10) for code in range(0x200, 0x600)]
+    assert Moving(shape, leaves, tuple(range(1, 1_000))).stack(Thread(1, THREAD)) == ((0x100, 10),)
+
+
+def test_a_stack_that_ends_elsewhere_than_the_thread_says_is_none() -> None:
     """Where a thread says which frame is its last, a chain of frames has to lead there."""
     shape = dataclasses.replace(shapes.found(), thread_base=400)
-    assert is_walked(tmp_path / "memory", shape)
-    assert not is_walked(tmp_path / "memory", shape, base=0x2100)
+    memory = Memory(shape)
+    assert Moving(shape, [memory.call(0x200, 10)]).stack(Thread(1, THREAD)) is not None
+    memory.put(THREAD + 400, CALLER)
+    assert Moving(shape, [memory.call(0x200, 10)]).stack(Thread(1, THREAD)) is None
 
 
-def test_a_caller_that_runs_has_no_callee(tmp_path: Path) -> None:
+def test_a_caller_that_runs_has_no_callee() -> None:
     """Where a frame shows that it runs itself, the one that it called has returned, and no stack is made of both."""
-    shape = dataclasses.replace(shapes.found(), thread_base=None)
-    assert is_walked(tmp_path / "memory", shape)
-    assert shape.stack_counted is not is_walked(tmp_path / "memory", shape, caller_top=-1)
+    shape = shapes.found()
+    memory = Memory(shape)
+    memory.call(0x200, 10)
+    memory.put(CALLER + shape.frame_stack_top, -1, 4)
+    found = Moving(shape, [bytes(memory.data)]).stack(Thread(1, THREAD))
+    assert shape.stack_counted is (found is None)
 
 
-def test_a_stack_that_ends_in_python_is_none_where_c_code_calls_it(tmp_path: Path) -> None:
+def test_a_stack_that_ends_in_python_is_none_where_c_code_calls_it() -> None:
     """Where C code has a frame of its own the last one is of that kind: what ends before that was torn."""
     shape = dataclasses.replace(shapes.found(), thread_base=None)
-    torn = dataclasses.replace(shape, entry_owners=(99,))
-    path = tmp_path / "memory"
-    reader, thread = written(path, torn, caller_top=3, base=0)
-    reader.close()
-    reader = StackReader(os.open(path, os.O_RDONLY), dataclasses.replace(reader._layout, shape=shape))
-    try:
-        if shape.entry_owners:
-            with pytest.raises(pystack._UnreadableError):
-                reader._walk(thread, 50, user=False)
-        else:
-            assert 3 == len(reader._walk(thread, 50, user=False).frames)
-    finally:
-        reader.close()
+    memory = Memory(shape)
+    memory.call(0x200, 10)
+    memory.put(LAST + shape.frame_owner, 0, 1)
+    found = Moving(shape, [bytes(memory.data)]).stack(Thread(1, THREAD))
+    assert bool(shape.entry_owners) is (found is None)
 
 
 def test_a_coroutine_waits_only_after_it_began(tmp_path: Path) -> None:
