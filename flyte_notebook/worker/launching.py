@@ -220,18 +220,18 @@ class Launcher:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                self._ask(theirs)
+                if sys.platform == "linux":
+                    self._ask(theirs)
+                # Nobody takes on orphans elsewhere; and no stack is read, so that no thread is there when we fork.
+                elif os.fork() == 0:
+                    ours.close()
+                    launcher.become(theirs.fileno(), os.getppid())
         except OSError:
             ours.close()
             raise
         return Launch(ours, self._events)
 
     def _ask(self, theirs: socket.socket) -> None:
-        if sys.platform != "linux":
-            # Nobody takes on orphans there; and no stack is read, so that no thread is there when this process forks.
-            if os.fork() == 0:
-                launcher.become(theirs.fileno(), os.getppid())
-            return
         self.begin()
         assert self._sock is not None
         try:
