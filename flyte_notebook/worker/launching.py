@@ -8,7 +8,6 @@ Where no process comes at all the launcher itself is held: another one takes its
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -27,10 +26,7 @@ if TYPE_CHECKING:
 LAUNCH_BOUND_S = 10.0
 """How long a program may take until it runs; a millisecond or two is usual."""
 
-_BOOT = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[2]); "
-    "from flyte_notebook.worker.launcher import main; main(sys.argv[1:2])"
-)
+_BOOT = "import sys; sys.path[:] = sys.argv[2:]; from flyte_notebook.worker.launcher import main; main(sys.argv[1:2])"
 
 Message = dict[str, Any]
 
@@ -137,7 +133,8 @@ class Launcher:
         if self._sock is not None or sys.platform != "linux":
             return
         ours, theirs = socket.socketpair()
-        argv = [sys.executable, "-c", _BOOT, str(os.getpid()), json.dumps(sys.path)]
+        # Without site: what is installed there may run at each start of an interpreter, and leave a thread.
+        argv = [sys.executable, "-S", "-c", _BOOT, str(os.getpid()), *sys.path]
         try:
             with theirs:
                 as_control = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), launcher.CONTROL_FD)]
@@ -223,18 +220,18 @@ class Launcher:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                self._ask(theirs)
+                if sys.platform == "linux":
+                    self._ask(theirs)
+                # Nobody takes on orphans elsewhere; and no stack is read, so that no thread is there when we fork.
+                elif os.fork() == 0:
+                    ours.close()
+                    launcher.become(theirs.fileno(), os.getppid())
         except OSError:
             ours.close()
             raise
         return Launch(ours, self._events)
 
     def _ask(self, theirs: socket.socket) -> None:
-        if sys.platform != "linux":
-            # Nobody takes on orphans there; and no stack is read, so that no thread is there when this process forks.
-            if os.fork() == 0:
-                launcher.become(theirs.fileno(), os.getppid())
-            return
         self.begin()
         assert self._sock is not None
         try:

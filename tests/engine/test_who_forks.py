@@ -15,6 +15,7 @@ import flyte
 import pytest
 
 import flyte_notebook as fn
+from flyte_notebook.engine import link
 from flyte_notebook.engine.link import WORKERS_VARIABLE
 from flyte_notebook.sdk import enforcement
 
@@ -41,6 +42,12 @@ def note(event, _arguments):
 sys.addaudithook(note)
 """
 """Loaded by each interpreter that starts; what is forked from one goes on noting."""
+
+HAS_THE_LAUNCHER_NOTE = """
+from flyte_notebook.worker import launching
+launching._BOOT = {first!r} + launching._BOOT
+from flyte_notebook.worker.supervisor"""
+"""The launcher starts without what is installed for each interpreter."""
 
 env = flyte.TaskEnvironment(name="forks", resources=flyte.Resources(cpu=1, memory="250Mi"))
 
@@ -107,7 +114,10 @@ def test_whoever_forks_has_one_thread(monkeypatch: pytest.MonkeyPatch, tmp_path:
         tmp_path / "site-packages",
     )  # what is installed does not keep a server from forking
     place.mkdir()
-    (place / "sitecustomize.py").write_text(NOTES_FORKS.format(place=str(notes)))
+    hook = place / "sitecustomize.py"
+    hook.write_text(NOTES_FORKS.format(place=str(notes)))
+    boot = HAS_THE_LAUNCHER_NOTE.format(first=f"exec(open({str(hook)!r}).read());")
+    monkeypatch.setattr(link, "_BOOT", link._BOOT.replace("from flyte_notebook.worker.supervisor", boot))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(place), os.environ.get("PYTHONPATH")])))
     monkeypatch.syspath_prepend(str(place))  # as it is for who was started with that
     with opened("", monkeypatch) as session:

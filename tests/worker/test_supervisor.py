@@ -32,7 +32,7 @@ OURS = frozenset({"descriptor", "thread"})
 """Of the process that tests."""
 
 BOOT = "import sys; from flyte_notebook.worker.supervisor import main; main(sys.argv[1:])"
-LAUNCH_BOUND_S = 1.0
+LAUNCH_BOUND_S = 3.0
 BOOT_HELD = f"""
 import sys
 from flyte_notebook.limiters import selection
@@ -56,6 +56,12 @@ launching.LAUNCH_BOUND_S = {LAUNCH_BOUND_S}
 supervisor.main(sys.argv[1:3])
 """
 """Groups with such a name have one more door, which is named last: whoever writes to a pipe without a reader waits."""
+BOOT_ELSEWHERE = """
+import sys, types
+from flyte_notebook.worker import launching, supervisor
+launching.sys = types.SimpleNamespace(platform="elsewhere")
+supervisor.main(sys.argv[1:])
+"""
 WORKER = """
 import os, sys, time
 if os.fork() == 0:
@@ -245,8 +251,8 @@ def test_who_is_held_on_the_way_fails_alone(holding: Kernel) -> None:
         refused = holding.hear("refused")
         took_s = time.monotonic() - began_s
         assert b"" == os.read(read, 1)  # it is gone, and did not run
-    assert (2, "its process took more than 1 s to start, and was killed") == (refused["id"], refused["error"])
-    assert LAUNCH_BOUND_S <= took_s < LAUNCH_BOUND_S + 1
+    assert (2, "its process took more than 3 s to start, and was killed") == (refused["id"], refused["error"])
+    assert LAUNCH_BOUND_S <= took_s < 2 * LAUNCH_BOUND_S
     holding.spawn(4)
     told = [message for message in holding.heard_within(0.5) if message["kind"] != "workers"]
     assert {"usage"} == {message["kind"] for message in told}
@@ -265,7 +271,7 @@ def test_all_that_can_be_said_is_heard_while_somebody_is_held(holding: Kernel) -
             protocol.send_control(holding.control, {"kind": "stop", "id": number})
         ended = [holding.hear("ended") for _ in range(2)]
     assert {1: "stopped", 2: "stopped"} == {message["id"]: message["tripped"] for message in ended}
-    assert [] == [message for message in holding.heard_within(2 * LAUNCH_BOUND_S) if message["kind"] != "usage"]
+    assert [] == [message for message in holding.heard_within(1.5 * LAUNCH_BOUND_S) if message["kind"] != "usage"]
     holding.control.close()
     holding.all_gone()
 
@@ -289,7 +295,7 @@ def test_many_who_are_held_are_refused_each(holding: Kernel) -> None:
         holding.spawn(6)
         refused = {holding.hear("refused")["id"] for _ in range(6)}
     assert set(range(6)) == refused
-    assert time.monotonic() - began_s < LAUNCH_BOUND_S + 2
+    assert time.monotonic() - began_s < 2 * LAUNCH_BOUND_S
     holding.control.close()
     holding.all_gone()
 
@@ -318,6 +324,19 @@ def test_a_large_environment_arrives_whole(kernel: Kernel) -> None:
     program = "import os; os.write(1, str(sum(len(os.environ[f'V{i}']) for i in range(16))).encode())"
     with kernel.asked(1, program=program, environ=large) as read:
         assert str(1 << 20).encode() == os.read(read, 16)
+
+
+def test_elsewhere_there_is_no_launcher(tmp_path: Path) -> None:
+    """Where nobody takes on orphans, and no thread is there, the supervisor forks itself; all else is the same."""
+    with supervised(tmp_path, BOOT_ELSEWHERE) as kernel:
+        kernel.spawn(1)
+        assert [] == children(kernel.process.pid).get("fnb-launcher", [])
+        with kernel.asked(2, cwd="/nowhere"):
+            assert "No such file or directory: '/nowhere'" in kernel.hear("refused")["error"]
+        kernel.spawn(3)
+        assert {"1", "3"} == set(kernel.heard_within(0.5)[-1]["usage"])
+        kernel.control.close()
+        kernel.all_gone()
 
 
 def launchers(kernel: Kernel) -> list[int]:
@@ -353,7 +372,7 @@ def test_a_launcher_that_stands_still_is_given_up(holding: Kernel, which: int, w
         for number in (2, 3):
             asked.enter_context(holding.asked(number))
         refused = holding.hear("refused")
-        assert (waited, "its process took more than 1 s to start, and was killed") == (refused["id"], refused["error"])
+        assert (waited, "its process took more than 3 s to start, and was killed") == (refused["id"], refused["error"])
     until(lambda: not Path(f"/proc/{stopped}").exists())
     holding.spawn(4)
     holding.spawn(5)
@@ -405,10 +424,7 @@ def test_a_kernel_that_reads_nothing_holds_up_nobody(tmp_path: Path) -> None:
         assert "max_runtime" == kernel.hear("ended")["tripped"]
         with kernel.asked(2) as another:
             assert b"up" == os.read(another, 2)
-            told = kernel.hear("usage")["usage"]
-            while "1" in told:  # one that was told before the end may stand in the socket still
-                told = kernel.hear("usage")["usage"]
-            assert {"2"} == set(told)
+            until(lambda: {"2"} == set(kernel.hear("usage")["usage"]))
 
 
 HEARS_LATE = """
