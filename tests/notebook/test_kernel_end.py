@@ -317,7 +317,7 @@ def look():
     return names, len(children), process.num_fds() - fonts
 def stands_ready(child):
     try:
-        return child.name() in ("fnb-spare", "fnb-server")
+        return child.name() in ("fnb-spare", "fnb-server", "fnb-launcher")
     except psutil.NoSuchProcess:
         return True
 """
