@@ -238,7 +238,7 @@ def test_a_malformed_quantity_says_what_is_right() -> None:
 def test_a_limit_below_the_interpreter_says_what_it_needs(session: Session) -> None:
     """A limit that not even Python and Flyte fit in is an OOM that says so."""
     if not session.engine.enforcement.kernel_memory:
-        pytest.skip("cannot be here: a watchdog may see the worker too late")
+        pytest.skip("a watchdog may see the worker too late")
     error = error_of(allocate.override(resources=flyte.Resources(memory="16Mi")), 1)
     assert flyte.errors.OOMError is type(error)
     assert "below what Python and Flyte themselves need" in error.failure.headline

@@ -172,8 +172,15 @@ def test_what_was_kept_of_failed_runs_is_still_there(session: Session, tmp_path:
     assert {"value": "x" * 500_000} == session.repeats.find(failure.worker).arguments()
 
 
-def test_a_supervisor_that_reads_no_more_does_not_hang_the_notebook(session: Session) -> None:
-    """Stopped by SIGSTOP it takes no message: what is asked of it fails within a bound, and another takes over."""
+def test_a_supervisor_that_reads_no_more_does_not_hang_the_notebook(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped by SIGSTOP it takes no message: what is asked of it fails within a bound, and another takes over.
+
+    What is five and six seconds elsewhere is one for this one.
+    """
+    monkeypatch.setattr(link, "SEND_BOUND_S", 1.0)
+    monkeypatch.setattr(link, "CLOSE_BOUND_S", 1.0)
     before = session.engine.supervisor_pid
     assert before is not None
     os.kill(before, signal.SIGSTOP)
@@ -195,8 +202,9 @@ def test_a_supervisor_that_says_nothing_is_given_up(
 ) -> None:
     """Stopped while a task runs it keeps no bounds: it is missed, the task fails with that, all ends, the next works.
 
-    What is thirty seconds elsewhere is one and a half for this one, from where it is stopped.
+    What is thirty seconds elsewhere is one and a half for this one, from where it is stopped, and what is six is one.
     """
+    monkeypatch.setattr(link, "CLOSE_BOUND_S", 1.0)
     flyte.run(add, 1, 2)
     before = session.engine.supervisor_pid
     assert before is not None

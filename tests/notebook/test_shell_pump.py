@@ -488,7 +488,7 @@ def test_no_message_is_lost_when_a_wait_ends(kernel: Kernel, talk: Conversation)
     A message for a comm that is read before its cell begins to wait stands behind the cell; those that follow do not.
     """
     if (7, 1) <= ipykernel.version_info[:2] < (7, 4):
-        pytest.skip("cannot be here: this ipykernel itself loses messages that come while it answers, and stands still")
+        pytest.skip("this ipykernel itself loses messages that come while it answers, and stands still")
     kernel.run(SHORT).ok()
     cells = []
     for number in range(30):
