@@ -189,6 +189,7 @@ def _process_words(pid: int, state: str) -> str:
 def _groups(ours: set[str]) -> dict[str, str]:
     """Find groups named as ours, by path, except those that belong to somebody else on this machine."""
     found = {}
+    places = _own_places()
     strangers: list[str] | None = None
     for top in _walk(CGROUP_ROOT, CGROUP_DEPTH, until=PREFIX):
         if not top.name.startswith(PREFIX):
@@ -205,6 +206,8 @@ def _groups(ours: set[str]) -> dict[str, str]:
         if everybody and not everybody & ours and not known:
             continue
         if not everybody and not known:
+            if not any(top.is_relative_to(place) for place in places):
+                continue  # of another container: what we start makes its groups below our own
             strangers = _strangers(ours) if strangers is None else strangers
             # The session's name stands in the command line of its supervisor; a test run of somebody else may hold any.
             name = top.name.removeprefix(PREFIX)
@@ -215,6 +218,14 @@ def _groups(ours: set[str]) -> dict[str, str]:
                 count = sum(len(pids) for place, pids in members.items() if f"{place}/".startswith(f"{path}/"))
                 found[str(path)] = f"{path} ({count} processes)"
     return found
+
+
+def _own_places() -> list[Path]:
+    """Return where our groups can be: below those that this process is in; with version 2 a scope may be elsewhere."""
+    # cgroups(7): number:controllers:path, and no controllers where the line is that of version 2.
+    lines = [line.split(":", 2) for line in _read("/proc/self/cgroup").decode().splitlines()]
+    found = [Path(f"{CGROUP_ROOT / controllers}{path}") for _, controllers, path in lines if controllers]
+    return found if (CGROUP_ROOT / "memory").is_dir() else [CGROUP_ROOT]
 
 
 def _lives(pid: str, start: str | None) -> bool:
