@@ -156,8 +156,8 @@ def test_groups_of_others_may_go_while_one_looks(tmp_path: Path, monkeypatch: py
     group.mkdir()
     (group / "cgroup.procs").write_text("1\n")
 
-    def read_and_remove(path: Path) -> bytes:
-        content = path.read_bytes()
+    def read_and_remove(path: Path | str) -> bytes:
+        content = Path(path).read_bytes()
         shutil.rmtree(group)
         return content
 
