@@ -16,7 +16,9 @@ BIN := $(CURDIR)/$(VENV)/bin
 DIST := build/dist$(VENV:.venv%=%)
 TOURS := $(sort $(wildcard notebooks/*.ipynb))
 TESTS := tests
-OPTIONS :=
+# Files of tests go to whichever of two processes has nothing to do.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
+OPTIONS := $(SIDE_BY_SIDE)
 ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

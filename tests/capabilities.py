@@ -1,7 +1,7 @@
 """What a test may need from the machine. A test asks with a marker; a machine that lacks it skips with the reason.
 
-With ``CI=true`` a skip is a failure, except for what cannot exist on such a machine: a cgroup v2 memory controller
-where the kernel gave memory to v1, macOS on Linux.
+With ``CI=true`` a skip is a failure, but for the tests that ``may_skip.toml`` lists for a kind of machine that this one
+is of.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import importlib.util
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+import tomllib
+from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +26,9 @@ CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
-    """Why something is not there; ``impossible`` where this kind of machine can never have it."""
+    """Why something is not there."""
 
     reason: str
-    impossible: bool = False
 
 
 def on_ci() -> bool:
@@ -42,7 +43,7 @@ def chromium() -> str | None:
 
 
 def _linux() -> Missing | None:
-    return None if sys.platform == "linux" else Missing(reason="needs Linux", impossible=True)
+    return None if sys.platform == "linux" else Missing(reason="needs Linux")
 
 
 def _root() -> Missing | None:
@@ -59,14 +60,14 @@ def _cgroup() -> Missing | None:
 def _cgroup_v1() -> Missing | None:
     place = CGROUP_ROOT / "memory"
     if not (place / "memory.limit_in_bytes").exists() and not (place / "memory.usage_in_bytes").exists():
-        return Missing(reason="no cgroup v1 memory hierarchy here", impossible=True)
+        return Missing(reason="no cgroup v1 memory hierarchy here")
     return _writable(place)
 
 
 def _cgroup_v2() -> Missing | None:
     controllers = CGROUP_ROOT / "cgroup.controllers"
     if not controllers.exists() or "memory" not in controllers.read_text().split():
-        return Missing(reason="no cgroup v2 memory controller here", impossible=True)
+        return Missing(reason="no cgroup v2 memory controller here")
     if _writable(CGROUP_ROOT) is None:
         return None
     if shutil.which("systemd-run") and os.environ.get("XDG_RUNTIME_DIR"):
@@ -110,3 +111,53 @@ CAPABILITIES: dict[str, Callable[[], Missing | None]] = {
     "root": functools.cache(_root),
 }
 """By the name of the marker: ``None`` when the machine has it."""
+
+
+def _version(distribution: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in metadata.version(distribution).split(".")[:2])
+
+
+def _may_mount() -> bool:
+    # proc(5): the effective capabilities, as a mask; capability.h: CAP_SYS_ADMIN is the 21st bit.
+    status = Path("/proc/self/status").read_text()
+    return bool(int(status.partition("CapEff:")[2].split()[0], 16) >> 21 & 1)
+
+
+LINUX = sys.platform == "linux"
+KINDS: dict[str, Callable[[], bool]] = {
+    "memory in cgroup v1": lambda: LINUX and (CGROUP_ROOT / "memory" / "memory.limit_in_bytes").exists(),
+    "memory in cgroup v2": lambda: LINUX and not (CGROUP_ROOT / "memory").exists(),
+    "no cgroup that may be written": lambda: CAPABILITIES["cgroup"]() is not None,
+    "no pids of cgroup v1 that may be written": lambda: not os.access(CGROUP_ROOT / "pids", os.W_OK),
+    "no mounts": lambda: LINUX and not _may_mount(),
+    "macOS": lambda: sys.platform == "darwin",
+    "Python 3.11": lambda: sys.version_info[:2] == (3, 11),
+    "flyte before 2.12": lambda: _version("flyte") < (2, 12),
+    "ipykernel before 7": lambda: _version("ipykernel") < (7,),
+    "ipykernel 7.1 to 7.3": lambda: (7, 1) <= _version("ipykernel") < (7, 4),
+    "source tree": lambda: "FLYTE_NOTEBOOK_TEST_WHEEL" not in os.environ,
+}
+"""The kinds of machines of ``may_skip.toml``, and whether this one is of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaySkip:
+    """The tests that may skip on some kind of machine: by name, without parameters, and by marker."""
+
+    tests: frozenset[str] = field(default_factory=frozenset)
+    marks: frozenset[str] = field(default_factory=frozenset)
+
+    def allows(self, test: str, marks: set[str]) -> bool:
+        """Whether a test with these markers is one of them."""
+        return test.partition("[")[0] in self.tests or not self.marks.isdisjoint(marks)
+
+
+@functools.cache
+def may_skip(*, everywhere: bool = False) -> MaySkip:
+    """Return what may skip on this machine, or what may skip on any."""
+    content = tomllib.loads((Path(__file__).parent / "may_skip.toml").read_text())
+    kinds = [content[kind] for kind in content if everywhere or KINDS[kind]()]
+    return MaySkip(
+        tests=frozenset(test for kind in kinds for test in kind.get("tests", ())),
+        marks=frozenset(mark for kind in kinds for mark in kind.get("marks", ())),
+    )

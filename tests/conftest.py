@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -12,15 +13,23 @@ from typing import TYPE_CHECKING
 
 import leaks
 import pytest
-from capabilities import CAPABILITIES, on_ci
+import turns
+from capabilities import CAPABILITIES, may_skip, on_ci
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-IMPOSSIBLE = "cannot be here: "
-"""Begins the reason of the only skips that CI accepts."""
+HERE = Path(__file__).parent
 
 TOLD = pytest.StashKey[set[str]]()
+
+PURE = (
+    *("cells", "keeping", "views", "test_architecture.py", "test_diagnosis.py", "test_errors.py", "test_exports.py"),
+    *("test_fitting.py", "test_growing.py", "test_history.py", "test_lock.py", "test_next_limit.py"),
+    *("test_overrides.py", "test_progress.py", "test_scheduler.py", "test_sweeping.py", "test_trace.py"),
+    "test_units.py",
+)
+"""Folders and files whose tests start nothing: a whole module is held to what was there before it, not each test."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,6 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
     before, before_tempdir = dict(os.environ), tempfile.tempdir
     place = tempfile.mkdtemp(prefix="tests-")
     own = {name: str(Path(place, name.lower())) for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")}
+    if not hasattr(config, "workerinput"):  # else this is one of several processes, and has those of all of them
+        own[turns.PLACE_VARIABLE] = place
     os.environ.update({leaks.RUN_MARKER: uuid.uuid4().hex, "TMPDIR": place, **own})
     tempfile.tempdir = place
 
@@ -49,32 +60,69 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(put_back)
 
 
+@pytest.hookimpl(tryfirst=True)  # before any is left out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let several processes begin with the files that take long, so that none of them is left to one at the end.
+
+    What may skip must be there: a test that has another name now may not any more.
+    """
+    names = {_test_of(item).partition("[")[0] for item in items}
+    files = {name.partition("::")[0] for name in names}
+    gone = [test for test in may_skip(everywhere=True).tests - names if test.partition("::")[0] in files]
+    if gone and not config.getoption("lf", default=False) and not any("::" in argument for argument in config.args):
+        raise pytest.UsageError(f"tests/may_skip.toml names what is no test: {', '.join(sorted(gone))}")
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+        items.sort(key=lambda item: 0 if item.path in slow else 2 if _is_pure(item) else 1)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of all searches for cycles: half a second each."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before the clock of the test begins
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let a test of timing run alone."""
+    with turns.taken(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose capability is missing."""
     for marker in item.iter_markers():
         if marker.name in CAPABILITIES and (missing := CAPABILITIES[marker.name]()) is not None:
-            pytest.skip(IMPOSSIBLE + missing.reason if missing.impossible else missing.reason)
+            pytest.skip(missing.reason)
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Turn a skip into a failure on CI."""
-    return _no_skip((yield))
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip that is not on the list into a failure on CI."""
+    report = yield
+    if not may_skip().allows(_test_of(item), {marker.name for marker in item.iter_markers()}):
+        _no_skip(report)
+    return report
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Turn the skip of a whole module into a failure on CI."""
-    return _no_skip((yield))
+    report = yield
+    _no_skip(report)
+    return report
 
 
-def _no_skip(report: pytest.TestReport | pytest.CollectReport) -> pytest.TestReport | pytest.CollectReport:
+def _no_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     if on_ci() and report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        if IMPOSSIBLE not in reason:
-            report.outcome = "failed"
-            report.longrepr = f"On CI nothing is skipped, and this was: {reason}"
-    return report
+        report.outcome = "failed"
+        report.longrepr = f"On CI only what tests/may_skip.toml lists may skip, and this did: {reason}"
+
+
+def _test_of(item: pytest.Item) -> str:
+    """Return the name of a test as ``may_skip.toml`` has it, with its parameters."""
+    return "::".join([item.path.relative_to(HERE).as_posix(), *item.nodeid.split("::")[1:]])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -99,7 +147,14 @@ def _test_leaves_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
         wrong = set(marker.args) - set(leaks.KINDS)
         assert not wrong, f"leaves() knows {leaks.KINDS}, not {wrong}"
         assert marker.kwargs.get("reason"), "leaves() needs a reason"
+    if _is_pure(request.node):
+        yield
+        return
     yield from _proof(request, request.node.name, frozenset(kind for marker in markers for kind in marker.args))
+
+
+def _is_pure(item: pytest.Item) -> bool:
+    return item.path.relative_to(HERE).parts[0] in PURE
 
 
 def _proof(request: pytest.FixtureRequest, who: str, leave: frozenset[str] = frozenset()) -> Iterator[None]:

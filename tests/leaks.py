@@ -27,6 +27,8 @@ GRACE_S = 10.0
 MOST_GRACES = 5
 """So long there may be something else each time; a session that is open makes and ends processes now and then."""
 POLL_S = 0.02
+COLLECT_S = 0.5
+"""How often what has been there for longer is looked through for cycles; all that was imported takes a while."""
 
 RUN_MARKER = "FLYTE_NOTEBOOK_TEST_RUN"
 """Environment variable that every process started by this run of the tests inherits."""
@@ -36,6 +38,9 @@ CGROUP_DEPTH = 8
 """How deep under the root a group of ours is looked for."""
 
 PREFIX = "fnb-"
+
+KERNEL_THREADS = 2
+"""The parent of all threads of the Linux kernel, which have no environment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +115,7 @@ def settle(before: Snapshot, *, leave: frozenset[str] = frozenset(), grace_s: fl
     grace_s = GRACE_S if grace_s is None else grace_s
     began_s = time.monotonic()
     since_s: dict[str, float] = {}
+    collected_s = began_s
     while True:
         lines = leaked(before, Snapshot.take(), leave=leave)
         now_s = time.monotonic()
@@ -118,32 +124,32 @@ def settle(before: Snapshot, *, leave: frozenset[str] = frozenset(), grace_s: fl
         stayed = [line for line, name in names.items() if now_s - since_s[name] >= grace_s]
         if not lines or stayed or now_s - began_s >= MOST_GRACES * grace_s:
             return stayed or lines
-        gc.collect()  # a descriptor in a reference cycle is closed late, not never
+        # A descriptor in a reference cycle is closed late, not never. Most cycles of a test are young.
+        old = now_s - collected_s >= COLLECT_S
+        collected_s = now_s if old else collected_s
+        gc.collect(2 if old else 1)
         time.sleep(POLL_S)
 
 
 def _processes() -> dict[tuple[int, str], str]:
     """Find processes of this run, by pid and start time; zombies that nobody collected count."""
     marker = f"{RUN_MARKER}={os.environ.get(RUN_MARKER, '')}".encode()
-    parents, known = {}, {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            stat = (entry / "stat").read_text()
-            # proc(5): the name stands in brackets and may hold any character; 1st field after it: state, 2nd: parent,
-            # 20th: start time.
-            after = stat[stat.rindex(")") + 2 :].split()
-            parents[int(entry.name)] = int(after[1])
-            known[int(entry.name)] = (after[19], after[0], entry)
-        except (OSError, ValueError):
-            continue  # it ended while we looked
+    parents: dict[int, int] = {}
+    known: dict[int, tuple[str, str]] = {}
+    for pid in _pids():
+        # proc(5): the name stands in brackets and may hold any character; 1st field after it: state, 2nd: parent,
+        # 20th: start time.
+        if stat := _read(f"/proc/{pid}/stat"):  # else it ended while we looked
+            after = stat[stat.rindex(b")") + 2 :].split()
+            parents[pid] = int(after[1])
+            known[pid] = (after[19].decode(), after[0].decode())
     ours = {pid for pid in known if _descends(pid, parents)}
-    for pid, (_, state, entry) in known.items():
-        if pid not in ours and state != "Z" and marker in _read(entry / "environ").split(b"\0"):
+    for pid, (_, state) in known.items():
+        mine = pid in ours or state == "Z" or parents[pid] == KERNEL_THREADS
+        if not mine and marker in _read(f"/proc/{pid}/environ").split(b"\0"):
             ours.add(pid)
     ours -= {os.getpid(), *_ancestors(os.getpid(), parents)}
-    return {(pid, known[pid][0]): _process_words(pid, known[pid][1], known[pid][2]) for pid in sorted(ours)}
+    return {(pid, known[pid][0]): _process_words(pid, known[pid][1]) for pid in sorted(ours)}
 
 
 def _standing_ready(processes: dict[tuple[int, str], str]) -> dict[tuple[int, str], tuple[int, str]]:
@@ -151,8 +157,8 @@ def _standing_ready(processes: dict[tuple[int, str], str]) -> dict[tuple[int, st
     by_pid = {pid: (pid, start) for pid, start in processes}
     found = {}
     for key in processes:
-        if _read(Path("/proc", str(key[0]), "comm")).strip() in {b"fnb-spare", b"fnb-server", b"fnb-launcher"}:
-            parent = _parent(Path("/proc", str(key[0])))
+        if _read(f"/proc/{key[0]}/comm").strip() in {b"fnb-spare", b"fnb-server", b"fnb-launcher"}:
+            parent = _parent(key[0])
             if parent in by_pid:
                 found[key] = by_pid[parent]
     return found
@@ -175,55 +181,86 @@ def _descends(pid: int, parents: dict[int, int]) -> bool:
     return os.getpid() in _ancestors(pid, parents)
 
 
-def _process_words(pid: int, state: str, entry: Path) -> str:
-    command = _read(entry / "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
+def _process_words(pid: int, state: str) -> str:
+    command = _read(f"/proc/{pid}/cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
     return f"{pid} ({'zombie, nobody waited for it' if state == 'Z' else command[:160]})"
 
 
 def _groups(ours: set[str]) -> dict[str, str]:
     """Find groups named as ours, by path, except those that belong to somebody else on this machine."""
     found = {}
+    places = _own_places()
     strangers: list[str] | None = None
-    for path in _walk(CGROUP_ROOT, CGROUP_DEPTH):
-        if not path.name.startswith(PREFIX):
+    for top in _walk(CGROUP_ROOT, CGROUP_DEPTH, until=PREFIX):
+        if not top.name.startswith(PREFIX):
             continue
-        inside = [path, *_walk(path, CGROUP_DEPTH)]  # not rglob, which fails when a directory goes while it looks
-        members = {pid for place in inside for pid in _read(place / "cgroup.procs").decode().split()}
+        # The pid of whoever made it stands in the name, and in that of a session when it started.
+        owner = re.match(rf"{PREFIX}(?:[a-z-]+-)?(?P<pid>\d+)(?:-(?P<start>\d+)-)?", top.name)
         # A session of ours is ours whoever is in it: a worker may have been forked after the processes were listed.
-        owner = re.match(rf"{PREFIX}(\d+)-", path.name)
-        known = owner is not None and owner[1] in ours
-        if members and not members & ours and not known:
+        known = owner is not None and owner["pid"] in ours
+        if owner is not None and not known and _lives(owner["pid"], owner["start"]):
             continue
-        if not members and not known:
+        inside = [top, *_walk(top, CGROUP_DEPTH)]  # not rglob, which fails when a directory goes while it looks
+        members = {str(path): set(_read(path / "cgroup.procs").decode().split()) for path in inside}
+        everybody = set().union(*members.values())
+        if everybody and not everybody & ours and not known:
+            continue
+        if not everybody and not known:
+            if not any(top.is_relative_to(place) for place in places):
+                continue  # of another container: what we start makes its groups below our own
             strangers = _strangers(ours) if strangers is None else strangers
             # The session's name stands in the command line of its supervisor; a test run of somebody else may hold any.
-            name = path.relative_to(CGROUP_ROOT).as_posix().partition(PREFIX)[2].partition("/")[0]
+            name = top.name.removeprefix(PREFIX)
             if any(name in command or "pytest" in command for command in strangers):
                 continue
-        found[str(path)] = f"{path} ({len(members)} processes)"
+        for path in inside:
+            if path.name.startswith(PREFIX):
+                count = sum(len(pids) for place, pids in members.items() if f"{place}/".startswith(f"{path}/"))
+                found[str(path)] = f"{path} ({count} processes)"
     return found
+
+
+def _own_places() -> list[Path]:
+    """Return where our groups can be: below those that this process is in; with version 2 a scope may be elsewhere."""
+    # cgroups(7): number:controllers:path, and no controllers where the line is that of version 2.
+    lines = [line.split(":", 2) for line in _read("/proc/self/cgroup").decode().splitlines()]
+    found = [Path(f"{CGROUP_ROOT / controllers}{path}") for _, controllers, path in lines if controllers]
+    return found if (CGROUP_ROOT / "memory").is_dir() else [CGROUP_ROOT]
+
+
+def _lives(pid: str, start: str | None) -> bool:
+    """Whether there is a process with that pid, and with that time of its start if one is given."""
+    stat = _read(f"/proc/{pid}/stat")
+    return bool(stat) and start in {None, stat[stat.rindex(b")") + 2 :].split()[19].decode()}
 
 
 def _strangers(ours: set[str]) -> list[str]:
     """Command lines of Python programs on this machine that are neither ours nor started us."""
-    parents = {int(entry.name): _parent(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+    parents = {pid: _parent(pid) for pid in _pids()}
     family = ours | {str(pid) for pid in _ancestors(os.getpid(), parents)}
-    commands = [_read(Path("/proc", str(pid), "cmdline")) for pid in parents if str(pid) not in family]
+    others = [str(pid) for pid, parent in parents.items() if str(pid) not in family and parent != KERNEL_THREADS]
+    commands = [_read(f"/proc/{pid}/cmdline") for pid in others]
     return [command.replace(b"\0", b" ").decode(errors="replace") for command in commands if b"python" in command]
 
 
-def _parent(entry: Path) -> int:
-    stat = _read(entry / "stat").decode(errors="replace")
-    return int(stat[stat.rindex(")") + 2 :].split()[1]) if stat else 0
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - only the names
 
 
-def _walk(top: Path, depth: int) -> list[Path]:
+def _parent(pid: int) -> int:
+    stat = _read(f"/proc/{pid}/stat")
+    return int(stat[stat.rindex(b")") + 2 :].split()[1]) if stat else 0
+
+
+def _walk(top: Path, depth: int, *, until: str | None = None) -> list[Path]:
+    """List what is below a directory, and nothing below what has ``until`` at the beginning of its name."""
     try:
         with os.scandir(top) as entries:  # a group has dozens of files: no look at each of them
             below = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
-    return below + [path for entry in below if depth > 1 for path in _walk(entry, depth - 1)]
+    further = [path for path in below if depth > 1 and (until is None or not path.name.startswith(until))]
+    return below + [path for entry in further for path in _walk(entry, depth - 1, until=until)]
 
 
 def _descriptors() -> Counter[str]:
@@ -243,8 +280,9 @@ def _files() -> list[Path]:
     return [path for place in places if place.is_dir() for path in place.glob(f"{PREFIX}*")]
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path | str) -> bytes:
     try:
-        return path.read_bytes()
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - hundreds of them for each snapshot
+            return file.read()
     except OSError:
         return b""

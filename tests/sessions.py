@@ -9,11 +9,14 @@ import cloudpickle
 import flyte
 
 import flyte_notebook as fn
+from flyte_notebook.engine import link
 from flyte_notebook.sdk import enforcement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
+
+    import pytest
 
     from flyte_notebook.sdk.session import Session
 
@@ -29,3 +32,11 @@ def opened_for(module: ModuleType) -> Iterator[Session]:
         session.engine.wait_until_proven()
         yield session
     cloudpickle.unregister_pickle_by_value(module)
+
+
+def give_supervisors(patch: pytest.MonkeyPatch, **settings: float) -> None:
+    """Start supervisors with other bounds: ``spares__IDLE_S=1.0`` is ``flyte_notebook.worker.spares.IDLE_S``."""
+    for name, value in settings.items():
+        module, _, bound = name.partition("__")
+        setting = f"import flyte_notebook.worker.{module} as its; assert its.{bound}; its.{bound} = {value!r}; main("
+        patch.setattr(link, "_BOOT", link._BOOT.replace("main(", setting))

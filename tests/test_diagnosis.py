@@ -372,7 +372,7 @@ def test_a_name_never_decides(name: str) -> None:
     assert name == failure.code
 
 
-@pytest.mark.skipif(not hasattr(flyte.errors, "GPUFaultError"), reason="cannot be here: older SDKs have no such class")
+@pytest.mark.skipif(not hasattr(flyte.errors, "GPUFaultError"), reason="older SDKs have no such class")
 def test_an_error_of_flyte_arrives_as_itself() -> None:
     """A class of flyte.errors that user code raised keeps class, code, kind and extra fields."""
     raised = flyte.errors.GPUFaultSystemError("GpuXidError", "fell off", None, fault_kind="xid", fault_code=79)
@@ -382,6 +382,17 @@ def test_an_error_of_flyte_arrives_as_itself() -> None:
     assert ("system", "GpuXidError", "fell off") == (failure.kind, failure.code, failure.message)
     assert "raised" == failure.reason
     assert "GPUFaultSystemError: fell off" in "".join(traceback.format_exception(failure.error))
+
+
+@pytest.mark.skipif(not hasattr(flyte.errors, "GPUFaultError"), reason="older SDKs have no such class")
+@pytest.mark.parametrize("code", getattr(flyte.errors, "GPU_FAULT_CODES", ()))
+@pytest.mark.parametrize(("kind", "arrives"), [("USER", "GPUFaultUserError"), ("SYSTEM", "GPUFaultSystemError")])
+def test_a_fault_of_a_gpu_is_the_sdks_own_class(code: str, kind: str, arrives: str) -> None:
+    """What the SDK makes of a cluster's words keeps its class, kind and code when a task raises it."""
+    words = execution_pb2.ExecutionError(kind=getattr(execution_pb2.ExecutionError, kind), code=code, message="fell")
+    failure = _failed(_raised(convert.convert_error_to_native(words)))
+    assert (arrives, kind.lower(), code) == (type(failure.error).__name__, failure.kind, failure.error.code)
+    assert ("fell", "run-a1-0") == (failure.message, failure.error.worker)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import flyte_notebook as fn
 ROOT = Path(__file__).resolve().parent.parent
 
 of_the_wheel = pytest.mark.skipif(
-    "FLYTE_NOTEBOOK_TEST_WHEEL" not in os.environ, reason="cannot be here: the source tree is tested, not the wheel"
+    "FLYTE_NOTEBOOK_TEST_WHEEL" not in os.environ, reason="the source tree is tested, not the wheel"
 )
 
 PUBLIC = (

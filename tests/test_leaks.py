@@ -9,26 +9,37 @@ import subprocess
 import sys
 import textwrap
 import time
+import tomllib
 import types
 from pathlib import Path
 
+import capabilities
 import leaks
 import pytest
 
 HERE = Path(__file__).parent
 
 
-def inner_run(place: Path, body: str, *, ci: bool = False) -> subprocess.CompletedProcess[str]:
+def inner_run(
+    place: Path,
+    *bodies: str,
+    ci: bool = False,
+    listed: str = "",
+    name: str = "test_inner",
+    options: tuple[str, ...] = (),
+) -> subprocess.CompletedProcess[str]:
     """Run tests with our conftest in a process of their own, where half a second of grace is enough."""
-    for name in ("conftest.py", "leaks.py", "capabilities.py"):
-        shutil.copy(HERE / name, place / name)
+    for ours in ("conftest.py", "leaks.py", "capabilities.py", "turns.py"):
+        shutil.copy(HERE / ours, place / ours)
     with (place / "conftest.py").open("a") as conftest:
         conftest.write("\nleaks.GRACE_S = 0.5\n")
-    (place / "test_inner.py").write_text(textwrap.dedent(body))
-    (place / "pytest.ini").write_text("[pytest]\nmarkers =\n    leaves\n    cgroup_v2\n    root\n    never\n")
-    environ = {key: value for key, value in os.environ.items() if key != "CI"}
+    (place / "may_skip.toml").write_text(textwrap.dedent(listed))
+    for number, body in enumerate(bodies):
+        (place / f"{name}{number or ''}.py").write_text(textwrap.dedent(body))
+    (place / "pytest.ini").write_text("[pytest]\nmarkers =\n    leaves\n    root\n    never\n    alone\n    slow\n")
+    environ = {key: value for key, value in os.environ.items() if key != "CI" and not key.startswith("PYTEST_")}
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rs", "."],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rs", *options, "."],
         cwd=place,
         env={**environ, "CI": "true"} if ci else environ,
         capture_output=True,
@@ -145,8 +156,8 @@ def test_groups_of_others_may_go_while_one_looks(tmp_path: Path, monkeypatch: py
     group.mkdir()
     (group / "cgroup.procs").write_text("1\n")
 
-    def read_and_remove(path: Path) -> bytes:
-        content = path.read_bytes()
+    def read_and_remove(path: Path | str) -> bytes:
+        content = Path(path).read_bytes()
         shutil.rmtree(group)
         return content
 
@@ -210,29 +221,153 @@ def test_a_test_may_be_excused_with_a_reason(tmp_path: Path) -> None:
     assert "leaves() needs a reason" in run.stdout
 
 
-def test_ci_accepts_no_skip_but_the_impossible(tmp_path: Path) -> None:
-    """With CI=true a skipped test fails, unless the machine can never have what it needs."""
+def test_a_leak_of_a_pure_test_is_found_at_the_end_of_its_module(tmp_path: Path) -> None:
+    """Where tests start nothing, the module is what is held to leaving nothing."""
     body = """
+        import pathlib, tempfile
+
+        def test_file():
+            pathlib.Path(tempfile.gettempdir(), "fnb-left").write_text("x")
+
+        def test_other():
+            pass
+        """
+    run = inner_run(tmp_path, body, name="test_units")
+    assert "module test_units.py left behind" in run.stdout, run.stdout + run.stderr
+    assert "/fnb-left" in run.stdout
+    assert "test_file left behind" not in run.stdout
+
+
+SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+MEET = """
+        import os, pathlib, subprocess, sys, tempfile, time
+
+        PLACE = pathlib.Path({place!r})
+
+        def meet(name):
+            "Go on when the other test is there as well."
+            (PLACE / name).touch()
+            until_s = time.monotonic() + 20
+            while len(list(PLACE.glob("meets-*"))) < 2:
+                assert time.monotonic() < until_s
+                time.sleep(0.01)
+        """
+
+
+@pytest.mark.linux
+def test_processes_that_test_side_by_side_see_only_their_own(tmp_path: Path) -> None:
+    """What one of them leaves is told of the test that left it, and of none that ran in the other at that time."""
+    leaves = (
+        MEET
+        + """
+        def test_leaves():
+            subprocess.run([sys.executable, "-c",
+                "import subprocess; subprocess.Popen(['sleep', '4.75'], start_new_session=True)"], check=True)
+            pathlib.Path(tempfile.gettempdir(), "fnb-left").write_text("x")
+            meet("meets-a")
+            time.sleep(0.5)
+        """
+    )
+    innocent = (
+        MEET
+        + """
+        def test_innocent():
+            meet("meets-b")
+        """
+    )
+    run = inner_run(
+        tmp_path, *(body.replace("{place!r}", repr(str(tmp_path))) for body in (leaves, innocent)), options=SIDE_BY_SIDE
+    )
+    assert "2 passed, 1 error in" in run.stdout, run.stdout + run.stderr
+    assert 1 == run.stdout.count("left behind")
+    for words in ("test_leaves left behind", "(sleep 4.75)", "/fnb-left"):
+        assert words in run.stdout, run.stdout
+
+
+def test_a_test_of_timing_runs_alone(tmp_path: Path) -> None:
+    """While it runs no test runs in the other process; those that do not ask for it run side by side."""
+    body = (
+        MEET
+        + """
+        import pytest
+
+        @pytest.mark.parametrize("number", range(3))
+        @pytest.mark.parametrize("how", [pytest.param("alone", marks=pytest.mark.alone), "beside"])
+        def test_any(how, number):
+            if how == "beside" and number == 0:
+                meet(f"meets-{os.getpid()}")
+            began_s = time.monotonic()
+            time.sleep(0.1)
+            with (PLACE / "ran").open("a") as file:
+                file.write(f"{how} {began_s} {time.monotonic()}\\n")
+        """
+    ).replace("{place!r}", repr(str(tmp_path)))
+    run = inner_run(tmp_path, body, body, options=SIDE_BY_SIDE)
+    assert "12 passed in" in run.stdout, run.stdout + run.stderr
+    lines = [line.split() for line in (tmp_path / "ran").read_text().splitlines()]
+    ran = [(how, float(began_s), float(ended_s)) for how, began_s, ended_s in lines]
+    meanwhile = [
+        {how, other}
+        for number, (how, began_s, ended_s) in enumerate(ran)
+        for other, other_began_s, other_ended_s in ran[:number]
+        if other_began_s < ended_s and began_s < other_ended_s
+    ]
+    assert {"beside"} in meanwhile
+    assert {"beside"} == set().union(*meanwhile)
+
+
+KINDS = """
         import capabilities, pytest
 
-        capabilities.CAPABILITIES["never"] = lambda: capabilities.Missing(reason="no such kernel", impossible=True)
+        capabilities.KINDS.update(here=lambda: True, elsewhere=lambda: False)
         capabilities.CAPABILITIES["root"] = lambda: capabilities.Missing(reason="not root")
+        """
+
+
+def test_ci_accepts_only_the_skips_that_are_listed(tmp_path: Path) -> None:
+    """With CI=true a skipped test fails, unless the list has it for a kind of machine that this one is of."""
+    body = (
+        KINDS
+        + """
+        @pytest.mark.parametrize("number", [1, 2])
+        def test_listed(number):
+            pytest.skip("no such kernel")
 
         @pytest.mark.never
-        def test_impossible():
-            raise AssertionError
+        def test_of_a_mark():
+            pytest.skip("not on this system")
 
         @pytest.mark.root
         def test_missing():
             raise AssertionError
 
-        def test_lazy():
+        def test_listed_elsewhere():
             pytest.skip("not today")
         """
-    here = inner_run(tmp_path, body)
-    assert "3 skipped in" in here.stdout, here.stdout + here.stderr
-    ci = inner_run(tmp_path, body, ci=True)
-    assert "1 skipped, 2 errors in" in ci.stdout or "1 failed, 1 skipped, 1 error in" in ci.stdout, ci.stdout
-    assert "On CI nothing is skipped, and this was: Skipped: not root" in ci.stdout
-    assert "On CI nothing is skipped, and this was: Skipped: not today" in ci.stdout
-    assert "cannot be here: no such kernel" in ci.stdout
+    )
+    listed = """
+        here.tests = ["test_inner.py::test_listed"]
+        here.marks = ["never"]
+        elsewhere.tests = ["test_inner.py::test_listed_elsewhere"]
+        """
+    here = inner_run(tmp_path, body, listed=listed)
+    assert "5 skipped in" in here.stdout, here.stdout + here.stderr
+    ci = inner_run(tmp_path, body, listed=listed, ci=True)
+    assert "3 skipped, 2 errors in" in ci.stdout or "1 failed, 3 skipped, 1 error in" in ci.stdout, ci.stdout
+    words = "On CI only what tests/may_skip.toml lists may skip, and this did: Skipped: "
+    assert words + "not root" in ci.stdout
+    assert words + "not today" in ci.stdout
+
+
+def test_what_may_skip_is_there(tmp_path: Path) -> None:
+    """A name on the list that no test has is an error, so that a test that was renamed may not skip unseen."""
+    body = KINDS + "def test_inner(): pass"
+    listed = 'elsewhere.tests = ["test_inner.py::test_inner", "test_inner.py::test_of_old", "test_other.py::test_any"]'
+    run = inner_run(tmp_path, body, listed=listed)
+    assert "tests/may_skip.toml names what is no test: test_inner.py::test_of_old\n" in run.stderr
+    assert 0 != run.returncode
+
+
+def test_every_kind_of_machine_is_known() -> None:
+    """The list has no kind that nothing can find out, and each kind that can be found out is on it."""
+    assert set(capabilities.KINDS) == set(tomllib.loads((HERE / "may_skip.toml").read_text()))

@@ -44,11 +44,13 @@ RUN = f"""async (index) => {{
     await notebook.scrollToItem(index, "start");
     await window.jupyterapp.commands.execute("notebook:run-cell").catch(() => null);
 }}"""
+SHOW = f"async (index) => {{ await {CURRENT}.content.scrollToItem(index, 'start'); }}"
 START = RUN.replace("await window.jupyterapp.commands", "window.jupyterapp.commands")
 THEME = """async (name) => {
     await window.jupyterapp.commands.execute("apputils:change-theme", {theme: name});
 }"""
 SHUT_DOWN = f"async () => {{ await {CURRENT}?.sessionContext?.shutdown(); }}"
+SHUT_DOWN_ALL = "async () => { await window.jupyterapp?.serviceManager.sessions.shutdownAll(); }"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,10 @@ class Notebook:
         """Run a cell without waiting for its end; return its outputs."""
         self.page.evaluate(START, index)
         return self.cell(index).locator(".jp-OutputArea")
+
+    def show(self, index: int) -> None:
+        """Bring a cell into view; those that are far away are not in the page."""
+        self.page.evaluate(SHOW, index)
 
     def save(self) -> None:
         """Save the notebook."""
@@ -121,12 +127,20 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         server.wait(PATIENCE_S)
 
 
-@pytest.fixture
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let a test leave processes: the end of its module is held to it that all are gone."""
+    reason = "the browser and its helpers, and the kernel of the notebook that it has open, live as long as the module"
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.leaves("process", "group", "file", reason=reason))
+
+
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """Start a browser, and end it and what drives it.
 
-    One for each test: it starts helper processes when it first needs them, and while Playwright's synchronous interface
-    is open this thread has a running event loop, with which no other test can use ``asyncio.run``.
+    One for each module: while Playwright's synchronous interface is open this thread has a running event loop, with
+    which no other test can use ``asyncio.run``.
     """
     from playwright.sync_api import sync_playwright  # noqa: PLC0415 - a machine without it skips these tests
 
@@ -146,7 +160,7 @@ class Opening:
         self.page = page
 
     def __call__(self, name: str, cells: list[str], *, notebook7: bool = False) -> Notebook:
-        """Write a notebook with these cells and open it, in JupyterLab or in Notebook 7."""
+        """Write a notebook with these cells and open it, in JupyterLab or in Notebook 7, with the kernel it has."""
         kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
         notebook: Any = nbformat.v4.new_notebook(
             cells=[nbformat.v4.new_code_cell(source) for source in cells], metadata={"kernelspec": kernel}
@@ -162,13 +176,13 @@ class Opening:
         return Notebook(page=self.page)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def opened(lab: Lab, chromium: Browser) -> Iterator[Opening]:
-    """Give what opens notebooks. The kernel of the last one ends with the test."""
+    """Give what opens notebooks. Their kernels end with the module."""
     page = chromium.new_page(viewport={"width": 1050, "height": 1000}, device_scale_factor=2)
     page.set_default_timeout(PATIENCE_S * 1000)
     yield Opening(lab, page)
-    page.evaluate(SHUT_DOWN)
+    page.evaluate(SHUT_DOWN_ALL)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""What else a person meets at a card: after a reload, with a variable that changed, on a narrow page, in a tree."""
+"""What else a person meets at a card: with a variable that changed, in a tree, after a reload, on a narrow page.
+
+One notebook with one kernel, in which each test runs cells of its own.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,17 @@ async def careful() -> int:
 
 flyte.run(careful).outputs()[0]
 """
+SLOW = "%%flyte_task slow --memory 100Mi\nimport time\ntime.sleep(60)"
+CELLS = [LOAD, FAILS, "size = 'mine'", "size", FAILS, CAUGHT, "%flyte runs", FAILS, "size + 1", SLOW, FAILS]
+NAME = "states.ipynb"
+
+
+@pytest.fixture(scope="module")
+def first(opened: Opening) -> Notebook:
+    """Give the notebook in JupyterLab, with the extension loaded."""
+    notebook = opened(NAME, CELLS)
+    notebook.run(0)
+    return notebook
 
 
 def _form(outputs: Locator) -> Locator:
@@ -57,88 +71,83 @@ def _shoot(notebook: Notebook, index: int, folder: Path, name: str) -> None:
         notebook.cell(index).screenshot(path=folder / f"{name}_{theme.lower()}.png")
 
 
-def test_the_form_answers_after_the_page_was_loaded_again(opened: Opening) -> None:
-    """A tab that was closed comes back with the form while the kernel lives, and a click on it works."""
-    notebook = opened("again.ipynb", [LOAD, FAILS, "size + 1"])
-    notebook.run(0)
-    _form(notebook.run(1))
-    notebook.save()
-    notebook = opened.reopen("again.ipynb")
-    outputs = notebook.cell(1).locator(".jp-OutputArea")
-    _rerun(outputs, "300Mi")
-    outputs.get_by_text("✓ rerun with 300Mi succeeded").first.wait_for()
-    assert "15000001" == notebook.run(2).inner_text().strip().splitlines()[-1]
-
-
-def test_a_variable_that_changed_meanwhile_is_asked_about(opened: Opening, screenshots: Path) -> None:
+def test_a_variable_that_changed_meanwhile_is_asked_about(first: Notebook, screenshots: Path) -> None:
     """The card asks before it replaces what the notebook has bound anew, and does what it is told."""
-    notebook = opened("asked.ipynb", [LOAD, FAILS, "size = 'mine'", "size"])
-    notebook.run(0)
+    notebook = first
     outputs = notebook.run(1)
     _form(outputs)
     notebook.run(2)
-    notebook.page.evaluate("window.jupyterapp.shell.currentWidget.content.scrollToItem(1, 'start')")
+    notebook.show(1)
     _rerun(outputs, "300Mi")
     question = outputs.get_by_role("button", name="Replace")
     question.wait_for()
     _shoot(notebook, 1, screenshots, "asked")
     assert "'mine'" == notebook.run(3).inner_text().strip().splitlines()[-1]
-    notebook.page.evaluate("window.jupyterapp.shell.currentWidget.content.scrollToItem(1, 'start')")
+    notebook.show(1)
     question.click()
     outputs.get_by_text("is in the notebook").first.wait_for()
     assert "15000000" == notebook.run(3).inner_text().strip().splitlines()[-1]
 
 
-def test_a_rerun_that_fails_shows_both_attempts_on_one_card(opened: Opening, screenshots: Path) -> None:
+def test_a_rerun_that_fails_shows_both_attempts_on_one_card(first: Notebook, screenshots: Path) -> None:
     """The card stays one card: its chart and its list tell of both attempts, and the form is there for a third."""
-    notebook = opened("twice.ipynb", [LOAD, FAILS])
-    notebook.run(0)
-    outputs = notebook.run(1)
+    notebook = first
+    outputs = notebook.run(4)
     _rerun(outputs, "150Mi")
     outputs.get_by_text("✗ rerun with 150Mi: OOMError").first.wait_for()
     assert 1 == outputs.locator("section.flyte-notebook-card").count()
     words = outputs.locator("img.fnb-chart").get_attribute("alt") or ""
     assert "rerun 1 (150Mi) used up to 150 MiB of 150 MiB allowed and was killed" in words
-    _shoot(notebook, 1, screenshots, "failed_again")
+    _shoot(notebook, 4, screenshots, "failed_again")
     _rerun(outputs, "300Mi")
     outputs.get_by_text("✓ rerun with 300Mi succeeded").first.wait_for()
-    _shoot(notebook, 1, screenshots, "passed_at_last")
+    _shoot(notebook, 4, screenshots, "passed_at_last")
 
 
-def test_what_a_program_caught_is_a_tree_whose_failures_open(opened: Opening, screenshots: Path) -> None:
+def test_what_a_program_caught_is_a_tree_whose_failures_open(first: Notebook, screenshots: Path) -> None:
     """The run that recovered shows its actions, siblings counted; the failed one opens its card by the keyboard."""
-    notebook = opened("caught.ipynb", [LOAD, CAUGHT, "%flyte runs"])
-    notebook.run(0)
-    outputs = notebook.run(1)
+    notebook = first
+    outputs = notebook.run(5)
     failed = outputs.locator("summary", has_text="e.hungry").first
     failed.focus()
     notebook.page.keyboard.press("Enter")
     outputs.locator("section.flyte-notebook-card").first.wait_for(state="visible")
     assert "(caught)" in outputs.inner_text()
-    _shoot(notebook, 1, screenshots, "caught_tree")
-    notebook.run(2)
-    _shoot(notebook, 2, screenshots, "runs")
+    _shoot(notebook, 5, screenshots, "caught_tree")
+    notebook.run(6)
+    _shoot(notebook, 6, screenshots, "runs")
 
 
-def test_stop_is_heard_and_everything_is_readable_on_a_narrow_page(opened: Opening, screenshots: Path) -> None:
+def test_the_form_answers_after_the_page_was_loaded_again(opened: Opening, first: Notebook) -> None:
+    """A tab that was closed comes back with the form while the kernel lives, and a click on it works."""
+    _form(first.run(7))
+    first.save()
+    notebook = opened.reopen(NAME)
+    notebook.show(7)
+    outputs = notebook.cell(7).locator(".jp-OutputArea")
+    _rerun(outputs, "300Mi")
+    outputs.get_by_text("✓ rerun with 300Mi succeeded").first.wait_for()
+    assert "15000001" == notebook.run(8).inner_text().strip().splitlines()[-1]
+
+
+def test_stop_is_heard_and_everything_is_readable_on_a_narrow_page(
+    opened: Opening, first: Notebook, screenshots: Path
+) -> None:
     """In Notebook 7, 420 pixels wide: the line, its Stop, the card of what was stopped; nothing is cut off."""
-    notebook = opened(
-        "narrow.ipynb", [LOAD, "%%flyte_task slow --memory 100Mi\nimport time\ntime.sleep(60)", FAILS], notebook7=True
-    )
-    notebook.run(0)
+    notebook = opened.reopen(NAME, notebook7=True)
     notebook.page.set_viewport_size({"width": 420, "height": 900})
-    outputs = notebook.start(1)
+    outputs = notebook.start(9)
     stop = outputs.get_by_role("button", name="Stop")
     stop.wait_for()
-    _shoot(notebook, 1, screenshots, "narrow_live")
+    _shoot(notebook, 9, screenshots, "narrow_live")
     stop.click()
     outputs.locator("section.flyte-notebook-card[data-error='ActionAbortedError']").wait_for()
     notebook.page.wait_for_function(
         "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'"
     )
-    outputs = notebook.run(2)
+    outputs = notebook.run(10)
     form = _form(outputs)
-    _shoot(notebook, 2, screenshots, "narrow_card")
+    _shoot(notebook, 10, screenshots, "narrow_card")
     wide = outputs.locator("section.flyte-notebook-card").evaluate("card => card.scrollWidth - card.clientWidth")
     assert wide <= 1, "the card is wider than its place"
     assert form.evaluate("form => form.scrollWidth - form.clientWidth") <= 1

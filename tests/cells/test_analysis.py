@@ -93,7 +93,7 @@ def test_the_body_of_a_function_counts_from_its_first_use(source: str, expected:
     assert expected == reads(source)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="cannot be here: the syntax came with Python 3.12")
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax came with Python 3.12")
 def test_type_parameters_are_not_read() -> None:
     """Type parameters belong to their definition."""
     assert {"int"} == reads("type Pair[T] = tuple2\ndef f[T](x: T) -> T: return x\nclass C[U]:\n  u: U\nf(int)") - {

@@ -134,7 +134,7 @@ def test_the_stages_name_each_output(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [("returning", "the last value"), ("returning", "x"), ("returning", "y")] == heard
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="cannot be here: limits of files are POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are POSIX")
 def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
     """An output is not called unpicklable because the disk is full; and nothing half written stays."""
     import resource  # noqa: PLC0415 - POSIX only

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import flyte
 import flyte.errors
 import pytest
+from bounds import under_load
 
 import flyte_notebook as fn
 from flyte_notebook.errors import UnschedulableError
@@ -167,7 +168,7 @@ def test_an_endless_loop_ends_at_max_runtime() -> None:
     assert fn.errors.MaxRuntimeExceededError is type(error)
     assert "max_runtime" == error.failure.reason
     assert "MAX_RUNTIME_EXCEEDED" == error.failure.wire_code
-    assert 1.0 <= error.failure.report.ran_s < 2.0
+    assert 1.0 <= error.failure.report.ran_s < 1.0 + under_load(1.0)
 
 
 @pytest.mark.parametrize("status", ["4", "a reason"])
@@ -225,7 +226,7 @@ def test_a_task_that_never_fits_fails_at_once() -> None:
     error = error_of(allocate.override(resources=flyte.Resources(memory="900Ti")), 1)
     assert UnschedulableError is type(error)
     assert "needs 900 TiB of memory, this machine has" in str(error)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < under_load(5)
 
 
 def test_a_malformed_quantity_says_what_is_right() -> None:
@@ -238,7 +239,7 @@ def test_a_malformed_quantity_says_what_is_right() -> None:
 def test_a_limit_below_the_interpreter_says_what_it_needs(session: Session) -> None:
     """A limit that not even Python and Flyte fit in is an OOM that says so."""
     if not session.engine.enforcement.kernel_memory:
-        pytest.skip("cannot be here: a watchdog may see the worker too late")
+        pytest.skip("a watchdog may see the worker too late")
     error = error_of(allocate.override(resources=flyte.Resources(memory="16Mi")), 1)
     assert flyte.errors.OOMError is type(error)
     assert "below what Python and Flyte themselves need" in error.failure.headline

@@ -121,7 +121,7 @@ def leaves_an_eater(seconds: float) -> str:
 def test_a_child_killed_after_the_task_ended_well_is_an_oom(session: Any) -> None:
     """The kernel counted a kill when the result was there already: OOMError in the cluster's words for that."""
     if not session.engine.enforcement.kernel_memory:
-        pytest.skip("cannot be here: only the kernel counts kills")
+        pytest.skip("only the kernel counts kills")
     error = error_of(leaves_an_eater, 20.0)
     assert (flyte.errors.OOMError, "user", "OOMKilled") == (type(error), error.kind, error.code)
     assert "Pod reported success despite being OOMKilled" == str(error)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import flyte
 import flyte.errors
 import pytest
+from bounds import under_load
 
 from flyte_notebook.errors import MAX_TEXT_CHARS
 
@@ -510,7 +511,7 @@ def test_it_arrives_with_what_can_be_saved(case: str) -> None:
         assert expected.act.__name__ in {line.function for line in failure.lines}
     json.loads(failure.to_json())
     json.dumps(failure.to_dict(), ensure_ascii=False).encode("utf-8")  # else no frontend can be told
-    assert QUICK_S > took_s
+    assert under_load(QUICK_S) > took_s
 
 
 def test_what_nobody_hears_does_not_end_the_task() -> None:

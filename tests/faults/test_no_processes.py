@@ -73,7 +73,7 @@ def machine() -> Iterator[Path]:
     """Give a group that has few process numbers; nobody may be left inside at the end."""
     found = own("pids")
     if found is None or not os.access(found[0], os.W_OK):
-        pytest.skip("cannot be here: no pids hierarchy of version 1 that may be written")
+        pytest.skip("no pids hierarchy of version 1 that may be written")
     group = Path(found[0], f"fnb-machine-{os.getpid()}")
     group.mkdir()
     (group / "pids.max").write_text(str(MACHINE_PROCESSES))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
+import turns
 from kernel_contract import KernelContract
 from limited import MIB, Children
 
@@ -113,7 +113,7 @@ def test_a_login_session_is_not_ours(tmp_path: Path) -> None:
     """Where an ordinary user may not write, the refusal says that nothing was delegated."""
     own = tree(tmp_path / "session-3.scope", **BELOW)
     for place in (tmp_path, *tmp_path.parents):
-        if place.is_relative_to(tempfile.gettempdir()):
+        if place.is_relative_to(os.environ[turns.PLACE_VARIABLE]):
             place.chmod(0o711)  # of this run; the other user must be able to look
     child = os.fork()
     if child == 0:

@@ -39,11 +39,14 @@ def rest():
         # A live line lingers for half a second, as another run may follow; what a card needs is loaded once, aside.
         if thread.name in ("flyte-notebook-live", "flyte-notebook warm"):
             thread.join(10)
-    # ipykernel has a pipe for each thread that published, and looks every ten seconds for those of threads that ended.
-    pipes = getattr(get_ipython().kernel.iopub_thread, "_event_pipes", {})
+    # ipykernel has a pipe for each thread that published, and looks every ten seconds for those of threads that ended:
+    # it is asked to look now.
+    publishing = get_ipython().kernel.iopub_thread
+    pipes, look = getattr(publishing, "_event_pipes", {}), getattr(publishing, "_event_pipe_gc", lambda: None)
+    publishing.io_loop.add_callback(look)
     until_s = time.monotonic() + 15
     while not all(thread.is_alive() for thread in list(pipes)) and time.monotonic() < until_s:
-        time.sleep(0.1)
+        time.sleep(0.02)
 """
 
 

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from bounds import under_load
 from kernels import CARD, HELD_S
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def test_a_cell_in_the_background_returns_at_once(kernel: Kernel, go: Path) -> N
     """With a handle that says how it stands; NAME holds the task, and other cells run meanwhile, tasks too."""
     began_s = time.monotonic()
     reply = kernel.run(SLOW).ok()
-    assert time.monotonic() - began_s < PROMPT_S
+    assert time.monotonic() - began_s < under_load(PROMPT_S)
     assert reply.result is not None
     assert reply.result.startswith("<BackgroundRun slow-")
     assert ": running for " in reply.result
@@ -136,7 +137,7 @@ def test_a_run_that_is_stopped_fails_with_the_error_of_one(kernel: Kernel) -> No
     began_s = time.monotonic()
     kernel.run("handle.stop()").ok()
     kernel.run("handle.wait()").ok()
-    assert time.monotonic() - began_s < PROMPT_S * 2
+    assert time.monotonic() - began_s < under_load(PROMPT_S * 2)
     assert ("failed", "ActionAbortedError", "stopped") == kernel.value(
         "(handle.state, type(handle.error).__name__, handle.failure.reason)"
     )
@@ -178,7 +179,7 @@ def test_an_interrupt_ends_the_wait_and_not_the_run(kernel: Kernel, go: Path) ->
     for waiting in ("handle.wait()", "handle.result", "await handle"):
         reply = kernel.run(f"print('waiting', flush=True)\n{waiting}", interrupt_after="waiting")
         assert reply.ename in {"KeyboardInterrupt", "CancelledError"}
-        assert reply.late_s < PROMPT_S
+        assert reply.late_s < under_load(PROMPT_S)
         assert "running" == kernel.value("handle.state")
     go.touch()
     assert (True, 7) == kernel.value("(handle.wait(), x)")
@@ -189,7 +190,7 @@ def test_an_interrupt_of_another_task_leaves_it_alone(kernel: Kernel, go: Path) 
     begun(kernel)
     reply = kernel.run("%%flyte_task\nprint('ready', flush=True)\nimport time\ntime.sleep(60)", interrupt_after="ready")
     assert "ActionAbortedError" == reply.ename
-    assert reply.late_s < PROMPT_S * 2
+    assert reply.late_s < under_load(PROMPT_S * 2)
     kernel.run(
         "env = flyte.TaskEnvironment(name='b')\n@env.task\ndef nap() -> None:\n"
         "    import time; print('ready', flush=True); time.sleep(60)"

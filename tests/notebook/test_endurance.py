@@ -1,7 +1,12 @@
-"""A kernel that ran three hundred cells, a third of them into their limit, is as large as after the first few."""
+"""A kernel that ran many cells, a third of them into their limit, is as large as after the first few.
+
+``make soak`` runs three hundred of them.
+"""
 
 from __future__ import annotations
 
+import itertools
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -14,10 +19,14 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.jupyter, pytest.mark.cgroup, pytest.mark.slow, pytest.mark.timeout(600)]
 
-CELLS = 300
-WARM_UP = 24
+CELLS = int(os.environ.get("FLYTE_NOTEBOOK_TEST_CELLS", "60"))
+WARM_UP = 36
 """Cells before the first look: each kind of them, more than once."""
-GROWTH_BYTES = 10 << 20
+GROWTH_BYTES = 40 << 10
+"""For each cell, in the half in which memory grew less: what is made once, late, is no leak.
+
+What the history keeps of a run is 8 KiB of it.
+"""
 SETTLE_S = 20.0
 """How long a moment may last in which the kernel has more open than before: its history saves after each cell."""
 
@@ -51,12 +60,19 @@ def opened():
     # The pool of an event loop has one more when two things were asked of it at the same time, up to a bound.
     assert found["asyncio_"] <= min(32, os.cpu_count() + 4)
     found["asyncio_"] = min(1, found["asyncio_"])
-    found["child"] = len(process.children(recursive=True))
+    found["child"] = sum(not stands_ready(child) for child in process.children(recursive=True))
     if sys.platform != "linux":
         found["descriptor"] = process.num_fds()
         return dict(found)
     found.update(re.sub(r"\\[[0-9]+\\]", "", name) for name in targets() if "-journal" not in name)
     return dict(found)
+
+def stands_ready(child):
+    "Whether a process is a spare, of which there are more after a busy moment, or is gone."
+    try:
+        return child.name() == "fnb-spare"
+    except psutil.NoSuchProcess:
+        return True
 
 def resident():
     "Resident memory of this kernel, in bytes, less what the allocator has free."
@@ -95,8 +111,8 @@ def settled(kernel: Kernel, before: dict[str, int]) -> dict[str, int]:
     return dict(found)
 
 
-def test_three_hundred_cells_leave_the_kernel_as_it_was() -> None:
-    """Processes, descriptors, threads and groups are the same in number, resident memory is within 10 MiB.
+def test_many_cells_leave_the_kernel_as_it_was() -> None:
+    """Processes, descriptors, threads and groups are the same in number; memory grows by 40 KiB a cell at most.
 
     Resident, not what is the kernel's alone: a library's pages are that or not as other programs on the machine come
     and go, by 40 MiB within one run.
@@ -106,16 +122,18 @@ def test_three_hundred_cells_leave_the_kernel_as_it_was() -> None:
         run_cells(kernel, range(WARM_UP))
         kernel.value("(opened(), resident())")
         time.sleep(0.5)  # what the last cell opened for a moment is closed
-        opened, memory_bytes = kernel.value("(opened(), resident())")
+        opened = kernel.value("opened()")
         before = leaks.Snapshot.take()
-        began_s = time.monotonic()
-        run_cells(kernel, range(WARM_UP, WARM_UP + CELLS))
-        took_s = time.monotonic() - began_s
-        growth_bytes = kernel.value("resident()") - memory_bytes
+        memory_bytes = [kernel.value("resident()")]
+        for half in (range(WARM_UP, WARM_UP + CELLS // 2), range(WARM_UP + CELLS // 2, WARM_UP + CELLS)):
+            run_cells(kernel, half)
+            memory_bytes.append(kernel.value("(rest(), resident())")[1])
         assert [] == leaks.settle(before)
         assert opened == settled(kernel, opened)
-        assert growth_bytes < GROWTH_BYTES, f"{growth_bytes / 2**20:.1f} MiB more after {CELLS} cells in {took_s:.0f} s"
-        assert "200" == kernel.run("import flyte_notebook as fn\nlen(fn.runs)").result
+        grown = [(after - before) / (CELLS // 2) for before, after in itertools.pairwise(memory_bytes)]
+        assert min(grown) < GROWTH_BYTES, f"{[f'{one / 1024:.0f} KiB' for one in grown]} more for each cell"
+        ran = WARM_UP + CELLS
+        assert str(min(ran, 200)) == kernel.run("import flyte_notebook as fn\nlen(fn.runs)").result
 
 
 VALUES = """

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from bounds import under_load
 from kernels import started
 
 from flyte_notebook.notebook.interrupts import heartbeat, install_for_script
@@ -66,7 +67,7 @@ for _ in range(3):
     )
     assert reply.ename == "KeyboardInterrupt"
     assert "swallowed" not in reply.stdout
-    assert reply.late_s < PROMPT_S
+    assert reply.late_s < under_load(PROMPT_S)
     assert "ActionAbortedError" in reply.traceback
     assert "['interrupt']" in kernel.run("print(stopped)").stdout
 
@@ -95,7 +96,7 @@ def test_a_cell_that_awaits_is_cancelled_at_once(kernel: Kernel) -> None:
         "stopped.clear()\nprint('waiting', flush=True)\nawait asyncio.sleep(30)", interrupt_after="waiting"
     )
     assert reply.ename == "CancelledError"
-    assert reply.late_s < PROMPT_S
+    assert reply.late_s < under_load(PROMPT_S)
     assert "['interrupt']" in kernel.run("print(stopped)").stdout
 
 
@@ -125,7 +126,7 @@ def test_a_stop_that_fails_does_not_hold_up_the_interrupt(kernel: Kernel) -> Non
     reply = kernel.run("print('waiting', flush=True)\ntime.sleep(30)", interrupt_after="waiting")
     kernel.run("guard._stop_all = stop_all")
     assert reply.ename == "KeyboardInterrupt"
-    assert reply.late_s < PROMPT_S
+    assert reply.late_s < under_load(PROMPT_S)
 
 
 @pytest.mark.jupyter
@@ -227,4 +228,4 @@ def test_the_heartbeat_hears_a_signal_that_another_thread_received() -> None:
         sent_s = asyncio.run(main())
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert heard[0] - sent_s < PROMPT_S
+    assert heard[0] - sent_s < under_load(PROMPT_S)

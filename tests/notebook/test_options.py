@@ -182,6 +182,31 @@ def test_bad_input_gets_one_line_that_names_it_and_shows_what_is_right(line: str
     assert right in message
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--memory 250MB", "--memory: 250MB is not a quantity; write 250M (10^6) or 250Mi (2^20)"),
+        ("--memory", "--memory needs a value, for example --memory 250Mi"),
+        ("--cpu 0", "--cpu: 0 is less than a thousandth of a core; write "),
+        ("--timeout 0", "--timeout: 0 is no time at all; write more than zero, for example 30s"),
+        ("--retries many", "--retries: many is not a number of retries; write 0, 1, 2, ..."),
+        ("-o 1x", "--outputs: '1x' is not a Python name; write for example --outputs x,y"),
+        ("--cache yes", "--cache: 'yes' is not one of auto, disable; write --cache auto"),
+        ("--remote", "--remote is not in this version; leave it out"),
+        ("--on-oom 2:4Gi", "--on-oom: '2:4Gi' is no factor or step with a cap; write x2:4Gi or +512Mi:4Gi"),
+        ("-m 250Mi --on-oom x2:1Gi --background", "--on-oom runs the cell again and waits for it; leave out"),
+        ("-m fit --on-oom x2:1Gi", "--memory fit finds the limit itself; leave out --on-oom"),
+        ("'open", "a quotation mark is not closed; quote a value on both sides"),
+    ],
+)
+def test_a_bad_option_gets_one_line(line: str, said: str) -> None:
+    """It names the option, says what was wrong and shows what is right."""
+    with pytest.raises(UsageError) as caught:
+        parse(line)
+    assert str(caught.value).startswith(f"%%flyte_task: {said}")
+    assert "\n" not in str(caught.value)
+
+
 def test_every_example_and_typical_value_can_be_read() -> None:
     """What the table shows as right is right."""
     for option in options.OPTIONS:

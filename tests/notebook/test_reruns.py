@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from bounds import under_load
 from kernels import CARD, started
 
 from flyte_notebook.units import parse_memory
@@ -388,7 +389,7 @@ def test_a_rerun_can_be_interrupted_and_stopped(kernel: Kernel) -> None:
     kernel.run("%%flyte_task sleeper -t 1s\nimport time\nprint('ready', flush=True)\ntime.sleep(60)")
     reply = kernel.run("%flyte rerun --timeout 100s", interrupt_after="ready")
     assert reply.ename in {"KeyboardInterrupt", "ActionAbortedError"}
-    assert reply.late_s < 5
+    assert reply.late_s < under_load(5)
     shown = kernel.run("%%flyte_task sleeper -t 1s\nimport time\nprint('ready', flush=True)\ntime.sleep(60)")
     kernel.run("_click(timeout='100s')").ok()
     until(kernel, "fn.last_run.rerun_of and fn.last_run.actions")

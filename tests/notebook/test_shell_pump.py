@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipykernel
 import pytest
+from bounds import under_load
 from kernels import started
 
 from flyte_notebook.notebook.pump import ShellPump, finding
@@ -220,7 +221,7 @@ def test_a_waiting_cell_answers_a_comm(talk: Conversation, way: str, record_prop
     done = talk.ended(asked)
     talk.release()
     record_property("delay_s", answered.at_s - sent_s)
-    assert answered.at_s - sent_s < PROMPT_S
+    assert answered.at_s - sent_s < under_load(PROMPT_S)
     assert "ok" == talk.reply(cell).content["status"]
     end = talk.ended(cell)
     assert answered.at_s <= done.at_s < end.at_s
@@ -241,7 +242,7 @@ def test_a_comm_in_a_subshell_is_answered_too(talk: Conversation, way: str, reco
     answered = talk.heard("through a subshell")
     talk.release()
     record_property("delay_s", answered.at_s - sent_s)
-    assert answered.at_s - sent_s < PROMPT_S
+    assert answered.at_s - sent_s < under_load(PROMPT_S)
     assert "ok" == talk.reply(cell).content["status"]
     talk.ended(cell)
     talk.ended(talk.cell(f"comms.pop('to {way}').close()"))
@@ -260,7 +261,7 @@ def test_a_click_stops_the_run(talk: Conversation, way: str) -> None:
     talk.comm("stop")
     reply = talk.reply(cell)
     talk.ended(cell)
-    assert reply.at_s - sent_s < PROMPT_S
+    assert reply.at_s - sent_s < under_load(PROMPT_S)
     assert "ActionAbortedError" == reply.content["ename"]
 
 
@@ -346,7 +347,7 @@ def test_an_interrupt_ends_a_cell_that_hears(talk: Conversation) -> None:
     talk.manager.interrupt_kernel()
     reply = talk.reply(cell)
     assert "KeyboardInterrupt" == reply.content["ename"]
-    assert reply.at_s - sent_s < PROMPT_S
+    assert reply.at_s - sent_s < under_load(PROMPT_S)
     assert ["aborted"] * 20 == [talk.reply(one).content["status"] for one in queued]
     talk.comm("after the interrupt")
     talk.heard("after the interrupt")
@@ -488,7 +489,7 @@ def test_no_message_is_lost_when_a_wait_ends(kernel: Kernel, talk: Conversation)
     A message for a comm that is read before its cell begins to wait stands behind the cell; those that follow do not.
     """
     if (7, 1) <= ipykernel.version_info[:2] < (7, 4):
-        pytest.skip("cannot be here: this ipykernel itself loses messages that come while it answers, and stands still")
+        pytest.skip("this ipykernel itself loses messages that come while it answers, and stands still")
     kernel.run(SHORT).ok()
     cells = []
     for number in range(30):

@@ -305,7 +305,7 @@ os.wait()
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="cannot be here: workers are forked on Linux only")
+@pytest.mark.linux  # workers are forked there only
 def test_the_background_loop_can_be_stopped_before_a_fork_and_started_after_it() -> None:
     """Its thread is gone, for the kernel as well; in the forked process the SDK works as before; the end is silent."""
     done = subprocess.run([sys.executable, "-c", BACKGROUND], capture_output=True, text=True, timeout=60, check=False)
@@ -323,7 +323,7 @@ def test_a_background_loop_that_is_not_known_is_refused_loudly(monkeypatch: pyte
 def test_what_is_installed_is_looked_for_once() -> None:
     """The SDK remembers what it found, so that a worker's ``flyte.init`` need not look; older ones remember nothing."""
     seam.look_for_plugins()
-    entry_points = pytest.importorskip("flyte._utils.entry_points", reason="cannot be here: an SDK that remembers none")
+    entry_points = pytest.importorskip("flyte._utils.entry_points", reason="an SDK that remembers none")
     before = entry_points._installed_entry_points.cache_info()
     seam.look_for_plugins()
     after = entry_points._installed_entry_points.cache_info()

@@ -284,7 +284,7 @@ async def test_an_input_that_cannot_be_pickled_is_named_with_its_culprit() -> No
 
 @pytest.mark.skipif(
     not hasattr(flyte.errors, "MaxRuntimeExceededError"),
-    reason="cannot be here: an older SDK takes every binary for a pickle of its own",
+    reason="an older SDK takes every binary for a pickle of its own",
 )
 def test_our_types_are_found_again_from_their_literal_types() -> None:
     """What a cluster stores about a task leads back to our types, and to no other."""

@@ -14,7 +14,7 @@ from flyte_notebook.worker.asked import Asked
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="cannot be here: it reads /proc")
+pytestmark = pytest.mark.linux  # it reads /proc
 
 MI = 1 << 20
 PROGRAM = """

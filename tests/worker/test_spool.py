@@ -111,11 +111,11 @@ def _read_only(array: Any) -> Any:
 @pytest.mark.parametrize("library", ["pandas", "pyarrow"])
 def test_frames_and_tables_are_not_converted(place: Callable[[], str], library: str) -> None:
     """Their columns stand apart as they are."""
-    pandas = pytest.importorskip("pandas", reason="cannot be here: pandas is not installed")
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     frame = pandas.DataFrame({"a": np.arange(300_000), "b": np.random.default_rng(0).random(300_000)})
     value = frame
     if library == "pyarrow":
-        value = pytest.importorskip("pyarrow", reason="cannot be here: pyarrow is not installed").table(frame)
+        value = pytest.importorskip("pyarrow", reason="pyarrow is not installed").table(frame)
     spool = written(place, value)
     (loaded,) = read(spool)
     assert value.equals(loaded)

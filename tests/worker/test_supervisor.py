@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import leaks
 import pytest
+from bounds import under_load
 
 from flyte_notebook.limiters.selection import session_name
 from flyte_notebook.worker import protocol
@@ -142,8 +143,8 @@ class Kernel:
 
     def all_gone(self) -> None:
         """Hold the supervisor to its promise: it ends, and so does everything that it started and made."""
-        self.process.wait(END_BOUND_S)
-        assert [] == leaks.settle(self.before, leave=OURS, grace_s=GONE_S)
+        self.process.wait(under_load(END_BOUND_S))
+        assert [] == leaks.settle(self.before, leave=OURS, grace_s=under_load(GONE_S))
 
 
 @contextlib.contextmanager
