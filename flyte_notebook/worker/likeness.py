@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 READ_AT_START = (
-    "PYTHON",  # the interpreter itself
+    "PYTHON",
+    "_PYTHON_",  # the interpreter itself
     "LD_",
     "MALLOC_",
     "GLIBC_TUNABLES",  # the loader and the allocator

@@ -63,7 +63,9 @@ def test_what_travelled_is_found_by_name(tmp_path: Path) -> None:
     """Functions, classes, and classes that only the text of annotations names; not what goes by another name."""
     path = str(tmp_path / "data")
     in_a_process(SENDER, path)
-    assert "['Colour', 'Optional', 'Paint', 'mix']\nTrue True\nTrue\n" == in_a_process(RECEIVER, path)
+    # Since 3.14 an optional type is said without that word.
+    names = ["Colour", *(["Optional"] if sys.version_info < (3, 14) else []), "Paint", "mix"]
+    assert f"{names}\nTrue True\nTrue\n" == in_a_process(RECEIVER, path)
 
 
 def made(source: str) -> dict[str, Any]:
