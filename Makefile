@@ -49,7 +49,7 @@ test: $(VENV)/.test $(VENV)/.package
 	    exec "$(BIN)/pytest" -c "$(CURDIR)/pyproject.toml" --rootdir="$(CURDIR)" $(OPTIONS) $(ARGS) \
 	    $(patsubst %,"$(CURDIR)/%",$(TESTS))
 
-LANE = $(MAKE) --no-print-directory test OPTIONS='-p no:cacheprovider'
+LANE = $(MAKE) --no-print-directory test OPTIONS='-p no:cacheprovider $(SIDE_BY_SIDE)'
 
 # What stands on other people's behaviour: the SDK's, the pickler's, Python's, IPython's and its kernel's; and the guide.
 RELIED := tests/test_relied.py tests/notebook/test_relied_in_kernels.py
@@ -71,12 +71,12 @@ test-oldest:
 ## test-newest: run the same tests with the newest of everything, as `pip install` takes it; warnings are no errors
 .PHONY: test-newest
 test-newest:
-	@$(LANE) VENV=.venv-newest LOCK= OPTIONS='-p no:cacheprovider -W default' TESTS='$(RELYING)'
+	@$(LANE) VENV=.venv-newest LOCK= OPTIONS='-p no:cacheprovider $(SIDE_BY_SIDE) -W default' TESTS='$(RELYING)'
 
 ## test-python: run the guide's program, cells, lines and what we rely on with each Python; PYTHONS="3.13 /a/python" names them
 PYTHONS := 3.11 3.12 3.13 3.14 3.15
 PYTHON_TESTS := $(RELIED) $(GUIDE) tests/cells tests/errors/test_bad_errors.py tests/engine/test_which_line.py \
-    $(addprefix tests/worker/test_,allocation.py pickling.py code_objects.py pystack.py) \
+    $(addprefix tests/worker/test_,allocation.py pickling.py code_objects.py pystack.py shapes.py) \
     $(addprefix tests/notebook/test_,loop.py shell_pump.py magic_body.py)
 .PHONY: test-python
 test-python:
