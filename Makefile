@@ -49,6 +49,27 @@ test: $(VENV)/.test $(VENV)/.package
 	    exec "$(BIN)/pytest" -c "$(CURDIR)/pyproject.toml" --rootdir="$(CURDIR)" $(OPTIONS) $(ARGS) \
 	    $(patsubst %,"$(CURDIR)/%",$(TESTS))
 
+## quick: run what needs no browser, no notebook kernel and no limits, and a little of what does, in less than a minute
+.PHONY: quick
+quick:
+	@$(MAKE) --no-print-directory test OPTIONS='$(SIDE_BY_SIDE) --quiet \
+	    --ignore="$(CURDIR)/tests/test_architecture.py" -m "quick or not ($(REAL))"'
+REAL := alone or browser or cgroup or cgroup_v1 or jupyter or slow
+
+## coverage: run all tests with coverage of each process that they start, and say how much of the package they reach
+# Some tests measure memory and time, and fail with it: the number is what this is for.
+COVERAGE := $(CURDIR)/build/coverage
+.PHONY: coverage
+coverage: $(VENV)/.test $(VENV)/.package
+	@rm -rf "$(COVERAGE)"; mkdir -p "$(COVERAGE)"
+	-@COVERAGE_PLACE="$(COVERAGE)" COVERAGE_PROCESS_START="$(CURDIR)/pyproject.toml" $(MAKE) --no-print-directory test
+	@export COVERAGE_PLACE="$(COVERAGE)"; "$(BIN)/coverage" combine --quiet; "$(BIN)/coverage" html --quiet -d "$(COVERAGE)/html"; \
+	"$(BIN)/coverage" report; \
+	for room in flyte_notebook/*/; do \
+	    printf '%4s%%  %s\n' "$$("$(BIN)/coverage" report --format=total --include="$$room*")" "$$room"; \
+	done; \
+	printf '%4s%%  in all\n' "$$("$(BIN)/coverage" report --format=total)"
+
 LANE = $(MAKE) --no-print-directory test OPTIONS='-p no:cacheprovider $(SIDE_BY_SIDE)'
 
 # What stands on other people's behaviour: the SDK's, the pickler's, Python's, IPython's and its kernel's; and the guide.

@@ -131,7 +131,8 @@ KINDS: dict[str, Callable[[], bool]] = {
     "no pids of cgroup v1 that may be written": lambda: not os.access(CGROUP_ROOT / "pids", os.W_OK),
     "no mounts": lambda: LINUX and not _may_mount(),
     "macOS": lambda: sys.platform == "darwin",
-    "Python 3.11": lambda: sys.version_info[:2] == (3, 11),
+    "Python before 3.12": lambda: sys.version_info < (3, 12),
+    "Python before 3.13": lambda: sys.version_info < (3, 13),
     "flyte before 2.12": lambda: _version("flyte") < (2, 12),
     "ipykernel before 7": lambda: _version("ipykernel") < (7,),
     "ipykernel 7.1 to 7.3": lambda: (7, 1) <= _version("ipykernel") < (7, 4),
@@ -142,14 +143,14 @@ KINDS: dict[str, Callable[[], bool]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaySkip:
-    """The tests that may skip on some kind of machine: by name, without parameters, and by marker."""
+    """The tests that may skip on some kind of machine: by name, with parameters or without, and by marker."""
 
     tests: frozenset[str] = field(default_factory=frozenset)
     marks: frozenset[str] = field(default_factory=frozenset)
 
     def allows(self, test: str, marks: set[str]) -> bool:
         """Whether a test with these markers is one of them."""
-        return test.partition("[")[0] in self.tests or not self.marks.isdisjoint(marks)
+        return not self.tests.isdisjoint({test, test.partition("[")[0]}) or not self.marks.isdisjoint(marks)
 
 
 @functools.cache

@@ -66,7 +66,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     What may skip must be there: a test that has another name now may not any more.
     """
-    names = {_test_of(item).partition("[")[0] for item in items}
+    names = {name for item in items for name in (_test_of(item), _test_of(item).partition("[")[0])}
     files = {name.partition("::")[0] for name in names}
     gone = [test for test in may_skip(everywhere=True).tests - names if test.partition("::")[0] in files]
     if gone and not config.getoption("lf", default=False) and not any("::" in argument for argument in config.args):

@@ -216,7 +216,7 @@ def nothing_is_staged(patch: pytest.MonkeyPatch) -> None:
 
 
 def packages_are_looked_through_each_time(patch: pytest.MonkeyPatch) -> None:
-    entry_points = pytest.importorskip("flyte._utils.entry_points", reason="cannot be here: an SDK that remembers none")
+    entry_points = pytest.importorskip("flyte._utils.entry_points", reason="an SDK that remembers none")
     patch.setattr(entry_points, "_installed_entry_points", entry_points._installed_entry_points.__wrapped__)
 
 

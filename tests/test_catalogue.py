@@ -204,6 +204,7 @@ def test_every_program_is_whole_and_fits_a_cell(name: str) -> None:
     assert [] == [line for line in program.splitlines() if len(line) > 110]
 
 
+@pytest.mark.slow
 def test_programs_that_raise_by_hand_run_with_the_sdk_alone(tmp_path: Path) -> None:
     """What cannot be raised here for real is raised by hand, and the clause catches it."""
     names = [name for name in FLYTE if not explain(name).real_here]
@@ -214,6 +215,7 @@ def test_programs_that_raise_by_hand_run_with_the_sdk_alone(tmp_path: Path) -> N
         assert "by hand" in explain(name).recover or name == "NotInTaskContextError"
 
 
+@pytest.mark.slow
 def test_programs_about_python_exceptions_run_with_the_sdk_alone(tmp_path: Path) -> None:
     """Every exception of Python that a task raises arrives as RuntimeUserError with the code that is said."""
     names = [name for name in [*PYTHON, "CancelledError"] if LIMITS_NEEDED not in explain(name).recover]

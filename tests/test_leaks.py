@@ -17,6 +17,8 @@ import capabilities
 import leaks
 import pytest
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 

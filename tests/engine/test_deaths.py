@@ -21,7 +21,7 @@ from flyte_notebook.errors import UnschedulableError
 if TYPE_CHECKING:
     from flyte_notebook.sdk.session import Session
 
-pytestmark = [pytest.mark.cgroup, pytest.mark.usefixtures("session")]
+pytestmark = [pytest.mark.cgroup, pytest.mark.quick, pytest.mark.usefixtures("session")]
 
 env = flyte.TaskEnvironment(name="deaths", resources=flyte.Resources(cpu=1, memory="250Mi"))
 

@@ -18,7 +18,7 @@ import flyte_notebook as fn
 if TYPE_CHECKING:
     from flyte_notebook.sdk.session import Session
 
-pytestmark = pytest.mark.usefixtures("session")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("session")]
 
 MANY = 6_000_000
 MOST_INLINE = 100 << 20

@@ -140,6 +140,7 @@ def _ends(writer: subprocess.Popen[bytes]) -> int:
         return writer.wait(100)
 
 
+@pytest.mark.slow
 def test_two_notebooks_that_save_at_once_lose_nothing(place: Path) -> None:
     """Each of two processes adds its runs to a file that neither of them found there; every one is kept, in order."""
     writers = [_writer(place, who, 60) for who in ("left", "right")]

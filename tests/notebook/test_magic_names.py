@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from kernels import Kernel
 
-pytestmark = pytest.mark.jupyter
+pytestmark = [pytest.mark.jupyter, pytest.mark.quick]
 
 DOUBLE = "%%flyte_task double --memory 150Mi\nhalf = x // 2\nx * 2"
 

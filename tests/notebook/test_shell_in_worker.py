@@ -183,6 +183,7 @@ sys.stdout = sys.__stdout__
 PLOT = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", ["plt.show()", "", "get_ipython().run_line_magic('matplotlib', 'inline')"])
 def test_figures_go_up_as_png_once(tmp_path: Path, last: str) -> None:
     """A figure that is shown, or left open at the end of the cell, is published once as a PNG in base64."""

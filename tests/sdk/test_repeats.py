@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from flyte_notebook.sdk.session import Session
 
+pytestmark = pytest.mark.slow
+
 MI = 2**20
 env = flyte.TaskEnvironment(name="repeats", resources=flyte.Resources(cpu=1, memory=("100Mi", "200Mi")))
 

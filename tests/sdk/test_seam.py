@@ -305,6 +305,7 @@ os.wait()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.linux  # workers are forked there only
 def test_the_background_loop_can_be_stopped_before_a_fork_and_started_after_it() -> None:
     """Its thread is gone, for the kernel as well; in the forked process the SDK works as before; the end is silent."""

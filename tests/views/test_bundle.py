@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from failures import NASTY, OOM, hostile
 
 from flyte_notebook.views.bundle import MIME_TYPE, STRING_CHARACTERS, failure_bundle
@@ -24,6 +25,7 @@ def test_the_bundle_can_be_written_whatever_the_task_wrote() -> None:
     assert bundle == json.loads(json.dumps(bundle, ensure_ascii=False, allow_nan=False).encode())
 
 
+@pytest.mark.slow
 def test_a_huge_message_does_not_make_a_huge_bundle() -> None:
     """A message of 50 MB is cut at both ends of its middle, with a note."""
     message = failure_bundle(hostile("first" + "x" * 50_000_000 + "last"))[MIME_TYPE]["message"]

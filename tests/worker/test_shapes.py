@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.linux
 
 MINOR = sys.version_info.minor
-PUBLISHES = pytest.mark.skipif(sys.version_info < (3, 13), reason="cannot be here: before 3.13 nothing is published")
+PUBLISHES = pytest.mark.skipif(sys.version_info < (3, 13), reason="before 3.13 nothing is published")
 
 FORGETS = "from flyte_notebook.worker import shapes; shapes.TABLES.clear(); shapes.ORDERS.clear(); " + HAND_OVER
 
