@@ -194,6 +194,8 @@ def _groups(ours: set[str]) -> dict[str, str]:
         known = owner is not None and owner[1] in ours
         if members and not members & ours and not known:
             continue
+        if str(os.getpid()) in members:
+            continue  # where we live: in version 2 a session moves what is beside it to a leaf, and that stays
         if not members and not known:
             strangers = _strangers(ours) if strangers is None else strangers
             # The session's name stands in the command line of its supervisor; a test run of somebody else may hold any.
