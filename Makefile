@@ -217,3 +217,9 @@ $(VENV)/.bench: $(VENV)/.test pyproject.toml | $(DIST)/.wheel
 $(VENV)/.package: $(DIST)/.wheel $(VENV)/.made
 	"$(BIN)/pip" install --quiet --no-deps --no-index --force-reinstall "$$(cat $<)"
 	@touch $@
+
+## test-vm: run the tests that lean on the kernel in a machine with cgroup v2, emulated and slow; ARGS="-k word" chooses
+# The first time builds the machine's image, which needs root; docs/vm.md.
+.PHONY: test-vm
+test-vm: $(DIST)/.wheel
+	@exec "$(BIN)/python" tests/vm/run.py "$$(cat $<)" $(ARGS)

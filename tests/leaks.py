@@ -203,7 +203,9 @@ def _groups(ours: set[str]) -> dict[str, str]:
         inside = [top, *_walk(top, CGROUP_DEPTH)]  # not rglob, which fails when a directory goes while it looks
         members = {str(path): set(_read(path / "cgroup.procs").decode().split()) for path in inside}
         everybody = set().union(*members.values())
-        if everybody and not everybody & ours and not known:
+        of_others = everybody and not everybody & ours and not known
+        # Where we live stays: in version 2 a session moves what is beside it to a leaf.
+        if of_others or str(os.getpid()) in everybody:
             continue
         if not everybody and not known:
             if not any(top.is_relative_to(place) for place in places):

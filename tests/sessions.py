@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import cloudpickle
 import flyte
+from bounds import under_load
 
 import flyte_notebook as fn
 from flyte_notebook.engine import link
@@ -29,7 +30,7 @@ def opened_for(module: ModuleType) -> Iterator[Session]:
     with fn.enable():
         session = enforcement.current()
         assert session is not None
-        session.engine.wait_until_proven()
+        session.engine.wait_until_proven(under_load(60))
         yield session
     cloudpickle.unregister_pickle_by_value(module)
 

@@ -178,7 +178,8 @@ def systemd_scope_command() -> list[str] | None:
 
     ``None`` where that is not needed (our own group will do), not possible (no cgroup v2 memory controller, no user
     manager that can be reached through ``XDG_RUNTIME_DIR``, no ``systemd-run``), or not wanted (another mechanism is
-    forced). The scope lives as long as a process in it. Source: systemd-run(1), systemd's CGROUP_DELEGATION.md.
+    forced, or tasks in a scope would escape a limit that we are under). The scope lives as long as a process in it.
+    Source: systemd-run(1), systemd's CGROUP_DELEGATION.md.
     """
     found = own("") if sys.platform == "linux" else None
     if found is None or os.environ.get("FLYTE_NOTEBOOK_LIMITER", "cgroup_v2") != "cgroup_v2":
@@ -188,9 +189,15 @@ def systemd_scope_command() -> list[str] | None:
     except LimiterUnavailableError:
         if os.geteuid() != 0 and "memory" in _words(found[1], "controllers") and user_manager_answers():
             program = _systemd_run()
-            if program is not None:
+            if program is not None and not held_outside(*found):
                 return [program, "--user", "--scope", "-p", "Delegate=yes", "--quiet", "--collect"]
     return None
+
+
+def held_outside(directory: str, point: str) -> bool:
+    """Whether a group above us is limited that is not above the user manager, where scopes are: a service, a job."""
+    user = f"{point}/user.slice/user-{os.geteuid()}.slice/"
+    return any(_limits(place) for place in upwards(directory, point) if not user.startswith(place + "/"))
 
 
 def user_manager_answers() -> bool:
@@ -229,8 +236,14 @@ def _delegated(directory: str) -> bool:
 
 
 def _limited(directory: str, point: str) -> bool:
-    """Whether a memory limit stands on the way up: groups at the top would escape it."""
-    return any(read_number(place + "/memory.max") is not None for place in upwards(directory, point))
+    """Whether a limit stands on the way up: groups at the top would escape it."""
+    return any(_limits(place) for place in upwards(directory, point))
+
+
+def _limits(directory: str) -> bool:
+    """Whether a group holds what is below it to some memory, CPU time or CPUs."""
+    memory, time, cpus = (read(f"{directory}/{name}") or "" for name in ("memory.max", "cpu.max", "cpuset.cpus"))
+    return memory[:1].isdigit() or time[:1].isdigit() or bool(cpus.strip())
 
 
 def _move_to_main(directory: str) -> None:

@@ -20,12 +20,17 @@ DELEGATE_CPU = (
     "sudo tee /etc/systemd/system/user@.service.d/delegate.conf && sudo systemctl daemon-reload"
 )
 PRIVILEGED = "docker run --cgroupns=private --privileged ..."
+DELEGATE_SERVICE = "Delegate=yes in the unit of a systemd service"
 IN_A_SCOPE = "systemd-run --user --scope -p Delegate=yes jupyter lab"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What hints depend on. ``v1_base`` is our own memory group of version 1, ``None`` without that hierarchy."""
+    """What hints depend on.
+
+    ``v1_base`` is our own memory group of version 1, ``None`` without that hierarchy. ``held_outside`` says that a
+    scope of the user manager would be outside of a limit that we are under.
+    """
 
     container: Literal["none", "docker", "kubernetes"]
     linux: bool
@@ -33,6 +38,7 @@ class Surroundings:
     systemd: bool
     user_manager: bool
     v2_memory: bool
+    held_outside: bool
     v1_base: str | None
 
 
@@ -47,6 +53,7 @@ def look_around() -> Surroundings:
         systemd=Path("/run/systemd/system").is_dir(),  # sd_booted(3)
         user_manager=cgroup_v2.user_manager_answers(),
         v2_memory=v2 is not None and "memory" in (read(v2[1] + "/cgroup.controllers") or "").split(),
+        held_outside=v2 is not None and cgroup_v2.held_outside(*v2),
         v1_base=cgroup_v1.base_directory("memory") if linux else None,
     )
 
@@ -86,6 +93,8 @@ def _as_root() -> str:
 
 
 def _as_user(around: Surroundings) -> str:
+    if around.v2_memory and around.held_outside:
+        return f"Jupyter is under a limit of its service or job; have that group delegated to it: {DELEGATE_SERVICE}"
     if around.v2_memory and around.systemd and around.user_manager:
         return f"Start Jupyter in a scope of its own: {IN_A_SCOPE}"
     if around.v2_memory and around.systemd:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import flyte
 import pytest
+from hand_made import limit_file
 from small_machine import SmallMachine, small_machine
 
 import flyte_notebook as fn
@@ -214,11 +215,12 @@ class GroupsSeen(threading.Thread):
             before = now
 
     def _limits(self) -> Iterator[tuple[Path, int]]:
-        for group in self._container.group.glob("fnb-*/fnb-*"):
+        inside = self._container.group.directory
+        for group in (*inside.glob("fnb-*/fnb-*"), *inside.glob("*.scope/fnb-*/fnb-*")):
             with contextlib.suppress(OSError):  # it went while we looked
                 pids = (group / "cgroup.procs").read_text().split()
                 if any((self._at_work / pid).exists() for pid in pids):
-                    yield group, int((group / "memory.limit_in_bytes").read_text())
+                    yield group, int(limit_file(group).read_text())
 
     def __enter__(self) -> Self:
         self.start()
@@ -230,7 +232,7 @@ class GroupsSeen(threading.Thread):
 
 
 @pytest.mark.slow
-@pytest.mark.cgroup_v1
+@pytest.mark.cgroup
 def test_many_tasks_run_in_order_as_the_memory_of_the_container_allows(container: SmallMachine, tmp_path: Path) -> None:
     """Tasks of 1Gi, each using 150 MiB, in a container of 3 GiB: two at a time, in order, and every one finishes."""
     at_work = tmp_path / "at work"
@@ -243,14 +245,14 @@ def test_many_tasks_run_in_order_as_the_memory_of_the_container_allows(container
     assert 2 == most_at_a_time(spans)
     assert AT_A_TIME == seen.most
     assert seen.most_bytes <= CONTAINER_BYTES
-    assert 300 << 20 < container.peak_bytes < CONTAINER_BYTES
-    assert 0 == container.refusals
+    assert 300 << 20 < container.group.peak_bytes < CONTAINER_BYTES
+    assert 0 == container.group.refusals
     # In order: of those before it all have ended when one begins, but for one, which may not even have begun.
     for number, began, _ in spans:
         assert sum(ended > began for _, _, ended in spans[: int(number)]) <= 1
 
 
-@pytest.mark.cgroup_v1
+@pytest.mark.cgroup
 def test_a_parent_that_waits_beside_a_running_task_counts_what_it_uses(container: SmallMachine, tmp_path: Path) -> None:
     """Parent and child of 1Gi each, another child of 1300Mi: they fit into 3 GiB while the parent's limit is not held.
 

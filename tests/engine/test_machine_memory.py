@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.cgroup_v1
+pytestmark = pytest.mark.cgroup
 
 MACHINE_BYTES = 420 << 20
 
@@ -118,8 +118,8 @@ def test_the_kernel_never_has_to_choose_between_task_and_notebook(
     is no candidate any more, and the next larger process is.
     """
     assert_was_the_machine(in_machine("facts_of(one_of_two.override(resources=small), 2000)"))
-    assert MACHINE_BYTES * 0.9 < machine.peak_bytes < MACHINE_BYTES
-    assert 0 == machine.refusals
+    assert MACHINE_BYTES * 0.9 < machine.group.peak_bytes < MACHINE_BYTES
+    assert 0 == machine.group.refusals
 
 
 def test_a_limit_above_what_is_left_is_not_blamed(in_machine: Callable[[str], Any]) -> None:

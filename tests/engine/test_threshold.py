@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import flyte
 import flyte.errors
 import pytest
-
-from flyte_notebook.limiters.control_groups import own
+from hand_made import HandMade, hand_made
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-pytestmark = [pytest.mark.cgroup_v1, pytest.mark.usefixtures("session")]
+pytestmark = [pytest.mark.cgroup, pytest.mark.usefixtures("session")]
 
 LIMIT_BYTES = 100 << 20
 STEP_BYTES = 1 << 19
@@ -46,15 +44,10 @@ print(flyte.run(allocate, int(sys.argv[1])).outputs()[0])
 
 
 @pytest.fixture
-def hand_made_group() -> Iterator[Path]:
-    """Make a group of 100 MiB by hand, with nothing of ours."""
-    found = own("memory")
-    assert found is not None
-    group = Path(found[0], f"fnb-hand-made-{os.getpid()}")
-    group.mkdir()
-    (group / "memory.limit_in_bytes").write_text(str(LIMIT_BYTES))
-    yield group
-    group.rmdir()
+def group() -> Iterator[HandMade]:
+    """Make a group of 100 MiB by hand."""
+    with hand_made(LIMIT_BYTES) as group:
+        yield group
 
 
 def largest(survives: Callable[[int], bool]) -> int:
@@ -69,14 +62,13 @@ def largest(survives: Callable[[int], bool]) -> int:
     return low
 
 
-def test_the_threshold_is_that_of_a_container(hand_made_group: Path, tmp_path: Path) -> None:
+def test_the_threshold_is_that_of_a_container(group: HandMade, tmp_path: Path) -> None:
     """The largest bytearray under 100Mi is within 2 MiB of what a fresh Python survives in a group made by hand."""
     reference = tmp_path / "reference.py"
     reference.write_text(REFERENCE)
-    join = f'echo $$ > "{hand_made_group}/cgroup.procs"; exec "$@"'
 
     def by_hand(size: int) -> bool:
-        command = ["/bin/sh", "-c", join, "sh", sys.executable, str(reference), str(size)]
+        command = [*group.words, sys.executable, str(reference), str(size)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode in {0, -9}, done.stderr
         return done.stdout.strip() == str(size)

@@ -57,7 +57,7 @@ def tree(top: Path, **files: str) -> str:
 
 
 ON = {"cgroup__controllers": "cpu memory pids", "cgroup__subtree_control": ""}
-BELOW = {**ON, "cgroup__type": "domain", "memory__max": "max"}
+BELOW = {**ON, "cgroup__type": "domain", "memory__max": "max\n", "cpu__max": "max 100000\n", "cpuset__cpus": "\n"}
 
 
 def test_the_top_of_the_hierarchy_holds_sessions_directly(tmp_path: Path) -> None:
@@ -73,10 +73,14 @@ def test_root_below_the_top_uses_the_top(tmp_path: Path) -> None:
     assert Base(directory=top, occupied=False) == find_base(own, top, root=True)
 
 
-def test_root_under_a_limit_stays_under_it(tmp_path: Path) -> None:
+LIMITS = [{"memory__max": "1000000"}, {"cpu__max": "50000 100000"}, {"cpuset__cpus": "0-1"}]
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_root_under_a_limit_stays_under_it(tmp_path: Path, limit: dict[str, str]) -> None:
     """Where a group above us is limited, the top would let tasks escape that limit."""
     top = tree(tmp_path / "top", **ON)
-    tree(tmp_path / "top" / "small.slice", **{**BELOW, "memory__max": "1000000"})
+    tree(tmp_path / "top" / "small.slice", **{**BELOW, **limit})
     own = tree(tmp_path / "top" / "small.slice" / "hub.service", **BELOW)
     assert Base(directory=own, occupied=True) == find_base(own, top, root=True)
 
@@ -185,6 +189,23 @@ def test_no_scope_where_it_is_not_needed(scope: Scope, monkeypatch: pytest.Monke
     """Who may write its own group needs no scope."""
     monkeypatch.setattr(cgroup_v2, "_writable", lambda _: True)
     assert systemd_scope_command() is None
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize("limit", LIMITS)
+def test_no_scope_out_of_a_limit(scope: Scope, limit: dict[str, str]) -> None:
+    """A service or a job with a limit is not left for a scope that would not be under it."""
+    scope.own = tree(scope.top / "system.slice" / "hub-ada.service", **{**BELOW, **limit})
+    assert systemd_scope_command() is None
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_scope_under_the_same_limit_is_none_out_of_it(scope: Scope, limit: dict[str, str]) -> None:
+    """A limit on all that the user runs holds for a scope too."""
+    tree(scope.top / "user.slice" / "user-1000.slice", **{**BELOW, **limit})
+    scope.own = tree(scope.top / "user.slice" / "user-1000.slice" / "session-3.scope", **BELOW)
+    assert systemd_scope_command() is not None
 
 
 @pytest.mark.linux

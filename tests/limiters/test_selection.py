@@ -18,7 +18,14 @@ from flyte_notebook.limiters.watchdog import Watchdog
 from flyte_notebook.limits import Enforcement, Limits
 
 NOTHING = Surroundings(
-    container="none", linux=True, root=False, systemd=False, user_manager=False, v2_memory=False, v1_base=None
+    container="none",
+    linux=True,
+    root=False,
+    systemd=False,
+    user_manager=False,
+    v2_memory=False,
+    held_outside=False,
+    v1_base=None,
 )
 POLLED = Enforcement(memory="watchdog", cpu="affinity")
 
@@ -116,6 +123,10 @@ def test_a_task_runs_under_whatever_was_chosen(session: str, children: Children)
         (
             replace(NOTHING, systemd=True, v2_memory=True, user_manager=True),
             "systemd-run --user --scope -p Delegate=yes jupyter lab",
+        ),
+        (
+            replace(NOTHING, systemd=True, v2_memory=True, user_manager=True, held_outside=True),
+            "Delegate=yes in the unit",
         ),
         (replace(NOTHING, systemd=True, v2_memory=True), "loginctl enable-linger"),
         (replace(NOTHING, v1_base="/c/memory"), "sudo mkdir /c/memory/jupyter && sudo chown -R $(id -un)"),

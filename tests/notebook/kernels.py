@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import zmq
+from bounds import under_load
 from jupyter_client import KernelManager
 from jupyter_core.utils import ensure_event_loop
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-PATIENCE_S = 60
-HELD_S = 30
+PATIENCE_S = under_load(60)
+HELD_S = under_load(30)
 """How long something waits at most for the file that lets it go on."""
 CARD = "application/vnd.flyte-notebook.failure+json"
 LIVE_LINE = 'class="flyte-notebook-live'

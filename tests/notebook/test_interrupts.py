@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from kernels import Kernel
 
-PATIENCE_S = 60
-PROMPT_S = 1.0
+PATIENCE_S = under_load(60)
+PROMPT_S = under_load(1.0)
 """How soon an interrupt must be over; the cells below would run for 30 s."""
 
 LOAD = """
@@ -163,14 +163,16 @@ print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, flush=True)
 
 def test_a_script_stops_its_runs_and_gets_keyboard_interrupt_from_their_error() -> None:
     """In a plain script the handler that stood before acts after the stop, and stands again at the end."""
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=under_load(30), check=True
+    )
     assert done.stdout.splitlines() == ["stopped interrupt", "ValueError('aborted')", "True"]
 
 
 def test_a_script_that_dies_of_an_interrupt_still_dies_of_it() -> None:
     """Where SIGINT had its default action, the runs are stopped and then the process ends by that signal."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, "default"], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", SCRIPT, "default"], capture_output=True, text=True, timeout=under_load(30), check=False
     )
     assert done.stdout.splitlines() == ["stopped interrupt"]
     assert done.returncode == -signal.SIGINT

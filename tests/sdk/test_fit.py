@@ -14,11 +14,11 @@ import flyte
 import flyte.errors
 import pytest
 from flyte._persistence._task_cache import LocalTaskCache
+from hand_made import hand_made
 from sessions import opened_for
 
 import flyte_notebook as fn
 from flyte_notebook.limiters import machine
-from flyte_notebook.limiters.control_groups import own
 from flyte_notebook.sdk import fit as fits
 
 if TYPE_CHECKING:
@@ -312,22 +312,14 @@ print(flyte.run(holds, int(sys.argv[1])).outputs()[0])
 """
 
 
-@pytest.mark.cgroup_v1
+@pytest.mark.cgroup
 def test_the_limit_holds_in_a_group_made_by_hand(tmp_path: Path) -> None:
     """A fresh Python with what a worker imports passes at the fitted limit, and is killed at 92% of it."""
     limit_bytes = fn.fit(holds, size_mi=200).memory_bytes
     assert limit_bytes is not None
-    found = own("memory")
-    assert found is not None
-    group = Path(found[0], f"fnb-fit-by-hand-{os.getpid()}")
     reference = tmp_path / "reference.py"
     reference.write_text(REFERENCE)
-    join = f'echo $$ > "{group}/cgroup.procs"; exec "$@"'
-    group.mkdir()
-    try:
-        for share, status in ((1.0, 0), (0.92, -9)):
-            (group / "memory.limit_in_bytes").write_text(str(int(share * limit_bytes)))
-            command = ["/bin/sh", "-c", join, "sh", sys.executable, str(reference), "200"]
+    for share, status in ((1.0, 0), (0.92, -9)):
+        with hand_made(int(share * limit_bytes)) as group:
+            command = [*group.words, sys.executable, str(reference), "200"]
             assert status == subprocess.run(command, capture_output=True, check=False).returncode
-    finally:
-        group.rmdir()
