@@ -45,13 +45,13 @@ mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
 # Certificates of this machine, as an index or a proxy of its own may be signed with one.
 mount --bind "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" "$root/etc/ssl/certs/ca-certificates.crt"
-cp "$requirements" "$root/root/requirements.txt"
+cp "$requirements" "$root/tmp/requirements.txt"
 mapfile -t handed < <(env | grep -iE '^(https?_proxy|no_proxy|PIP_INDEX_URL)=' || true)
 within() { env -i PATH=/usr/sbin:/usr/bin HOME=/root "${handed[@]}" chroot "$root" "$@"; }
 within python3 -m venv /opt/tests
-within /opt/tests/bin/pip install --no-cache-dir --require-hashes --only-binary=:all: -r /root/requirements.txt
+within /opt/tests/bin/pip install --no-cache-dir --require-hashes --only-binary=:all: -r /tmp/requirements.txt
 within useradd --create-home --uid 1000 --shell /bin/bash learner
-within rm -rf /root/requirements.txt /var/cache/apt /var/lib/apt/lists /var/log/bootstrap.log
+within rm -rf /tmp/requirements.txt /var/cache/apt /var/lib/apt/lists /var/log/bootstrap.log
 umount "$root/etc/ssl/certs/ca-certificates.crt" "$root/proc"
 umount --recursive "$root/dev"
 
