@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import inspect
 import json
 import os
 import sys
@@ -493,7 +494,7 @@ def test_it_arrives_with_what_can_be_saved(case: str) -> None:
     """Class, code, message and cause are right, the user's line is named, nothing takes long; the session goes on."""
     expected = BAD[case]
     began_s = time.monotonic()
-    error = error_of(raises_in_a_coroutine if asyncio.iscoroutinefunction(expected.act) else raises, case)
+    error = error_of(raises_in_a_coroutine if inspect.iscoroutinefunction(expected.act) else raises, case)
     took_s = time.monotonic() - began_s
     assert (expected.arrives, expected.code, "user") == (type(error).__name__, error.code, error.kind)
     assert expected.message in str(error)
