@@ -54,7 +54,7 @@ DRAWN = {
 ROWS_MIB = 8_000_000 * 8 / MIB
 """What the list of the second tour takes for each ``x``, in MiB."""
 
-LINES_ARE_SEEN = sys.platform == "linux" and sys.version_info[:2] <= (3, 13)
+LINES_ARE_SEEN = sys.platform == "linux" and sys.version_info[:2] <= (3, 15)
 """Whether the line of a killed task is known here, as the README says."""
 
 
