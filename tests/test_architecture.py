@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "flyte_notebook"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("units", "errors", "reliance", "supported", "tested"),
-    ("limits", "trace"),
+    ("bound", "units", "errors", "reliance", "supported", "tested"),
+    ("limits", "private", "trace"),
     ("job", "next_limit", "outcome", "semantics", "stand_in"),
     ("diagnosis", "catalogue.*", "fitting.*", "growing", "sweeping.*", "history", "overrides", "progress"),
     ("keeping.*", "limiters.*"),

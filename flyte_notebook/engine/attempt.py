@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flyte_notebook import private
 from flyte_notebook.engine import parcels, seen
 from flyte_notebook.engine.link import SupervisorError
 from flyte_notebook.engine.pump import Pump
@@ -243,7 +244,7 @@ class AttemptInWorker:
             "kind": "job",
             "payload": job.payload,
             "path": job.payload_path,
-            "directory": self._link.session_dir,
+            "directory": self._link.directory,
             "before": origin.before,
             "after": origin.after,
         }
@@ -321,7 +322,7 @@ class AttemptInWorker:
     async def _close(self, ours: socket.socket) -> None:
         if self._answered is not None and self._answered["path"] is not None:
             with contextlib.suppress(OSError):  # it went when it was read
-                os.unlink(self._answered["path"])  # noqa: PTH108 - a string
+                private.remove(self._answered["path"])
         if self._writer is not None:
             self._writer.close()
             with contextlib.suppress(OSError, asyncio.CancelledError):

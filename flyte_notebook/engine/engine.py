@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import os
 import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook import private
 from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.engine.actions import Actions
 from flyte_notebook.engine.attempt import AttemptInWorker, Origin
@@ -142,9 +142,9 @@ class Engine:
         return self._link.enforcement
 
     @property
-    def directory(self) -> str:
+    def directory(self) -> private.Directory:
         """The directory for files of this session; it goes with the supervisor."""
-        return self._link.session_dir
+        return self._link.directory
 
     @property
     def supervisor_pid(self) -> int | None:
@@ -216,7 +216,7 @@ class Engine:
         finally:
             if asked.payload_path is not None:
                 with contextlib.suppress(OSError):
-                    os.unlink(asked.payload_path)  # noqa: PTH108 - a string
+                    private.remove(asked.payload_path)
 
     async def _run_attempts(self, asked: Job, origin: Origin, parent: Ticket | None) -> tuple[Job, Outcome]:
         counted = self._actions.of(asked, time.monotonic())
@@ -356,7 +356,7 @@ class Engine:
         except EngineError as error:
             return {"kind": "reply", "facts": (replace(job, payload=b""), self._not_run(error))}
         if isinstance(outcome, Success):
-            return {"kind": "reply", "facts": None, **await parcelled(outcome.answer, self.directory)}
+            return {"kind": "reply", "facts": None, **await parcelled(outcome.answer, self.directory.path)}
         # Facts travel, not the error: the parent's worker draws the same conclusion from them.
         facts = (replace(job, payload=b""), outcome.report)
         return {"kind": "reply", "facts": facts}

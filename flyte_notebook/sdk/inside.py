@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.errors import InlineIOMaxBytesBreached
 from flyte_notebook.outcome import Failure
-from flyte_notebook.sdk import celltask, seam, tasks
+from flyte_notebook.sdk import celltask, places, seam, tasks
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.user_code import watched
@@ -36,6 +37,7 @@ def execute(file: BinaryIO) -> bytes:
     named_pickles.make_known(body["names"])
     seam.replay_init(body["init"])
     call = body["call"]
+    undo = places.use(replace(body["places"], cached=_is_cached(call["task"], body["settings"])))
     if os.environ.get("FLYTE_ATTEMPT_NUMBER", "0") != "0":
         seam.stage_checkpoint(call)
     call["task"], raised = watched(call["task"])
@@ -48,6 +50,7 @@ def execute(file: BinaryIO) -> bytes:
             raise
     finally:
         spooled.clear()
+        undo()
     if raised:
         raise raised[0]
     if error is not None:
@@ -59,6 +62,9 @@ def execute(file: BinaryIO) -> bytes:
 async def _dispatch(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
     """Stand in for the SDK's direct dispatch: ask the kernel for a sibling."""
     call = seam.call_arguments(args, kwargs)
+    where = places.current()
+    assert where is not None
+    call = where.of_attempt(call)
     try:
         job = tasks.job_for(call, child.directory, root=False)
         tasks.check_inline_size(call["task"], call["inputs"].proto_inputs.literals, "input")
@@ -80,6 +86,10 @@ async def _dispatch(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
     outcome = diagnose(job, report, unpickle=pickling.loads)
     assert isinstance(outcome, Failure)
     return None, seam.for_retry_loop(outcome.error, last=job.attempt + 1 >= job.max_attempts)
+
+
+def _is_cached(task: Any, settings: dict[str, Any]) -> bool:
+    return seam.is_cached(task) and not settings["disable_run_cache"]
 
 
 def _check_inline_size(task: Any, outputs: Any) -> None:

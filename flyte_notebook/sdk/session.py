@@ -19,7 +19,7 @@ from flyte_notebook.job import Surroundings
 from flyte_notebook.outcome import Failure, Success
 from flyte_notebook.reliance import losses
 from flyte_notebook.scheduler import MAX_PROCESSES
-from flyte_notebook.sdk import ahead, relies, seam, tasks
+from flyte_notebook.sdk import ahead, places, relies, seam, tasks
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.recording import Recording
 from flyte_notebook.sdk.repeats import INLINE_BYTES, Repeats
@@ -69,7 +69,7 @@ class Session:
         self.semantics: Semantics = "cluster"
         self.system_retries = 0
         self.history = history if history is not None else History()
-        self.repeats = Repeats(lambda: self.engine.directory)
+        self.repeats = Repeats(lambda: self.engine.directory.path)
         self.trials: dict[str, Trial] = {}
         self.last_passed: Job | None = None
         self.engine = ahead.engine(self.history, max_processes)
@@ -91,6 +91,7 @@ class Session:
             raise RuntimeError(f"nothing is run, since this is lost: {refused[0]}")
         self.engine.start()
         try:
+            self._undo.append(places.use(places.Places.of(self.engine.directory)))
             self._undo.append(seam.replace_dispatch(self._dispatch))
             self._undo.append(pickling.keep_code_whole())
             self._undo.append(seam.replace_call(self._call_outside))
@@ -246,7 +247,7 @@ class Session:
         """Stand in for the SDK's direct dispatch in the kernel: run the attempt in a worker."""
         call = seam.call_arguments(args, kwargs)
         try:
-            job = tasks.job_for(call, self.engine.directory, root=True)
+            job = tasks.job_for(call, self.engine.directory.path, root=True)
             job = replace(job, semantics=self.semantics, system_retries=self.system_retries)
             tasks.check_inline_size(call["task"], call["inputs"].proto_inputs.literals, "input")
         except (ValueError, InlineIOMaxBytesBreached) as error:

@@ -23,6 +23,7 @@ import types
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook import private
 from flyte_notebook.worker import context, handover, protocol
 from flyte_notebook.worker.raised import describe, with_pickled
 
@@ -108,7 +109,8 @@ def main(arguments: list[str]) -> None:
         job = protocol.receive(sock)
     except protocol.ChannelClosedError:
         os._exit(EXIT_LOST)
-    directory = job["directory"]
+    private.know(job["directory"])
+    directory = job["directory"].path
     threading.Thread(target=channel.listen, name="flyte-notebook-channel", daemon=True).start()
     context.connect(channel.tell)
     _empty_main()
@@ -157,7 +159,7 @@ def named(name: str) -> Callable[..., Any]:
 def _payload(job: dict[str, Any]) -> BinaryIO:
     if job["path"] is None:
         return io.BytesIO(job["payload"])
-    return open(job["path"], "rb")
+    return private.read(job["path"])
 
 
 def _empty_main() -> None:

@@ -8,15 +8,15 @@ file descriptors beside their first byte (``SCM_RIGHTS``), as many as their ``"f
 from __future__ import annotations
 
 import array
-import contextlib
-import json
 import os
 import pickle
 import socket
 import struct
-import uuid
 from collections import deque
 from typing import TYPE_CHECKING, Any
+
+from flyte_notebook import private
+from flyte_notebook.bound import from_json, to_json, unique
 
 if TYPE_CHECKING:
     import asyncio
@@ -71,17 +71,14 @@ def receive(sock: socket.socket) -> Message:
 
 
 def parcel(data: bytes, directory: str) -> Message:
-    """Return what carries bytes in a message: themselves, or a file if they are many. Raises OSError."""
+    """Return what carries bytes in a message: themselves, or a file if they are many.
+
+    Raises `private.UnwritableError`.
+    """
     if len(data) <= INLINE_BYTES:
         return {"data": data, "path": None}
-    path = os.path.join(directory, f"{uuid.uuid4().hex}.parcel")
-    try:
-        with open(path, "wb") as file:
-            file.write(data)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-        raise
+    path = f"{directory}/{unique()}.parcel"
+    private.write(path, data)
     return {"data": None, "path": path}
 
 
@@ -90,8 +87,8 @@ def unpacked(message: Message) -> bytes:
     if message["path"] is None:
         data: bytes = message["data"]
         return data
-    with open(message["path"], "rb") as file:
-        os.unlink(message["path"])
+    with private.read(message["path"]) as file:
+        private.remove(message["path"])
         return file.read()
 
 
@@ -111,7 +108,7 @@ async def receive_async(reader: asyncio.StreamReader) -> Message:
 
 def send_control(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
     """Send a message between kernel and supervisor, with descriptors; blocks."""
-    body = json.dumps({**message, "fds": len(fds)}).encode()
+    body = to_json({**message, "fds": len(fds)}).encode()
     data = _HEADER.pack(len(body)) + body
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     sent = sock.sendmsg([data], ancillary)
@@ -178,7 +175,7 @@ class ControlReader:
 
 def _control_message(body: bytes) -> Message:
     try:
-        message = json.loads(body)
+        message = from_json(body.decode())
     except ValueError as error:
         raise BrokenMessageError(f"a frame that is no message: {error}") from error
     if not isinstance(message, dict) or "kind" not in message:

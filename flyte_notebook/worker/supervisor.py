@@ -21,15 +21,15 @@ import fcntl
 import json
 import os
 import selectors
-import shutil
 import signal
 import socket
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook import private
 from flyte_notebook.limiters import selection
+from flyte_notebook.limiters.life import LOG, Life
 from flyte_notebook.limits import Limits
 from flyte_notebook.worker import handover, protocol
 from flyte_notebook.worker.spares import Spares
@@ -43,11 +43,14 @@ if TYPE_CHECKING:
 
 USAGE_EVERY_S = 0.1
 CLEANUP_BOUND_S = 5.0
+KERNEL_END_BOUND_S = 1.0
+"""How long after the end of its socket a kernel that ended may still be there."""
 ORPHANS_BOUND_S = 2.0
 """How long whoever is in no group is waited for: it ends by itself, or is nobody that we know of."""
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 LOWEST_FREE_FD = 10
+LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
 OOM_SCORE_ADJ = b"1000"
 """When the machine itself runs short the kernel takes the task, not the notebook (proc(5), oom_score_adj)."""
 
@@ -55,16 +58,19 @@ OOM_SCORE_ADJ = b"1000"
 class Supervisor:
     """The loop of the supervisor process."""
 
-    def __init__(self, control: socket.socket, limiter: Limiter, session_dir: str) -> None:
+    def __init__(self, control: socket.socket, limiter: Limiter, life: Life, kernel_pid: int) -> None:
         self._control = control
         self._reader = protocol.ControlReader(control)
         self._limiter = limiter
-        self._session_dir = session_dir
+        self._life = life
+        self._kernel_pid = kernel_pid
         self._watched: dict[int, Watched] = {}
         self._leaving: list[Watched] = []
         self._selector = selectors.DefaultSelector()
         self._spares = Spares(limiter, self, start=self._watch, fresh=self._spawn, tell=self._tell)
         self._closing = False
+        self._asked_to_close = False
+        self._lost_kernel = False
         self._usage_due_s = 0.0
         self._libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -82,7 +88,8 @@ class Supervisor:
         self.listen(self._control, self._read_control)
         self.listen(wake_read, lambda: _drain(wake_read))
         try:
-            self._tell({"kind": "hello", "enforcement": _enforcement(self._limiter)})
+            left_alone = selection.left_alone(os.path.dirname(self._life.directory.path))
+            self._tell({"kind": "hello", "enforcement": _enforcement(self._limiter), "left_alone": left_alone})
             while not self._closing:
                 for key, _ in self._selector.select(self._wait_s()):
                     if self._selector.get_map().get(key.fd) == key:  # what was read before it may have ended it
@@ -113,7 +120,7 @@ class Supervisor:
         try:
             messages = self._reader.read()
         except protocol.ChannelClosedError:
-            self._closing = True
+            self._closing = self._lost_kernel = True
             return
         for message, fds in messages:
             self._handle(message, fds)
@@ -127,7 +134,7 @@ class Supervisor:
         elif kind == "prefork":
             self._spares.begin(message)
         elif kind == "close":
-            self._closing = True
+            self._closing = self._asked_to_close = True
         elif kind == "stop" and self._spares.give_up(message["id"]):
             self._tell({"kind": "ended", "id": message["id"], "tripped": "stopped"})
         elif watched is None:
@@ -297,7 +304,7 @@ class Supervisor:
         try:
             protocol.send_control(self._control, message)
         except OSError:
-            self._closing = True
+            self._closing = self._lost_kernel = True
 
     def _clean_up(self) -> None:
         self._spares.close()
@@ -319,7 +326,16 @@ class Supervisor:
         while self._reap() and time.monotonic() < until:
             time.sleep(0.002)
         self._limiter.close()
-        shutil.rmtree(self._session_dir, ignore_errors=True)
+        self._give_up_files()
+
+    def _give_up_files(self) -> None:
+        """Remove the session's files if it is over; they are the kernel's as long as it lives, whatever ended us."""
+        until = time.monotonic() + KERNEL_END_BOUND_S
+        while self._lost_kernel and os.getppid() == self._kernel_pid and time.monotonic() < until:
+            time.sleep(0.002)  # a process that ends closes its sockets first
+        if self._asked_to_close or os.getppid() != self._kernel_pid:
+            self._life.end()
+        self._life.leave()
 
 
 def _alarmed(watched: Watched) -> None:
@@ -348,7 +364,7 @@ def _write(path: str, data: bytes) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Entry of the supervisor process: control descriptor, session name, session directory."""
+    """Entry of the supervisor process: control descriptor; session, its directory and the kernel's pid."""
     fd, settings = int(arguments[0]), json.loads(arguments[1])
     # The end of the socket says that the kernel is gone, unless a process that it forked holds a copy: then this does.
     if sys.platform == "linux":
@@ -356,11 +372,11 @@ def main(arguments: list[str]) -> None:
         if os.getppid() != settings["kernel_pid"]:
             return
     control = socket.socket(fileno=fd)
-    log = Path(settings["session_dir"]) / "supervisor.log"
-    error_log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    life = Life.join(settings["session"], private.Directory(**settings["directory"]))
+    error_log = os.open(f"{life.directory.path}/{LOG}", LOG_FLAGS, 0o600)
     os.dup2(error_log, 2)
     os.close(error_log)
     # Of our own session too: a supervisor before us may have been killed, and left what its workers had started.
-    selection.sweep(own=settings["session"])
+    selection.sweep(own=settings["session"], directory=os.path.dirname(life.directory.path))
     limiter = selection.choose(session=settings["session"])
-    Supervisor(control, limiter, settings["session_dir"]).run()
+    Supervisor(control, limiter, life, settings["kernel_pid"]).run()

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 import leaks
 import pytest
 
-from flyte_notebook.limiters.selection import session_name
+from flyte_notebook.limiters.life import Life, session_name
 from flyte_notebook.worker import protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.cgroup
 
@@ -48,6 +47,7 @@ class Kernel:
     process: subprocess.Popen[bytes]
     control: socket.socket
     before: leaks.Snapshot
+    life: Life
 
     def __post_init__(self) -> None:
         self._reader = protocol.ControlReader(self.control)
@@ -104,21 +104,20 @@ class Kernel:
 
 
 @pytest.fixture
-def kernel(tmp_path: Path) -> Iterator[Kernel]:
+def kernel() -> Iterator[Kernel]:
     """Start a supervisor as a notebook's kernel does; the test is its kernel."""
+    life = Life.begin(session_name(os.getpid()))
     before = leaks.Snapshot.take()
     ours, theirs = socket.socketpair()
     ours.settimeout(BOUND_S)
-    session_dir = tmp_path / "session"
-    session_dir.mkdir()
-    settings = {"session": session_name(os.getpid()), "session_dir": str(session_dir), "kernel_pid": os.getpid()}
+    settings = {"session": life.name, "directory": life.directory.to_dict(), "kernel_pid": os.getpid()}
     process = subprocess.Popen(
         [sys.executable, "-c", BOOT, str(theirs.fileno()), json.dumps(settings)],
         pass_fds=[theirs.fileno()],
         start_new_session=True,
     )
     theirs.close()
-    kernel = Kernel(process, ours, before)
+    kernel = Kernel(process, ours, before, life)
     try:
         kernel.hear("hello")
         yield kernel
@@ -127,7 +126,7 @@ def kernel(tmp_path: Path) -> Iterator[Kernel]:
         if process.poll() is None:
             process.terminate()
             process.wait()
-    assert not session_dir.exists()
+        life.end()
 
 
 ENDS: dict[str, Callable[[Kernel], object]] = {
@@ -142,13 +141,15 @@ ENDS: dict[str, Callable[[Kernel], object]] = {
 def test_each_end_alone_is_the_end_of_everything(kernel: Kernel, end: str, workers: int) -> None:
     """The end of the socket, the signal that the kernel's death sends, the word to close: none needs another one.
 
-    With workers a report of their usage that cannot be sent would do as well; an idle supervisor sends nothing.
+    With workers a report of their usage that cannot be sent would do as well; an idle supervisor sends nothing. Files
+    are the kernel's: while it lives they go at its word only.
     """
     for number in range(workers):
         kernel.spawn(number)
     assert [line for line in leaks.leaked(kernel.before, leaks.Snapshot.take()) if line.startswith("group")]
     ENDS[end](kernel)
     kernel.all_gone()
+    assert ("a word" == end) != os.path.exists(kernel.life.directory.path)  # noqa: PTH110 - a text
 
 
 def test_it_is_heard_while_attempts_only_wait(kernel: Kernel) -> None:
@@ -162,10 +163,10 @@ def test_it_is_heard_while_attempts_only_wait(kernel: Kernel) -> None:
         assert "stopped" == kernel.hear("ended")["tripped"]
 
 
-def test_a_kernel_that_died_before_the_supervisor_began_is_noticed(tmp_path: Path) -> None:
+def test_a_kernel_that_died_before_the_supervisor_began_is_noticed() -> None:
     """The signal of the kernel's death cannot come any more: the supervisor sees another parent and ends at once."""
     ours, theirs = socket.socketpair()
-    settings = {"session": session_name(os.getpid()), "session_dir": str(tmp_path), "kernel_pid": os.getpid() + 1}
+    settings = {"session": session_name(os.getpid()), "directory": {}, "kernel_pid": os.getpid() + 1}
     with ours, theirs:
         command = [sys.executable, "-c", BOOT, str(theirs.fileno()), json.dumps(settings)]
         assert 0 == subprocess.run(command, pass_fds=[theirs.fileno()], timeout=BOUND_S, check=False).returncode
@@ -175,19 +176,20 @@ def test_a_kernel_that_died_before_the_supervisor_began_is_noticed(tmp_path: Pat
 
 
 CLEANS_UP = """
-import os, socket, sys, time, types
+import os, socket, time, types
 from flyte_notebook.worker.supervisor import Supervisor
 
 pid = os.fork()
 if pid == 0:
     time.sleep(0.1)
     os._exit(0)
-Supervisor(socket.socketpair()[0], types.SimpleNamespace(close=lambda: None), sys.argv[1])._clean_up()
+life = types.SimpleNamespace(leave=lambda: None)
+Supervisor(socket.socketpair()[0], types.SimpleNamespace(close=lambda: None), life, os.getppid())._clean_up()
 print(os.path.exists(f"/proc/{pid}"))
 """
 
 
-def test_who_is_about_to_end_is_waited_for(tmp_path: Path) -> None:
+def test_who_is_about_to_end_is_waited_for() -> None:
     """A process that a killed server was just forking is in no group yet: it ends by itself, and before we do."""
-    command = [sys.executable, "-c", CLEANS_UP, str(tmp_path / "session")]
+    command = [sys.executable, "-c", CLEANS_UP]
     assert "False\n" == subprocess.run(command, capture_output=True, text=True, check=True).stdout
