@@ -20,15 +20,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _read_clock = time.clock_gettime
-_MONOTONIC = time.CLOCK_MONOTONIC
+_MONOTONIC, _REALTIME = time.CLOCK_MONOTONIC, time.CLOCK_REALTIME
 _random_bytes = os.urandom
 
 UNIQUE_BYTES = 16
+
+open_file = open
+sleep_s = time.sleep
 
 
 def monotonic_s() -> float:
     """Return the time of a clock that never goes back, in seconds; only differences mean anything."""
     return _read_clock(_MONOTONIC)
+
+
+def clock_s() -> float:
+    """Return the time of day, in seconds since 1970."""
+    return _read_clock(_REALTIME)
 
 
 def unique() -> str:

@@ -47,7 +47,7 @@ class NotPrivateError(PermissionError):
 
 
 class UnwritableError(OSError):
-    """A file of ours cannot be written, most often because the disk is full. The text says why, its size and its path."""
+    """A file of ours cannot be written, most often since the disk is full. The text says why, its size and its path."""
 
     def __str__(self) -> str:
         return self.strerror or ""

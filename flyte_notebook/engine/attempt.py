@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
-import socket
 import sys
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flyte_notebook import private
+from flyte_notebook.bound import monotonic_s, to_json
 from flyte_notebook.engine import parcels, seen
 from flyte_notebook.engine.link import SupervisorError
 from flyte_notebook.engine.pump import Pump
@@ -24,6 +22,7 @@ from flyte_notebook.trace import MemoryTrace, compact_sizes, compact_times
 from flyte_notebook.worker import protocol
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable
 
     from flyte_notebook.engine.link import Handle, SupervisorLink
@@ -135,7 +134,7 @@ class AttemptInWorker:
 
     async def run(self) -> WorkerReport:
         """Run to the end and return the facts. When cancelled, kills the attempt first, then raises."""
-        began_s = time.monotonic()
+        began_s = monotonic_s()
         ours, theirs, (out_read, out_write), (err_read, err_write) = _opened()
         pump = Pump(self._origin.sink, {"stdout": out_read, "stderr": err_read})
         facts: dict[str, Any] = {}
@@ -161,17 +160,17 @@ class AttemptInWorker:
             ended = self._handle.ended if self._handle is not None else None
             if ended is not None and ended.done() and ended.exception() is None:
                 facts = ended.result()
-            self.cut_short = self._report(facts, pump.tail, time.monotonic() - began_s)
+            self.cut_short = self._report(facts, pump.tail, monotonic_s() - began_s)
             raise
         finally:
             await self._end_children()
             await self._close(ours)
             pump.finish()
-        return self._report(facts, pump.tail, time.monotonic() - began_s)
+        return self._report(facts, pump.tail, monotonic_s() - began_s)
 
     def _request(self) -> dict[str, Any]:
         surroundings = self._origin.surroundings
-        argv = [sys.executable, "-c", _BOOT, self._job.entry, json.dumps(surroundings.sys_path)]
+        argv = [sys.executable, "-c", _BOOT, self._job.entry, to_json(surroundings.sys_path)]
         return {
             "name": _group_name(self._job),
             "argv": argv,
@@ -212,7 +211,7 @@ class AttemptInWorker:
             self._give_up(f"the worker was not ready after {READY_BOUND_S:.0f} s")
             return
         assert ready["kind"] == "ready"
-        self.ready_s = time.monotonic()
+        self.ready_s = monotonic_s()
         self._arm()
         try:
             while not self._left:
@@ -235,7 +234,7 @@ class AttemptInWorker:
         limits = self._job.limits
         deadline_in_s = None
         if limits.deadline_s is not None:
-            deadline_in_s = max(0.0, self._job.queued_s + limits.deadline_s - time.monotonic())
+            deadline_in_s = max(0.0, self._job.queued_s + limits.deadline_s - monotonic_s())
         self._link.arm(self._handle, max_runtime_s=limits.max_runtime_s, deadline_in_s=deadline_in_s)
 
     def _order(self) -> dict[str, Any]:
@@ -367,7 +366,7 @@ class AttemptInWorker:
 def _opened() -> tuple[socket.socket, socket.socket, tuple[int, int], tuple[int, int]]:
     """Return what an attempt needs: the two ends of its channel, and two pipes. Raises OSError; then none is open."""
     with contextlib.ExitStack() as so_far:
-        ours, theirs = socket.socketpair()
+        ours, theirs = protocol.pair()
         so_far.callback(ours.close)
         so_far.callback(theirs.close)
         out = os.pipe()

@@ -9,16 +9,17 @@ import asyncio
 import concurrent.futures
 import contextlib
 import threading
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook import private
+from flyte_notebook.bound import monotonic_s
 from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.engine.actions import Actions
 from flyte_notebook.engine.attempt import AttemptInWorker, Origin
 from flyte_notebook.engine.link import SupervisorError, SupervisorLink
 from flyte_notebook.engine.living import LivingAttempts, NotAdmittedError
+from flyte_notebook.engine.loop import Loop
 from flyte_notebook.engine.parcels import parcelled
 from flyte_notebook.engine.proof import Proof, UnprovenError
 from flyte_notebook.history import Attempt, History
@@ -68,7 +69,7 @@ class Engine:
         self._canary = canary
         self._rehearsal = rehearsal
         self.max_processes = max_processes
-        self._loop = asyncio.new_event_loop()
+        self._loop = Loop()
         self._thread = threading.Thread(target=self._serve, name="flyte-notebook-engine", daemon=True)
         self._living = LivingAttempts()
         self._actions = Actions()
@@ -219,7 +220,7 @@ class Engine:
                     private.remove(asked.payload_path)
 
     async def _run_attempts(self, asked: Job, origin: Origin, parent: Ticket | None) -> tuple[Job, Outcome]:
-        counted = self._actions.of(asked, time.monotonic())
+        counted = self._actions.of(asked, monotonic_s())
         while True:
             job = counted.next_attempt(asked)
             outcome = await self._attempt(job, origin, parent)
@@ -279,9 +280,9 @@ class Engine:
     async def _admit_and_supervise(self, living: Living, origin: Origin) -> WorkerReport:
         if living.job.unsent:
             return self._not_run(living.job.unsent)
-        began_s = time.monotonic()
+        began_s = monotonic_s()
         tripped, detail = await self._admit(living)
-        queued_for_s = time.monotonic() - began_s
+        queued_for_s = monotonic_s() - began_s
         if tripped is not None:
             return WorkerReport(
                 tripped=tripped, tripped_detail=detail, queued_for_s=queued_for_s, enforcement=self._link.enforcement
@@ -318,7 +319,7 @@ class Engine:
         job = living.job
         if self._living.is_stopped(job.run):
             return "stopped", ""
-        bound_s, bound = job.queue_bound(time.monotonic())
+        bound_s, bound = job.queue_bound(monotonic_s())
         if bound_s <= 0:
             return bound, ""
         place: asyncio.Future[Ticket] | None = None

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook import private
+from flyte_notebook.bound import to_json
 from flyte_notebook.limiters import cgroup_v2, selection
 from flyte_notebook.limiters.base import ATTEMPT_VARIABLE, SESSION_VARIABLE
 from flyte_notebook.limiters.life import LOG, Life
@@ -21,6 +20,7 @@ from flyte_notebook.worker import protocol
 from flyte_notebook.worker.likeness import ATTEMPT_NAME_BYTES
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from flyte_notebook.limits import Limits
@@ -154,7 +154,7 @@ class SupervisorLink:
             private.know(self.directory)
         else:
             os.close(self.directory.hold())  # it is refused where a file could not be made, not made anew
-        ours, theirs = socket.socketpair()
+        ours, theirs = protocol.pair()
         search = [entry for entry in sys.path if entry]
         settings = {
             "session": self.session,
@@ -162,7 +162,7 @@ class SupervisorLink:
             "sys_path": search,
             "kernel_pid": os.getpid(),
         }
-        command = [*prefix, sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(settings)]
+        command = [*prefix, sys.executable, "-c", _BOOT, str(theirs.fileno()), to_json(settings)]
         self._process = subprocess.Popen(  # noqa: ASYNC220 - the engine's loop has nothing else to do yet
             command,
             stdin=subprocess.DEVNULL,

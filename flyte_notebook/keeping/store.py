@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import time
 import warnings
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from flyte_notebook import private
-from flyte_notebook.bound import from_json
+from flyte_notebook.bound import clock_s, from_json
 from flyte_notebook.history import Runs
 from flyte_notebook.keeping.facts import FactsError, run_from
 
@@ -88,7 +87,7 @@ def save(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
         connection.execute("DELETE FROM runs WHERE name = ? AND facts = ?", (run.name, facts))
         connection.execute(
             "INSERT INTO runs (name, saved_s, size, facts) VALUES (?, ?, ?, ?)",
-            (run.name, time.time(), len(facts), facts),
+            (run.name, clock_s(), len(facts), facts),
         )
         _trim(connection)
     return place

@@ -14,7 +14,7 @@ from flyte_notebook.sdk import celltask, places, seam, tasks
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.user_code import watched
-from flyte_notebook.worker import child, named_pickles, pickling, protocol
+from flyte_notebook.worker import child, context, named_pickles, pickling, protocol
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -66,14 +66,15 @@ async def _dispatch(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
     assert where is not None
     call = where.of_attempt(call)
     try:
-        job = tasks.job_for(call, child.directory, root=False)
+        job = tasks.job_for(call, context.directory, root=False)
         tasks.check_inline_size(call["task"], call["inputs"].proto_inputs.literals, "input")
     except (ValueError, InlineIOMaxBytesBreached) as error:
         return None, seam.for_retry_loop(
             tasks.refusal(error, call["task"].name), last=tasks.attempts_of(call["task"]) == 1
         )
     channel = child.channel
-    assert channel is not None
+    if channel is None:
+        raise RuntimeError("a process that a task forked cannot call tasks; call them in the task itself")
     number, future = channel.call({"job": job})
     try:
         reply = await asyncio.wrap_future(future)

@@ -72,7 +72,7 @@ class Places:
         name = Path(home.path).name
         raw_data = home if stays(task) or self.lasting is None else private.make(f"{self.session.path}/{name}")
         claim, failed = "", True
-        with contextlib.suppress(OSError):  # on a full disk it is not claimed, and goes when the run is over all the same
+        with contextlib.suppress(OSError):  # on a full disk it is not claimed, and goes with the run all the same
             claim = life.claim(self.session, home)
         try:
             yield f"{raw_data.path}/{RAW_DATA}", f"{home.path}/metadata"

@@ -28,7 +28,7 @@ from flyte_notebook.reliance import expect
 from flyte_notebook.sdk import background_loop, control_plane, lazy, rehearsal, seam, types
 from flyte_notebook.sdk.recording import Recording
 from flyte_notebook.sdk.tasks import SIZE_KEY
-from flyte_notebook.worker import child
+from flyte_notebook.worker import context
 
 LOOKED_UP_S: Final = 0.001
 """Longer than looking up what is remembered, shorter than looking through all packages."""
@@ -203,7 +203,7 @@ def reports_are_plain() -> None:
 def checkpoints_are_staged() -> None:
     if not hasattr(flyte, "Checkpoint"):
         return  # an SDK that has none loses none
-    with tempfile.TemporaryDirectory(dir=child.directory or None) as place:
+    with tempfile.TemporaryDirectory(dir=context.directory or None) as place:
         saved, staged = Path(place, "saved"), Path(place, "staged")
         saved.write_text("saved")
         paths = flyte.models.CheckpointPaths(checkpoint_path=str(saved), prev_checkpoint_path=str(staged))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
+from flyte_notebook.bound import to_json
 from flyte_notebook.reliance import Reliance, loss_of
 from flyte_notebook.sdk import probes, seam
 from flyte_notebook.worker import pickling
@@ -202,4 +202,4 @@ def try_out(_file: BinaryIO) -> bytes:
     """Try out, in a worker, what is relied on there; return what is lost, by key, ``None`` for what is not."""
     pickling.by_name_everywhere()
     found = {entry.key: loss_of(entry) for entry in (*of_workers.ENTRIES, *ENTRIES) if entry.where == "worker"}
-    return json.dumps({key: None if loss is None else asdict(loss) for key, loss in found.items()}).encode()
+    return to_json({key: None if loss is None else asdict(loss) for key, loss in found.items()}).encode()

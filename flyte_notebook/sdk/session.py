@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import time
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook.bound import monotonic_s, sleep_s
 from flyte_notebook.engine import Origin
 from flyte_notebook.engine.sinks import Nowhere, StandardSink
 from flyte_notebook.errors import InlineIOMaxBytesBreached, RunAbortedError
@@ -81,6 +81,7 @@ class Session:
         self._said: set[str] = set()
         self._apart: set[str] = set()
         self._groups: dict[str, Group] = {}
+        self._pid = os.getpid()
 
     def open(self) -> None:
         """Start the engine and take the seam. Raises `EngineError` or RuntimeError; then the SDK is untouched."""
@@ -106,9 +107,14 @@ class Session:
         self._undo.append(undo)
 
     def close(self) -> None:
-        """Put the SDK back as it was, stop everything, and wait until it is gone. Idempotent."""
+        """Put the SDK back as it was, stop everything, and wait until it is gone. Idempotent.
+
+        In a process that was forked from the one with the session only the first, for itself.
+        """
         while self._undo:
             self._undo.pop()()
+        if os.getpid() != self._pid:
+            return  # what is to be ended and removed is that of the process that this one was forked from
         self.engine.close()
         self.repeats.clear()
         spooled.clear()
@@ -167,9 +173,9 @@ class Session:
 
     def wait_until_over(self, name: str, timeout_s: float) -> bool:
         """Wait until nothing of a run goes on any more; return whether that came true in time."""
-        until_s = time.monotonic() + timeout_s
-        while self._goes_on(name) and time.monotonic() < until_s:
-            time.sleep(0.005)
+        until_s = monotonic_s() + timeout_s
+        while self._goes_on(name) and monotonic_s() < until_s:
+            sleep_s(0.005)
         return not self._goes_on(name)
 
     def _goes_on(self, name: str) -> bool:

