@@ -35,18 +35,29 @@ if TYPE_CHECKING:
 
 _open = open
 
+MOST_CAUSES = 20
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_USERS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_USERS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _THERE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class NotPrivateError(PermissionError):
+class OwnFileError(OSError):
+    """A file of ours cannot be used: no fault of user code's."""
+
+
+class NotPrivateError(OwnFileError, PermissionError):
     """A file or directory is not what it should be: gone, another one, or open to others. The text says which."""
 
 
-class UnwritableError(OSError):
+class GoneError(OwnFileError, FileNotFoundError):
+    """A file in a directory of ours is not there any more: somebody removed it."""
+
+
+class UnwritableError(OwnFileError):
     """A file of ours cannot be written, most often since the disk is full. The text says why, its size and its path."""
 
     def __str__(self) -> str:
@@ -95,11 +106,19 @@ _known: dict[str, Directory] = {}
 
 
 def make(path: str) -> Directory:
-    """Make a directory of ours. Raises OSError: FileExistsError where anything at all has that name."""
-    mkdir(path, 0o700)
-    if lstat(path).st_mode & stat.S_IRWXU != stat.S_IRWXU:  # a umask took it away; it is looked at below
-        chmod(path, 0o700)
-    return find(path)
+    """Make a directory of ours. Raises OSError: FileExistsError where anything at all has that name.
+
+    Also `NotPrivateError`.
+    """
+    with _in_directory(path) as (directory, name):
+        mkdir(name, 0o700, dir_fd=directory)
+        if os_stat(name, dir_fd=directory, follow_symlinks=False).st_mode & stat.S_IRWXU != stat.S_IRWXU:
+            chmod(name, 0o700, dir_fd=directory)  # a umask took it away; what it is now is looked at below
+        descriptor = _opened(path, name, directory)
+    try:
+        return _checked(descriptor, path)
+    finally:
+        close(descriptor)
 
 
 def cache_directory() -> Path:
@@ -123,14 +142,11 @@ def lasting(path: Path) -> Directory:
     """
     path = path.parent.resolve() / path.name
     missing = [place for place in (path, *path.parents) if not exists(str(place))]
+    _check_above(*(place for place in path.parents if place not in missing))
     for place in reversed(missing):
-        with contextlib.suppress(FileExistsError):  # somebody else made it meanwhile: it is looked at below
+        with contextlib.suppress(FileExistsError):
             make(str(place))
-    for place in path.parents:
-        found = os_stat(place)
-        others = stat.S_IWOTH | (0 if found.st_gid in {0, getegid()} else stat.S_IWGRP)
-        if found.st_uid not in {0, geteuid()} or (found.st_mode & others and not found.st_mode & stat.S_ISVTX):
-            raise _refused(str(place), "others may replace what is in it")
+    _check_above(*path.parents)  # somebody else may have made one meanwhile
     return find(str(path))
 
 
@@ -195,9 +211,17 @@ def link(path: str, new_path: str) -> int:
 
 
 def read(path: str) -> BinaryIO:
-    """Open a file of this user's that nobody else may write. Raises OSError, `NotPrivateError` among others."""
+    """Open a file of this user's that nobody else may write.
+
+    Raises OSError; in a directory that is known `GoneError` and `NotPrivateError`.
+    """
     with _in_directory(path) as (directory, name):
-        descriptor = open_descriptor(name, _THERE, dir_fd=directory)
+        try:
+            descriptor = open_descriptor(name, _THERE, dir_fd=directory)
+        except FileNotFoundError as error:
+            if split(path)[0] not in _known:
+                raise
+            raise GoneError(errno.ENOENT, "a file of ours was removed", path) from error
     try:
         _check_file(descriptor, path)
         return _open(descriptor, "rb")
@@ -227,6 +251,21 @@ def unwritable(path: str, size_bytes: int, error: OSError) -> UnwritableError:
     return UnwritableError(error.errno, f"{reason}: {format_memory(size_bytes)} cannot be written to {path}")
 
 
+def fault_in(error: BaseException | None) -> OwnFileError | None:
+    """Return what of ours could not be used, if that is what an error came from.
+
+    A disk that is full, or broken, is ours too: for what is no error of user code's in the first place.
+    """
+    for _ in range(MOST_CAUSES):
+        if error is None or isinstance(error, OwnFileError):
+            return error
+        if isinstance(error, OSError) and error.errno in _DISK:
+            place = error.filename or "the disk"
+            return UnwritableError(error.errno, f"{error.strerror}: a value cannot be written to {place}")
+        error = error.__cause__ or error.__context__
+    return None
+
+
 @contextlib.contextmanager
 def _in_directory(path: str) -> Iterator[tuple[int, str]]:
     """Open the directory of a file, which must be the one that is known by its path; yield descriptor and name."""
@@ -243,9 +282,9 @@ def _refused(path: str, why: str) -> NotPrivateError:
     return NotPrivateError(errno.EPERM, why, path)
 
 
-def _opened(path: str) -> int:
+def _opened(path: str, name: str | None = None, directory: int | None = None) -> int:
     try:
-        return open_descriptor(path, _DIRECTORY)
+        return open_descriptor(path if name is None else name, _DIRECTORY, dir_fd=directory)
     except FileNotFoundError:
         raise _refused(path, "a directory of ours is gone") from None
     except OSError as error:
@@ -261,6 +300,15 @@ def _checked(descriptor: int, path: str) -> Directory:
     if found.st_mode & OTHERS:
         raise _refused(path, f"others may enter it (mode {stat.S_IMODE(found.st_mode):04o})")
     return Directory(path=path, device=found.st_dev, inode=found.st_ino)
+
+
+def _check_above(*places: Path) -> None:
+    """Refuse directories in which another user can put something in the place of what is there."""
+    for place in places:
+        found = os_stat(place)
+        others = stat.S_IWOTH | (0 if found.st_gid in {0, getegid()} else stat.S_IWGRP)
+        if found.st_uid not in {0, geteuid()} or (found.st_mode & others and not found.st_mode & stat.S_ISVTX):
+            raise _refused(str(place), "others may replace what is in it")
 
 
 def _same(found: Directory, wanted: Directory) -> None:

@@ -107,7 +107,7 @@ class AttemptInWorker:
         self._answer: bytes | None = None
         self._raised: Raised | None = None
         self._stopped = False
-        self._lost = ""
+        self._lost = self._unusable = ""
         self._answered: dict[str, Any] | None = None
         self._left = False
         self.ready_s: float | None = None
@@ -268,6 +268,8 @@ class AttemptInWorker:
             if self._handle is not None:
                 with contextlib.suppress(SupervisorError):
                     self._link.leave(self._handle, int(message["status"]))
+        elif kind == "unusable":
+            self._unusable = message["why"]
         elif kind == "raised":
             self._raised = message["raised"]
         elif kind == "lost":
@@ -287,7 +289,8 @@ class AttemptInWorker:
             reply = await self._call(request)
             await self._send({**reply, "number": number})
         except Exception as error:  # noqa: BLE001 - whatever it is: who called would wait for ever
-            self._give_up(f"a call of another task could not be served: {error!r}")
+            why = error if isinstance(error, OSError) else repr(error)
+            self._give_up(f"a call of another task could not be served: {why}")
         finally:
             self._children.pop(number, None)
 
@@ -330,7 +333,7 @@ class AttemptInWorker:
 
     def _report(self, facts: dict[str, Any], tail: str, duration_s: float) -> WorkerReport:
         tripped: Tripped | None = facts.get("tripped")
-        lost = self._lost or facts.get("lost", "")
+        lost = self._unusable or self._lost or facts.get("lost", "")
         if tripped is None and self._stopped:
             tripped = "stopped"
         if tripped == "stopped" and lost:
@@ -341,7 +344,7 @@ class AttemptInWorker:
         return WorkerReport(
             answer=self._answer,
             raised=self._raised,
-            exit_status=facts.get("exit_status"),
+            exit_status=None if self._unusable else facts.get("exit_status"),
             signal=facts.get("signal"),
             tripped=tripped,
             tripped_detail=lost,

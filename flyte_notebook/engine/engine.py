@@ -18,7 +18,7 @@ from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.engine.actions import Actions
 from flyte_notebook.engine.attempt import AttemptInWorker, Origin
 from flyte_notebook.engine.link import SupervisorError, SupervisorLink
-from flyte_notebook.engine.living import LivingAttempts, NotAdmittedError
+from flyte_notebook.engine.living import LivingAttempts, NotAdmittedError, turn_away
 from flyte_notebook.engine.loop import Loop
 from flyte_notebook.engine.parcels import parcelled
 from flyte_notebook.engine.proof import Proof, UnprovenError
@@ -146,6 +146,11 @@ class Engine:
     def directory(self) -> private.Directory:
         """The directory for files of this session; it goes with the supervisor."""
         return self._link.directory
+
+    @property
+    def left_alone(self) -> int:
+        """How many directories stand beside the session's that are of sessions of elsewhere, or of nobody known."""
+        return self._link.left_alone
 
     @property
     def supervisor_pid(self) -> int | None:
@@ -327,7 +332,7 @@ class Engine:
         try:
             place = living.place = self._scheduler.admit(job.limits)
             if bound_s != float("inf"):
-                clock = self._loop.call_later(bound_s, _turn_away, place, bound)
+                clock = self._loop.call_later(bound_s, turn_away, place, bound)
             self._living.admit(living, await place)
         except NotAdmittedError as refused:
             return refused.tripped, ""
@@ -382,12 +387,6 @@ class Engine:
             if living.ticket is not None and living.worker is not None:
                 living.ticket.usage_bytes = living.worker.usage_bytes
         self._scheduler.reported()
-
-
-def _turn_away(place: asyncio.Future[Ticket], tripped: Tripped) -> None:
-    """Have an attempt wait no longer for its place."""
-    if not place.done():
-        place.set_exception(NotAdmittedError(tripped))
 
 
 def _without_answer(outcome: Outcome) -> Outcome:

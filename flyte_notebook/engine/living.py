@@ -196,3 +196,9 @@ def _stop(living: Living) -> None:
 def _comes_again(job: Job, outcome: Failure) -> bool:
     """Whether the SDK sleeps now and will try once more."""
     return bool(getattr(outcome.error, "recoverable", False)) and job.attempt + 1 < job.max_attempts
+
+
+def turn_away(place: asyncio.Future[Ticket], tripped: Tripped) -> None:
+    """Have an attempt wait no longer for its place."""
+    if not place.done():
+        place.set_exception(NotAdmittedError(tripped))

@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook import private
 from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.errors import InlineIOMaxBytesBreached
 from flyte_notebook.outcome import Failure
@@ -44,10 +45,10 @@ def execute(file: BinaryIO) -> bytes:
     outputs = error = None
     try:
         outputs, error = asyncio.run(seam.dispatch_here(call, body["settings"], _dispatch))
-    except BaseException:
+    except BaseException as wrong:  # noqa: BLE001 - user code may raise anything, and what it raised is handed on below
         # The SDK asks an exception for its text, and writes that as UTF-8; some have none, or none that can be written.
         if not raised:
-            raise
+            raise private.fault_in(wrong) or wrong from None
     finally:
         spooled.clear()
         undo()

@@ -28,6 +28,7 @@ from flyte_notebook.limiters import life
 from flyte_notebook.sdk import data_paths, seam
 from flyte_notebook.sdk.inputs import task_of_inputs
 from flyte_notebook.sdk.spooled import spooled
+from flyte_notebook.sdk.unstarted import unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,9 +69,14 @@ class Places:
     @contextmanager
     def of_run(self, task: Any) -> Iterator[tuple[str, str]]:
         """Give paths for raw data and for metadata to one run of a task, and remove afterwards what is not to stay."""
-        home = self._new_home()
-        name = Path(home.path).name
-        raw_data = home if stays(task) or self.lasting is None else private.make(f"{self.session.path}/{name}")
+        try:
+            home = self._new_home()
+        except OSError as error:
+            raise unusable(error, task.name) from error
+        name, raw_data = Path(home.path).name, home
+        if not stays(task):
+            with contextlib.suppress(OSError):
+                raw_data = private.make(f"{self.session.path}/{name}")
         claim, failed = "", True
         with contextlib.suppress(OSError):  # on a full disk it is not claimed, and goes with the run all the same
             claim = life.claim(self.session, home)

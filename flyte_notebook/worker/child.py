@@ -87,6 +87,7 @@ class Channel:
 channel: Channel | None = None
 """This worker's channel; ``None`` in any other process."""
 
+
 def begin(arguments: list[str]) -> None:
     """Entry of a fresh interpreter: let the supervisor see where it stands, then as `main`."""
     handover.hand_over_fresh()
@@ -159,12 +160,16 @@ def _answer(to: Channel, entry: Callable[[BinaryIO], bytes], job: dict[str, Any]
                 answer = entry(file)
             finally:
                 context.body_ended()
+        message = protocol.parcel(answer, context.directory)
+    except private.OwnFileError as error:
+        to.tell({"kind": "unusable", "why": str(error)})
+        return 1
     except BaseException as error:
         facts = describe(error)
         to.tell({"kind": "raised", "raised": facts})
         to.tell({"kind": "raised", "raised": with_pickled(facts, error)})
         return 1
-    to.tell({"kind": "answer", **protocol.parcel(answer, context.directory)})
+    to.tell({"kind": "answer", **message})
     return 0
 
 

@@ -90,53 +90,53 @@ def frozen() -> None:
 
 
 STATES: dict[str, Callable[[], None]] = {"seeded": seeded, "frozen": frozen, "poisoned": poisoned}
-COUNTS = {"seeded": 600, "frozen": 200, "poisoned": 200}
+TASKS = {"seeded": 60, "frozen": 20, "poisoned": 20}
+EACH = 5
+"""So many values are given to each task, and it gives as many back."""
+AT_ONCE = 10
 
 
-@env.task
-async def grown(state: str, number: int) -> bytearray:
-    STATES[state]()
+def value_of(number: int) -> bytearray:
     return bytearray(number.to_bytes(4, "big")) * (SIZE // 4)
 
 
 @env.task
-async def length(state: str, value: bytearray, number: int) -> int:
-    assert int.from_bytes(value[:4], "big") == int.from_bytes(value[-4:], "big") == number
+async def passed(  # noqa: PLR0913, PLR0917 - each value is a file of its own
+    state: str, number: int, a: bytearray, b: bytearray, c: bytearray, d: bytearray, e: bytearray
+) -> tuple[bytearray, bytearray, bytearray, bytearray, bytearray]:
+    """Check what was given, and give back other values."""
+    assert [value_of(number + index) for index in range(EACH)] == [a, b, c, d, e]
     STATES[state]()
-    return len(value)
+    first, second, third, fourth, fifth = (value_of(number + EACH + index) for index in range(EACH))
+    return first, second, third, fourth, fifth
 
 
 @env.task
-async def wrong(state: str, count: int) -> list[str]:
-    """Return what came back wrong of so many large values, made by tasks and given to tasks from here."""
+async def wrong(state: str, tasks: int) -> list[str]:
+    """Return what came back wrong of so many tasks, which get values from here and give others back."""
     STATES[state]()
 
     async def one(number: int) -> str:
         try:
-            if number % 5:
-                value = await grown(state, number)
-                right = bytearray(number.to_bytes(4, "big")) * (SIZE // 4) == value
-            else:
-                value = bytearray(number.to_bytes(4, "big")) * (SIZE // 4)
-                right = len(value) == await length(state, value, number)
+            found = await passed(state, number, *(value_of(number + index) for index in range(EACH)))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is wrong
             return f"{number}: {error!r}"
+        right = [value_of(number + EACH + index) for index in range(EACH)] == list(found)
         return "" if right else f"{number}: another value"
 
     found: list[str] = []
-    for begin in range(0, count, 50):
-        found += await asyncio.gather(*(one(number) for number in range(begin, min(begin + 50, count))))
+    for begin in range(0, tasks, AT_ONCE):
+        numbers = [10 * number for number in range(begin, begin + AT_ONCE)]
+        found += await asyncio.gather(*(one(number) for number in numbers))
         gc.collect()
     return [words for words in found if words]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("state", STATES)
 def test_no_large_value_is_another_ones(state: str) -> None:
     """1,000 in all, made and taken in parallel: each is the one that was asked for."""
-    assert 1000 == sum(COUNTS.values())
-    assert [] == flyte.run(wrong, state, COUNTS[state]).outputs()[0]
+    assert 1000 == 2 * EACH * sum(TASKS.values())
+    assert [] == flyte.run(wrong, state, TASKS[state]).outputs()[0]
 
 
 @contextlib.contextmanager
