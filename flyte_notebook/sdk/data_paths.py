@@ -57,10 +57,13 @@ def replace_names() -> Callable[[], None]:
 def replace_paths(of_run: Callable[[Any], AbstractContextManager[tuple[str, str]]]) -> Callable[[], None]:
     """Give local runs paths for raw data and for metadata, where who runs them names none; return what undoes it.
 
-    ``of_run(task)`` gives both for one run, and is left when that is over.
+    ``of_run(task)`` gives both for one run, and is left when that is over. Where the SDK has no such seam nothing is
+    changed: then the probe of it says what is lost.
     """
-    runner: Any = _run._Runner
-    before = runner._run_local
+    runner: Any = getattr(_run, "_Runner", None)
+    before = getattr(runner, "_run_local", None)
+    if before is None:
+        return lambda: None
 
     async def run_local(self: Any, task: Any, *args: Any, **kwargs: Any) -> Any:
         with of_run(task) as (raw_data, metadata):
@@ -116,6 +119,11 @@ def replace_pickles(place: Callable[[], str | None], note: Callable[[str, int], 
             setattr(pickle, name, method)
 
     return undo
+
+
+def pickle_transformer() -> Any:
+    """Return what makes literals of values whose types the SDK does not know."""
+    return _pickle.FlytePickleTransformer()
 
 
 def is_of_user() -> bool:

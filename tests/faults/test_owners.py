@@ -1,4 +1,4 @@
-"""Only the owner clears up: a fork of a notebook or of a task, or a supervisor that is ended, leaves what is not its own."""
+"""Only the owner clears up: a fork of a notebook or a task, or a supervisor that is ended, removes nothing of others."""
 
 from __future__ import annotations
 
