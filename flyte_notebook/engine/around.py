@@ -52,7 +52,7 @@ def interpreter() -> str:
     """Return the program that Python code is run with, also where ``sys.executable`` does not say it."""
     beside = os.path.join(sys.prefix, "bin", "python3")  # noqa: PTH118 - sys.executable is a string, too
     for candidate in (sys.executable, beside):
-        if candidate and isinstance(candidate, str) and os.access(candidate, os.X_OK):
+        if candidate and os.access(candidate, os.X_OK):
             return candidate
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     return shutil.which(version) or shutil.which("python3") or str(sys.executable)
