@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flyte_notebook.outcome import Asked, Growth, LastLine, SourceLine
+from flyte_notebook.outcome import MAX_LINE_CHARS, Asked, Growth, LastLine, SourceLine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +43,7 @@ def asked(facts: Mapping[str, Any]) -> Asked | None:
 
 
 def _line(file: str, number: int, function: str) -> SourceLine:
-    text = linecache.getline(file, number).strip() if _is_readable(file) else ""
+    text = linecache.getline(file, number).strip()[:MAX_LINE_CHARS] if _is_readable(file) else ""
     return SourceLine(file=file, number=number, text=text, function=function)
 
 
