@@ -17,8 +17,8 @@ if [[ "$#" == 1 ]]; then
     cd "$(mktemp -d)" || exit 1
     export CI=true FLYTE_NOTEBOOK_TEST_SLOWER="$slower"
     printf '%s, Linux %s, uid %s in %s\n' "$1" "$(uname -r)" "$(id -u)" "$(tail -n 1 /proc/self/cgroup)"
-    exec timeout --kill-after=10 "$bound_s" /opt/tests/bin/pytest -c "$here/pyproject.toml" --rootdir="$here" -p no:cacheprovider \
-        --timeout="$((120 * slower))" --junitxml="$here/out/$1/junit.xml" "${arguments[@]}"
+    exec timeout --kill-after=10 "$bound_s" /opt/tests/bin/pytest -c "$here/pyproject.toml" --rootdir="$here" \
+        -p no:cacheprovider --timeout="$((120 * slower))" --junitxml="$here/out/$1/junit.xml" "${arguments[@]}"
 fi
 
 way() {
