@@ -32,12 +32,17 @@ class Room:
         self._held_bytes = 0
 
     def keep(self) -> None:
-        """Set the limit to what the tasks use plus what is left above them; 0.2 ms. Never raises."""
+        """Set the limit to what the tasks use plus what is left above them; 0.2 ms. Never raises.
+
+        What they take or give back between two readings, where this process had to wait for a core, must not be counted
+        twice, as used and as left: so the usage is read on both sides.
+        """
+        before_bytes = read_number(self._usage_file)
         left_bytes = machine.left_above_bytes()
         usage_bytes = read_number(self._usage_file)
-        if left_bytes is None or usage_bytes is None:
+        if before_bytes is None or left_bytes is None or usage_bytes is None:
             return
-        wanted_bytes = usage_bytes + max(0, left_bytes - SPARE_BYTES)
+        wanted_bytes = max(usage_bytes, min(before_bytes, usage_bytes) + left_bytes - SPARE_BYTES)
         if abs(wanted_bytes - self._held_bytes) < STEP_BYTES:
             return
         # Version 1 refuses a limit below what is used by now; the next call will see more clearly.

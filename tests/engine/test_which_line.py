@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import flyte
 import flyte.errors
 import pytest
+from bounds import SLOWER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.cgroup, pytest.mark.usefixtures("session")]
 
 MIB = 1 << 20
+SECOND = round(SLOWER)
+"""Time enough to have begun, for a task that is stopped."""
+PAUSE_S = 0.03 * SLOWER
+"""Long beside a step that takes memory."""
 env = flyte.TaskEnvironment(name="planted", resources=flyte.Resources(cpu=1, memory="160Mi"))
 large = flyte.TaskEnvironment(name="planted_large", resources=flyte.Resources(cpu=1, memory="300Mi"))
 
@@ -63,7 +68,7 @@ def one_call_at_the_end() -> None:
 @env.task
 def repeated() -> None:
     row = [0] * 10
-    row = row * 100_000_000  # repeated
+    row = row * 20_000_000  # repeated
     row.clear()
 
 
@@ -272,26 +277,26 @@ def in_pandas() -> None:
     assert len(merged)
 
 
-@env.task(timeout=1)
+@env.task(timeout=SECOND)
 def spinning() -> None:
     total = sum(number % 7 for number in itertools.count())  # spinning
     assert total
 
 
-@env.task(timeout=1)
+@env.task(timeout=SECOND)
 def asleep() -> None:
     begun = time.monotonic()
     time.sleep(60)  # asleep
     assert begun
 
 
-@env.task(timeout=1)
+@env.task(timeout=SECOND)
 def matching() -> None:
     text = "a" * 40
     re.match("(a+)+b", text)  # matching
 
 
-@env.task(timeout=1)
+@env.task(timeout=SECOND)
 def deadlocked() -> None:
     lock = threading.Lock()
     threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
@@ -299,7 +304,7 @@ def deadlocked() -> None:
         lock.acquire()  # deadlocked
 
 
-@env.task(timeout=1)
+@env.task(timeout=SECOND)
 async def blocking() -> None:
     await asyncio.sleep(0.01)
     time.sleep(60)  # blocking # noqa: ASYNC251 - the mistake is planted
@@ -317,7 +322,7 @@ def crashed() -> None:
     _ = libc.usleep(800_000), signal.raise_signal(signal.SIGSEGV)  # crashed
 
 
-@env.task(timeout=1)
+@env.task(timeout=SECOND)
 async def waiting() -> None:
     async def longer() -> None:
         await asyncio.sleep(60)  # waiting
@@ -325,7 +330,7 @@ async def waiting() -> None:
     await longer()
 
 
-@env.task(timeout=1)
+@env.task(timeout=SECOND)
 async def gathering() -> None:
     await asyncio.gather(asyncio.sleep(60), asyncio.sleep(0))  # gathering
 
@@ -433,7 +438,7 @@ def in_steps() -> None:
     # The first step takes so long that it is seen, however busy the machine: of those after it none need be.
     for source in itertools.chain([itertools.repeat(1, 10 * MIB)], itertools.repeat(6 * MIB)):
         kept.append(bytearray(source))  # in_steps
-        time.sleep(0.03)
+        time.sleep(PAUSE_S)
 
 
 def test_a_line_that_sleeps_is_not_what_took_the_memory() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import flyte
 import flyte.errors
 import pytest
+from hand_made import limit_file
 from programs import alive, error_of, until
 
 from flyte_notebook.limiters.control_groups import own
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from flyte_notebook.sdk.session import Session
 
-pytestmark = [pytest.mark.cgroup_v1, pytest.mark.usefixtures("session")]
+pytestmark = [pytest.mark.cgroup, pytest.mark.usefixtures("session")]
 
 env = flyte.TaskEnvironment(name="moved", resources=flyte.Resources(cpu=1, memory="250Mi"))
 
@@ -33,8 +34,8 @@ MIB = 1 << 20
 def waits(place: str, mebibytes: int) -> int:
     """Say where it is, wait for the word, and use memory."""
     lines = Path("/proc/self/cgroup").read_text().splitlines()
-    path = next(line.split(":", 2)[2] for line in lines if ":memory:" in line)
-    Path(f"{place}.new").write_text(f"{os.getpid()} {path.rpartition('/')[2]}")
+    path = next(line.split(":", 2)[2] for line in lines if ":memory:" in line or line.startswith("0::"))
+    Path(f"{place}.new").write_text(f"{os.getpid()} {path}")
     Path(f"{place}.new").rename(place)
     until_s = time.monotonic() + 100
     while not Path(f"{place}.go").exists() and time.monotonic() < until_s:
@@ -47,19 +48,28 @@ async def add(a: int, b: int) -> int:
     return a + b
 
 
-def base() -> Path:
-    found = own("memory")
-    assert found is not None
-    return Path(found[0])
+def group_at(path: str) -> Path:
+    """Return the directory of the group that a task says it is in."""
+    v1, v2 = own("memory"), own("")
+    if v1 is not None:
+        return Path(v1[0], *path.split("/")[-2:])  # the session's and the task's, below our own
+    assert v2 is not None
+    return Path(v2[1] + path)
 
 
-def meddled(session: Session, place: Path, meddle: Callable[[int, Path], None]) -> threading.Thread:
+def outside(group: Path) -> Path:
+    """Return the group in which sessions are, or of version 2 its leaf where one was made for who lives there."""
+    above = group.parent.parent
+    return main if (main := above / "fnb-main").exists() else above
+
+
+def meddled(place: Path, meddle: Callable[[int, Path], None]) -> threading.Thread:
     """Have something done to the running task's process and group, and the task told to go on."""
 
     def work() -> None:
         until(place.exists)
-        pid, name = place.read_text().split()
-        meddle(int(pid), base() / session.engine._link.session / name)
+        pid, path = place.read_text().split()
+        meddle(int(pid), group_at(path))
         Path(f"{place}.go").touch()
 
     thread = threading.Thread(target=work)
@@ -68,12 +78,12 @@ def meddled(session: Session, place: Path, meddle: Callable[[int, Path], None]) 
 
 
 def out_of_the_group(pid: int, group: Path) -> None:
-    (base() / "cgroup.procs").write_text(str(pid))
+    (outside(group) / "cgroup.procs").write_text(str(pid))
     until(lambda: not alive(pid))  # the task goes on after that, if it was not noticed
 
 
 def out_and_gone(pid: int, group: Path) -> None:
-    (base() / "cgroup.procs").write_text(str(pid))
+    (outside(group) / "cgroup.procs").write_text(str(pid))
     with contextlib.suppress(FileNotFoundError):  # it may have been noticed already
         group.rmdir()
     until(lambda: not alive(pid))
@@ -86,19 +96,19 @@ def removed(pid: int, group: Path) -> None:
 
 
 def lowered(pid: int, group: Path) -> None:
-    (group / "memory.limit_in_bytes").write_text(str(100 * MIB))
+    limit_file(group).write_text(str(100 * MIB))
 
 
 def raised(pid: int, group: Path) -> None:
-    for name in ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes"):
-        if (group / name).exists():
-            (group / name).write_text(str(400 * MIB))
+    for file in (group / "memory.memsw.limit_in_bytes", limit_file(group)):
+        if file.exists():
+            file.write_text(str(400 * MIB))
 
 
 @pytest.mark.parametrize("meddle", [out_of_the_group, out_and_gone])
-def test_a_worker_without_its_limits_is_ended(session: Session, tmp_path: Path, meddle: Any) -> None:
+def test_a_worker_without_its_limits_is_ended(tmp_path: Path, meddle: Any) -> None:
     """Moved out of its group a task is under no limit: it is ended, as a system error that says why; the next works."""
-    thread = meddled(session, tmp_path / "place", meddle)
+    thread = meddled(tmp_path / "place", meddle)
     error = error_of(waits, str(tmp_path / "place"), 10)
     thread.join()
     assert flyte.errors.RuntimeSystemError is type(error)
@@ -107,16 +117,16 @@ def test_a_worker_without_its_limits_is_ended(session: Session, tmp_path: Path, 
     assert 3 == flyte.run(add, 1, 2).outputs()[0]
 
 
-def test_a_group_in_use_cannot_be_removed(session: Session, tmp_path: Path) -> None:
+def test_a_group_in_use_cannot_be_removed(tmp_path: Path) -> None:
     """The kernel refuses it, and the task ends as if nobody had tried."""
-    thread = meddled(session, tmp_path / "place", removed)
+    thread = meddled(tmp_path / "place", removed)
     assert 10 * MIB == flyte.run(waits, str(tmp_path / "place"), 10).outputs()[0]
     thread.join()
 
 
-def test_a_limit_that_is_lowered_holds(session: Session, tmp_path: Path) -> None:
+def test_a_limit_that_is_lowered_holds(tmp_path: Path) -> None:
     """The kernel holds what is written last: OOMError far below what was declared; the next run works."""
-    thread = meddled(session, tmp_path / "place", lowered)
+    thread = meddled(tmp_path / "place", lowered)
     error = error_of(waits, str(tmp_path / "place"), 150)
     thread.join()
     assert flyte.errors.OOMError is type(error)
@@ -126,7 +136,7 @@ def test_a_limit_that_is_lowered_holds(session: Session, tmp_path: Path) -> None
 
 def test_a_limit_that_is_raised_shows(session: Session, tmp_path: Path) -> None:
     """The task may use more, and its trace says that it did; the next run has its own limit."""
-    thread = meddled(session, tmp_path / "place", raised)
+    thread = meddled(tmp_path / "place", raised)
     flyte.run(waits, str(tmp_path / "place"), 300)
     thread.join()
     run = session.history[-1]

@@ -44,6 +44,22 @@ def test_the_limit_is_what_is_used_and_what_is_left_less_a_spare(
     assert str(100 * MIB) == keep(group, room, monkeypatch, 0)
 
 
+@pytest.mark.parametrize(("used_mib", "left_mib"), [(150, 200), (60, 200), (150, 20)])
+def test_what_changes_between_two_readings_is_not_counted_twice(
+    group: Path, room: Room, monkeypatch: pytest.MonkeyPatch, used_mib: int, left_mib: int
+) -> None:
+    """Memory that tasks take or free while one reads is not used and left at a time; nor is the limit below usage."""
+
+    def left_and_change() -> int:
+        (group / "usage").write_text(f"{used_mib * MIB}\n")
+        return left_mib * MIB
+
+    monkeypatch.setattr(machine, "left_above_bytes", left_and_change)
+    room.keep()
+    limit_bytes = int((group / "limit").read_text())
+    assert max(used_mib, min(100, used_mib) + left_mib - (SPARE_BYTES >> 20)) == limit_bytes >> 20
+
+
 def test_a_small_change_is_not_written(group: Path, room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """Less than a step is not worth a write."""
     first = keep(group, room, monkeypatch, 200 * MIB)

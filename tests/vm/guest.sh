@@ -8,7 +8,7 @@
 # What each way is to run stands in NAME.arguments; its log, exit status and JUnit's XML come back in out/.
 set -uo pipefail
 here=/mnt
-bound_s=3000
+bound_s=3000  # for one of the ways
 slower="$(<"$here/slower")"
 
 # As whoever calls, in an empty directory: nothing there may stand in for the package. A skip is a failure, as on CI.
@@ -17,8 +17,8 @@ if [[ "$#" == 1 ]]; then
     cd "$(mktemp -d)" || exit 1
     export CI=true FLYTE_NOTEBOOK_TEST_SLOWER="$slower"
     printf '%s, Linux %s, uid %s in %s\n' "$1" "$(uname -r)" "$(id -u)" "$(tail -n 1 /proc/self/cgroup)"
-    exec /opt/tests/bin/pytest -c "$here/pyproject.toml" --rootdir="$here" -p no:cacheprovider \
-        --timeout="$((120 * slower))" --junitxml="$here/out/$1/junit.xml" "${arguments[@]}"
+    exec timeout --kill-after=10 "$bound_s" /opt/tests/bin/pytest -c "$here/pyproject.toml" --rootdir="$here" \
+        -p no:cacheprovider --timeout="$((120 * slower))" --junitxml="$here/out/$1/junit.xml" "${arguments[@]}"
 fi
 
 way() {
@@ -26,7 +26,7 @@ way() {
     shift
     [[ -f "$here/$name.arguments" ]] || return
     install -d -o learner "$here/out/$name"
-    timeout --kill-after=10 "$bound_s" "$@" bash "$here/guest.sh" "$name" </dev/null 2>&1 | tee "$here/out/$name/log"
+    "$@" bash "$here/guest.sh" "$name" </dev/null 2>&1 | tee "$here/out/$name/log"
     echo "${PIPESTATUS[0]}" >"$here/out/$name/status"
 }
 # A service with a login of its own, as for a user who came by ssh: XDG_RUNTIME_DIR is set, and nothing is delegated.

@@ -35,7 +35,7 @@ root="$new/root"
 log="$directory/image.log"
 rm -rf --one-file-system "$new"
 mkdir -p "$root"
-echo "Building the image of the virtual machine, for about four minutes; see $log"
+echo "Building the image of the virtual machine, which takes some minutes; see $log"
 exec 3>&2 >"$log" 2>&1
 trap 'tail -n 20 "$log" >&3; echo "The image was not built: $log" >&3' ERR
 

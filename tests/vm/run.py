@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -87,6 +88,7 @@ def make_disk(wheel: Path, chosen: dict[str, list[str]]) -> None:
         (place / f"{way}.arguments").write_text("".join(f"{word}\0" for word in words))
     disk = ["mke2fs", "-q", "-t", "ext4", "-E", "root_owner=0:0", "-d", str(place), str(RUN / "disk.img"), "256M"]
     subprocess.run(disk, check=True, timeout=60)
+    shutil.rmtree(place)
 
 
 def boot() -> None:
@@ -95,7 +97,7 @@ def boot() -> None:
     command = [
         *("qemu-system-x86_64", "-machine", "q35", "-accel", ACCEL, "-cpu", "max", "-smp", "2", "-m", "4096"),
         *("-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img")),
-        *("-append", "root=/dev/vda rw console=ttyS0 quiet loglevel=3 systemd.show_status=false panic=-1"),
+        *("-append", "root=/dev/vda rw console=ttyS0 quiet loglevel=3 systemd.show_status=false panic=-1 TERM=dumb"),
         *("-drive", f"file={image / 'root.img'},format=raw,if=virtio,snapshot=on"),
         *("-drive", f"file={RUN / 'disk.img'},format=raw,if=virtio"),
         *("-display", "none", "-monitor", "none", "-serial", "stdio", "-nic", "none", "-no-reboot"),
@@ -139,6 +141,7 @@ def conclude(chosen: Iterable[str]) -> int:
 def main() -> int:
     """Make what is missing, run the machine, say how it went."""
     wheel, arguments = Path(sys.argv[1]).resolve(), sys.argv[2:]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the machine ends with us
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     missing = [package for program, package in PACKAGES.items() if shutil.which(program) is None]
     if missing:
