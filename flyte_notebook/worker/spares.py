@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from flyte_notebook.limiters import machine
 from flyte_notebook.limits import Limits
-from flyte_notebook.worker import handover, protocol
+from flyte_notebook.worker import handover, protocol, strays
 from flyte_notebook.worker.forkserver import ENDED, Server
 from flyte_notebook.worker.sending import Sending
 from flyte_notebook.worker.watched import Watched
@@ -61,6 +61,7 @@ class Spare:
     reader: protocol.ControlReader
     group: TaskGroup
     born_s: float = field(default_factory=time.monotonic)
+    asked_ticks: int = field(default_factory=strays.now_ticks)
     watched: Watched | None = None
 
     @property
@@ -150,6 +151,17 @@ class Spares:
         for watched in self._leaving:
             if watched.pid == pid:
                 watched.died(status)
+
+    @property
+    def pids(self) -> set[int | None]:
+        """The processes that are ours, as far as they have said their pids."""
+        of_spares = {spare.watched.pid for spare in self._spares if spare.watched is not None}
+        return {None if self._server is None else self._server.pid, *of_spares, *(one.pid for one in self._leaving)}
+
+    @property
+    def unborn_ticks(self) -> int | None:
+        """When the first of those was asked for that have not said their pids yet, in ticks since boot."""
+        return min((spare.asked_ticks for spare in self._spares if spare.watched is None), default=None)
 
     @property
     def awaited(self) -> bool:
