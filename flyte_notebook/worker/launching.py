@@ -42,7 +42,7 @@ class Launch:
         self.pid: int | None = None
         self.status: int | None = None
         self.over = False
-        self.asked_ticks = strays.now_ticks()
+        self.asked_s = time.monotonic()
         self.due_s = float("inf")
         self._sock = sock
         self._reader = protocol.ControlReader(sock)
@@ -186,14 +186,10 @@ class Launcher:
         return False
 
     @property
-    def pids(self) -> set[int | None]:
-        """The processes that are ours, as far as they have said their pids."""
-        return {self._pid, *(launch.pid for launch in self._pending)}
-
-    @property
-    def unborn_ticks(self) -> int | None:
-        """When the first of those was asked for that have not said their pids yet, in ticks since boot."""
-        return min((launch.asked_ticks for launch in self._pending if launch.pid is None), default=None)
+    def own(self) -> strays.Own:
+        """The processes that are ours."""
+        unborn = [launch.asked_s for launch in self._pending if launch.pid is None]
+        return strays.Own({self._pid, *(launch.pid for launch in self._pending)}, min(unborn, default=float("inf")))
 
     @property
     def _pending(self) -> list[Launch]:

@@ -15,17 +15,15 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from flyte_notebook.limiters.processes import listed, stat
-
-if TYPE_CHECKING:
-    from collections.abc import Container
 
 PR_SET_CHILD_SUBREAPER = 36
 MOST_ROUNDS = 50
 """How often one `end` looks again: some fork while they are being killed."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+"""Of the start of a process in ``/proc/PID/stat``, which counts from boot (proc(5))."""
 PROC_CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children").exists()
 """Whether the kernel lists the children of a process (CONFIG_PROC_CHILDREN)."""
 
@@ -36,31 +34,28 @@ def keep_children() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def now_ticks() -> int:
-    """Return the time since boot in the unit of the start of a process in ``/proc/PID/stat`` (proc(5)). Linux only."""
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS_PER_S) if sys.platform == "linux" else 0
+class Own(NamedTuple):
+    """Children that are no strays: the pids that are known, and since when some may live that have not said theirs."""
+
+    pids: set[int | None]
+    unborn_since_s: float = float("inf")
 
 
-def end(known: Container[int | None], *, before_ticks: int | None) -> bool:
-    """Kill each child of this process that is not known, and all below it; return whether one is left. Linux only.
-
-    One that began at ``before_ticks`` or later may be on its way to become known, and is left for the next time.
-    """
-    later = False
-    for _ in range(MOST_ROUNDS if sys.platform == "linux" else 0):
-        later, found = False, False
-        for pid in _children(os.getpid()):
-            origin = None if pid in known else stat(pid)
-            if origin is None or origin.state in "ZX":
-                continue
-            if before_ticks is not None and origin.start_ticks >= before_ticks:
-                later = True
-            else:
-                found = True
-                _kill_tree(pid)
-        if not found:
-            return later
-    return sys.platform == "linux"
+def end(*own: Own) -> bool:
+    """Kill each child of this process that is none of those, and all below it; return whether one may be left."""
+    if sys.platform != "linux":
+        return False
+    known = set[int | None]().union(*(some.pids for some in own))
+    unborn_s = min(some.unborn_since_s for some in own) - time.monotonic() + time.clock_gettime(time.CLOCK_BOOTTIME)
+    for _ in range(MOST_ROUNDS):
+        others = [(pid, stat(pid)) for pid in _children(os.getpid()) if pid not in known]
+        living = [(pid, found.start_ticks) for pid, found in others if found is not None and found.state not in "ZX"]
+        strays = [pid for pid, start_ticks in living if start_ticks + 1 < unborn_s * TICKS_PER_S]
+        for pid in strays:
+            _kill_tree(pid)
+        if not strays:
+            return bool(living)
+    return True
 
 
 def _kill_tree(top: int) -> None:

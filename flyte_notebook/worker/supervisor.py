@@ -218,10 +218,8 @@ class Supervisor:
 
     def _end_strays(self) -> None:
         """Kill what the attempts that are over have left, as far as it is known to be theirs by now."""
-        known = {watched.pid for watched in (*self._watched.values(), *self._leaving)}
-        known |= self._launcher.pids | self._spares.pids
-        unborn = [ticks for ticks in (self._launcher.unborn_ticks, self._spares.unborn_ticks) if ticks is not None]
-        again = strays.end(known, before_ticks=min(unborn, default=None))
+        workers = strays.Own({watched.pid for watched in (*self._watched.values(), *self._leaving)})
+        again = strays.end(workers, self._launcher.own, self._spares.own)
         self._strays_due_s = time.monotonic() + STRAYS_AGAIN_S if again else float("inf")
 
     def _tell(self, message: dict[str, Any]) -> None:

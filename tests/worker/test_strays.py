@@ -40,10 +40,13 @@ def alive(pids):
         pass
     return [os.path.exists(f"/proc/{pid}") for pid in pids]
 
-def end(known=(), before_ticks=None):
-    "Kill, and say whether somebody is left; whoever was killed is collected."
-    again = strays.end({os.getpid(), *known}, before_ticks=before_ticks)
-    time.sleep(0.1)
+def end(known=(), unborn_since_s=float("inf")):
+    "Kill, and say whether somebody is left after a while: who was killed takes a moment to die."
+    until_s, again = time.monotonic() + 2, True
+    while again and time.monotonic() < until_s:
+        again = strays.end(strays.Own(set(known)), strays.Own(set(), unborn_since_s))
+        time.sleep(0.01)
+    time.sleep(0.05)
     return again
 
 strays.keep_children()
@@ -52,12 +55,11 @@ found = {}
 pids = left(100)
 found["known"] = (end(known=pids[:1]), alive(pids))
 found["unknown"] = (end(), alive(pids))
-ticks = strays.now_ticks()
-time.sleep(0.05)
+asked_s = time.monotonic()
 pids = left(100)
-found["began later"] = (end(before_ticks=ticks), alive(pids))
+found["began later"] = (end(unborn_since_s=asked_s), alive(pids))
 time.sleep(0.05)
-found["began before"] = (end(before_ticks=strays.now_ticks()), alive(pids))
+found["began before"] = (end(unborn_since_s=time.monotonic()), alive(pids))
 print(json.dumps(found))
 """
 
