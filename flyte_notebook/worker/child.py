@@ -23,7 +23,7 @@ import types
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.worker import context, handover, protocol
+from flyte_notebook.worker import context, handover, protocol, strays
 from flyte_notebook.worker.parent import EXIT_LOST
 from flyte_notebook.worker.raised import describe, with_pickled
 
@@ -108,6 +108,7 @@ def main(arguments: list[str]) -> None:
     except protocol.ChannelClosedError:
         os._exit(EXIT_LOST)
     directory = job["directory"]
+    strays.keep_children()
     threading.Thread(target=channel.listen, name="flyte-notebook-channel", daemon=True).start()
     context.connect(channel.tell)
     _empty_main()

@@ -115,7 +115,8 @@ class Fresh:
     def _started(self, message: Message, launch: Launch) -> None:
         starting = self._starting.pop(message["id"])
         assert launch.pid is not None
-        starting.group.attach(launch.pid)
+        if launch.status is None:  # else its pid may be somebody else's already
+            starting.group.attach(launch.pid)
         witness = Witness(launch.pid, why="its memory was not handed over")
         watched = Watched(launch.pid, starting.group, _limits(message), witness)
         if launch.status is not None:

@@ -15,7 +15,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.worker import launcher, protocol
+from flyte_notebook.worker import launcher, protocol, strays
 from flyte_notebook.worker.sending import Sending
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Launch:
         self.pid: int | None = None
         self.status: int | None = None
         self.over = False
+        self.asked_s = time.monotonic()
         self.due_s = float("inf")
         self._sock = sock
         self._reader = protocol.ControlReader(sock)
@@ -178,11 +179,21 @@ class Launcher:
             self._pid = None
             self._end()
             return True
-        for launch in filter(None, (*self._launches, self._ready)):
-            if launch.pid == pid and not launch.over:
+        for launch in self._pending:
+            if launch.pid == pid:
                 launch.status = status
                 return True
         return False
+
+    @property
+    def own(self) -> strays.Own:
+        """The processes that are ours."""
+        unborn = [launch.asked_s for launch in self._pending if launch.pid is None]
+        return strays.Own({self._pid, *(launch.pid for launch in self._pending)}, min(unborn, default=float("inf")))
+
+    @property
+    def _pending(self) -> list[Launch]:
+        return [launch for launch in (*self._launches, self._ready) if launch is not None and not launch.over]
 
     @property
     def due_s(self) -> float:

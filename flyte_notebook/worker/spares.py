@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from flyte_notebook.limiters import machine
 from flyte_notebook.limits import Limits
-from flyte_notebook.worker import handover, protocol
+from flyte_notebook.worker import handover, protocol, strays
 from flyte_notebook.worker.forkserver import ENDED, Server
 from flyte_notebook.worker.sending import Sending
 from flyte_notebook.worker.watched import Watched
@@ -62,11 +62,6 @@ class Spare:
     group: TaskGroup
     born_s: float = field(default_factory=time.monotonic)
     watched: Watched | None = None
-
-    @property
-    def ready(self) -> bool:
-        """Whether it can be given an attempt."""
-        return self.watched is not None
 
 
 @dataclass(slots=True, eq=False)
@@ -152,6 +147,13 @@ class Spares:
                 watched.died(status)
 
     @property
+    def own(self) -> strays.Own:
+        """The processes that are ours."""
+        said = (self._server, *(spare.watched for spare in self._spares), *self._leaving)
+        unborn = [spare.born_s for spare in self._spares if spare.watched is None]
+        return strays.Own({one.pid for one in said if one is not None}, min(unborn, default=float("inf")))
+
+    @property
     def awaited(self) -> bool:
         """Whether an attempt waits for a worker."""
         return bool(self._waiting)
@@ -160,8 +162,7 @@ class Spares:
     def due_s(self) -> float:
         """The monotonic time at which `tick` is to be called."""
         dues = [watched.due_s for watched in self._leaving]
-        if self._replace_due_s:
-            dues.append(self._replace_due_s)
+        dues += [self._replace_due_s] if self._replace_due_s else []
         if self._waiting or self._spares or (self._server is not None and self._server.likeness is None):
             dues.append(self._look_due_s)
         return min(dues, default=float("inf"))
@@ -220,7 +221,7 @@ class Spares:
         server = self._server
         if server is not None and server.likeness is None and now - server.begun_s > START_BOUND_S:
             self._settle(f"the server that workers are forked from took more than {START_BOUND_S:.0f} s to start")
-        for spare in [spare for spare in self._spares if not spare.ready and now - spare.born_s > BIRTH_BOUND_S]:
+        for spare in [spare for spare in self._spares if spare.watched is None and now - spare.born_s > BIRTH_BOUND_S]:
             self._lose(spare, f"a worker took more than {BIRTH_BOUND_S:.0f} s to be forked")
         if not self._waiting:
             for spare in self._spares[self._wanted() :]:
@@ -242,12 +243,12 @@ class Spares:
                 self._waiting.remove(waiting)
                 self._tell({"kind": "workers", "forked": True, "why": why})
                 self._fresh(waiting.message, waiting.fds)
-        for spare in [spare for spare in self._spares if spare.ready][: len(self._waiting)]:
+        for spare in [spare for spare in self._spares if spare.watched is not None][: len(self._waiting)]:
             waiting = self._waiting.popleft()
             self._hand_over(spare, waiting.message, waiting.fds)
         if self._waiting:
             self._short_s = time.monotonic()
-        unborn = sum(not spare.ready for spare in self._spares)
+        unborn = sum(spare.watched is None for spare in self._spares)
         wanted = len(self._waiting) - unborn
         if not self._replace_due_s:
             wanted = max(wanted, len(self._waiting) + self._wanted() - len(self._spares))

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.limiters import selection
-from flyte_notebook.worker import protocol
+from flyte_notebook.worker import protocol, strays
 from flyte_notebook.worker.fresh import Fresh
 from flyte_notebook.worker.launching import Launcher
 from flyte_notebook.worker.spares import Spares
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 
 USAGE_EVERY_S = 0.1
 CLEANUP_BOUND_S = 5.0
+STRAYS_AGAIN_S = 0.01
 ORPHANS_BOUND_S = 2.0
 """How long whoever is in no group is waited for: it ends by itself, or is nobody that we know of."""
 PR_SET_PDEATHSIG = 1
-PR_SET_CHILD_SUBREAPER = 36
 
 
 class Supervisor:
@@ -68,7 +68,7 @@ class Supervisor:
         self._spares = Spares(limiter, self, self._launcher, start=self._watch, fresh=self._fresh.ask, tell=self._tell)
         self._closing = False
         self._usage_due_s = 0.0
-        self._libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+        self._strays_due_s = float("inf")
 
     def run(self) -> None:
         """Serve until the kernel closes or is gone; then kill and remove everything."""
@@ -79,8 +79,7 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_sigterm)
-        if self._libc is not None:
-            self._libc.prctl(PR_SET_CHILD_SUBREAPER, 1)  # a forked worker falls to us; and no orphan escapes unseen
+        strays.keep_children()  # a forked worker falls to us; and no orphan escapes unseen
         self.listen(self._control, self._on_control)
         self.listen(wake_read, lambda: _drain(wake_read))
         try:
@@ -110,7 +109,7 @@ class Supervisor:
         dues = [watched.due_s for watched in self._watched.values()]
         leaving = [watched.due_s for watched in self._leaving]
         telling = [self._usage_due_s] if dues or self._awaited else []
-        due_s = min([self._spares.due_s, self._launcher.due_s, *leaving, *dues, *telling])
+        due_s = min([self._spares.due_s, self._launcher.due_s, self._strays_due_s, *leaving, *dues, *telling])
         return None if due_s == float("inf") else max(0.0, due_s - time.monotonic())
 
     def _on_control(self) -> None:
@@ -167,6 +166,8 @@ class Supervisor:
     def _tick(self) -> None:
         self._reap()
         now = time.monotonic()
+        if self._strays_due_s <= now:
+            self._end_strays()
         telling = now >= self._usage_due_s
         for number, watched in list(self._watched.items()):
             if telling or watched.due_s <= now:  # awake anyway: what rests is looked at then, and wakes nobody itself
@@ -207,12 +208,19 @@ class Supervisor:
                 for watched in (*self._watched.values(), *self._leaving):
                     if watched.pid == pid:
                         watched.died(status)
+                        self._strays_due_s = 0.0
                         break
                 else:
                     self._spares.died(pid, status)
         except ChildProcessError:
             return False
         return True
+
+    def _end_strays(self) -> None:
+        """Kill what the attempts that are over have left, as far as it is known to be theirs by now."""
+        workers = strays.Own({watched.pid for watched in (*self._watched.values(), *self._leaving)})
+        again = strays.end(workers, self._launcher.own, self._spares.own)
+        self._strays_due_s = time.monotonic() + STRAYS_AGAIN_S if again else float("inf")
 
     def _tell(self, message: dict[str, Any]) -> None:
         """Say something to the kernel, as soon as there is room: one that was stopped reads nothing."""
@@ -254,6 +262,7 @@ class Supervisor:
             time.sleep(0.002)
         until = min(until, time.monotonic() + ORPHANS_BOUND_S)
         while self._reap() and time.monotonic() < until:
+            self._end_strays()
             time.sleep(0.002)
         self._limiter.close()
         shutil.rmtree(self._session_dir, ignore_errors=True)

@@ -55,7 +55,7 @@ def until(true):
         ready.tick(time.monotonic())
 
 def standing():
-    return sum(spare.ready for spare in ready._spares)
+    return sum(spare.watched is not None for spare in ready._spares)
 
 spares.LOOK_EVERY_S = 0.02
 events = Events()

@@ -458,6 +458,52 @@ print(ended[0]["tripped"])
 """
 
 
+ENDS_AT_ONCE = """
+import contextlib, ctypes, os, socket, sys
+from flyte_notebook.limiters import selection
+from flyte_notebook.worker import protocol
+from flyte_notebook.worker.supervisor import Supervisor
+
+ctypes.CDLL(None).prctl(36, 1)
+ours, theirs = socket.socketpair()
+limiter = selection.choose(session=selection.session_name(os.getpid()))
+attached, make = [], limiter.group
+
+def group(name, limits):
+    made = make(name, limits)
+    made.attach = attached.append
+    return made
+
+limiter.group = group
+supervisor = Supervisor(theirs, limiter, sys.argv[1])
+channel, its = socket.socketpair()
+spawn = {"kind": "spawn", "id": 1, "name": "a", "memory_bytes": None, "cpu_cores": None, "cwd": "/", "environ": {}}
+supervisor._handle({**spawn, "argv": ["/bin/true"]}, [its.detach(), os.open("/dev/null", 1), os.open("/dev/null", 1)])
+(launch,) = supervisor._launcher._launches
+while launch.pid is None:
+    with contextlib.suppress(protocol.ChannelClosedError):
+        launch._hear()
+os.waitid(os.P_PID, launch.pid, os.WEXITED | os.WNOWAIT)
+supervisor._reap()
+reader, ended = protocol.ControlReader(ours), []
+while not ended:
+    for key, _ in supervisor._selector.select(0.02):
+        key.data()
+    supervisor._tick()
+    ours.setblocking(False)
+    ended = [told for told, _ in reader.read() if told["kind"] == "ended"]
+supervisor._clean_up()
+print(ended[0]["exit_status"], attached)
+"""
+
+
+def test_a_worker_that_was_collected_is_looked_for_no_more(tmp_path: Path) -> None:
+    """It may end before its start is heard of: its status is told, and nobody is taken for it who has its pid now."""
+    command = [sys.executable, "-c", ENDS_AT_ONCE, str(tmp_path / "session")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=BOUND_S)
+    assert "0 []\n" == done.stdout, done.stderr
+
+
 @pytest.mark.parametrize(
     ("message", "tripped"),
     [

@@ -1,0 +1,83 @@
+"""Processes that an attempt has left behind, wherever they hid: daemons of it fall to the supervisor with its worker.
+
+A worker is the subreaper of what it starts (prctl(2)), as the first process of a container is: a daemon, which lost its
+parent and may have left its terminal session and its environment, becomes a child of the worker, and of the supervisor
+when the worker is gone. So a child of the supervisor that is neither a worker nor one of its own helpers belongs to an
+attempt that is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from flyte_notebook.limiters.processes import listed, stat
+
+PR_SET_CHILD_SUBREAPER = 36
+MOST_ROUNDS = 50
+"""How often one `end` looks again: some fork while they are being killed."""
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+"""Of the start of a process in ``/proc/PID/stat``, which counts from boot (proc(5))."""
+PROC_CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children").exists()
+"""Whether the kernel lists the children of a process (CONFIG_PROC_CHILDREN)."""
+
+
+def keep_children() -> None:
+    """Become the parent of whatever loses its own among what this process starts. Linux only: elsewhere nothing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+class Own(NamedTuple):
+    """Children that are no strays: the pids that are known, and since when some may live that have not said theirs."""
+
+    pids: set[int | None]
+    unborn_since_s: float = float("inf")
+
+
+def end(*own: Own) -> bool:
+    """Kill each child of this process that is none of those, and all below it; return whether one may be left."""
+    if sys.platform != "linux":
+        return False
+    known = set[int | None]().union(*(some.pids for some in own))
+    unborn_s = min(some.unborn_since_s for some in own) - time.monotonic() + time.clock_gettime(time.CLOCK_BOOTTIME)
+    for _ in range(MOST_ROUNDS):
+        others = [(pid, stat(pid)) for pid in _children(os.getpid()) if pid not in known]
+        living = [(pid, found.start_ticks) for pid, found in others if found is not None and found.state not in "ZX"]
+        strays = [pid for pid, start_ticks in living if start_ticks + 1 < unborn_s * TICKS_PER_S]
+        for pid in strays:
+            _kill_tree(pid)
+        if not strays:
+            return bool(living)
+    return True
+
+
+def _kill_tree(top: int) -> None:
+    """Stop them from the top down, so that nobody forks any more, then kill them."""
+    tree = [top]
+    for pid in tree:
+        _send(pid, signal.SIGSTOP)
+        tree += _children(pid)
+    for pid in tree:
+        _send(pid, signal.SIGKILL)
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(OSError):  # it ended meanwhile; a child of ours keeps its pid until we wait for it
+        os.kill(pid, number)
+
+
+def _children(pid: int) -> list[int]:
+    if not PROC_CHILDREN:
+        return [child for child in listed() if (origin := stat(child)) is not None and origin.ppid == pid]
+    try:
+        with os.scandir(f"/proc/{pid}/task") as threads:
+            return [int(child) for thread in threads for child in Path(thread.path, "children").read_text().split()]
+    except OSError:
+        return []  # it ended
