@@ -16,7 +16,7 @@ import flyte.errors
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 T = TypeVar("T")
 
@@ -66,15 +66,22 @@ def facts_of(
 
 
 @contextlib.contextmanager
-def started(
-    program: str, directory: Path, *, environ: Mapping[str, str] | None = None, group: Path | None = None
+def started(  # noqa: PLR0913 - all that a process can be started with, by name
+    program: str,
+    directory: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    group: Path | None = None,
+    prefix: Sequence[str] = (),
+    stdin: int | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start a program in a terminal session of its own; kill what is left of it."""
+    """Start a program in a terminal session of its own, ``prefix`` before its command; kill what is left of it."""
     script = Path(directory, f"program-{time.monotonic_ns()}.py")
     script.write_text(PRELUDE + program)
     join = [] if group is None else ["/bin/sh", "-c", f'echo $$ > "{group}/cgroup.procs"; exec "$@"', "sh"]
     process = subprocess.Popen(
-        [*join, sys.executable, str(script)],
+        [*join, *prefix, sys.executable, str(script)],
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -89,6 +96,9 @@ def started(
             process.kill()
         process.wait()
         process.stdout.close()
+        if process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
 
 
 def read_until(process: subprocess.Popen[str], word: str, count: int = 1) -> str:
