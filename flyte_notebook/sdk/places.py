@@ -183,6 +183,8 @@ def _is_whole(kind: Any) -> bool:
     arguments = [argument for argument in get_args(kind) if argument is not Ellipsis]
     if arguments:
         return all(_is_whole(argument) for argument in arguments)
+    if isinstance(kind, list):  # the arguments of a function
+        return False
     return kind in WHOLE or getattr(kind, "__module__", "").partition(".")[0] in WHOLE_LIBRARIES
 
 

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -392,6 +393,7 @@ with fn.enable():
         (object, False),
         (Path, False),
         (Any, False),
+        (Callable[[int], int], False),
     ],
 )
 def test_which_values_refer_to_files(kind: Any, whole: bool) -> None:  # noqa: FBT001 - a table
