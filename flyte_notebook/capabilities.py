@@ -134,7 +134,7 @@ def _files(session: Session) -> Finding:
         words += f", cached ones too: {found.why}"
     alone = session.engine.left_alone
     if alone:
-        words += f"; {alone} of other machines, containers or an earlier boot, or of nobody known, are left alone there"
+        words += f"; sessions of elsewhere, or that cannot be proven to be over, are left alone: {alone}"
     return Finding(subject="files", holds=f"this user's alone, in {session.engine.directory.path}", detail=words)
 
 

@@ -169,9 +169,16 @@ def forget(directory: Directory) -> None:
     _known.pop(directory.path, None)
 
 
-def is_known(path: str) -> bool:
-    """Whether a path lies, at whatever depth, in a directory that is known."""
-    return any(path.startswith(f"{place}/") for place in _known)
+def known_above(path: str) -> Directory | None:
+    """Return the directory that is known in which a path lies, at whatever depth."""
+    return next((directory for place, directory in _known.items() if path.startswith(f"{place}/")), None)
+
+
+def check_above(path: str) -> None:
+    """See that what is known above a path still stands there, for somebody who opens it by name. Raises OSError."""
+    directory = known_above(path)
+    if directory is not None:
+        close(directory.hold())
 
 
 def create(path: str) -> BinaryIO:
@@ -306,9 +313,13 @@ def _check_above(*places: Path) -> None:
     """Refuse directories in which another user can put something in the place of what is there."""
     for place in places:
         found = os_stat(place)
-        others = stat.S_IWOTH | (0 if found.st_gid in {0, getegid()} else stat.S_IWGRP)
-        if found.st_uid not in {0, geteuid()} or (found.st_mode & others and not found.st_mode & stat.S_ISVTX):
+        if found.st_uid not in {0, geteuid()} or (_others_write(found) and not found.st_mode & stat.S_ISVTX):
             raise _refused(str(place), "others may replace what is in it")
+
+
+def _others_write(found: os.stat_result) -> bool:
+    """Whether others may write: those of root's group and of the user's own, which a umask of 002 lets in, are none."""
+    return bool(found.st_mode & (stat.S_IWOTH | (0 if found.st_gid in {0, getegid()} else stat.S_IWGRP)))
 
 
 def _same(found: Directory, wanted: Directory) -> None:
@@ -322,7 +333,7 @@ def _check_file(descriptor: int, path: str) -> None:
         raise _refused(path, "it is no file")
     if found.st_uid != geteuid():
         raise _refused(path, f"it belongs to user {found.st_uid}, not to {geteuid()}")
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if _others_write(found):
         raise _refused(path, "others may write to it")
 
 

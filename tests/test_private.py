@@ -144,11 +144,17 @@ def test_a_directory_that_is_not_what_it_was_is_refused(tmp_path: Path, fault: s
         private.forget(made)
 
 
-def test_a_file_that_others_may_write_is_not_read(directory: private.Directory) -> None:
-    """It may hold anything by now."""
+@pytest.mark.parametrize(
+    ("mode", "group"), [(0o602, os.getegid()), pytest.param(0o620, NOBODY, marks=pytest.mark.root)]
+)
+def test_a_file_that_others_may_write_is_not_read(directory: private.Directory, mode: int, group: int) -> None:
+    """It may hold anything by now. The user's own group, which a umask of 002 lets in, are no others."""
     path = directory.new_path()
     private.write(path, b"value")
-    Path(path).chmod(0o620)
+    Path(path).chmod(0o660)
+    private.read(path).close()
+    os.chown(path, -1, group)
+    Path(path).chmod(mode)
     with pytest.raises(NotPrivateError, match="others may write"):
         private.read(path)
 

@@ -149,7 +149,7 @@ class Engine:
 
     @property
     def left_alone(self) -> int:
-        """How many directories stand beside the session's that are of sessions of elsewhere, or of nobody known."""
+        """How many sessions have files or groups here, and are of elsewhere or cannot be proven to be over."""
         return self._link.left_alone
 
     @property

@@ -110,7 +110,7 @@ class SupervisorLink:
         self.session = selection.session_name(os.getpid())
         self._life: Life | None = None
         self.left_alone = 0
-        """How many directories of other containers or machines, or of who knows whom, stand beside the session's."""
+        """How many sessions have files or groups here, and are of elsewhere or cannot be proven to be over."""
         self._on_usage = on_usage
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -254,7 +254,6 @@ class SupervisorLink:
         self._lost(SupervisorError("the engine was closed"))
         await self.reap()
         if self._life is not None:
-            private.forget(self.directory)
             self._life.end()
 
     async def reap(self) -> None:

@@ -52,13 +52,24 @@ def sweep(
     return tuple(found)
 
 
-def left_alone(directory: str) -> int:
-    """Return how many directories of this user's there are of sessions that do not surely live, or are not of here."""
-    count = 0
-    for name in _names(directory):
-        with contextlib.suppress(OSError):
-            count += os.lstat(f"{directory}/{name}").st_uid == os.geteuid() and not life.of_here(name)
-    return count
+def left_alone(directory: str, groups: Iterable[str] | None = None) -> int:
+    """Return how many sessions of this user's have files or groups here, and are not of here, or over without proof.
+
+    The arguments narrow the search as those of `sweep`, after which this is asked.
+    """
+    places = [directory, *(groups if groups is not None else _places() if PROC else ())]
+    return len({name for place in places for name in _names(place) if _is_ours(f"{place}/{name}") and _unproven(name)})
+
+
+def _is_ours(path: str) -> bool:
+    try:
+        return os.lstat(path).st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
+def _unproven(name: str) -> bool:
+    return not life.of_here(name) or life.over(name)
 
 
 def _marked(pids: Iterable[int]) -> dict[str, list[tuple[int, str]]]:

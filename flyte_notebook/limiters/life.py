@@ -137,13 +137,21 @@ class Life:
 
     @classmethod
     def begin(cls, name: str) -> Life:
-        """Make the directory and the lock, for a new session. Raises OSError."""
+        """Make the directory and the lock, for a new session. Raises OSError; then there is neither."""
         place = os.path.abspath(tempfile.gettempdir())  # noqa: PTH100 - whoever uses it has paths as texts
-        directory = private.make(f"{place}/{name}")
         where = here()
-        with private.create(f"{directory.path}/{LOCK}") as file:
-            file.write(to_json({"name": name, **({} if where is None else where._asdict())}).encode())
-        return cls.join(name, directory)
+        words = to_json({"name": name, **({} if where is None else where._asdict())}).encode()
+        path = f"{place}/{name}"
+        try:
+            directory = private.make(path)
+        except OSError as error:
+            raise private.unwritable(path, len(words), error) from error
+        try:
+            private.write(f"{path}/{LOCK}", words)
+            return cls.join(name, directory)
+        except BaseException:
+            directory.remove()
+            raise
 
     @classmethod
     def join(cls, name: str, directory: private.Directory) -> Life:
@@ -161,6 +169,10 @@ class Life:
             _close(descriptors)
             raise
         return cls(name, directory, descriptors)
+
+    def log(self) -> int:
+        """Return a new descriptor of the session's log, which is appended to; the caller closes it. Raises OSError."""
+        return os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600, dir_fd=self._descriptors[0])
 
     def leave(self) -> None:
         """Hold it no longer. Idempotent."""
@@ -185,10 +197,12 @@ def claim(session: private.Directory, directory: private.Directory) -> str:
 
 def remove(session: private.Directory) -> None:
     """Remove the directory of a session, what it claims first. Never raises."""
+    private.know(session)
     with contextlib.suppress(OSError):
         for path in Path(session.path).glob(f"*{CLAIM}"):
             with contextlib.suppress(OSError, ValueError, TypeError), private.read(str(path)) as file:
                 private.Directory(**from_json(file.read().decode())).remove()
+    private.forget(session)
     session.remove()
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import flyte
 import flyte.models
+import flyte.storage
 from flyte import _context, _run
 from flyte.models import RawDataPath
 from flyte.types import _pickle
@@ -40,7 +41,8 @@ def replace_names() -> Callable[[], None]:
         return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
     def remote_path(self: RawDataPath, file_name: str | None = None) -> str:
-        """Return a path below a directory that no other call has."""
+        """Return a path below a directory that no other call has; the SDK and its user open it by name."""
+        private.check_above(f"{self.path}/")
         found: str = before_path(replace(self, path=f"{self.path.rstrip('/')}/{unique()}"), file_name)
         return found
 
@@ -91,7 +93,8 @@ def replace_paths(of_run: Callable[[Any], AbstractContextManager[tuple[str, str]
 def replace_pickles(place: Callable[[], str | None], note: Callable[[str, int], object]) -> Callable[[], None]:
     """Let values that the SDK pickles lie where ``place()`` says; return what undoes it.
 
-    ``None`` from it leaves a value to the SDK. ``note(path, size_bytes)`` hears of each that was written.
+    ``None`` from it leaves a value to the SDK. ``note(path, size_bytes)`` hears of each that was written. A value is
+    loaded only if its file is this user's, wherever it lies: plain Flyte keeps cached ones where others may write.
     """
     pickle: Any = _pickle.FlytePickle
     before = {name: vars(pickle)[name] for name in ("to_pickle", "from_pickle")}
@@ -107,7 +110,7 @@ def replace_pickles(place: Callable[[], str | None], note: Callable[[str, int], 
         return path
 
     async def from_pickle(uri: str) -> Any:
-        if not private.is_known(uri):
+        if flyte.storage.is_remote(uri):
             return await read_there(uri)
         with private.read(uri) as file:
             return PICKLE.loads(file.read())
@@ -129,4 +132,4 @@ def pickle_transformer() -> Any:
 def is_of_user() -> bool:
     """Whether the run here writes its raw data to a path that its user named."""
     found: Any = flyte.ctx().raw_data_path  # None outside of a run, whatever its annotation says
-    return found is not None and not private.is_known(f"{found.path}/")
+    return found is not None and private.known_above(f"{found.path}/") is None

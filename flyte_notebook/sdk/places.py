@@ -28,7 +28,7 @@ from flyte_notebook.limiters import life
 from flyte_notebook.sdk import data_paths, seam
 from flyte_notebook.sdk.inputs import task_of_inputs
 from flyte_notebook.sdk.spooled import spooled
-from flyte_notebook.sdk.unstarted import unusable
+from flyte_notebook.sdk.unstarted import not_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +39,8 @@ RAW_DATA = "raw_data"
 WHOLE = frozenset({bool, int, float, complex, str, bytes, bytearray, type(None), None})
 WHOLE_LIBRARIES = frozenset({"datetime", "numpy", "pandas", "polars", "pyarrow"})
 """Values of these types and libraries are whole when they are returned: they refer to no file."""
+LAZY = frozenset({"LazyFrame"})
+"""But these of polars, which read their file when they are asked for values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,7 @@ class Places:
         try:
             home = self._new_home()
         except OSError as error:
-            raise unusable(error, task.name) from error
+            raise not_run(error, task.name) from error
         name, raw_data = Path(home.path).name, home
         if not stays(task):
             with contextlib.suppress(OSError):
@@ -185,7 +187,8 @@ def _is_whole(kind: Any) -> bool:
         return all(_is_whole(argument) for argument in arguments)
     if isinstance(kind, list):  # the arguments of a function
         return False
-    return kind in WHOLE or getattr(kind, "__module__", "").partition(".")[0] in WHOLE_LIBRARIES
+    library = getattr(kind, "__module__", "").partition(".")[0]
+    return kind in WHOLE or (library in WHOLE_LIBRARIES and getattr(kind, "__name__", "") not in LAZY)
 
 
 def _new_pickle() -> str | None:

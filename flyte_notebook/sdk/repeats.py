@@ -139,6 +139,9 @@ class Repeat:
         except Exception as error:
             if _is_of_a_missing_file(error):
                 raise InputsGoneError(_gone(f"only those of the last {KEPT} failed runs are, up to 1 GiB")) from error
+            fault = private.fault_in(error)
+            if fault is not None:
+                raise InputsGoneError(_gone(str(fault))) from error
             raise
         finally:
             loop.close()

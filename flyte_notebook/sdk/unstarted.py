@@ -90,7 +90,10 @@ def with_failure(error: Any, task_name: str) -> Any:
 def unusable(error: OSError, task_name: str) -> Exception:
     """Return the error of a task that cannot start because of a file of ours; the same error if it is no such fault."""
     fault = fault_in(error)
-    if fault is None:
-        return error
-    found: Exception = with_failure(RuntimeSystemError("Interrupted", f"no worker could be run: {fault}"), task_name)
+    return error if fault is None else not_run(fault, task_name)
+
+
+def not_run(why: OSError, task_name: str) -> Exception:
+    """Return the error of a task that cannot start because of what failed on our side."""
+    found: Exception = with_failure(RuntimeSystemError("Interrupted", f"no worker could be run: {why}"), task_name)
     return found

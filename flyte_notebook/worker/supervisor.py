@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyte_notebook import private
 from flyte_notebook.limiters import selection
-from flyte_notebook.limiters.life import LOG, Life
+from flyte_notebook.limiters.life import Life
 from flyte_notebook.limiters.processes import ending
 from flyte_notebook.worker import protocol
 from flyte_notebook.worker.fresh import Fresh
@@ -52,7 +52,6 @@ ORPHANS_BOUND_S = 2.0
 """How long whoever is in no group is waited for: it ends by itself, or is nobody that we know of."""
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
 
 
 class Supervisor:
@@ -320,7 +319,7 @@ def main(arguments: list[str]) -> None:
     control = socket.socket(fileno=fd)
     control.set_inheritable(False)  # the end of it says that we are gone: nobody else may hold it
     life = Life.join(settings["session"], private.Directory(**settings["directory"]))
-    error_log = os.open(f"{life.directory.path}/{LOG}", LOG_FLAGS, 0o600)
+    error_log = life.log()
     os.dup2(error_log, 2)
     os.close(error_log)
     # Of our own session too: a supervisor before us may have been killed, and left what its workers had started.

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.cgroup, pytest.mark.usefixtures("session")]
 
-env = flyte.TaskEnvironment(name="state", resources=flyte.Resources(cpu=1, memory="350Mi"))
+env = flyte.TaskEnvironment(name="state", resources=flyte.Resources(cpu=1, memory="600Mi"))
 
 SIZE = 1_100_000
 """Above what travels inline."""
@@ -90,25 +90,26 @@ def frozen() -> None:
 
 
 STATES: dict[str, Callable[[], None]] = {"seeded": seeded, "frozen": frozen, "poisoned": poisoned}
-TASKS = {"seeded": 60, "frozen": 20, "poisoned": 20}
-EACH = 5
+TASKS = {"seeded": 12, "frozen": 4, "poisoned": 4}
+EACH = 25
 """So many values are given to each task, and it gives as many back."""
-AT_ONCE = 10
+AT_ONCE = 4
 
 
 def value_of(number: int) -> bytearray:
     return bytearray(number.to_bytes(4, "big")) * (SIZE // 4)
 
 
+def values_from(number: int) -> list[bytearray]:
+    return [value_of(number + index) for index in range(EACH)]
+
+
 @env.task
-async def passed(  # noqa: PLR0913, PLR0917 - each value is a file of its own
-    state: str, number: int, a: bytearray, b: bytearray, c: bytearray, d: bytearray, e: bytearray
-) -> tuple[bytearray, bytearray, bytearray, bytearray, bytearray]:
-    """Check what was given, and give back other values."""
-    assert [value_of(number + index) for index in range(EACH)] == [a, b, c, d, e]
+async def passed(state: str, number: int, values: list[bytearray]) -> list[bytearray]:
+    """Check what was given, each a file of its own, and give back as many others."""
+    assert values_from(number) == values
     STATES[state]()
-    first, second, third, fourth, fifth = (value_of(number + EACH + index) for index in range(EACH))
-    return first, second, third, fourth, fifth
+    return values_from(number + EACH)
 
 
 @env.task
@@ -118,15 +119,14 @@ async def wrong(state: str, tasks: int) -> list[str]:
 
     async def one(number: int) -> str:
         try:
-            found = await passed(state, number, *(value_of(number + index) for index in range(EACH)))
+            right = values_from(number + EACH) == await passed(state, number, values_from(number))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is wrong
             return f"{number}: {error!r}"
-        right = [value_of(number + EACH + index) for index in range(EACH)] == list(found)
         return "" if right else f"{number}: another value"
 
     found: list[str] = []
     for begin in range(0, tasks, AT_ONCE):
-        numbers = [10 * number for number in range(begin, begin + AT_ONCE)]
+        numbers = [2 * EACH * number for number in range(begin, begin + AT_ONCE)]
         found += await asyncio.gather(*(one(number) for number in numbers))
         gc.collect()
     return [words for words in found if words]

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from programs import alive, facts_of, read_until, started, until
+from programs import alive, read_until, started, until
 
 from flyte_notebook.limiters.control_groups import own
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import subprocess
+    from collections.abc import Iterator, Sequence
 
 pytestmark = [pytest.mark.cgroup, pytest.mark.root, pytest.mark.linux]
 
@@ -44,7 +46,7 @@ with fn.enable():
 LOADS = """
 with fn.enable():
     enforcement.current().engine.wait_until_proven()
-    facts(found=facts_of(add, 1, 2), report=str(fn.doctor()), own=enforcement.current().engine.directory.path)
+    facts(found=facts_of(add, 1, 2), report=str(fn.doctor()))
 """
 
 
@@ -60,45 +62,82 @@ def groups(session: str) -> set[Path]:
     return {path for base in bases for path in Path(base, session).glob("**/")}
 
 
-@pytest.mark.parametrize("files", ["one directory for files", "a directory each"])
-@pytest.mark.parametrize(("first", "second"), [("here", "apart"), ("apart", "here"), ("apart", "apart")])
-def test_loading_harms_nobody_who_works_elsewhere(
-    shared: Path, tmp_path: Path, first: str, second: str, files: str
-) -> None:
-    """A task with a large input goes on while another session is loaded and unloaded, and ends well."""
-    place = tmp_path / "place"
-    environ = {"TMPDIR": str(shared), "PLACE": str(place)}
-    other = {"TMPDIR": str(shared if files.startswith("one") else tmp_path)}
-    with started(WORKS, tmp_path, environ=environ, prefix=PREFIXES[first]) as process:
-        directory = Path(read_until(process, "READY").split()[-1])
-        until(place.exists)
-        before = {path for path in directory.iterdir() if path.suffix != ".claim"}
-        held = groups(directory.name)
-        assert held
-        with started(LOADS, tmp_path, environ=other, prefix=PREFIXES[second]) as beside:
-            assert '"outputs": ["3"]' in read_until(beside, "FACTS")
-            beside.wait(30)
-        assert before <= set(directory.iterdir())
-        assert groups(directory.name) & held
-        place.with_name("place.end").touch()
-        assert '"outputs": ["1500000"]' in read_until(process, "FACTS")
+def begun(process: subprocess.Popen[str], place: Path) -> Path:
+    """Return the directory of a session when its task runs."""
+    directory = Path(read_until(process, "READY").split()[-1])
+    until(place.exists)
+    return directory
+
+
+def loaded(directory: Path, temporary: Path, prefix: Sequence[str]) -> str:
+    """Load and unload another session, which shares control groups, and files if it is told so; return what it says."""
+    with started(LOADS, directory, environ={"TMPDIR": str(temporary)}, prefix=prefix) as process:
+        said = read_until(process, "FACTS")
         process.wait(30)
-    assert not directory.exists()
+    assert '"outputs": ["3"]' in said
+    return said
 
 
-@pytest.mark.parametrize(("first", "second"), [("here", "apart"), ("apart", "here")])
-def test_what_a_dead_session_of_elsewhere_left_is_left_alone(
-    shared: Path, tmp_path: Path, first: str, second: str
-) -> None:
-    """Its kernel and its supervisor are killed: only a session of the same place may clear up, and does.
+def test_loading_harms_nobody_who_works_elsewhere(shared: Path, tmp_path: Path) -> None:
+    """Tasks with large inputs, one in each place, go on while sessions are loaded and unloaded, and end well.
 
-    The other one says in the doctor that something is there.
+    Each of these in another pid namespace or in the same, with the same directory for files or one of its own.
     """
-    place = tmp_path / "place"
+    with contextlib.ExitStack() as working:
+        sessions = []
+        for name, prefix in PREFIXES.items():
+            place = tmp_path / name
+            environ = {"TMPDIR": str(shared), "PLACE": str(place)}
+            process = working.enter_context(started(WORKS, tmp_path, environ=environ, prefix=prefix))
+            sessions.append((process, begun(process, place), place))
+        before = [
+            ({path for path in directory.iterdir() if path.suffix != ".claim"}, groups(directory.name))
+            for _, directory, _ in sessions
+        ]
+        assert all(files and held for files, held in before)
+        for prefix in PREFIXES.values():
+            for temporary in (shared, tmp_path):
+                loaded(tmp_path, temporary, prefix)
+        for (_, directory, _), (files, held) in zip(sessions, before, strict=True):
+            assert files <= set(directory.iterdir())
+            assert groups(directory.name) & held
+        for process, directory, place in sessions:
+            place.with_name(f"{place.name}.end").touch()
+            assert '"outputs": ["1500000"]' in read_until(process, "FACTS")
+            process.wait(30)
+            assert not directory.exists()
+
+
+def test_what_a_dead_session_of_elsewhere_left_is_left_alone(shared: Path, tmp_path: Path) -> None:
+    """One session in each place is killed, with its supervisor: only a session of the same place clears up after it.
+
+    The doctor says how many are left.
+    """
+    dead = {name: killed(shared, tmp_path, name) for name in PREFIXES}
+    before = {name: set(directory.iterdir()) for name, directory in dead.items()}
+    assert left(loaded(tmp_path, shared, APART)) >= len(dead)  # groups of others may be there too
+    assert before == {name: set(directory.iterdir()) for name, directory in dead.items()}
+    assert all(groups(directory.name) for directory in dead.values())
+    assert left(loaded(tmp_path, shared, ())) >= 1
+    assert (False, set()) == (dead["here"].exists(), groups(dead["here"].name))
+    assert before["apart"] == set(dead["apart"].iterdir())
+    # Its namespace is gone for good: nobody can clear up but a person.
+    for group in sorted(groups(dead["apart"].name), key=lambda path: -len(path.parts)):
+        group.rmdir()
+
+
+def left(report: str) -> int:
+    found = re.search(r"cannot be proven to be over, are left alone: (\d+)", report)
+    assert found is not None, report
+    return int(found[1])
+
+
+def killed(shared: Path, tmp_path: Path, name: str) -> Path:
+    """Kill a session while its task runs, with all that it started, and return its directory."""
+    place = tmp_path / name
     environ = {"TMPDIR": str(shared), "PLACE": str(place)}
-    with started(WORKS, tmp_path, environ=environ, prefix=PREFIXES[first]) as process:
-        directory = Path(read_until(process, "READY").split()[-1])
-        until(place.exists)
+    with started(WORKS, tmp_path, environ=environ, prefix=PREFIXES[name]) as process:
+        directory = begun(process, place)
         family = descendants(process.pid)
         assert any("worker.supervisor" in command for command in family.values())
         # The supervisor first: it would clear up. What it started ends with it.
@@ -108,22 +147,7 @@ def test_what_a_dead_session_of_elsewhere_left_is_left_alone(
         process.wait()
         until(lambda: not any(alive(pid) for pid in family))
     assert directory.exists()
-    files = set(directory.iterdir())
-    with started(LOADS, tmp_path, environ=environ, prefix=PREFIXES[second]) as beside:
-        said = read_until(beside, "FACTS")
-        beside.wait(30)
-    assert '"outputs": ["3"]' in said
-    assert "1 of other machines, containers" in said
-    assert files == set(directory.iterdir())
-    assert groups(directory.name)
-    if first == "here":
-        said = facts_of(LOADS, tmp_path, environ=environ)
-        assert {"outputs": ["3"]} == said["found"]
-        assert not directory.exists()
-        assert not groups(directory.name)
-    else:  # its namespace is gone for good: nobody can clear up but a person
-        for group in sorted(groups(directory.name), key=lambda path: -len(path.parts)):
-            group.rmdir()
+    return directory
 
 
 def descendants(pid: int) -> dict[int, str]:

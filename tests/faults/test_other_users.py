@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pickle
 import shutil
 import stat
 import subprocess
@@ -23,6 +22,8 @@ import pytest
 from programs import PRELUDE, facts_of, read_until, started
 
 from flyte_notebook.limiters.life import LOCK, LOG
+from flyte_notebook.worker import named_pickles
+from flyte_notebook.worker.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -178,8 +179,8 @@ def test_a_directory_where_the_sdk_would_write_does_not_matter() -> None:
 
 
 SQUATTED = """
-class Planted:
-    def __reduce__(self): return (os.mkdir, (os.environ["PROOF"],))
+import signal
+from flyte_notebook.sdk.repeats import InputsGoneError
 
 @env.task
 async def length(value: bytearray) -> int:
@@ -189,27 +190,65 @@ async def length(value: bytearray) -> int:
 async def grown(size: int) -> bytearray:
     return bytearray(size)
 
+@env.task
+async def fails(value: bytearray) -> None:
+    raise ValueError(len(value))
+
 with fn.enable():
     session = enforcement.current()
     session.engine.wait_until_proven()
     assert facts_of(length, bytearray(1_500_000)) == {"outputs": ["1500000"]}
+    facts_of(fails, bytearray(1_500_000))
+    worker = fn.last_failure.worker
+    found = session.repeats.find(worker)
     print("READY", session.engine.directory.path, flush=True)
     sys.stdin.readline()
-    found = [facts_of(length, bytearray(1_500_000)), facts_of(grown, 1_500_000), facts_of(add, 1, 2)]
-    facts(found=found)
+    beside, gone = facts_of(add, 1, 2), []
+    refused = [facts_of(length, bytearray(1_500_000)), facts_of(grown, 1_500_000)]
+    for repeat in (found.arguments, lambda: session.repeats.find(worker)):
+        try:
+            repeat()
+        except InputsGoneError as error:
+            gone.append(str(error))
+    os.kill(session.engine.supervisor_pid, signal.SIGKILL)
+    while session.engine._link.alive:
+        time.sleep(0.01)
+    facts(beside=beside, refused=[*refused, facts_of(add, 1, 2)], gone=gone)
 """
+
+
+class Planted:
+    """What runs when somebody loads it."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.proof),)
+
+
+def planted(proof: Path) -> bytes:
+    """Return what a file of a session's would be like, and runs something when it is loaded."""
+    spool = Spool(str)
+    named_pickles.dump(Planted(proof), spool, name="planted", end=True)
+    data = spool.finish()
+    assert data is not None
+    return data
 
 
 @pytest.mark.parametrize("how", ["removed", "renamed"])
 def test_a_directory_in_place_of_the_sessions_is_refused(everybodys: Path, tmp_path: Path, how: str) -> None:
     """When the session's directory is gone and somebody makes one of that name, nothing goes there, or comes from it.
 
-    What needs a file is a system error that says so; what needs none goes on.
+    What needs a file is a system error that says so; what needs none goes on, until the supervisor is lost. Files of
+    the names that were there run something when they are loaded: nobody loads them.
     """
-    proof = tmp_path / "proof"
-    environ = {"TMPDIR": str(everybodys), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PROOF": str(proof)}
+    proof = everybodys / "proof"
+    environ = {"TMPDIR": str(everybodys), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     with started(SQUATTED, tmp_path, environ=environ, stdin=subprocess.PIPE) as process:
         directory = Path(read_until(process, "READY").split()[-1])
+        names = [path.name for path in directory.iterdir() if path.is_file()]
+        assert any(name.endswith(".repeat") for name in names)
         if how == "removed":
             shutil.rmtree(directory)
         else:
@@ -218,21 +257,23 @@ def test_a_directory_in_place_of_the_sessions_is_refused(everybodys: Path, tmp_p
         def squat() -> None:
             directory.mkdir()
             directory.chmod(0o777)
-            for name in ("lock", "a.payload", "b.parcel"):
-                (directory / name).write_bytes(pickle.dumps(0))
+            for name in names:
+                (directory / name).write_bytes(planted(proof))
 
         as_other(squat)
         before = {path.name: path.read_bytes() for path in directory.iterdir()}
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-        said = json.loads(read_until(process, "FACTS").partition("FACTS ")[2])["found"]
+        said = json.loads(read_until(process, "FACTS").partition("FACTS ")[2])
         process.wait(30)
-    assert {"outputs": ["3"]} == said[2]
-    for one in said[:2]:
+    assert {"outputs": ["3"]} == said["beside"]
+    for one in said["refused"]:
         assert ("RuntimeSystemError", "Interrupted") == (one["error"], one["code"])
-        assert str(directory) in one["message"]
-        assert f"user {OTHER}" in one["message"]
+    assert 2 == len(said["gone"])
+    for words in (*said["gone"], *(one["message"] for one in said["refused"])):
+        assert str(directory) in words
+        assert f"user {OTHER}" in words
     assert before == {path.name: path.read_bytes() for path in directory.iterdir()}
     assert not proof.exists()
     assert OTHER == directory.stat().st_uid

@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.cgroup, pytest.mark.root, pytest.mark.linux]
 
 PROGRAM = """
 import resource, tempfile
+import pandas as pd
 from flyte_notebook.sdk.celltask import cell_task, read_cell
 
 LARGE = 1_500_000
@@ -66,6 +67,10 @@ async def texts() -> tuple[str, str, str]:
     return "a" * (LARGE // 3), "b" * (LARGE // 3), "c" * (LARGE // 3)
 
 @env.task
+async def framed() -> pd.DataFrame:
+    return pd.DataFrame({"value": range(LARGE // 8)})
+
+@env.task
 async def calls_grown() -> int:
     return len(await grown())
 
@@ -99,10 +104,10 @@ with fn.enable():
     session.engine.wait_until_proven()
     break_it()
     found = {name: write() for name, write in writes.items()}
-    beside = facts_of(add, 3, 4)
+    beside, table = facts_of(add, 3, 4), facts_of(framed)
     mend_it()
     after = {name: write() for name, write in writes.items()} if mended else {}
-    facts(found=found, beside=beside, after=after, directory=session.engine.directory.path)
+    facts(found=found, beside=beside, table=table, after=after, directory=session.engine.directory.path)
 """
 FULL = """
 ballast_file = Path(os.environ["TMPDIR"], "ballast")
@@ -157,6 +162,8 @@ def test_each_write_that_fails_is_said(disk: Path, tmp_path: Path, fault: str, r
         assert ("RuntimeSystemError", "Interrupted") == (found.get("error"), found.get("code")), (name, found)
         assert f"{reason}: 1.4 MiB cannot be written to {disk}" in found["message"], (name, found)
         assert reason in found["headline"], (name, found)
+    assert "RuntimeSystemError" == said["table"]["error"]  # it is the SDK that writes it
+    assert reason in said["table"]["message"]
     for name, found in said["after"].items():
         assert "outputs" in found, (name, found)
     assert 11 == len(said["found"])

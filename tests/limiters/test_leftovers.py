@@ -65,14 +65,14 @@ def test_what_cannot_be_proven_is_left_alone_and_counted(kernel: Kernel) -> None
     other = f"{int(where, 16) ^ 1:08x}"
     foreign = kernel.directory.rename(kernel.directory.with_name(f"fnb-{number}-{start}-{other}-{digits}"))
     assert () == sweep(pids=[child.pid], groups=())
-    assert 1 == left_alone(str(foreign.parent))
+    assert 1 == left_alone(str(foreign.parent), groups=())
     assert not child.poll()
     foreign.rename(kernel.directory)
     assert [str(kernel.directory), f"process {child.pid} of {kernel.session}/a"] == sorted(
         sweep(pids=[child.pid], groups=())
     )
     until(child.poll)
-    assert 0 == left_alone(str(foreign.parent))
+    assert 0 == left_alone(str(foreign.parent), groups=())
     limiter.close()
     started.close()
 
@@ -88,7 +88,10 @@ def test_groups_of_dead_sessions_go(kernel: Kernel) -> None:
     child.line()
     assert limiter._memory not in sweep(pids=(), groups=places)
     assert not child.poll()
-    kernel.die()
+    with tempfile.TemporaryDirectory() as elsewhere:
+        kernel.die()
+        assert () == sweep(pids=(), groups=places, directory=elsewhere)  # its directory would be the proof
+        assert left_alone(elsewhere, groups=places) >= 1
     assert limiter._memory in sweep(pids=(), groups=places)
     until(child.poll)
     assert -signal.SIGKILL == child.status

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -171,6 +172,21 @@ def test_a_directory_that_is_not_as_it_was_made_proves_nothing(kernel: Kernel, t
     assert not proven(kernel)
     if fault == "a link for the directory":
         kernel.directory.unlink()
+
+
+def test_a_session_that_cannot_write_is_not_begun() -> None:
+    """On a full disk: the error says what, where and why, and nothing is left."""
+    name = session_name(os.getpid())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(
+            private.UnwritableError, match=rf"File too large: \d+ B cannot be written to .*/{name}/lock"
+        ):
+            Life.begin(name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not Path(PLACE, name).exists()
 
 
 def test_it_says_in_clear_who_it_is() -> None:

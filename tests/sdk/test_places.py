@@ -13,12 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import flyte
 import flyte.errors
 import flyte.io
 import flyte.report
 import pandas as pd
 import pytest
+from flyte.models import RawDataPath
+from flyte.types import FlytePickle
 from sessions import opened_for
 
 from flyte_notebook import private
@@ -190,6 +193,41 @@ def test_the_path_that_a_user_named_is_obeyed(session: Session, lasting: Path, t
     large = [path for path in (tmp_path / "raw").rglob("*") if path.is_file() and path.stat().st_size > SIZE]
     assert large
     assert before == files(lasting)
+
+
+class Planted:
+    """What runs when somebody loads it."""
+
+    def __reduce__(self) -> Any:
+        return pytest.fail, ("it was loaded",)
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("session")
+def test_a_pickle_of_another_user_is_not_loaded(tmp_path: Path) -> None:
+    """Wherever it lies: plain Flyte keeps what its cache refers to where everybody may write."""
+    path = tmp_path / "value"
+    path.write_bytes(cloudpickle.dumps([1, 2]))
+    assert [1, 2] == asyncio.run(FlytePickle.from_pickle(str(path)))
+    path.write_bytes(cloudpickle.dumps(Planted()))
+    os.chown(path, 65534, 65534)
+    with pytest.raises(private.NotPrivateError, match="belongs to user 65534"):
+        asyncio.run(FlytePickle.from_pickle(str(path)))
+
+
+def test_a_name_below_a_directory_that_was_replaced_is_refused(session: Session) -> None:
+    """The SDK, and user code, open files by name: they get none where another directory stands now."""
+    path = RawDataPath(path=f"{session.engine.directory.path}/run/raw_data")
+    assert path.get_random_remote_path("named").endswith("/named")
+    place = Path(session.engine.directory.path)
+    moved = place.rename(place.with_name("moved"))
+    try:
+        place.mkdir(mode=0o700)
+        with pytest.raises(private.NotPrivateError, match="another directory"):
+            path.get_random_remote_path("named")
+        place.rmdir()
+    finally:
+        moved.rename(place)
 
 
 def test_two_runs_at_a_time_have_directories_of_their_own(session: Session) -> None:
@@ -385,6 +423,7 @@ with fn.enable():
         (tuple[int, ...], True),
         (int | None, True),
         (pd.DataFrame, True),
+        (type("LazyFrame", (), {"__module__": "polars.lazyframe.frame"}), False),
         (flyte.io.File, False),
         (list[flyte.io.File], False),
         (flyte.io.Dir, False),
