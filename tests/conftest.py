@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 
+MOST_PROCESSES = 8
+"""So many test side by side at most, each with what it starts; ``-n 2`` asks for another number."""
+
 TOLD = pytest.StashKey[set[str]]()
 
 PURE = (
@@ -63,9 +66,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(put_back)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes test side by side: half of the time a test waits for others."""
+    return min(MOST_PROCESSES, 2 * (os.cpu_count() or 1))
+
+
 @pytest.hookimpl(tryfirst=True)  # before any is left out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let several processes begin with the files that take long, so that none of them is left to one at the end.
+    """Let several processes begin with the files that take long, and end with those that one has to be alone for.
 
     What may skip must be there: a test that has another name now may not any more.
     """
@@ -75,8 +84,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if gone and not config.getoption("lf", default=False) and not any("::" in argument for argument in config.args):
         raise pytest.UsageError(f"tests/may_skip.toml names what is no test: {', '.join(sorted(gone))}")
     if hasattr(config, "workerinput"):
-        slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
-        items.sort(key=lambda item: 0 if item.path in slow else 2 if _is_pure(item) else 1)
+        marked = {
+            name: {item.path for item in items if item.get_closest_marker(name) is not None}
+            for name in ("slow", "alone")
+        }
+        items.sort(key=lambda item: (item.path in marked["alone"], _is_pure(item), item.path not in marked["slow"]))
 
 
 def pytest_collection_finish() -> None:
