@@ -196,13 +196,15 @@ def claim(session: private.Directory, directory: private.Directory) -> str:
 
 
 def remove(session: private.Directory) -> None:
-    """Remove the directory of a session, what it claims first. Never raises."""
+    """Remove the directory of a session, what it claims first. Never raises.
+
+    It stays known: what is removed later by a name in it is not to be somebody else's.
+    """
     private.know(session)
     with contextlib.suppress(OSError):
         for path in Path(session.path).glob(f"*{CLAIM}"):
             with contextlib.suppress(OSError, ValueError, TypeError), private.read(str(path)) as file:
                 private.Directory(**from_json(file.read().decode())).remove()
-    private.forget(session)
     session.remove()
 
 

@@ -135,15 +135,11 @@ def use(places: Places) -> Callable[[], None]:
 
 def _set(places: Places | None) -> None:
     global _places  # noqa: PLW0603 - there is one session in a process
-    for directory in _directories(_places):
-        private.forget(directory)
+    if _places is not None and _places.lasting is not None:
+        private.forget(_places.lasting)
     _places = places
-    for directory in _directories(_places):
-        private.know(directory)
-
-
-def _directories(places: Places | None) -> list[private.Directory]:
-    return [] if places is None else [found for found in (places.session, places.lasting) if found is not None]
+    if _places is not None and _places.lasting is not None:
+        private.know(_places.lasting)
 
 
 def _of_run(task: Any) -> AbstractContextManager[tuple[str, str]]:

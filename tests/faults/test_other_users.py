@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,8 @@ with fn.enable():
 @pytest.fixture
 def everybodys() -> Iterator[Path]:
     """Give a directory where everybody may write and enter, as /tmp is; its owner alone removes what is in it."""
-    place = Path(tempfile.mkdtemp(prefix="tests-everybodys-", dir=Path(tempfile.gettempdir()).parent))
+    above = next(path for path in Path(tempfile.gettempdir()).parents if path.stat().st_mode & stat.S_IXOTH)
+    place = Path(tempfile.mkdtemp(prefix="tests-everybodys-", dir=above))
     place.chmod(0o1777)
     yield place
     shutil.rmtree(place)
@@ -97,18 +99,22 @@ def as_other(function: Callable[[], Any]) -> Any:
             os.setresgid(OTHER, OTHER, OTHER)
             os.setresuid(OTHER, OTHER, OTHER)
             os.write(write, json.dumps(function()).encode())
-        finally:
             os._exit(0)
+        except BaseException:  # noqa: BLE001 - whatever it is: said here, as nobody above may hear of it
+            traceback.print_exc()
+        finally:
+            os._exit(1)
     os.close(write)
     with os.fdopen(read, "rb") as said:
         data = said.read()
-    os.waitpid(pid, 0)
+    assert 0 == os.waitpid(pid, 0)[1], "see what it wrote to stderr"
     return json.loads(data)
 
 
 def reached(place: Path) -> dict[str, str]:
     """Return what can be looked into below a place, or written to, with how."""
     found = {}
+    assert os.access(place, os.R_OK | os.W_OK | os.X_OK)
     for directory, names, files in os.walk(place):
         for name in (*names, *files):
             path = os.path.join(directory, name)  # noqa: PTH118 - as walk gives it
@@ -182,6 +188,8 @@ SQUATTED = """
 import signal
 from flyte_notebook.sdk.repeats import InputsGoneError
 
+ballast = os.urandom(1_500_000)
+
 @env.task
 async def length(value: bytearray) -> int:
     return len(value)
@@ -192,7 +200,7 @@ async def grown(size: int) -> bytearray:
 
 @env.task
 async def fails(value: bytearray) -> None:
-    raise ValueError(len(value))
+    raise ValueError(len(value) + len(ballast))
 
 with fn.enable():
     session = enforcement.current()

@@ -68,7 +68,7 @@ async def texts() -> tuple[str, str, str]:
 
 @env.task
 async def framed() -> pd.DataFrame:
-    return pd.DataFrame({"value": range(LARGE // 8)})
+    return pd.DataFrame({"value": list(ballast)})
 
 @env.task
 async def calls_grown() -> int:
