@@ -34,6 +34,12 @@ PURE = (
 )
 """Folders and files whose tests start nothing: a whole module is held to what was there before it, not each test."""
 
+TOGETHER = ("browser", "notebook/test_magic_")
+"""Files whose paths begin so are tested by one process, one after the other: they share a server, a browser, a kernel.
+
+The browser starts and ends processes of its own: those are looked for at the end of the run.
+"""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Mark what this run starts, and give it directories of its own.
@@ -70,6 +76,21 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """Return how many processes test side by side: half of the time a test waits for others."""
     return min(MOST_PROCESSES, 2 * (os.cpu_count() or 1))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Give files to processes as ``--dist loadfile`` does, but those that share something all to one."""
+    if "loadfile" != config.getoption("dist"):
+        return None
+    from xdist.scheduler import LoadFileScheduling  # noqa: PLC0415 - where it is not installed nothing asks for this
+
+    class ByWhatIsShared(LoadFileScheduling):  # type: ignore[misc,no-any-unimported]
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return next((start for start in TOGETHER if f"/{start}" in f"/{file}"), file)
+
+    return ByWhatIsShared(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)  # before any is left out
@@ -147,7 +168,8 @@ def _session_leaves_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _module_leaves_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield from _proof(request, f"module {Path(request.node.name).name}")
+    leave = frozenset({"process"}) if _folder(request.node) in TOGETHER else frozenset()
+    yield from _proof(request, f"module {Path(request.node.name).name}", leave)
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +191,11 @@ def _test_leaves_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _is_pure(item: pytest.Item) -> bool:
-    return item.path.relative_to(HERE).parts[0] in PURE
+    return _folder(item) in PURE
+
+
+def _folder(node: pytest.Item | pytest.Module) -> str:
+    return node.path.relative_to(HERE).parts[0]
 
 
 def _proof(request: pytest.FixtureRequest, who: str, leave: frozenset[str] = frozenset()) -> Iterator[None]:

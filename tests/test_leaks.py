@@ -187,7 +187,7 @@ def test_the_group_where_the_tests_live_is_no_leak(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.linux
 def test_what_a_killed_session_left_before_is_no_leak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty group without an owner is taken for somebody's while others test, and is no leak once they have ended."""
+    """An empty group that nobody owns is somebody else's while others test, and no leak once they have ended."""
     session = tmp_path / f"fnb-{1 << 22}-1-left"
     strangers = ["python -m pytest"]
     monkeypatch.setattr(leaks, "CGROUP_ROOT", tmp_path)
