@@ -11,7 +11,10 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
+import sys
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +24,6 @@ from programs import alive, read_until, started, until
 from flyte_notebook.limiters.control_groups import own
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator, Sequence
 
 pytestmark = [pytest.mark.cgroup, pytest.mark.root, pytest.mark.linux]
@@ -41,12 +43,20 @@ with fn.enable():
     session = enforcement.current()
     session.engine.wait_until_proven()
     print("READY", session.engine.directory.path, flush=True)
-    facts(found=facts_of(works, bytearray(1_500_000), os.environ["PLACE"]))
+    for number in range(2):
+        facts(found=facts_of(works, bytearray(1_500_000), os.environ["PLACE"] + str(number)))
 """
 LOADS = """
 with fn.enable():
     enforcement.current().engine.wait_until_proven()
     facts(found=facts_of(add, 1, 2), report=str(fn.doctor()))
+"""
+SWEEPS = """
+import tempfile
+from flyte_notebook.limiters.leftovers import left_alone, sweep
+
+sweep()
+print(left_alone(tempfile.gettempdir()))
 """
 
 
@@ -62,92 +72,91 @@ def groups(session: str) -> set[Path]:
     return {path for base in bases for path in Path(base, session).glob("**/")}
 
 
-def begun(process: subprocess.Popen[str], place: Path) -> Path:
-    """Return the directory of a session when its task runs."""
-    directory = Path(read_until(process, "READY").split()[-1])
-    until(place.exists)
-    return directory
+@dataclass
+class Working:
+    """A session whose task runs; ``place`` is the beginning of the names of files between it and the test."""
+
+    process: subprocess.Popen[str]
+    place: Path
+    directory: Path
+    files: set[Path] = field(default_factory=set)
+    groups: set[Path] = field(default_factory=set)
+
+    def runs(self, number: int) -> None:
+        """Wait until its task of that number runs, and note what there is then."""
+        until(Path(f"{self.place}{number}").exists)
+        self.files = {path for path in self.directory.iterdir() if path.suffix != ".claim"}
+        self.groups = groups(self.directory.name)
+        assert self.files
+        assert self.groups
+
+    def has_all(self) -> bool:
+        """Whether all that was noted is there."""
+        return self.files <= set(self.directory.iterdir()) and self.groups <= groups(self.directory.name)
+
+    def die(self) -> None:
+        """Kill it, with all that it started: the supervisor first, which would clear up."""
+        family = descendants(self.process.pid)
+        assert any("worker.supervisor" in command for command in family.values())
+        for pid in sorted(family, key=lambda pid: "worker.supervisor" not in family[pid]):
+            kill(pid)
+        self.process.kill()
+        self.process.wait()
+        until(lambda: not any(alive(pid) for pid in family))
 
 
-def loaded(directory: Path, temporary: Path, prefix: Sequence[str]) -> str:
-    """Load and unload another session, which shares control groups, and files if it is told so; return what it says."""
+def swept(temporary: Path, prefix: Sequence[str]) -> int:
+    """Sweep as every session does when it is loaded; return how many are left alone."""
+    command = [*prefix, sys.executable, "-c", SWEEPS]
+    environ = {**os.environ, "TMPDIR": str(temporary)}
+    return int(subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout)
+
+
+def loaded(directory: Path, temporary: Path, prefix: Sequence[str]) -> int:
+    """Load another session, run a task and unload it; return how many are left alone, as the doctor says."""
     with started(LOADS, directory, environ={"TMPDIR": str(temporary)}, prefix=prefix) as process:
         said = read_until(process, "FACTS")
         process.wait(30)
     assert '"outputs": ["3"]' in said
-    return said
+    left = re.search(r"cannot be proven to be over, are left alone: (\d+)", said)
+    return 0 if left is None else int(left[1])
 
 
-def test_loading_harms_nobody_who_works_elsewhere(shared: Path, tmp_path: Path) -> None:
-    """Tasks with large inputs, one in each place, go on while sessions are loaded and unloaded, and end well.
+def test_sessions_of_elsewhere_are_left_alone(shared: Path, tmp_path: Path) -> None:
+    """Two that work, in two pid namespaces, are not harmed by others of either, with the same files or others.
 
-    Each of these in another pid namespace or in the same, with the same directory for files or one of its own.
+    Then both are killed with their supervisors: only a session of the same place clears up after each.
     """
     with contextlib.ExitStack() as working:
-        sessions = []
+        found: dict[str, Working] = {}
         for name, prefix in PREFIXES.items():
             place = tmp_path / name
             environ = {"TMPDIR": str(shared), "PLACE": str(place)}
             process = working.enter_context(started(WORKS, tmp_path, environ=environ, prefix=prefix))
-            sessions.append((process, begun(process, place), place))
-        before = [
-            ({path for path in directory.iterdir() if path.suffix != ".claim"}, groups(directory.name))
-            for _, directory, _ in sessions
-        ]
-        assert all(files and held for files, held in before)
+            found[name] = Working(process, place, Path(read_until(process, "READY").split()[-1]))
+        here, apart = found["here"], found["apart"]
+        for one in (here, apart):
+            one.runs(0)
         for prefix in PREFIXES.values():
             for temporary in (shared, tmp_path):
-                loaded(tmp_path, temporary, prefix)
-        for (_, directory, _), (files, held) in zip(sessions, before, strict=True):
-            assert files <= set(directory.iterdir())
-            assert groups(directory.name) & held
-        for process, directory, place in sessions:
-            place.with_name(f"{place.name}.end").touch()
-            assert '"outputs": ["1500000"]' in read_until(process, "FACTS")
-            process.wait(30)
-            assert not directory.exists()
-
-
-def test_what_a_dead_session_of_elsewhere_left_is_left_alone(shared: Path, tmp_path: Path) -> None:
-    """One session in each place is killed, with its supervisor: only a session of the same place clears up after it.
-
-    The doctor says how many are left.
-    """
-    dead = {name: killed(shared, tmp_path, name) for name in PREFIXES}
-    before = {name: set(directory.iterdir()) for name, directory in dead.items()}
-    assert left(loaded(tmp_path, shared, APART)) >= len(dead)  # groups of others may be there too
-    assert before == {name: set(directory.iterdir()) for name, directory in dead.items()}
-    assert all(groups(directory.name) for directory in dead.values())
-    assert left(loaded(tmp_path, shared, ())) >= 1
-    assert (False, set()) == (dead["here"].exists(), groups(dead["here"].name))
-    assert before["apart"] == set(dead["apart"].iterdir())
-    # Its namespace is gone for good: nobody can clear up but a person.
-    for group in sorted(groups(dead["apart"].name), key=lambda path: -len(path.parts)):
-        group.rmdir()
-
-
-def left(report: str) -> int:
-    found = re.search(r"cannot be proven to be over, are left alone: (\d+)", report)
-    assert found is not None, report
-    return int(found[1])
-
-
-def killed(shared: Path, tmp_path: Path, name: str) -> Path:
-    """Kill a session while its task runs, with all that it started, and return its directory."""
-    place = tmp_path / name
-    environ = {"TMPDIR": str(shared), "PLACE": str(place)}
-    with started(WORKS, tmp_path, environ=environ, prefix=PREFIXES[name]) as process:
-        directory = begun(process, place)
-        family = descendants(process.pid)
-        assert any("worker.supervisor" in command for command in family.values())
-        # The supervisor first: it would clear up. What it started ends with it.
-        for pid in sorted(family, key=lambda pid: "worker.supervisor" not in family[pid]):
-            kill(pid)
-        process.kill()
-        process.wait()
-        until(lambda: not any(alive(pid) for pid in family))
-    assert directory.exists()
-    return directory
+                swept(temporary, prefix)
+        loaded(tmp_path, shared, APART)
+        assert here.has_all()
+        assert apart.has_all()
+        for one in (here, apart):
+            Path(f"{one.place}0.end").touch()
+            assert '"outputs": ["1500000"]' in read_until(one.process, "FACTS")
+            one.runs(1)
+            one.die()
+        assert swept(shared, APART) >= 2  # groups of others may be there too
+        assert here.has_all()
+        assert apart.has_all()
+        assert loaded(tmp_path, shared, ()) >= 1
+        assert (False, set()) == (here.directory.exists(), groups(here.directory.name))
+        assert apart.has_all()
+        # Its namespace is gone for good: nobody can clear up but a person.
+        for group in sorted(groups(apart.directory.name), key=lambda path: -len(path.parts)):
+            group.rmdir()
 
 
 def descendants(pid: int) -> dict[int, str]:

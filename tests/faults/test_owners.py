@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
-from programs import facts_of, read_until, started
+from programs import facts_of
 
 pytestmark = [pytest.mark.cgroup, pytest.mark.linux]
 
@@ -24,40 +21,32 @@ def forked(end):
         end()
     os.waitpid(pid, 0)
 
-def end_by(name):
-    if name == "exit":
-        return sys.exit
-    if name == "raise":
-        def end():
-            raise RuntimeError("the child ends")
-        return end
-    if name == "close":
-        def end():
-            enforcement.close_session()
-            os._exit(0)
-        return end
+def raises():
+    raise RuntimeError("the child ends")
 
-try:
-    with fn.enable():
-        session = enforcement.current()
-        session.engine.wait_until_proven()
-        facts_of(fails, bytearray(1_500_000))
-        worker = fn.last_failure.worker
-        before = sorted(os.listdir(session.engine.directory.path))
-        forked(end_by(os.environ["END"]))
-        after = sorted(os.listdir(session.engine.directory.path))
-        kept = len(session.repeats.find(worker).arguments()["value"])
-        facts(same=before == after, kept=kept, found=facts_of(add, 1, 2))
-finally:
-    pass
+def closes():
+    enforcement.close_session()
+    os._exit(0)
+
+with fn.enable():
+    session = enforcement.current()
+    session.engine.wait_until_proven()
+    facts_of(fails, bytearray(1_500_000))
+    worker = fn.last_failure.worker
+    before = sorted(os.listdir(session.engine.directory.path))
+    after = []
+    for end in (sys.exit, raises, closes):
+        forked(end)
+        after.append(sorted(os.listdir(session.engine.directory.path)))
+    kept = len(session.repeats.find(worker).arguments()["value"])
+    facts(same=[before == one for one in after], kept=kept, found=facts_of(add, 1, 2))
 """
 
 
-@pytest.mark.parametrize("end", ["exit", "raise", "close"])
-def test_a_fork_of_a_script_removes_nothing(tmp_path: Path, end: str) -> None:
-    """Its child leaves the block that enforces limits, or ends: kept failures and the session stay, and runs go on."""
-    said = facts_of(FORKS, tmp_path, environ={"END": end})
-    assert {"same": True, "kept": 1_500_000, "found": {"outputs": ["3"]}} == said
+def test_a_fork_of_a_script_removes_nothing(tmp_path: Path) -> None:
+    """Its child leaves the block that enforces limits, raises, or closes the session: all stays, and runs go on."""
+    said = facts_of(FORKS, tmp_path)
+    assert {"same": [True] * 3, "kept": 1_500_000, "found": {"outputs": ["3"]}} == said
 
 
 IN_TASKS = """
@@ -153,41 +142,24 @@ with fn.enable(max_processes=1):
             time.sleep(0.01)
         kept = sorted(os.listdir(session.engine.directory.path))
         os.kill(session.engine.supervisor_pid, signal.SIGTERM)
-        facts(found=[one.result() for one in (first, *queued)], directory=session.engine.directory.path)
+        found = [one.result() for one in (first, *queued)]
+    process = session.engine._link._process
+    os.kill(process.pid, signal.SIGTERM)
+    process.wait()
+    there = Path(session.engine.directory.path, "lock").exists()
+    facts(found=found, there=there, after=facts_of(add, 3, 4), directory=session.engine.directory.path)
 """
 
 
 def test_a_supervisor_that_is_ended_removes_no_file_of_the_notebook(tmp_path: Path) -> None:
-    """What runs is lost, as a system error; what waits in line has its inputs still, and runs with the next one."""
+    """What runs is lost, as a system error; what waits in line has its inputs still, and runs with the next one.
+
+    The same when nothing runs: the next run has another supervisor, and the same directory.
+    """
     place = tmp_path / "place"
     said = facts_of("import signal\n" + ENDED, tmp_path, environ={"PLACE": str(place)})
     first, *queued = said["found"]
     assert "RuntimeSystemError" == first["error"]
     assert [{"outputs": ["3000000"]}] * 3 == queued
+    assert (True, {"outputs": ["7"]}) == (said["there"], said["after"])
     assert not Path(said["directory"]).exists()
-
-
-AT_REST = """
-with fn.enable():
-    session = enforcement.current()
-    session.engine.wait_until_proven()
-    facts_of(add, 1, 2)
-    print("READY", session.engine.supervisor_pid, session.engine.directory.path, flush=True)
-    sys.stdin.readline()
-    facts(found=facts_of(add, 3, 4), directory=session.engine.directory.path)
-"""
-
-
-def test_a_supervisor_that_is_ended_at_rest_leaves_the_directory(tmp_path: Path) -> None:
-    """Nothing runs when it gets the signal: the next run starts another one, in the same directory."""
-    with started(AT_REST, tmp_path, stdin=-1) as process:
-        _, pid, directory = read_until(process, "READY").split()
-        os.kill(int(pid), signal.SIGTERM)
-        while Path(f"/proc/{pid}/stat").exists() and "Z" != Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][1]:
-            pass
-        assert Path(directory, "lock").exists()
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-        said = json.loads(read_until(process, "FACTS").partition("FACTS ")[2])
-    assert {"found": {"outputs": ["7"]}, "directory": directory} == said
