@@ -252,8 +252,11 @@ class SupervisorLink:
         with contextlib.suppress(SupervisorError):
             self._send({"kind": "close"})
         self._lost(SupervisorError("the engine was closed"))
+        process = self._process
         await self.reap()
         if self._life is not None:
+            if process is None or process.returncode != 0:  # it did not come to clear up
+                selection.sweep(own=self.session)
             self._life.end()
 
     async def reap(self) -> None:

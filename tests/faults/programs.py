@@ -15,6 +15,8 @@ import flyte
 import flyte.errors
 import pytest
 
+from flyte_notebook.limiters.control_groups import own
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -99,6 +101,12 @@ def started(  # noqa: PLR0913 - all that a process can be started with, by name
         if process.stdin is not None:
             with contextlib.suppress(OSError):
                 process.stdin.close()
+
+
+def groups(session: str) -> set[Path]:
+    """Return the control groups of a session."""
+    bases = {base[0] for base in map(own, ("memory", "cpu", "pids", "")) if base is not None}
+    return {path for base in bases for path in Path(base, session).glob("**/")}
 
 
 def read_until(process: subprocess.Popen[str], word: str, count: int = 1) -> str:

@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from programs import alive, read_until, started, until
-
-from flyte_notebook.limiters.control_groups import own
+from programs import alive, groups, read_until, started, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,11 +63,6 @@ def shared() -> Iterator[Path]:
     """Give a directory for temporary files of several sessions."""
     with tempfile.TemporaryDirectory(prefix="shared-") as place:
         yield Path(place)
-
-
-def groups(session: str) -> set[Path]:
-    bases = {base[0] for base in map(own, ("memory", "cpu", "pids", "")) if base is not None}
-    return {path for base in bases for path in Path(base, session).glob("**/")}
 
 
 @dataclass

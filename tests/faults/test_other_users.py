@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from programs import PRELUDE, facts_of, read_until, started
+from programs import PRELUDE, facts_of, groups, read_until, started
 
 from flyte_notebook.limiters.life import LOCK, LOG
 from flyte_notebook.worker import named_pickles
@@ -285,6 +285,7 @@ def test_a_directory_in_place_of_the_sessions_is_refused(everybodys: Path, tmp_p
     assert before == {path.name: path.read_bytes() for path in directory.iterdir()}
     assert not proof.exists()
     assert OTHER == directory.stat().st_uid
+    assert set() == groups(directory.name)
 
 
 CACHES = """
