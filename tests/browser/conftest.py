@@ -11,10 +11,10 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import capabilities
-import nbformat
+import documents
 import pytest
 
 if TYPE_CHECKING:
@@ -168,10 +168,7 @@ class Opening:
     def __call__(self, name: str, cells: list[str], *, notebook7: bool = False) -> Notebook:
         """Write a notebook with these cells and open it, in JupyterLab or in Notebook 7, with the kernel it has."""
         kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-        notebook: Any = nbformat.v4.new_notebook(
-            cells=[nbformat.v4.new_code_cell(source) for source in cells], metadata={"kernelspec": kernel}
-        )
-        nbformat.write(notebook, self.lab.place / name)
+        documents.written(documents.made(cells, kernelspec=kernel), self.lab.place / name)
         if notebook7 or "JupyterLab" != self.page.evaluate(FRONT):
             return self.reopen(name, notebook7=notebook7)
         self.page.evaluate(OPEN, name)
