@@ -258,17 +258,19 @@ def unwritable(path: str, size_bytes: int, error: OSError) -> UnwritableError:
     return UnwritableError(error.errno, f"{reason}: {format_memory(size_bytes)} cannot be written to {path}")
 
 
-def fault_in(error: BaseException | None) -> OwnFileError | None:
+def fault_in(error: BaseException | None, place: str = "the disk") -> OwnFileError | None:
     """Return what of ours could not be used, if that is what an error came from.
 
-    A disk that is full, or broken, is ours too: for what is no error of user code's in the first place.
+    A disk that is full, or broken, is ours too: for what is no error of user code's in the first place. ``place`` is
+    where that was writing, for an error that does not say.
     """
     for _ in range(MOST_CAUSES):
         if error is None or isinstance(error, OwnFileError):
             return error
         if isinstance(error, OSError) and error.errno in _DISK:
-            place = error.filename or "the disk"
-            return UnwritableError(error.errno, f"{error.strerror}: a value cannot be written to {place}")
+            return UnwritableError(
+                error.errno, f"{error.strerror}: a value cannot be written to {error.filename or place}"
+            )
         error = error.__cause__ or error.__context__
     return None
 

@@ -48,7 +48,7 @@ def execute(file: BinaryIO) -> bytes:
     except BaseException as wrong:  # noqa: BLE001 - user code may raise anything, and what it raised is handed on below
         # The SDK asks an exception for its text, and writes that as UTF-8; some have none, or none that can be written.
         if not raised:
-            raise private.fault_in(wrong) or wrong from None
+            raise private.fault_in(wrong, call["raw_data_path"].path) or wrong from None
     finally:
         spooled.clear()
         undo()

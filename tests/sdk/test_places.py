@@ -307,7 +307,7 @@ def test_a_result_in_the_cache_is_there_after_a_restart(tmp_path: Path) -> None:
     script.write_text(CACHED)
     environ = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     found = []
-    for words in (["kill"], [], []):
+    for words in (["kill"], []):
         done = subprocess.run(
             [sys.executable, str(script), *words],
             env=environ,
@@ -319,12 +319,13 @@ def test_a_result_in_the_cache_is_there_after_a_restart(tmp_path: Path) -> None:
         )
         assert "FOUND " in done.stdout, done.stderr
         found.append(json.loads(done.stdout.partition("FOUND ")[2].splitlines()[0]))
-    assert found[0]["found"] == found[1]["found"] == found[2]["found"]
+    assert found[0]["found"] == found[1]["found"]
     until_s = time.monotonic() + 5
     while any(Path(one["session"]).exists() for one in found) and time.monotonic() < until_s:
         time.sleep(0.02)
-    assert [False] * 3 == [Path(one["session"]).exists() for one in found]
+    assert [False] * 2 == [Path(one["session"]).exists() for one in found]
     values = tmp_path / "cache" / "flyte-notebook" / "values"
+    assert 5 <= len(list(values.iterdir()))  # what a session that was closed left is there as well
     assert 0o700 == stat.S_IMODE(values.stat().st_mode)
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in values.iterdir() if path.is_file())
 
