@@ -195,7 +195,7 @@ def look(session: Session, actions: int) -> Row:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     me, supervisor = psutil.Process(), supervisor_of(session)
-    directory = Path(session.engine.directory)
+    directory = Path(session.engine.directory.path)
     tops = [found[0] for controller in ("memory", "cpu", "pids", "") if (found := own(controller))]
     groups = [path for top in tops for path in Path(top, directory.name).glob("fnb-*")]
     shared = Path("/dev/shm").glob(f"*{directory.name}*")  # noqa: S108 - looked at

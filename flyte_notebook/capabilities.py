@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from flyte_notebook import supported
 from flyte_notebook.limiters import machine
 from flyte_notebook.reliance import losses
-from flyte_notebook.sdk import enforcement
+from flyte_notebook.sdk import enforcement, places
 from flyte_notebook.tested import VERSIONS
 from flyte_notebook.units import format_cpu, format_memory
 
@@ -124,6 +124,20 @@ def _start_of_workers(workers: Workers) -> Finding:
     return Finding(subject="start", holds=words, detail=detail)
 
 
+def _files(session: Session) -> Finding:
+    """Say where values lie, who may read them, and what of others stands beside them."""
+    found = places.current()
+    words = "values that are large go with the session"
+    if found is not None and found.lasting is not None:
+        words = f"cached results and returned files stay in {found.lasting.path}"
+    elif found is not None:
+        words += f", cached ones too: {found.why}"
+    alone = session.engine.left_alone
+    if alone:
+        words += f"; sessions of elsewhere, or that cannot be proven to be over, are left alone: {alone}"
+    return Finding(subject="files", holds=f"this user's alone, in {session.engine.directory.path}", detail=words)
+
+
 def _lines(why: str) -> Finding:
     """Say whether the line is known that a killed task stood at."""
     if why:
@@ -180,6 +194,7 @@ def _report(session: Session, silenced: int | None) -> Doctor:
             holds="proven: a job ran in a process of its own",
             detail=f"it holds {format_memory(baseline)} before any code of yours" if baseline else "",
         ),
+        _files(session),
         _start_of_workers(session.engine.workers()),
         _lines(session.engine.no_line),
     ]

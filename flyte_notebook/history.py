@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, overload
 
+from flyte_notebook.bound import to_json
 from flyte_notebook.outcome import Failure
 from flyte_notebook.trace import data_frame
 
@@ -185,7 +185,7 @@ class Run:
 
     def to_json(self) -> str:
         """Return `to_dict` as JSON."""
-        return json.dumps(self.to_dict())
+        return to_json(self.to_dict())
 
     def to_pandas(self) -> Any:  # noqa: ANN401 - pandas is the user's, not a dependency
         """Return a ``pandas.DataFrame`` with a row for each attempt; ``attempt.trace.to_pandas()`` has its samples.

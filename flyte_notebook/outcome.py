@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from flyte_notebook.bound import to_json
 from flyte_notebook.limits import Enforcement, Limits
 from flyte_notebook.trace import MemoryTrace
 
@@ -265,7 +265,7 @@ class Failure:
 
     def to_json(self) -> str:
         """Return `to_dict` as JSON."""
-        return json.dumps(self.to_dict())
+        return to_json(self.to_dict())
 
 
 Outcome: TypeAlias = Success | Failure

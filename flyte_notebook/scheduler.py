@@ -10,11 +10,11 @@ Runs on the engine's loop; no locks. Reads the machine through the function that
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from flyte_notebook.bound import monotonic_s
 from flyte_notebook.units import format_memory
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Scheduler:
         *,
         memory: Callable[[], tuple[int, int]],
         max_processes: int = MAX_PROCESSES,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = monotonic_s,
     ) -> None:
         self._memory = memory
         self._max_processes = max_processes

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.bound import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -59,7 +60,7 @@ class MemoryTrace:
 
     def to_json(self) -> str:
         """Return the trace as one JSON object; the keys are the field names."""
-        return json.dumps(self.to_dict())
+        return to_json(self.to_dict())
 
     def to_pandas(self) -> Any:  # noqa: ANN401 - pandas is the user's, not a dependency
         """Return a ``pandas.DataFrame`` with column ``memory_bytes`` and index ``time_s``.

@@ -52,7 +52,10 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     before, before_tempdir = dict(os.environ), tempfile.tempdir
     place = tempfile.mkdtemp(prefix="tests-")
-    own = {name: str(Path(place, name.lower())) for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")}
+    names = ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "XDG_CACHE_HOME")
+    own = {name: str(Path(place, name.lower())) for name in names}
+    # Which fonts there are takes matplotlib seconds to find out.
+    own["MPLCONFIGDIR"] = os.environ.get("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))
     if not hasattr(config, "workerinput"):  # else this is one of several processes, and has those of all of them
         own[turns.PLACE_VARIABLE] = place
     os.environ.update({leaks.RUN_MARKER: uuid.uuid4().hex, "TMPDIR": place, **own})

@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "flyte_notebook"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("units", "errors", "reliance", "supported", "tested"),
-    ("limits", "trace"),
+    ("bound", "units", "errors", "reliance", "supported", "tested"),
+    ("limits", "private", "trace"),
     ("job", "next_limit", "outcome", "semantics", "stand_in"),
     ("diagnosis", "catalogue.*", "fitting.*", "growing", "sweeping.*", "history", "overrides", "progress"),
     ("keeping.*", "limiters.*"),
@@ -77,6 +77,67 @@ UNDECLARED: dict[str, str] = {
     "traitlets": "IPython's own way to configure it",
 }
 """Libraries that are imported and stand in no list of dependencies, with the reason; inside functions only."""
+
+REPLACEABLE = frozenset(
+    {"time.time", "time.monotonic", "time.monotonic_ns", "time.perf_counter", "time.sleep", "json.dumps", "json.loads"}
+    | {
+        "os.urandom",
+        "os.path.exists",
+        "os.path.isfile",
+        "os.unlink",
+        "os.remove",
+        "os.rename",
+        "os.link",
+        "os.makedirs",
+    }
+    | {
+        "tempfile.mkstemp",
+        "tempfile.NamedTemporaryFile",
+        "socket.socket",
+        "socket.socketpair",
+        "open",
+        "uuid",
+        "random",
+    }
+)
+"""What user code replaces now and then, or seeds: beside it, `bound` and `private` have what we use instead."""
+
+AHEAD_OF_USER_CODE = (
+    "limiters.*",
+    "worker.asked",
+    "worker.calibration",
+    "worker.forkserver",
+    "worker.fresh",
+    "worker.launcher",
+    "worker.launching",
+    "worker.layout",
+    "worker.likeness",
+    "worker.own_pages",
+    "worker.parent",
+    "worker.prefork",
+    "worker.pystack",
+    "worker.sighting",
+    "worker.spares",
+    "worker.supervisor",
+    "worker.watched",
+    "worker.witness",
+    "sdk.probes",
+)
+"""Modules that run in a process without user code, or before it."""
+
+MAY_USE: dict[tuple[str, str], str] = {
+    ("bound", "time.sleep"): "bound here",
+    ("bound", "os.urandom"): "bound here",
+    ("bound", "open"): "bound here",
+    ("private", "open"): "bound here",
+    ("private", "os.unlink"): "bound here",
+    ("private", "os.link"): "bound here",
+    ("worker.allocation", "os.urandom"): "compared with what a line calls, and not called",
+    ("worker.protocol", "socket.socket"): "bound here",
+    ("worker.protocol", "socket.socketpair"): "bound here",
+    ("sdk.places", "os.makedirs"): "a directory that a user named, as the SDK makes it",
+}
+"""Uses of what may be replaced, (module, name) -> reason."""
 
 BANNED_NAMES = {"util", "utils", "common", "helpers", "helper", "manager", "misc", "base_utils"}
 MODULE_LINES = 400
@@ -253,6 +314,38 @@ def undeclared(modules: list[Module]) -> list[str]:
     return wrong
 
 
+def replaceable_uses(modules: list[Module]) -> list[tuple[str, int, str]]:
+    """Return module, line and name of what is used beside user code though that may have replaced it.
+
+    The name of a type alone, in an annotation or a check, is no use.
+    """
+    found = []
+    for module in modules:
+        if any(fnmatch.fnmatchcase(module.name, name) for name in AHEAD_OF_USER_CODE):
+            continue
+        tree = ast.parse(module.text)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found += [(module.name, node.lineno, alias.name) for alias in node.names if alias.name in REPLACEABLE]
+            elif isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                found += [(module.name, node.lineno, name) for name in names if {name, node.module} & REPLACEABLE]
+        types = {id(inner) for node in ast.walk(tree) for inner in _annotations(node)}
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Attribute, ast.Name)) and id(node) not in types:
+                name = ast.unparse(node)
+                if name in REPLACEABLE and isinstance(node.ctx, ast.Load):
+                    found.append((module.name, node.lineno, name))
+    return found
+
+
+def _annotations(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield all nodes of the annotations that a node has."""
+    for name in ("annotation", "returns"):
+        if (annotation := getattr(node, name, None)) is not None:
+            yield from ast.walk(annotation)
+
+
 def too_large(modules: list[Module]) -> list[str]:
     """Return modules and functions beyond the size where one looks for the seam, and names that say nothing."""
     wrong = []
@@ -304,6 +397,33 @@ def test_nothing_grew_too_large_and_names_say_something() -> None:
     """Modules, functions and names stay within the house's measures."""
     wrong = too_large(MODULES)
     assert [] == wrong, "\n".join(wrong)
+
+
+def test_nothing_of_ours_depends_on_what_user_code_replaces() -> None:
+    """Beside user code time, names, files and messages come from `bound`, `private` and `protocol`."""
+    uses = replaceable_uses(MODULES)
+    wrong = [f"{module}:{line} uses {name}" for module, line, name in uses if (module, name) not in MAY_USE]
+    assert [] == wrong, "\n".join(wrong)
+    assert set() == set(MAY_USE) - {(module, name) for module, _, name in uses}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import time\ndef f():\n    return time.monotonic()",
+        "from time import monotonic",
+        "import uuid",
+        "def f():\n    import random",
+        "from random import random",
+        "def f(path):\n    with open(path) as file:\n        pass",
+        "import os\nclock = os.path.exists",
+        "def f(clock=time.monotonic):\n    pass",
+    ],
+)
+def test_a_use_of_what_may_be_replaced_is_found(text: str) -> None:
+    """Called, imported, handed on or taken as a default: it is found, but not where no user code runs."""
+    assert replaceable_uses([Module(name="engine.pump", text=text)])
+    assert not replaceable_uses([Module(name="worker.supervisor", text=text)])
 
 
 def test_excuses_are_still_needed() -> None:

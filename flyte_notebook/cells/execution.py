@@ -21,7 +21,7 @@ from flyte_notebook.cells.returned import CellOutcome
 from flyte_notebook.cells.selection import IPYTHONS_OWN, is_code
 from flyte_notebook.cells.values import RESULT, Output, write_outputs
 from flyte_notebook.cells.version import COMPARED_BYTES, digest
-from flyte_notebook.worker import context, named_pickles, pickling
+from flyte_notebook.worker import child, context, named_pickles, pickling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -135,7 +135,9 @@ async def _in_thread(codes: Sequence[types.CodeType], namespace: dict[str, Any])
         try:
             for code in codes:
                 value = eval(code, namespace)  # noqa: S307 - running the user's code is the point
+            child.end_if_forked()
         except BaseException as error:  # noqa: BLE001 - user code may raise anything
+            child.end_if_forked(error)
             return None, error
         return value, None
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import io
-import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from flyte_notebook import private
 from flyte_notebook.cells.values import RESULT, Kept, Segment
 from flyte_notebook.limiters import machine
 from flyte_notebook.units import format_memory
@@ -82,8 +82,9 @@ class CellOutcome:
 
     def discard(self) -> None:
         """Remove the file with the values, if there is one. Not for cached results: the cache refers to it."""
-        if self.path is not None and os.path.exists(self.path):  # noqa: PTH110 - the SDK's paths are strings
-            os.unlink(self.path)  # noqa: PTH108 - the SDK's paths are strings
+        if self.path is not None:
+            with suppress(OSError):
+                private.remove(self.path)
 
 
 class ReturnedValues:
@@ -184,7 +185,7 @@ class _Reopened:
     def _open(self) -> BinaryIO:
         if self._outcome.path is None:
             return io.BytesIO(self._outcome.data or b"")
-        return open(self._outcome.path, "rb")  # noqa: PTH123 - the SDK's paths are strings
+        return private.read(self._outcome.path)
 
     def read(self, size: int) -> bytes:
         """Read bytes."""

@@ -11,8 +11,9 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from flyte_notebook.private import UnwritableError
 from flyte_notebook.worker import context, pickling
-from flyte_notebook.worker.spool import Spool, SpoolError, TooLargeError
+from flyte_notebook.worker.spool import Spool, TooLargeError
 from flyte_notebook.worker.unpicklable import PicklingProblem, type_name
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ def write_outputs(
 ) -> Written:
     """Write outputs as one stream; ``without`` are globals that functions need not carry, see `CellPickler`.
 
-    Raises `PicklingProblem` when an output that was asked for by name cannot be pickled, `SpoolError` when the disk
-    is full, MemoryError. While it works it tells the outside which output it is at.
+    Raises `PicklingProblem` when an output that was asked for by name cannot be pickled, `UnwritableError` when the
+    disk is full, MemoryError. While it works it tells the outside which output it is at.
     """
     kept: dict[str, Kept] = {}
     sizes = {output.name: shallow_bytes(output.value) for output in outputs}
@@ -133,7 +134,7 @@ def _attempt(
         except TooLargeError:
             kept[output.name] = _kept(output, "too large")
             return None
-        except (MemoryError, SpoolError):
+        except (MemoryError, UnwritableError):
             raise
         except Exception as error:
             problem = pickling.explain(output.value, error, name=output.name or "_", namespace=namespace)

@@ -19,6 +19,7 @@ import types
 import typing
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook.bound import open_file
 from flyte_notebook.worker import pickling
 from flyte_notebook.worker.code_objects import global_names
 
@@ -323,7 +324,7 @@ def _module_version(module: types.ModuleType) -> str:
     if file.startswith((sysconfig.get_path("stdlib") + os.sep, os.path.dirname(os.__file__) + os.sep)):  # noqa: PTH120 - the SDK's paths are strings
         return module.__name__
     try:
-        with open(file, "rb") as text:  # noqa: PTH123 - the SDK's paths are strings
+        with open_file(file, "rb") as text:
             return f"{module.__name__} {hashlib.sha256(text.read()).hexdigest()}"
     except OSError:
         return module.__name__

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
-import socket
 import sys
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flyte_notebook import private
+from flyte_notebook.bound import monotonic_s, to_json
 from flyte_notebook.engine import parcels, seen
 from flyte_notebook.engine.link import SupervisorError
 from flyte_notebook.engine.pump import Pump
@@ -23,6 +22,7 @@ from flyte_notebook.trace import MemoryTrace, compact_sizes, compact_times
 from flyte_notebook.worker import protocol
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable
 
     from flyte_notebook.engine.link import Handle, SupervisorLink
@@ -107,7 +107,7 @@ class AttemptInWorker:
         self._answer: bytes | None = None
         self._raised: Raised | None = None
         self._stopped = False
-        self._lost = ""
+        self._lost = self._unusable = ""
         self._answered: dict[str, Any] | None = None
         self._left = False
         self.ready_s: float | None = None
@@ -134,7 +134,7 @@ class AttemptInWorker:
 
     async def run(self) -> WorkerReport:
         """Run to the end and return the facts. When cancelled, kills the attempt first, then raises."""
-        began_s = time.monotonic()
+        began_s = monotonic_s()
         ours, theirs, (out_read, out_write), (err_read, err_write) = _opened()
         pump = Pump(self._origin.sink, {"stdout": out_read, "stderr": err_read})
         facts: dict[str, Any] = {}
@@ -160,17 +160,17 @@ class AttemptInWorker:
             ended = self._handle.ended if self._handle is not None else None
             if ended is not None and ended.done() and ended.exception() is None:
                 facts = ended.result()
-            self.cut_short = self._report(facts, pump.tail, time.monotonic() - began_s)
+            self.cut_short = self._report(facts, pump.tail, monotonic_s() - began_s)
             raise
         finally:
             await self._end_children()
             await self._close(ours)
             pump.finish()
-        return self._report(facts, pump.tail, time.monotonic() - began_s)
+        return self._report(facts, pump.tail, monotonic_s() - began_s)
 
     def _request(self) -> dict[str, Any]:
         surroundings = self._origin.surroundings
-        argv = [sys.executable, "-c", _BOOT, self._job.entry, json.dumps(surroundings.sys_path)]
+        argv = [sys.executable, "-c", _BOOT, self._job.entry, to_json(surroundings.sys_path)]
         return {
             "name": _group_name(self._job),
             "argv": argv,
@@ -211,7 +211,7 @@ class AttemptInWorker:
             self._give_up(f"the worker was not ready after {READY_BOUND_S:.0f} s")
             return
         assert ready["kind"] == "ready"
-        self.ready_s = time.monotonic()
+        self.ready_s = monotonic_s()
         self._arm()
         try:
             while not self._left:
@@ -234,7 +234,7 @@ class AttemptInWorker:
         limits = self._job.limits
         deadline_in_s = None
         if limits.deadline_s is not None:
-            deadline_in_s = max(0.0, self._job.queued_s + limits.deadline_s - time.monotonic())
+            deadline_in_s = max(0.0, self._job.queued_s + limits.deadline_s - monotonic_s())
         self._link.arm(self._handle, max_runtime_s=limits.max_runtime_s, deadline_in_s=deadline_in_s)
 
     def _order(self) -> dict[str, Any]:
@@ -243,7 +243,7 @@ class AttemptInWorker:
             "kind": "job",
             "payload": job.payload,
             "path": job.payload_path,
-            "directory": self._link.session_dir,
+            "directory": self._link.directory,
             "before": origin.before,
             "after": origin.after,
         }
@@ -268,6 +268,8 @@ class AttemptInWorker:
             if self._handle is not None:
                 with contextlib.suppress(SupervisorError):
                     self._link.leave(self._handle, int(message["status"]))
+        elif kind == "unusable":
+            self._unusable = message["why"]
         elif kind == "raised":
             self._raised = message["raised"]
         elif kind == "lost":
@@ -287,7 +289,8 @@ class AttemptInWorker:
             reply = await self._call(request)
             await self._send({**reply, "number": number})
         except Exception as error:  # noqa: BLE001 - whatever it is: who called would wait for ever
-            self._give_up(f"a call of another task could not be served: {error!r}")
+            why = error if isinstance(error, OSError) else repr(error)
+            self._give_up(f"a call of another task could not be served: {why}")
         finally:
             self._children.pop(number, None)
 
@@ -321,7 +324,7 @@ class AttemptInWorker:
     async def _close(self, ours: socket.socket) -> None:
         if self._answered is not None and self._answered["path"] is not None:
             with contextlib.suppress(OSError):  # it went when it was read
-                os.unlink(self._answered["path"])  # noqa: PTH108 - a string
+                private.remove(self._answered["path"])
         if self._writer is not None:
             self._writer.close()
             with contextlib.suppress(OSError, asyncio.CancelledError):
@@ -330,7 +333,7 @@ class AttemptInWorker:
 
     def _report(self, facts: dict[str, Any], tail: str, duration_s: float) -> WorkerReport:
         tripped: Tripped | None = facts.get("tripped")
-        lost = self._lost or facts.get("lost", "")
+        lost = self._unusable or self._lost or facts.get("lost", "")
         if tripped is None and self._stopped:
             tripped = "stopped"
         if tripped == "stopped" and lost:
@@ -341,7 +344,7 @@ class AttemptInWorker:
         return WorkerReport(
             answer=self._answer,
             raised=self._raised,
-            exit_status=facts.get("exit_status"),
+            exit_status=None if self._unusable else facts.get("exit_status"),
             signal=facts.get("signal"),
             tripped=tripped,
             tripped_detail=lost,
@@ -366,7 +369,7 @@ class AttemptInWorker:
 def _opened() -> tuple[socket.socket, socket.socket, tuple[int, int], tuple[int, int]]:
     """Return what an attempt needs: the two ends of its channel, and two pipes. Raises OSError; then none is open."""
     with contextlib.ExitStack() as so_far:
-        ours, theirs = socket.socketpair()
+        ours, theirs = protocol.pair()
         so_far.callback(ours.close)
         so_far.callback(theirs.close)
         out = os.pipe()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook.bound import from_json
 from flyte_notebook.engine.attempt import AttemptInWorker, Origin
 from flyte_notebook.engine.sinks import Nowhere
 from flyte_notebook.job import Job, Surroundings
@@ -40,7 +40,7 @@ async def try_out(entry: str, link: SupervisorLink) -> dict[str, Loss | None]:
     report = await _run("rehearsal", entry, link, fresh=False)
     if report.answer is None:
         raise CanaryError(f"what is relied on could not be tried out: {_words(report)}")
-    found: dict[str, dict[str, Any] | None] = json.loads(report.answer)
+    found: dict[str, dict[str, Any] | None] = from_json(report.answer.decode())
     return {key: None if loss is None else Loss(**loss) for key, loss in found.items()}
 
 

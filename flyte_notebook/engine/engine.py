@@ -8,17 +8,18 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import os
 import threading
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook import private
+from flyte_notebook.bound import monotonic_s
 from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.engine.actions import Actions
 from flyte_notebook.engine.attempt import AttemptInWorker, Origin
 from flyte_notebook.engine.link import SupervisorError, SupervisorLink
-from flyte_notebook.engine.living import LivingAttempts, NotAdmittedError
+from flyte_notebook.engine.living import LivingAttempts, NotAdmittedError, turn_away
+from flyte_notebook.engine.loop import Loop
 from flyte_notebook.engine.parcels import parcelled
 from flyte_notebook.engine.proof import Proof, UnprovenError
 from flyte_notebook.history import Attempt, History
@@ -68,7 +69,7 @@ class Engine:
         self._canary = canary
         self._rehearsal = rehearsal
         self.max_processes = max_processes
-        self._loop = asyncio.new_event_loop()
+        self._loop = Loop()
         self._thread = threading.Thread(target=self._serve, name="flyte-notebook-engine", daemon=True)
         self._living = LivingAttempts()
         self._actions = Actions()
@@ -142,9 +143,14 @@ class Engine:
         return self._link.enforcement
 
     @property
-    def directory(self) -> str:
+    def directory(self) -> private.Directory:
         """The directory for files of this session; it goes with the supervisor."""
-        return self._link.session_dir
+        return self._link.directory
+
+    @property
+    def left_alone(self) -> int:
+        """How many sessions have files or groups here, and are of elsewhere or cannot be proven to be over."""
+        return self._link.left_alone
 
     @property
     def supervisor_pid(self) -> int | None:
@@ -216,10 +222,10 @@ class Engine:
         finally:
             if asked.payload_path is not None:
                 with contextlib.suppress(OSError):
-                    os.unlink(asked.payload_path)  # noqa: PTH108 - a string
+                    private.remove(asked.payload_path)
 
     async def _run_attempts(self, asked: Job, origin: Origin, parent: Ticket | None) -> tuple[Job, Outcome]:
-        counted = self._actions.of(asked, time.monotonic())
+        counted = self._actions.of(asked, monotonic_s())
         while True:
             job = counted.next_attempt(asked)
             outcome = await self._attempt(job, origin, parent)
@@ -279,9 +285,9 @@ class Engine:
     async def _admit_and_supervise(self, living: Living, origin: Origin) -> WorkerReport:
         if living.job.unsent:
             return self._not_run(living.job.unsent)
-        began_s = time.monotonic()
+        began_s = monotonic_s()
         tripped, detail = await self._admit(living)
-        queued_for_s = time.monotonic() - began_s
+        queued_for_s = monotonic_s() - began_s
         if tripped is not None:
             return WorkerReport(
                 tripped=tripped, tripped_detail=detail, queued_for_s=queued_for_s, enforcement=self._link.enforcement
@@ -318,7 +324,7 @@ class Engine:
         job = living.job
         if self._living.is_stopped(job.run):
             return "stopped", ""
-        bound_s, bound = job.queue_bound(time.monotonic())
+        bound_s, bound = job.queue_bound(monotonic_s())
         if bound_s <= 0:
             return bound, ""
         place: asyncio.Future[Ticket] | None = None
@@ -326,7 +332,7 @@ class Engine:
         try:
             place = living.place = self._scheduler.admit(job.limits)
             if bound_s != float("inf"):
-                clock = self._loop.call_later(bound_s, _turn_away, place, bound)
+                clock = self._loop.call_later(bound_s, turn_away, place, bound)
             self._living.admit(living, await place)
         except NotAdmittedError as refused:
             return refused.tripped, ""
@@ -356,7 +362,7 @@ class Engine:
         except EngineError as error:
             return {"kind": "reply", "facts": (replace(job, payload=b""), self._not_run(error))}
         if isinstance(outcome, Success):
-            return {"kind": "reply", "facts": None, **await parcelled(outcome.answer, self.directory)}
+            return {"kind": "reply", "facts": None, **await parcelled(outcome.answer, self.directory.path)}
         # Facts travel, not the error: the parent's worker draws the same conclusion from them.
         facts = (replace(job, payload=b""), outcome.report)
         return {"kind": "reply", "facts": facts}
@@ -381,12 +387,6 @@ class Engine:
             if living.ticket is not None and living.worker is not None:
                 living.ticket.usage_bytes = living.worker.usage_bytes
         self._scheduler.reported()
-
-
-def _turn_away(place: asyncio.Future[Ticket], tripped: Tripped) -> None:
-    """Have an attempt wait no longer for its place."""
-    if not place.done():
-        place.set_exception(NotAdmittedError(tripped))
 
 
 def _without_answer(outcome: Outcome) -> Outcome:

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook import private
+from flyte_notebook.bound import to_json
 from flyte_notebook.limiters import cgroup_v2, selection
 from flyte_notebook.limiters.base import ATTEMPT_VARIABLE, SESSION_VARIABLE
+from flyte_notebook.limiters.life import LOG, Life
 from flyte_notebook.limits import Enforcement
 from flyte_notebook.worker import protocol
 from flyte_notebook.worker.likeness import ATTEMPT_NAME_BYTES
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from flyte_notebook.limits import Limits
@@ -109,7 +108,9 @@ class SupervisorLink:
         self.workers: asyncio.Future[Workers] = asyncio.get_running_loop().create_future()
         self._prefork = prefork
         self.session = selection.session_name(os.getpid())
-        self.session_dir = str(Path(tempfile.gettempdir()) / self.session)
+        self._life: Life | None = None
+        self.left_alone = 0
+        """How many sessions have files or groups here, and are of elsewhere or cannot be proven to be over."""
         self._on_usage = on_usage
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -119,6 +120,12 @@ class SupervisorLink:
         self._hello: asyncio.Future[dict[str, Any]] | None = None
         self._look: asyncio.TimerHandle | None = None
         self._silent_looks = 0
+
+    @property
+    def directory(self) -> private.Directory:
+        """The directory for files of the session."""
+        assert self._life is not None
+        return self._life.directory
 
     @property
     def alive(self) -> bool:
@@ -142,16 +149,20 @@ class SupervisorLink:
 
     async def _start(self, prefix: list[str]) -> None:
         loop = asyncio.get_running_loop()
-        Path(self.session_dir).mkdir(mode=0o700, exist_ok=True)  # noqa: ASYNC240 - one mkdir, before anything runs
-        ours, theirs = socket.socketpair()
+        if self._life is None:
+            self._life = Life.begin(self.session)
+            private.know(self.directory)
+        else:
+            os.close(self.directory.hold())  # it is refused where a file could not be made, not made anew
+        ours, theirs = protocol.pair()
         search = [entry for entry in sys.path if entry]
         settings = {
             "session": self.session,
-            "session_dir": self.session_dir,
+            "directory": self.directory.to_dict(),
             "sys_path": search,
             "kernel_pid": os.getpid(),
         }
-        command = [*prefix, sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(settings)]
+        command = [*prefix, sys.executable, "-c", _BOOT, str(theirs.fileno()), to_json(settings)]
         self._process = subprocess.Popen(  # noqa: ASYNC220 - the engine's loop has nothing else to do yet
             command,
             stdin=subprocess.DEVNULL,
@@ -174,6 +185,7 @@ class SupervisorLink:
             await self.reap()
             msg = f"the supervisor process did not start: {str(error) or 'no word from it'} {text}".strip()
             raise SupervisorError(msg) from error
+        self.left_alone = hello["left_alone"]
         found = hello["enforcement"]
         self.enforcement = Enforcement(memory=found["memory"], cpu=found["cpu"], hints=tuple(found["hints"]))
 
@@ -240,8 +252,12 @@ class SupervisorLink:
         with contextlib.suppress(SupervisorError):
             self._send({"kind": "close"})
         self._lost(SupervisorError("the engine was closed"))
+        process = self._process
         await self.reap()
-        shutil.rmtree(self.session_dir, ignore_errors=True)
+        if self._life is not None:
+            if process is None or process.returncode != 0:  # it did not come to clear up
+                selection.sweep(own=self.session)
+            self._life.end()
 
     async def reap(self) -> None:
         """Wait for the end of the supervisor process, kill it when it takes too long."""
@@ -338,6 +354,7 @@ class SupervisorLink:
 
     def _last_words(self) -> str:
         try:
-            return Path(self.session_dir, "supervisor.log").read_text(errors="replace")[-2000:].strip()
+            with private.read(f"{self.directory.path}/{LOG}") as file:
+                return file.read()[-2000:].decode(errors="replace").strip()
         except OSError:
             return ""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from flyte_notebook.bound import monotonic_s
 from flyte_notebook.outcome import Failure
 from flyte_notebook.progress import Tally, live_attempt
 
@@ -63,7 +63,7 @@ class _Run:
 class LivingAttempts:
     """The attempts that wait or run."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic_s) -> None:
         self._clock = clock
         self._attempts: set[Living] = set()
         self._runs: dict[str, _Run] = {}
@@ -196,3 +196,9 @@ def _stop(living: Living) -> None:
 def _comes_again(job: Job, outcome: Failure) -> bool:
     """Whether the SDK sleeps now and will try once more."""
     return bool(getattr(outcome.error, "recoverable", False)) and job.attempt + 1 < job.max_attempts
+
+
+def turn_away(place: asyncio.Future[Ticket], tripped: Tripped) -> None:
+    """Have an attempt wait no longer for its place."""
+    if not place.done():
+        place.set_exception(NotAdmittedError(tripped))

@@ -11,9 +11,9 @@ import asyncio
 import codecs
 import contextlib
 import os
-import time
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from flyte_notebook.bound import monotonic_s
 from flyte_notebook.units import format_memory
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Sink(Protocol):
 class Pump:
     """Reads the pipes of one attempt until they end."""
 
-    def __init__(self, sink: Sink, fds: dict[StreamName, int], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, sink: Sink, fds: dict[StreamName, int], clock: Callable[[], float] = monotonic_s) -> None:
         self._sink = sink
         self._clock = clock
         self._loop = asyncio.get_running_loop()

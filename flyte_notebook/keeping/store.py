@@ -15,14 +15,14 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import sys
-import time
 import warnings
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
+from flyte_notebook import private
+from flyte_notebook.bound import clock_s, from_json
 from flyte_notebook.history import Runs
 from flyte_notebook.keeping.facts import FactsError, run_from
 
@@ -47,6 +47,7 @@ SCHEMA_VERSION: Final = 1
 _TABLE: Final = """CREATE TABLE runs (
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, saved_s REAL NOT NULL, size INTEGER NOT NULL,
     facts TEXT NOT NULL)"""
+_to_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 _DELETABLE: Final = "it holds nothing but saved runs, and may be deleted"
 
 
@@ -57,19 +58,12 @@ class StoreError(RuntimeError):
 def default_path() -> Path:
     """Return where runs are saved unless a path is given: in this user's cache, which is safe to delete.
 
-    ``$XDG_CACHE_HOME`` where it is set, as https://specifications.freedesktop.org/basedir-spec says; else ``~/.cache``,
-    on macOS ``~/Library/Caches``. Raises `StoreError` for a user without a home.
+    Raises `StoreError` for a user without a home.
     """
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(given):  # noqa: PTH117 - an empty text is no path; the specification has relative ones ignored
-        cache = Path(given)
-    else:
-        try:
-            home = Path.home()
-        except RuntimeError:
-            raise StoreError("this user has no home, so there is no place for runs; give a path") from None
-        cache = home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache"
-    return cache / "flyte-notebook" / "runs.sqlite"
+    try:
+        return private.cache_directory() / "runs.sqlite"
+    except RuntimeError:
+        raise StoreError("this user has no home, so there is no place for runs; give a path") from None
 
 
 def save(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
@@ -79,7 +73,7 @@ def save(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
     before as it was.
     """
     try:
-        facts = json.dumps(run.to_dict(), allow_nan=False, separators=(",", ":"))
+        facts = _to_json(run.to_dict())
     except ValueError as error:
         raise StoreError(f"run {run.name} cannot be saved: {error}") from None
     if len(facts) > MAX_RUN_BYTES:
@@ -88,12 +82,12 @@ def save(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
     place = _place(path)
     if path is None:
         with _errors(place):
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private.lasting(place.parent)
     with _errors(place), _transaction(place, create=True) as connection:
         connection.execute("DELETE FROM runs WHERE name = ? AND facts = ?", (run.name, facts))
         connection.execute(
             "INSERT INTO runs (name, saved_s, size, facts) VALUES (?, ?, ?, ?)",
-            (run.name, time.time(), len(facts), facts),
+            (run.name, clock_s(), len(facts), facts),
         )
         _trim(connection)
     return place
@@ -121,7 +115,7 @@ def _read(name: object, saved_s: object, facts: object) -> Run | str:
     if not isinstance(facts, str) or not isinstance(saved_s, float):
         return f"{name!r:.100}: it is no text"
     try:
-        return run_from(json.loads(facts), saved_s=saved_s)
+        return run_from(from_json(facts), saved_s=saved_s)
     except FactsError as error:
         return f"{name!r:.100}: {error}"
     except (ValueError, OverflowError, RecursionError) as error:

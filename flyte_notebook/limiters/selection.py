@@ -15,7 +15,8 @@ from flyte_notebook.limiters.base import LimiterUnavailableError
 from flyte_notebook.limiters.cgroup_v1 import CgroupV1
 from flyte_notebook.limiters.cgroup_v2 import CgroupV2
 from flyte_notebook.limiters.hints import hints, look_around
-from flyte_notebook.limiters.leftovers import session_name, sweep
+from flyte_notebook.limiters.leftovers import left_alone, sweep
+from flyte_notebook.limiters.life import session_name
 from flyte_notebook.limiters.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from flyte_notebook.limiters.base import Limiter
 
-__all__ = ["FORCE_VARIABLE", "choose", "session_name", "sweep"]
+__all__ = ["FORCE_VARIABLE", "choose", "left_alone", "session_name", "sweep"]
 
 FORCE_VARIABLE = "FLYTE_NOTEBOOK_LIMITER"
 MECHANISMS: dict[str, Callable[[str], CgroupV2 | CgroupV1 | Watchdog]] = {

@@ -6,9 +6,9 @@ import asyncio
 import contextvars
 import logging
 import threading
-import time
 from typing import TYPE_CHECKING, Any, Literal
 
+from flyte_notebook.bound import monotonic_s
 from flyte_notebook.errors import failure_in
 from flyte_notebook.notebook import output
 from flyte_notebook.units import format_duration
@@ -62,7 +62,7 @@ class BackgroundRun:
         self._value: Any = None
         self._error: BaseException | None = None
         self._done = threading.Event()
-        self._began_s = time.monotonic()
+        self._began_s = monotonic_s()
         self._took_s: float | None = None
         context = contextvars.copy_context()  # the thread's output belongs to the cell that began it
         self._thread = threading.Thread(
@@ -84,7 +84,7 @@ class BackgroundRun:
             self._value = call()
         except BaseException as error:  # noqa: BLE001 - it is raised where somebody asks for the result
             self._error = error
-        self._took_s = time.monotonic() - self._began_s
+        self._took_s = monotonic_s() - self._began_s
         try:
             self._land = ended(self)
         except Exception:  # a thread of its own: nobody else would hear of it
@@ -128,10 +128,10 @@ class BackgroundRun:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the end, at most so many seconds; return whether it has ended. An interrupt ends the wait only."""
-        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        until_s = None if timeout_s is None else monotonic_s() + timeout_s
         on_main = threading.current_thread() is threading.main_thread()
-        while not self._done.wait(SLICE_S if until_s is None else min(SLICE_S, max(0.0, until_s - time.monotonic()))):
-            if until_s is not None and time.monotonic() >= until_s:
+        while not self._done.wait(SLICE_S if until_s is None else min(SLICE_S, max(0.0, until_s - monotonic_s()))):
+            if until_s is not None and monotonic_s() >= until_s:
                 return False
             if on_main:
                 self._meanwhile()
@@ -157,7 +157,7 @@ class BackgroundRun:
         return self.result
 
     def __repr__(self) -> str:
-        took = format_duration(self._took_s if self._took_s is not None else time.monotonic() - self._began_s)
+        took = format_duration(self._took_s if self._took_s is not None else monotonic_s() - self._began_s)
         words = {"running": f"running for {took}", "succeeded": f"succeeded after {took}"}
         state = words.get(self.state, f"failed after {took}: {type(self._error).__name__}")
         return f"<BackgroundRun {self.name}: {state}>"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import select
-import socket
 import threading
 from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.worker import protocol
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -22,7 +23,7 @@ class Bell:
     """Rings when a future is done. A context manager; for one thread. Raises OSError where no descriptor is left."""
 
     def __init__(self, future: concurrent.futures.Future[Any]) -> None:
-        self._ours, self._theirs = socket.socketpair()
+        self._ours, self._theirs = protocol.pair()
         self._lock = threading.Lock()
         """Held by who rings and who closes: the number of a closed descriptor may be somebody else's."""
         self._closed = False

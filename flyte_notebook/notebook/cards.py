@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-import uuid
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook.bound import unique
 from flyte_notebook.cells.analysis import analyse
 from flyte_notebook.cells.returned import bind
 from flyte_notebook.errors import failure_in
@@ -173,7 +173,7 @@ class Card:
     """
 
     def __init__(self, cards: Cards, failure: Failure, sink: Sink) -> None:
-        self.key = uuid.uuid4().hex
+        self.key = unique()
         self.failure = failure
         self.busy = False
         self._cards = cards

@@ -6,13 +6,13 @@ import contextlib
 import dataclasses
 import functools
 import linecache
-import uuid
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.displayhook import DisplayHook
 from IPython.core.error import UsageError
 
+from flyte_notebook.bound import unique
 from flyte_notebook.cells.returned import bind
 from flyte_notebook.cells.selection import CannotSendError, UnknownNameError
 from flyte_notebook.errors import BaseRuntimeError, OOMError, RunAbortedError, UnschedulableError, failure_in
@@ -86,7 +86,7 @@ class CellRun:
             self._shell.user_ns[self._said.name] = task
         if self._said.fit:
             return self._fit(task, parts)
-        name = f"{self._said.name or 'cell'}-{uuid.uuid4().hex[:12]}"
+        name = f"{self._said.name or 'cell'}-{unique()[:12]}"
         run = enforcement.history.begin(name, task.name)
         run.lands = True
         if self._said.background:

@@ -13,12 +13,11 @@ import contextlib
 import contextvars
 import logging
 import threading
-import time
-import uuid
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook.bound import monotonic_s, unique
 from flyte_notebook.notebook import relies
 from flyte_notebook.notebook.output import KernelSink
 from flyte_notebook.outcome import Success
@@ -70,7 +69,7 @@ class _Cell:
 
     sink: KernelSink
     context: contextvars.Context
-    display_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    display_id: str = field(default_factory=unique)
     began_s: dict[str, float] = field(default_factory=dict)
     """The runs that are not over, by name."""
     busy_since_s: float = 0.0
@@ -111,7 +110,7 @@ class LiveLines:
                 cell = self._cells[sink.cell] = _Cell(sink, contextvars.copy_context())
             self._cells.move_to_end(sink.cell)
             self._forget_idle()
-            now_s = time.monotonic()
+            now_s = monotonic_s()
             with cell.lock:
                 if not cell.began_s and now_s - cell.idle_since_s > LINGER_S:
                     cell.busy_since_s = now_s
@@ -127,7 +126,7 @@ class LiveLines:
         if cell is None:
             return
         with cell.lock:
-            now_s = time.monotonic()
+            now_s = monotonic_s()
             took_s = now_s - cell.began_s.pop(run.name)
             if _succeeded(run) and (cell.displayed or took_s >= SHOWN_AFTER_S):
                 cell.ended.append(run)
@@ -174,7 +173,7 @@ class LiveLines:
         if self._unable:
             return
         try:
-            self._refresh(cell, time.monotonic())
+            self._refresh(cell, monotonic_s())
         except Exception as error:
             self._unable = cell.line is None
             logger.debug("could not show a live line", exc_info=True)
@@ -184,7 +183,7 @@ class LiveLines:
         """Return how long to wait: who has watched for a while needs half as many pictures."""
         with self._lock:
             began_s = [one_s for cell in self._cells.values() for one_s in tuple(cell.began_s.values())]
-        calm = bool(began_s) and time.monotonic() - max(began_s) > CALM_AFTER_S
+        calm = bool(began_s) and monotonic_s() - max(began_s) > CALM_AFTER_S
         return 2 * INTERVAL_S if calm else INTERVAL_S
 
     def _forget_idle(self) -> None:

@@ -7,12 +7,12 @@ inputs that it had.
 from __future__ import annotations
 
 import re
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.displayhook import DisplayHook
 
+from flyte_notebook.bound import unique
 from flyte_notebook.cells.version import digest
 from flyte_notebook.limiters import machine
 from flyte_notebook.overrides import Machine, Override, call_code, describe, magic_code, read
@@ -135,7 +135,7 @@ class Rerun:
     def begin(self, override: Override) -> Run:
         """Return the run in which it will be run again; it stands in the history from now on."""
         short = self.failure.task_name.rpartition(".")[2] or "task"
-        run = self._session.history.begin(f"{short}-{uuid.uuid4().hex[:12]}", self.failure.task_name)
+        run = self._session.history.begin(f"{short}-{unique()[:12]}", self.failure.task_name)
         run.rerun_of = self._session.history.origin_of(self.failure.worker)
         run.rerun_with = describe(override)
         run.lands = self.lands

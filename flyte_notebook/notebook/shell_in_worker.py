@@ -135,8 +135,6 @@ def _display(*objects: Any, **options: Any) -> Any:
 
 
 def _make_shell() -> Any:
-    import tempfile  # noqa: PLC0415 - only with IPython
-
     from traitlets.config import Config  # noqa: PLC0415 - comes with IPython
 
     settings = Config()
@@ -144,7 +142,8 @@ def _make_shell() -> Any:
     settings.InteractiveShell.cache_size = 0  # Out[n] would keep every displayed object alive
     main = sys.modules["__main__"]
     results = {name: main.__dict__[name] for name in _RESULTS if name in main.__dict__}
-    directory = tempfile.gettempdir()
+    # Nowhere that others may write: IPython imports extensions from there, and loads what it finds in a database.
+    directory = context.directory
     shell = _shell_class().instance(
         config=settings,
         ipython_dir=directory,

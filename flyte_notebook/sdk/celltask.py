@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import os
-import tempfile
-import uuid
 import weakref
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -26,7 +23,8 @@ from flyte_notebook.cells.execution import Cell, run_cell
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues
 from flyte_notebook.cells.selection import Selection, select
 from flyte_notebook.cells.version import cell_version
-from flyte_notebook.sdk.types import CellOutputs, LastOutputs, last_outputs, lost, place, released, type_of
+from flyte_notebook.sdk.places import new_transport, new_value
+from flyte_notebook.sdk.types import CellOutputs, LastOutputs, last_outputs, lost, released, type_of
 from flyte_notebook.units import format_memory
 from flyte_notebook.worker import context
 from flyte_notebook.worker.sharing import shared_namespace
@@ -149,8 +147,8 @@ class CellTask(AsyncFunctionTaskTemplate[Any, Any, Any]):
     async def _run(self, inputs: dict[str, Any], *, fresh: bool) -> CellOutcome:
         try:
             if fresh:
-                return await run_cell(self.cell, inputs, place=_temporary)
-            return await run_cell(self.cell, inputs, place=place, ended=context.body_ended)
+                return await run_cell(self.cell, inputs, place=new_transport)
+            return await run_cell(self.cell, inputs, place=new_value, ended=context.body_ended)
         except RuntimeError as error:
             # Python turns a StopIteration that leaves a coroutine into a RuntimeError.
             stopped = error.__cause__
@@ -257,7 +255,3 @@ def _settings_of(env: flyte.TaskEnvironment | None) -> dict[str, Any]:
     )
     settings = {name: getattr(env, name) for name in names if getattr(env, name, None) is not None}
     return {**settings, "parent_env": weakref.ref(env), "parent_env_name": env.name}
-
-
-def _temporary() -> str:
-    return os.path.join(tempfile.gettempdir(), f"fnb-{uuid.uuid4().hex}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
-import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import flyte
 
 from flyte_notebook import fitting
+from flyte_notebook.bound import monotonic_s, unique
 from flyte_notebook.errors import RunAbortedError, failure_in
 from flyte_notebook.fitting import Fit, FitRun, Measure, TaskFit
 from flyte_notebook.limiters import machine
@@ -170,10 +169,10 @@ class Fitting:
             raise RunAbortedError("the search for a limit was stopped")
         trial = Trial(limits=limits, room_bytes=self._room_bytes, muted=bool(self._runs))
         short = task.name.rpartition(".")[2] or "task"
-        run = session.history.begin(f"{short}-fit-{uuid.uuid4().hex[:12]}", task.name)
+        run = session.history.begin(f"{short}-fit-{unique()[:12]}", task.name)
         run.of_fit = True
         self.running = run.name
-        began_s = time.monotonic()
+        began_s = monotonic_s()
         error: BaseException | None = None
         try:
             self._call(trial.overridden(task), run.name, trial)
@@ -185,7 +184,7 @@ class Fitting:
         finally:
             self._declared = {**trial.declared, **self._declared}
             if run.actions:
-                self._record(run, trial, why, time.monotonic() - began_s)
+                self._record(run, trial, why, monotonic_s() - began_s)
         failure = failure_in(error)
         if isinstance(error, RunAbortedError) or (isinstance(failure, Failure) and failure.reason == "stopped"):
             assert error is not None

@@ -7,13 +7,13 @@ is open and nothing calls, each attempt is a run, and the history knows them as 
 from __future__ import annotations
 
 import sys
-import uuid
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import flyte
 
+from flyte_notebook.bound import unique
 from flyte_notebook.errors import OOMError, UnschedulableError, failure_in
 from flyte_notebook.growing import Growth, exhausted, listed
 from flyte_notebook.outcome import Failure
@@ -127,7 +127,7 @@ class Climb:
         """Return the run of the attempt that comes next; the history knows it as a rerun of the first one."""
         history = session.history
         short = self._task.name.rpartition(".")[2] or "task"
-        run = history.begin(f"{short}-{uuid.uuid4().hex[:12]}", self._task.name)
+        run = history.begin(f"{short}-{unique()[:12]}", self._task.name)
         first = None if self._first is None else history.run_of(self._first)
         if first is not None:
             first.growing = run.growing = True

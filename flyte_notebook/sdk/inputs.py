@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.errors import RuntimeDataValidationError
 from flyte_notebook.sdk import seam
-from flyte_notebook.sdk.unstarted import with_failure
+from flyte_notebook.sdk.unstarted import unusable, with_failure
 from flyte_notebook.worker.pickling import PicklingProblem
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class NamingConversion:
             return await self._convert_inputs(interface, *args, **kwargs)
         except PicklingProblem:
             raise  # it names the variable, and the attribute inside it
+        except OSError as error:
+            raise unusable(error, str(getattr(seam.submitted_task(1), "name", ""))) from error
         except (TypeError, ValueError, AssertionError) as error:
             variable = _variable(interface, args, kwargs, error)
             name = str(getattr(seam.submitted_task(1), "name", ""))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook import private
 from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.errors import InlineIOMaxBytesBreached
 from flyte_notebook.outcome import Failure
-from flyte_notebook.sdk import celltask, seam, tasks
+from flyte_notebook.sdk import celltask, places, seam, tasks
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.user_code import watched
-from flyte_notebook.worker import child, named_pickles, pickling, protocol
+from flyte_notebook.worker import child, context, named_pickles, pickling, protocol
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -36,18 +38,20 @@ def execute(file: BinaryIO) -> bytes:
     named_pickles.make_known(body["names"])
     seam.replay_init(body["init"])
     call = body["call"]
+    undo = places.use(replace(body["places"], cached=_is_cached(call["task"], body["settings"])))
     if os.environ.get("FLYTE_ATTEMPT_NUMBER", "0") != "0":
         seam.stage_checkpoint(call)
     call["task"], raised = watched(call["task"])
     outputs = error = None
     try:
         outputs, error = asyncio.run(seam.dispatch_here(call, body["settings"], _dispatch))
-    except BaseException:
+    except BaseException as wrong:  # noqa: BLE001 - user code may raise anything, and what it raised is handed on below
         # The SDK asks an exception for its text, and writes that as UTF-8; some have none, or none that can be written.
         if not raised:
-            raise
+            raise private.fault_in(wrong, call["raw_data_path"].path) or wrong from None
     finally:
         spooled.clear()
+        undo()
     if raised:
         raise raised[0]
     if error is not None:
@@ -59,15 +63,19 @@ def execute(file: BinaryIO) -> bytes:
 async def _dispatch(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
     """Stand in for the SDK's direct dispatch: ask the kernel for a sibling."""
     call = seam.call_arguments(args, kwargs)
+    where = places.current()
+    assert where is not None
+    call = where.of_attempt(call)
     try:
-        job = tasks.job_for(call, child.directory, root=False)
+        job = tasks.job_for(call, context.directory, root=False)
         tasks.check_inline_size(call["task"], call["inputs"].proto_inputs.literals, "input")
     except (ValueError, InlineIOMaxBytesBreached) as error:
         return None, seam.for_retry_loop(
             tasks.refusal(error, call["task"].name), last=tasks.attempts_of(call["task"]) == 1
         )
     channel = child.channel
-    assert channel is not None
+    if channel is None:
+        raise RuntimeError("a process that a task forked cannot call tasks; call them in the task itself")
     number, future = channel.call({"job": job})
     try:
         reply = await asyncio.wrap_future(future)
@@ -80,6 +88,10 @@ async def _dispatch(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
     outcome = diagnose(job, report, unpickle=pickling.loads)
     assert isinstance(outcome, Failure)
     return None, seam.for_retry_loop(outcome.error, last=job.attempt + 1 >= job.max_attempts)
+
+
+def _is_cached(task: Any, settings: dict[str, Any]) -> bool:
+    return seam.is_cached(task) and not settings["disable_run_cache"]
 
 
 def _check_inline_size(task: Any, outputs: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import random
 import tempfile
 import threading
 import time
@@ -25,10 +26,10 @@ from flyte_notebook.errors import silence_grpc_polling_error
 from flyte_notebook.job import Job
 from flyte_notebook.outcome import Success, WorkerReport
 from flyte_notebook.reliance import expect
-from flyte_notebook.sdk import background_loop, control_plane, lazy, rehearsal, seam, types
+from flyte_notebook.sdk import background_loop, control_plane, data_paths, lazy, rehearsal, seam, types
 from flyte_notebook.sdk.recording import Recording
 from flyte_notebook.sdk.tasks import SIZE_KEY
-from flyte_notebook.worker import child
+from flyte_notebook.worker import context
 
 LOOKED_UP_S: Final = 0.001
 """Longer than looking up what is remembered, shorter than looking through all packages."""
@@ -203,7 +204,7 @@ def reports_are_plain() -> None:
 def checkpoints_are_staged() -> None:
     if not hasattr(flyte, "Checkpoint"):
         return  # an SDK that has none loses none
-    with tempfile.TemporaryDirectory(dir=child.directory or None) as place:
+    with tempfile.TemporaryDirectory(dir=context.directory or None) as place:
         saved, staged = Path(place, "saved"), Path(place, "staged")
         saved.write_text("saved")
         paths = flyte.models.CheckpointPaths(checkpoint_path=str(saved), prev_checkpoint_path=str(staged))
@@ -244,3 +245,70 @@ def plane_errors_are_known() -> None:
 def stand_ins_can_be_asked() -> None:
     reason = lazy.lost()
     expect(not reason, reason)
+
+
+def runs_write_where_they_are_told() -> None:
+    told: list[tuple[str, str]] = []
+
+    async def dispatch(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        call = seam.call_arguments(args, kwargs)
+        told.append((call["raw_data_path"].path, call["run_base_dir"]))
+        return await seam.dispatch_as_sdk(*args, **kwargs)
+
+    with tempfile.TemporaryDirectory(dir=context.directory or None) as place:
+        raw_data, metadata = f"{place}/raw_data", f"{place}/metadata"
+        undo = [
+            data_paths.replace_paths(lambda _task: contextlib.nullcontext((raw_data, metadata))),
+            seam.replace_dispatch(dispatch),
+        ]
+        try:
+            task = flyte.TaskEnvironment(name="flyte_notebook_probe").task(_same)
+            value = flyte.with_runcontext(mode="local").run(task, 1).outputs()[0]
+        finally:
+            for back in reversed(undo):
+                back()
+    expect(value == 1, f"a run returns {value!r}")
+    expect([found for found, _ in told] == [raw_data], f"raw data of runs go to {told}")
+    expect(all(found.startswith(metadata) for _, found in told), f"metadata of runs go to {told}")
+
+
+async def _same(x: int) -> int:
+    return x
+
+
+def names_are_ours() -> None:
+    undo = data_paths.replace_names()
+    before = random.getstate()
+    try:
+        drawn = []
+        for _ in range(2):
+            random.seed(1)
+            path = flyte.models.RawDataPath(path="memory://raw").get_random_remote_path("name")
+            name: Any = flyte.models.ActionID.create_random()  # type: ignore[no-untyped-call]  # the SDK's is not typed
+            drawn += [path, name.name]
+    finally:
+        random.setstate(before)
+        undo()
+    expect(len(set(drawn)) == len(drawn), f"the same names are drawn again: {drawn}")
+    expect(drawn[0].startswith("memory://raw/") and drawn[0].endswith("/name"), f"a file is named {drawn[0]}")
+
+
+def pickles_go_where_they_are_told() -> None:
+    noted: list[str] = []
+    transformer = data_paths.pickle_transformer()
+    value = bytearray(50_000)
+
+    async def travel(path: str) -> Any:
+        literal = await transformer.to_literal(value, object, transformer.get_literal_type(object))
+        expect(literal.scalar.blob.uri == path, f"a value is pickled to {literal.scalar.blob.uri or 'no file'}")
+        return await transformer.to_python_value(literal, object)
+
+    with tempfile.TemporaryDirectory(dir=context.directory or None) as place:
+        path = f"{place}/value"
+        undo = data_paths.replace_pickles(lambda: path, lambda path, _size: noted.append(path))
+        try:
+            back = asyncio.run(travel(path))
+        finally:
+            undo()
+    expect(noted == [path], "a value is pickled elsewhere")
+    expect(back == value, f"a value comes back as {back!r:.100}")

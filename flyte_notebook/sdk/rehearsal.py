@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +16,11 @@ import flyte
 import flyte.errors
 import flyte.models
 
+from flyte_notebook.bound import monotonic_s
 from flyte_notebook.sdk import background_loop, seam
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.user_code import watched
-from flyte_notebook.worker import child
+from flyte_notebook.worker import context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,9 +78,9 @@ class _Rehearsal(logging.Handler):
         async def outer(x: int) -> int:
             seen.mode = str(flyte.ctx().mode)
             seen.values.append(await self.add(x))
-            began_s = time.monotonic()
+            began_s = monotonic_s()
             seen.values.append(await self.again(x))
-            seen.slept_s = time.monotonic() - began_s
+            seen.slept_s = monotonic_s() - began_s
             try:
                 await self.fail()
             except flyte.errors.OOMError as error:
@@ -151,7 +151,7 @@ def rehearse() -> Rehearsed:
     rehearsal = _Rehearsal()
     logger = logging.getLogger("flyte")
     level, propagates = logger.level, logger.propagate
-    with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=child.directory or None) as place:
+    with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=context.directory or None) as place:
         call = {
             "action": flyte.models.ActionID(name="a0", run_name="rehearsal"),
             "version": "na",

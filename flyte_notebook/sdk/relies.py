@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
+from flyte_notebook.bound import to_json
 from flyte_notebook.reliance import Reliance, loss_of
 from flyte_notebook.sdk import probes, seam
 from flyte_notebook.worker import pickling
@@ -173,6 +173,30 @@ ENTRIES: Final = (
         probe=probes.packages_are_looked_through_once,
     ),
     Reliance(
+        key="paths of runs",
+        library="flyte",
+        behaviour="a local run writes to `_raw_data_path` and `_metadata_path` of its runner, in `_run_local`",
+        lost="what the SDK writes for a run is this user's alone: it is in /tmp/flyte",
+        names=("_Runner", "_run_local", "_raw_data_path", "_metadata_path"),
+        probe=probes.runs_write_where_they_are_told,
+    ),
+    Reliance(
+        key="names of files",
+        library="flyte",
+        behaviour="runs are named by `generate_random_name`, files by `RawDataPath.get_random_remote_path`",
+        lost="files and runs keep their names apart when user code seeds generators of random numbers",
+        probe=probes.names_are_ours,
+    ),
+    Reliance(
+        key="pickled values",
+        library="flyte",
+        behaviour="values of types that it does not know are written by `FlytePickle.to_pickle`, and read by "
+        "`from_pickle`",
+        lost="values that the SDK pickles go with the session: they stay where it puts them",
+        names=("_pickle",),
+        probe=probes.pickles_go_where_they_are_told,
+    ),
+    Reliance(
         key="literals",
         library="flyteidl2",
         behaviour="a literal has metadata, and a scalar that is a tagged binary or a blob",
@@ -202,4 +226,4 @@ def try_out(_file: BinaryIO) -> bytes:
     """Try out, in a worker, what is relied on there; return what is lost, by key, ``None`` for what is not."""
     pickling.by_name_everywhere()
     found = {entry.key: loss_of(entry) for entry in (*of_workers.ENTRIES, *ENTRIES) if entry.where == "worker"}
-    return json.dumps({key: None if loss is None else asdict(loss) for key, loss in found.items()}).encode()
+    return to_json({key: None if loss is None else asdict(loss) for key, loss in found.items()}).encode()

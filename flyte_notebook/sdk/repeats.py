@@ -10,18 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import os
 import threading
-import uuid
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import flyte
 
+from flyte_notebook import private
+from flyte_notebook.bound import unique
 from flyte_notebook.overrides import resources_with
 from flyte_notebook.sdk import seam, tasks
 from flyte_notebook.sdk.types import released
@@ -74,13 +73,13 @@ class Repeats:
     def _stored(self, job: Job) -> _Kept | None:
         if job.payload_path is None and len(job.payload) <= INLINE_BYTES:
             return None if job.unsent else _Kept(job=job, path=None, size_bytes=0)
-        path = os.path.join(self._directory(), f"repeat-{uuid.uuid4().hex}")
+        path = f"{self._directory()}/{unique()}.repeat"
+        size_bytes = len(job.payload)
         try:
             if job.payload_path is None:
-                Path(path).write_bytes(job.payload)
+                private.write(path, job.payload)
             else:
-                os.link(job.payload_path, path)  # the job removes its own
-            size_bytes = os.path.getsize(path)
+                size_bytes = private.link(job.payload_path, path)  # the job removes its own
         except OSError:
             return None  # a full disk: the card says that the inputs are not kept
         return _Kept(job=replace(job, payload=b"", payload_path=None), path=path, size_bytes=size_bytes)
@@ -95,7 +94,7 @@ class Repeats:
             if kept is None:
                 raise InputsGoneError(_gone(f"only those of the last {KEPT} failures are, up to 1 GiB"))
             try:
-                file = io.BytesIO(kept.job.payload) if kept.path is None else open(kept.path, "rb")  # noqa: SIM115 - below
+                file = io.BytesIO(kept.job.payload) if kept.path is None else private.read(kept.path)
             except OSError as error:
                 raise InputsGoneError(_gone(str(error))) from error
         with file:
@@ -140,6 +139,9 @@ class Repeat:
         except Exception as error:
             if _is_of_a_missing_file(error):
                 raise InputsGoneError(_gone(f"only those of the last {KEPT} failed runs are, up to 1 GiB")) from error
+            fault = private.fault_in(error)
+            if fault is not None:
+                raise InputsGoneError(_gone(str(fault))) from error
             raise
         finally:
             loop.close()
@@ -175,7 +177,7 @@ def _is_of_a_missing_file(error: BaseException | None) -> bool:
 def _remove(kept: _Kept) -> None:
     if kept.path is not None:
         with contextlib.suppress(OSError):
-            Path(kept.path).unlink()
+            private.remove(kept.path)
 
 
 def _gone(why: str) -> str:

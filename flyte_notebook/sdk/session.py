@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import time
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook.bound import monotonic_s, sleep_s
 from flyte_notebook.engine import Origin
 from flyte_notebook.engine.sinks import Nowhere, StandardSink
 from flyte_notebook.errors import InlineIOMaxBytesBreached, RunAbortedError
@@ -19,7 +19,7 @@ from flyte_notebook.job import Surroundings
 from flyte_notebook.outcome import Failure, Success
 from flyte_notebook.reliance import losses
 from flyte_notebook.scheduler import MAX_PROCESSES
-from flyte_notebook.sdk import ahead, relies, seam, tasks
+from flyte_notebook.sdk import ahead, places, relies, seam, tasks
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.recording import Recording
 from flyte_notebook.sdk.repeats import INLINE_BYTES, Repeats
@@ -69,7 +69,7 @@ class Session:
         self.semantics: Semantics = "cluster"
         self.system_retries = 0
         self.history = history if history is not None else History()
-        self.repeats = Repeats(lambda: self.engine.directory)
+        self.repeats = Repeats(lambda: self.engine.directory.path)
         self.trials: dict[str, Trial] = {}
         self.last_passed: Job | None = None
         self.engine = ahead.engine(self.history, max_processes)
@@ -81,6 +81,7 @@ class Session:
         self._said: set[str] = set()
         self._apart: set[str] = set()
         self._groups: dict[str, Group] = {}
+        self._pid = os.getpid()
 
     def open(self) -> None:
         """Start the engine and take the seam. Raises `EngineError` or RuntimeError; then the SDK is untouched."""
@@ -91,6 +92,7 @@ class Session:
             raise RuntimeError(f"nothing is run, since this is lost: {refused[0]}")
         self.engine.start()
         try:
+            self._undo.append(places.use(places.Places.of(self.engine.directory)))
             self._undo.append(seam.replace_dispatch(self._dispatch))
             self._undo.append(pickling.keep_code_whole())
             self._undo.append(seam.replace_call(self._call_outside))
@@ -105,9 +107,14 @@ class Session:
         self._undo.append(undo)
 
     def close(self) -> None:
-        """Put the SDK back as it was, stop everything, and wait until it is gone. Idempotent."""
+        """Put the SDK back as it was, stop everything, and wait until it is gone. Idempotent.
+
+        In a process that was forked from the one with the session only the first, for itself.
+        """
         while self._undo:
             self._undo.pop()()
+        if os.getpid() != self._pid:
+            return  # what is to be ended and removed is that of the process that this one was forked from
         self.engine.close()
         self.repeats.clear()
         spooled.clear()
@@ -166,9 +173,9 @@ class Session:
 
     def wait_until_over(self, name: str, timeout_s: float) -> bool:
         """Wait until nothing of a run goes on any more; return whether that came true in time."""
-        until_s = time.monotonic() + timeout_s
-        while self._goes_on(name) and time.monotonic() < until_s:
-            time.sleep(0.005)
+        until_s = monotonic_s() + timeout_s
+        while self._goes_on(name) and monotonic_s() < until_s:
+            sleep_s(0.005)
         return not self._goes_on(name)
 
     def _goes_on(self, name: str) -> bool:
@@ -246,7 +253,7 @@ class Session:
         """Stand in for the SDK's direct dispatch in the kernel: run the attempt in a worker."""
         call = seam.call_arguments(args, kwargs)
         try:
-            job = tasks.job_for(call, self.engine.directory, root=True)
+            job = tasks.job_for(call, self.engine.directory.path, root=True)
             job = replace(job, semantics=self.semantics, system_retries=self.system_retries)
             tasks.check_inline_size(call["task"], call["inputs"].proto_inputs.literals, "input")
         except (ValueError, InlineIOMaxBytesBreached) as error:

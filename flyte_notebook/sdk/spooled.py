@@ -7,9 +7,10 @@ the very same inputs: the last `KEPT_RUNS` runs, and not more than `KEPT_BYTES` 
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from dataclasses import dataclass, field
+
+from flyte_notebook import private
 
 KEPT_RUNS = 20
 KEPT_BYTES = 768 << 20
@@ -65,7 +66,7 @@ class SpooledInputs:
 def _remove(files: _Files | None) -> None:
     for path in files.paths if files is not None else ():
         with contextlib.suppress(OSError):
-            os.unlink(path)
+            private.remove(path)
 
 
 spooled = SpooledInputs()

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-import uuid
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flyte_notebook import sweeping
+from flyte_notebook.bound import monotonic_s, unique
 from flyte_notebook.errors import RunAbortedError, failure_in
 from flyte_notebook.limiters import machine
 from flyte_notebook.outcome import Failure, Success
@@ -59,7 +58,7 @@ class Sweeping:
     def __init__(self, session: Session, task: Any, plan: Plan, call: Call) -> None:
         """Take what is to be swept; nothing starts. Raises `SweepError`."""
         self.name = f"sweep of {_short(task)}"
-        self._id = uuid.uuid4().hex[:12]
+        self._id = unique()[:12]
         self._session = session
         self._task = task
         self._plan = plan
@@ -68,7 +67,7 @@ class Sweeping:
         self._running: set[str] = set()
         self._refused: BaseException | None = None
         self._stopped = False
-        self._began_s = time.monotonic()
+        self._began_s = monotonic_s()
         self._over = threading.Event()
         cores = tasks.limits_of(task).cpu_cores or 1.0
         self.side_by_side = max(1, min(int(machine.cpu_count() / cores), MOST_AT_ONCE, plan.count))
@@ -113,7 +112,7 @@ class Sweeping:
         said = [f"{len(self._points):,} of {self._plan.count:,} done"]
         said += [f"{len(self._running)} running"] * bool(self._running)
         said += [f"{ends[end]:,} {end}" for end in sweeping.ENDS if ends[end]]
-        elapsed_s = time.monotonic() - self._began_s
+        elapsed_s = monotonic_s() - self._began_s
         return Progress(run=self.name, task_name=self.name, elapsed_s=elapsed_s, words=" · ".join(said))
 
     def run(self) -> Sweep:
@@ -123,7 +122,7 @@ class Sweeping:
         when it was stopped; whatever is raised, `known` tells afterwards.
         """
         global last  # noqa: PLW0603 - like the last run: one for the process
-        self._began_s = time.monotonic()
+        self._began_s = monotonic_s()
         history = self._session.history
         before = history.last_failure
         end_line = self._session.begin_group(self)

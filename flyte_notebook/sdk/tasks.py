@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook import units
+from flyte_notebook.bound import unique
 from flyte_notebook.errors import InlineIOMaxBytesBreached, RuntimeUserError
 from flyte_notebook.job import CallFacts, InputFact, Job
 from flyte_notebook.limits import Limits
-from flyte_notebook.sdk import seam
+from flyte_notebook.private import UnwritableError
+from flyte_notebook.sdk import places, seam
 from flyte_notebook.sdk.unstarted import with_failure
 from flyte_notebook.worker import named_pickles, pickling
-from flyte_notebook.worker.spool import Spool, SpoolError, SpoolReader
+from flyte_notebook.worker.spool import Spool, SpoolReader
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -43,7 +43,7 @@ def job_for(call: dict[str, Any], directory: str, *, root: bool) -> Job:
     payload, path, unsent = b"", None, ""
     try:
         payload, path = pack(call, directory)
-    except SpoolError as error:
+    except UnwritableError as error:
         unsent = str(error)
     return Job(
         label=task.name,
@@ -137,10 +137,10 @@ def input_facts(task: Any, inputs: Any) -> tuple[InputFact, ...]:
 def pack(call: dict[str, Any], directory: str) -> tuple[bytes, str | None]:
     """Write what a worker needs for one dispatch; return it as bytes, or as a file in ``directory`` if it is large.
 
-    Raises `PicklingProblem`, which names the culprit, and `SpoolError`.
+    Raises `PicklingProblem`, which names the culprit, and `UnwritableError`.
     """
-    body = {"call": call, "settings": seam.context_settings(), "init": seam.init_settings()}
-    spool = Spool(lambda: os.path.join(directory, f"{uuid.uuid4().hex}.payload"))
+    body = {"call": call, "settings": seam.context_settings(), "init": seam.init_settings(), "places": places.current()}
+    spool = Spool(lambda: f"{directory}/{unique()}.payload")
     try:
         files = named_pickles.dump(body, spool, name=call["task"].name, end=True)
         pickling.CellPickler(spool).dump(pickling.sources_of(files))

@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
-import tempfile
-import uuid
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -24,10 +21,12 @@ import flyte
 import flyte.storage
 from flyte.types import TypeEngine, TypeTransformer
 
+from flyte_notebook import private
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues
 from flyte_notebook.cells.version import digest
 from flyte_notebook.sdk import seam
 from flyte_notebook.sdk.inputs import task_of_inputs
+from flyte_notebook.sdk.places import new_value
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.tasks import SIZE_KEY, TYPE_KEY
 from flyte_notebook.worker import context, named_pickles
@@ -126,23 +125,13 @@ last_outputs = LastOutputs()
 """Where the cell magic finds what a run gave back."""
 
 
-def place() -> str:
-    """Return the path of a new file for values that are too large to travel inline; local, and in no use yet."""
-    raw_data_path: Any = flyte.ctx().raw_data_path  # None outside of a run, whatever its annotation says
-    if raw_data_path is not None:
-        path: str = raw_data_path.get_random_remote_path()
-        if not flyte.storage.is_remote(path):
-            return path
-    return os.path.join(tempfile.gettempdir(), f"fnb-{uuid.uuid4().hex}")
-
-
 async def published(path: str | None) -> str | None:
-    """Return where others find a file that was written at `place`: it is uploaded where the raw data are remote."""
+    """Return where others find a file that was written at `new_value`: it is uploaded where the raw data are remote."""
     raw_data_path: Any = flyte.ctx().raw_data_path  # None outside of a run, whatever its annotation says
     if path is None or raw_data_path is None or not flyte.storage.is_remote(raw_data_path.path):
         return path
     uploaded: str = await flyte.storage.put(path, raw_data_path.get_random_remote_path())
-    await asyncio.to_thread(os.unlink, path)
+    await asyncio.to_thread(private.remove, path)
     return uploaded
 
 
@@ -172,7 +161,7 @@ class CellInputTransformer(TypeTransformer[CellInput]):
         """Pickle a value. Raises `PicklingProblem`, whose path begins with the variable's name."""
         name = get_args(python_type)[1] if get_origin(python_type) is Annotated else "value"
         hashed = seam.is_cached(task_of_inputs.get())
-        spool = Spool(place, hashed=hashed)
+        spool = Spool(new_value, hashed=hashed)
         try:
             named_pickles.dump(python_val, spool, shared_namespace(), name=name)
             data = spool.finish()
@@ -203,7 +192,7 @@ class CellInputTransformer(TypeTransformer[CellInput]):
         if lv.scalar.HasField("binary"):
             value, names = named_pickles.load_spooled(SpoolReader(io.BytesIO(lv.scalar.binary.value)))
         else:
-            with open(await fetched(lv.scalar.blob.uri), "rb") as file:  # noqa: ASYNC230 - loading blocks anyway
+            with private.read(await fetched(lv.scalar.blob.uri)) as file:
                 value, names = named_pickles.load_spooled(SpoolReader(file))
         if context.in_worker():
             named_pickles.make_known(names)
@@ -238,7 +227,7 @@ class CellOutputsTransformer(TypeTransformer[CellOutputs]):
         outcome = CellOutcome.unpack(lv.scalar.binary.value)
         if outcome.path is not None:
             path = await fetched(outcome.path)
-            if not os.path.exists(path):  # noqa: ASYNC240 - a local file
+            if not private.exists(path):
                 message = f"the outputs of this cell are gone from {path}; run it again with --cache disable"
                 raise FileNotFoundError(message)
             outcome = outcome.moved(path)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.errors import ROOTS
+from flyte_notebook.errors import ROOTS, RuntimeSystemError
 from flyte_notebook.limits import Limits
 from flyte_notebook.outcome import Failure, WorkerReport
+from flyte_notebook.private import fault_in
 from flyte_notebook.sdk import control_plane
 from flyte_notebook.worker.raised import describe
 
@@ -84,3 +85,15 @@ def with_failure(error: Any, task_name: str) -> Any:
     """Give the error of a task that never started its failure, as ``error.failure``, and return it."""
     error.failure = failure_outside(error, task_name, NOT_STARTED)
     return error
+
+
+def unusable(error: OSError, task_name: str) -> Exception:
+    """Return the error of a task that cannot start because of a file of ours; the same error if it is no such fault."""
+    fault = fault_in(error)
+    return error if fault is None else not_run(fault, task_name)
+
+
+def not_run(why: OSError, task_name: str) -> Exception:
+    """Return the error of a task that cannot start because of what failed on our side."""
+    found: Exception = with_failure(RuntimeSystemError("Interrupted", f"no worker could be run: {why}"), task_name)
+    return found

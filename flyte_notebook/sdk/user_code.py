@@ -7,7 +7,7 @@ import functools
 import inspect
 from typing import Any
 
-from flyte_notebook.worker import context, layout
+from flyte_notebook.worker import child, context, layout
 
 
 def watched(task: Any) -> tuple[Any, list[BaseException]]:
@@ -26,7 +26,9 @@ def watched(task: Any) -> tuple[Any, list[BaseException]]:
             coroutine = execute_task(*args, **kwargs)
             layout.runs(coroutine)
             result = await coroutine
+            child.end_if_forked()
         except BaseException as error:
+            child.end_if_forked(error)
             raised.append(_as_raised(error))
             raise
         finally:
@@ -36,11 +38,17 @@ def watched(task: Any) -> tuple[Any, list[BaseException]]:
 
     def carried(*args: Any, **kwargs: Any) -> Any:
         try:
-            return function(*args, **kwargs)
+            result = function(*args, **kwargs)
+            child.end_if_forked()
         except (StopIteration, GeneratorExit) as error:
+            child.end_if_forked(error)
             # From the SDK's thread: a future waits for ever for the one, and makes a bare one of the other.
             raised.append(error)
             raise RuntimeError(type(error).__name__) from error
+        except BaseException as error:
+            child.end_if_forked(error)
+            raise
+        return result
 
     task.execute = executed
     if inspect.isfunction(function) and not inspect.iscoroutinefunction(function):

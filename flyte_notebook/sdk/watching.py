@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flyte_notebook.bound import monotonic_s
 from flyte_notebook.sdk import seam
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Watching:
         watched = self._runs.get(name)
         if watched is not None:
             sleep_s = seam.backoff_s(task, watched.attempts)
-            watched.wakes_s = None if sleep_s is None else time.monotonic() + sleep_s
+            watched.wakes_s = None if sleep_s is None else monotonic_s() + sleep_s
 
     def over(self, name: str) -> None:
         """Say that a run is over. Idempotent."""
@@ -106,7 +106,7 @@ class Watching:
         """Return for how long the SDK still sleeps before the next attempt, ``None`` where it does not. Thread-safe."""
         watched = self._runs.get(name)
         wakes_s = None if watched is None else watched.wakes_s
-        return None if wakes_s is None else max(0.0, wakes_s - time.monotonic())
+        return None if wakes_s is None else max(0.0, wakes_s - monotonic_s())
 
     def wake(self, name: str | None = None) -> None:
         """Have the SDK sleep no longer before the next attempt of a run, or of all. Thread-safe, takes no lock."""

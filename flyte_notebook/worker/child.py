@@ -15,7 +15,6 @@ import io
 import itertools
 import os
 import signal
-import socket
 import sys
 import threading
 import traceback
@@ -23,11 +22,13 @@ import types
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook import private
 from flyte_notebook.worker import context, handover, protocol, strays
 from flyte_notebook.worker.parent import EXIT_LOST
-from flyte_notebook.worker.raised import describe, with_pickled
+from flyte_notebook.worker.raised import describe, user_traceback, with_pickled
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
     from typing import BinaryIO
 
@@ -63,6 +64,10 @@ class Channel:
         with contextlib.suppress(protocol.ChannelClosedError):
             self.tell({"kind": "cancel", "number": number})
 
+    def drop(self) -> None:
+        """Close this process's copy of it, without a word."""
+        self._sock.close()
+
     def listen(self) -> None:
         """Receive replies until the kernel is gone; then end this process and what it started."""
         while True:
@@ -81,9 +86,6 @@ class Channel:
 channel: Channel | None = None
 """This worker's channel; ``None`` in any other process."""
 
-directory = ""
-"""Where large messages to the kernel go, as files."""
-
 
 def begin(arguments: list[str]) -> None:
     """Entry of a fresh interpreter: let the supervisor see where it stands, then as `main`."""
@@ -93,8 +95,8 @@ def begin(arguments: list[str]) -> None:
 
 def main(arguments: list[str]) -> None:
     """Entry of the worker process; ``arguments`` hold the ``module:function`` that jobs will name."""
-    global channel, directory  # noqa: PLW0603 - one worker process, one channel
-    sock = socket.socket(fileno=protocol.CHANNEL_FD)
+    global channel  # noqa: PLW0603 - one worker process, one channel
+    sock = protocol.taken(protocol.CHANNEL_FD)
     os.set_inheritable(protocol.CHANNEL_FD, False)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -102,17 +104,46 @@ def main(arguments: list[str]) -> None:
             stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")
     entry: Callable[[BinaryIO], bytes] = named(arguments[0])
     channel = Channel(sock)
+    os.register_at_fork(after_in_child=_forked)
     channel.tell({"kind": "ready"})
     try:
         job = protocol.receive(sock)
     except protocol.ChannelClosedError:
         os._exit(EXIT_LOST)
-    directory = job["directory"]
+    private.know(job["directory"])
     strays.keep_children()
     threading.Thread(target=channel.listen, name="flyte-notebook-channel", daemon=True).start()
-    context.connect(channel.tell)
+    context.connect(channel.tell, job["directory"].path)
     _empty_main()
     _farewell(_answer(channel, entry, job))
+
+
+def _forked() -> None:
+    """Take the channel from a process that a task forks: it must not speak for the worker, nor keep it from ending."""
+    global channel  # noqa: PLW0603 - as below
+    if channel is not None:
+        channel.drop()
+    channel = None
+    context.disconnect()
+
+
+def end_if_forked(error: BaseException | None = None) -> None:
+    """End this process, where user code is over, if that code forked it: as Python would end it there.
+
+    What comes afterwards, the answer and the cleaning up, is for the worker itself to do, once.
+    """
+    if not context.forked():
+        return
+    status: object = 0
+    if isinstance(error, SystemExit):
+        status = error.code
+    elif error is not None:
+        traceback.print_exception(type(error), error, user_traceback(error.__traceback__))
+        status = 1
+    if status is not None and not isinstance(status, int):
+        sys.stderr.write(f"{status}\n")
+        status = 1
+    _farewell((status or 0) & 0xFF)
 
 
 def _answer(to: Channel, entry: Callable[[BinaryIO], bytes], job: dict[str, Any]) -> int:
@@ -129,12 +160,16 @@ def _answer(to: Channel, entry: Callable[[BinaryIO], bytes], job: dict[str, Any]
                 answer = entry(file)
             finally:
                 context.body_ended()
+        message = protocol.parcel(answer, context.directory)
+    except private.OwnFileError as error:
+        to.tell({"kind": "unusable", "why": str(error)})
+        return 1
     except BaseException as error:
         facts = describe(error)
         to.tell({"kind": "raised", "raised": facts})
         to.tell({"kind": "raised", "raised": with_pickled(facts, error)})
         return 1
-    to.tell({"kind": "answer", **protocol.parcel(answer, directory)})
+    to.tell({"kind": "answer", **message})
     return 0
 
 
@@ -157,7 +192,7 @@ def named(name: str) -> Callable[..., Any]:
 def _payload(job: dict[str, Any]) -> BinaryIO:
     if job["path"] is None:
         return io.BytesIO(job["payload"])
-    return open(job["path"], "rb")
+    return private.read(job["path"])
 
 
 def _empty_main() -> None:

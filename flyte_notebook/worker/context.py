@@ -5,6 +5,7 @@ Outside of a worker every function here does nothing, so that the same code runs
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,27 @@ if TYPE_CHECKING:
 
 _tell: Callable[[dict[str, Any]], None] | None = None
 _at_end: Callable[[], object] | None = None
+_pid: int | None = None
+
+directory = ""
+"""The directory of the session, which nobody else may enter; empty outside of a worker."""
 
 
-def connect(tell: Callable[[dict[str, Any]], None]) -> None:
-    """Set the function that carries messages to the kernel; called once by the worker."""
-    global _tell  # noqa: PLW0603 - one worker process, one channel
-    _tell = tell
+def connect(tell: Callable[[dict[str, Any]], None], place: str) -> None:
+    """Set the function that carries messages to the kernel, and the session's directory; called once by the worker."""
+    global _tell, _pid, directory
+    _tell, _pid, directory = tell, os.getpid(), place
+
+
+def disconnect() -> None:
+    """Tell nobody any more: this process was forked by a worker, and is none."""
+    global _tell  # noqa: PLW0603 - as above
+    _tell = None
+
+
+def forked() -> bool:
+    """Whether this process was forked by a worker."""
+    return _pid not in {None, os.getpid()}
 
 
 def at_end(call: Callable[[], object]) -> None:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.worker import protocol
 from flyte_notebook.worker.layout import Layout, UnknownLayoutError
 from flyte_notebook.worker.pystack import StackReader
 from flyte_notebook.worker.selfread import known_layout
+
+if TYPE_CHECKING:
+    import socket
 
 
 def layout_message() -> dict[str, Any]:
@@ -40,7 +42,7 @@ def send(sock: socket.socket, message: dict[str, Any]) -> None:
 def hand_over_fresh() -> None:
     """Send it where a fresh interpreter was given a socket for it; does nothing where it was not. Never raises."""
     try:
-        sock = socket.socket(fileno=protocol.STACK_FD)
+        sock = protocol.taken(protocol.STACK_FD)
     except OSError:
         return
     with sock, contextlib.suppress(OSError):

@@ -12,8 +12,8 @@ import re
 import types
 from typing import IO, TYPE_CHECKING, Any
 
+from flyte_notebook.private import UnwritableError
 from flyte_notebook.worker import pickling, sharing
-from flyte_notebook.worker.spool import SpoolError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -100,7 +100,7 @@ def _dump(pickler: pickling.CellPickler, obj: Any, namespace: dict[str, Any] | N
         pickler.dump(obj)
         while names := names_of(pickler.new_travellers(), home):  # they may bring more
             pickler.dump(names)
-    except (MemoryError, SpoolError):
+    except (MemoryError, UnwritableError):
         raise
     except Exception as error:
         raise pickling.explain(obj, error, name=name, namespace=namespace) from error

@@ -22,7 +22,6 @@ import dataclasses
 import functools
 import io
 import linecache
-import os
 import pickle
 import sys
 import types
@@ -31,6 +30,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import cloudpickle
 
+from flyte_notebook import private
 from flyte_notebook.worker import sharing
 from flyte_notebook.worker.code_objects import global_names, reduce_code, submodules_used
 from flyte_notebook.worker.unpicklable import PicklingProblem, locate
@@ -317,7 +317,7 @@ def sources_of(files: Iterable[str]) -> Sources:
     return {
         file: list(linecache.getlines(file))
         for file in sorted(files)
-        if file in linecache.cache and not os.path.exists(file)
+        if file in linecache.cache and not private.exists(file)
     }
 
 

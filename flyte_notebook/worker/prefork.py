@@ -29,17 +29,19 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import sysconfig
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.limiters import control_groups
 from flyte_notebook.limiters.base import ATTEMPT_VARIABLE
 from flyte_notebook.worker import child, handover, own_pages, parent, protocol
 from flyte_notebook.worker.likeness import ATTEMPT_NAME_BYTES
+
+if TYPE_CHECKING:
+    import socket
 
 CONTROL_FD = 3
 LOWEST_FREE_FD = 10
@@ -57,7 +59,7 @@ class UnfitError(Exception):
 def main(arguments: list[str]) -> None:
     """Entry of the server process; returns in no process: not in the server, and not in the workers."""
     settings = json.loads(arguments[0])
-    control = socket.socket(fileno=CONTROL_FD)
+    control = protocol.taken(CONTROL_FD)
     os.set_inheritable(CONTROL_FD, False)
     libc = ctypes.CDLL(None)
     was_called = ctypes.create_string_buffer(16)
@@ -142,7 +144,7 @@ def _serve(control: socket.socket) -> tuple[socket.socket, int]:
         except protocol.ChannelClosedError:
             os._exit(0)
         for message, fds in messages:
-            spare = socket.socket(fileno=fds[0])
+            spare = protocol.taken(fds[0])
             if os.fork() == 0:
                 hold = _go_between(message, spare)
                 control.close()

@@ -8,15 +8,15 @@ file descriptors beside their first byte (``SCM_RIGHTS``), as many as their ``"f
 from __future__ import annotations
 
 import array
-import contextlib
-import json
 import os
 import pickle
 import socket
 import struct
-import uuid
 from collections import deque
 from typing import TYPE_CHECKING, Any
+
+from flyte_notebook import private
+from flyte_notebook.bound import from_json, to_json, unique
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,6 +37,8 @@ MAX_FRAME_BYTES = 1 << 30
 MAX_FDS = 16
 
 _HEADER = struct.Struct("!Q")
+_Socket, _new_pair = socket.socket, socket.socketpair
+_to_pickle, _from_pickle = pickle.dumps, pickle.loads
 
 Message = dict[str, Any]
 
@@ -49,9 +51,27 @@ class BrokenMessageError(ChannelClosedError):
     """The other side is there, but what it sent is no message: nothing more can be read from it."""
 
 
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return two sockets that are connected, and wait: whatever ``socket.setdefaulttimeout`` was given. Raises OSError.
+
+    Whether a socket waits is known to all who hold it, in other processes too.
+    """
+    ends = _new_pair()
+    for end in ends:
+        end.settimeout(None)
+    return ends
+
+
+def taken(descriptor: int) -> socket.socket:
+    """Return the socket of a descriptor, which waits. Raises OSError where it is none."""
+    sock = _Socket(fileno=descriptor)
+    sock.settimeout(None)
+    return sock
+
+
 def frame(message: Message) -> bytes:
     """Return the bytes of a message between kernel and worker."""
-    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    body = _to_pickle(message, protocol=pickle.HIGHEST_PROTOCOL)
     return _HEADER.pack(len(body)) + body
 
 
@@ -71,17 +91,14 @@ def receive(sock: socket.socket) -> Message:
 
 
 def parcel(data: bytes, directory: str) -> Message:
-    """Return what carries bytes in a message: themselves, or a file if they are many. Raises OSError."""
+    """Return what carries bytes in a message: themselves, or a file if they are many.
+
+    Raises `private.UnwritableError`.
+    """
     if len(data) <= INLINE_BYTES:
         return {"data": data, "path": None}
-    path = os.path.join(directory, f"{uuid.uuid4().hex}.parcel")
-    try:
-        with open(path, "wb") as file:
-            file.write(data)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-        raise
+    path = f"{directory}/{unique()}.parcel"
+    private.write(path, data)
     return {"data": None, "path": path}
 
 
@@ -90,8 +107,8 @@ def unpacked(message: Message) -> bytes:
     if message["path"] is None:
         data: bytes = message["data"]
         return data
-    with open(message["path"], "rb") as file:
-        os.unlink(message["path"])
+    with private.read(message["path"]) as file:
+        private.remove(message["path"])
         return file.read()
 
 
@@ -111,7 +128,7 @@ async def receive_async(reader: asyncio.StreamReader) -> Message:
 
 def control_frame(message: Message, *, fds: int = 0) -> bytes:
     """Return the bytes of a message between kernel and supervisor that brings so many descriptors."""
-    body = json.dumps({**message, "fds": fds}).encode()
+    body = to_json({**message, "fds": fds}).encode()
     return _HEADER.pack(len(body)) + body
 
 
@@ -191,7 +208,7 @@ class ControlReader:
 
 def _control_message(body: bytes) -> Message:
     try:
-        message = json.loads(body)
+        message = from_json(body.decode())
     except ValueError as error:
         raise BrokenMessageError(f"a frame that is no message: {error}") from error
     if not isinstance(message, dict) or "kind" not in message:
@@ -201,7 +218,7 @@ def _control_message(body: bytes) -> Message:
 
 def _loads(body: bytes) -> Message:
     try:
-        message = pickle.loads(body)  # noqa: S301 - kernel and worker run as the same user, in the same trust
+        message = _from_pickle(body)  # kernel and worker run as the same user, in the same trust
     except Exception as error:
         msg = f"a frame that is no message: {error!r}"
         raise BrokenMessageError(msg) from error

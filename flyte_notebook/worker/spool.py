@@ -16,12 +16,12 @@ import contextlib
 import hashlib
 import io
 import mmap
-import os
 import pickle
 import struct
 from collections import deque
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from flyte_notebook import private
 from flyte_notebook.worker.protocol import INLINE_BYTES
 
 if TYPE_CHECKING:
@@ -41,10 +41,6 @@ WRITE_BYTES = 32 << 20
 _HEADER = struct.Struct("!cQ")
 HEADER_BYTES = _HEADER.size
 _PICKLE, _BUFFER = b"p", b"b"
-
-
-class SpoolError(OSError):
-    """The file cannot be written: most often the disk is full."""
 
 
 class TooLargeError(Exception):
@@ -71,7 +67,7 @@ class Spool:
         self._end = None if limit_bytes is None else self.position + limit_bytes
 
     def write(self, data: Buffer) -> int:
-        """Append a piece of the pickle. Raises `SpoolError`, `TooLargeError`."""
+        """Append a piece of the pickle. Raises `private.UnwritableError`, `TooLargeError`."""
         return self._append(_PICKLE, memoryview(data).cast("B"))
 
     def take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
@@ -97,18 +93,23 @@ class Spool:
             self._file.write(_HEADER.pack(kind, data.nbytes))
             for begin in range(0, data.nbytes, WRITE_BYTES):
                 self._file.write(data[begin : begin + WRITE_BYTES])
+        except private.UnwritableError:
+            raise
         except OSError as error:
             raise self._problem(error) from error
         return data.nbytes
 
-    def _problem(self, error: OSError) -> SpoolError:
-        return SpoolError(error.errno, f"{error.strerror or error}: values cannot be written to {self.path}")
+    def _problem(self, error: OSError) -> private.UnwritableError:
+        return private.unwritable(self.path or "", self.position, error)
 
     def _to_disk(self) -> None:
         held: io.BytesIO = self._file
-        self.path = self._place()
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        self._file = open(self.path, "wb")  # noqa: SIM115 - closed by finish() and discard()
+        path = self._place()
+        try:
+            self._file = private.create(path)
+        except OSError as error:
+            raise private.unwritable(path, self.position, error) from error
+        self.path = path
         self._file.write(held.getbuffer())
 
     def hexdigest(self) -> str:
@@ -117,7 +118,7 @@ class Spool:
         return self._hash.hexdigest()
 
     def finish(self) -> bytes | None:
-        """Close; return what was written if it is still in memory. Raises `SpoolError`."""
+        """Close; return what was written if it is still in memory. Raises `private.UnwritableError`."""
         if self.path is None:
             data: bytes = self._file.getvalue()
             return data
@@ -131,8 +132,9 @@ class Spool:
         """Close, and remove the file if there is one. Idempotent."""
         with contextlib.suppress(OSError):  # what is still in a buffer need not find room
             self._file.close()
-        if self.path is not None and os.path.exists(self.path):
-            os.unlink(self.path)
+        if self.path is not None:
+            with contextlib.suppress(OSError):
+                private.remove(self.path)
 
 
 class SpoolReader:

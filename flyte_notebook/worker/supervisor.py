@@ -20,15 +20,16 @@ import ctypes
 import json
 import os
 import selectors
-import shutil
 import signal
 import socket
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook import private
 from flyte_notebook.limiters import selection
+from flyte_notebook.limiters.life import Life
+from flyte_notebook.limiters.processes import ending
 from flyte_notebook.worker import protocol, strays
 from flyte_notebook.worker.fresh import Fresh
 from flyte_notebook.worker.launching import Launcher
@@ -42,6 +43,11 @@ if TYPE_CHECKING:
 
 USAGE_EVERY_S = 0.1
 CLEANUP_BOUND_S = 5.0
+NOTICE_BOUND_S = 0.05
+EOF_BOUND_S = 1.0
+"""How long after the signal of its end, and the end of its socket, a kernel may not yet look like one that ends."""
+KERNEL_END_BOUND_S = 5.0
+"""How long a kernel that ends may still be there: giving back its memory takes a while."""
 STRAYS_AGAIN_S = 0.01
 ORPHANS_BOUND_S = 2.0
 """How long whoever is in no group is waited for: it ends by itself, or is nobody that we know of."""
@@ -51,13 +57,14 @@ PR_SET_PDEATHSIG = 1
 class Supervisor:
     """The loop of the supervisor process."""
 
-    def __init__(self, control: socket.socket, limiter: Limiter, session_dir: str) -> None:
+    def __init__(self, control: socket.socket, limiter: Limiter, life: Life, kernel_pid: int) -> None:
         control.setblocking(False)
         self._control = control
         self._unsent = bytearray()
         self._reader = protocol.ControlReader(control)
         self._limiter = limiter
-        self._session_dir = session_dir
+        self._life = life
+        self._kernel_pid = kernel_pid
         self._watched: dict[int, Watched] = {}
         self._leaving: list[Watched] = []
         self._selector = selectors.DefaultSelector()
@@ -67,6 +74,8 @@ class Supervisor:
         )
         self._spares = Spares(limiter, self, self._launcher, start=self._watch, fresh=self._fresh.ask, tell=self._tell)
         self._closing = False
+        self._asked_to_close = False
+        self._lost_kernel = False
         self._usage_due_s = 0.0
         self._strays_due_s = float("inf")
 
@@ -83,7 +92,8 @@ class Supervisor:
         self.listen(self._control, self._on_control)
         self.listen(wake_read, lambda: _drain(wake_read))
         try:
-            self._tell({"kind": "hello", "enforcement": _enforcement(self._limiter)})
+            left_alone = selection.left_alone(os.path.dirname(self._life.directory.path))
+            self._tell({"kind": "hello", "enforcement": _enforcement(self._limiter), "left_alone": left_alone})
             with contextlib.suppress(OSError):  # it is tried again when it is needed
                 self._launcher.begin()
             while not self._closing:
@@ -118,7 +128,7 @@ class Supervisor:
         try:
             messages = self._reader.read()
         except protocol.ChannelClosedError:
-            self._closing = True
+            self._closing = self._lost_kernel = True
             return
         for message, fds in messages:
             self._handle(message, fds)
@@ -133,7 +143,7 @@ class Supervisor:
         elif kind == "prefork":
             self._spares.begin(message)
         elif kind == "close":
-            self._closing = True
+            self._closing = self._asked_to_close = True
         elif kind == "stop" and (self._spares.give_up(number) or self._fresh.give_up(number)):
             self._tell({"kind": "ended", "id": number, "tripped": "stopped"})
         elif watched is None:
@@ -237,7 +247,7 @@ class Supervisor:
         except BlockingIOError:
             pass
         except OSError:
-            self._closing = True
+            self._closing = self._lost_kernel = True
         write = selectors.EVENT_WRITE if self._unsent else 0
         if self._control in self._selector.get_map():
             self._selector.modify(self._control, selectors.EVENT_READ | write, self._on_control)
@@ -265,7 +275,23 @@ class Supervisor:
             self._end_strays()
             time.sleep(0.002)
         self._limiter.close()
-        shutil.rmtree(self._session_dir, ignore_errors=True)
+        self._give_up_files()
+
+    def _give_up_files(self) -> None:
+        """Remove the session's files if it is over; they are the kernel's as long as it lives, whatever ended us.
+
+        The signal of its end comes when the first of its threads has ended, before it closes its socket, and that
+        before it is gone: a process that ends is waited for.
+        """
+        ends = False
+        until = time.monotonic() + (EOF_BOUND_S if self._lost_kernel else NOTICE_BOUND_S)
+        while os.getppid() == self._kernel_pid and not self._asked_to_close and time.monotonic() < until:
+            if not ends and sys.platform == "linux" and ending(self._kernel_pid):
+                ends, until = True, time.monotonic() + KERNEL_END_BOUND_S
+            time.sleep(0.002)
+        if self._asked_to_close or os.getppid() != self._kernel_pid:
+            self._life.end()
+        self._life.leave()
 
     @property
     def _goes_on(self) -> bool:
@@ -292,7 +318,7 @@ def _enforcement(limiter: Limiter) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
-    """Entry of the supervisor process: control descriptor, session name, session directory."""
+    """Entry of the supervisor process: control descriptor; session, its directory and the kernel's pid."""
     fd, settings = int(arguments[0]), json.loads(arguments[1])
     # The end of the socket says that the kernel is gone, unless a process that it forked holds a copy: then this does.
     if sys.platform == "linux":
@@ -301,11 +327,11 @@ def main(arguments: list[str]) -> None:
             return
     control = socket.socket(fileno=fd)
     control.set_inheritable(False)  # the end of it says that we are gone: nobody else may hold it
-    log = Path(settings["session_dir"]) / "supervisor.log"
-    error_log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    life = Life.join(settings["session"], private.Directory(**settings["directory"]))
+    error_log = life.log()
     os.dup2(error_log, 2)
     os.close(error_log)
     # Of our own session too: a supervisor before us may have been killed, and left what its workers had started.
-    selection.sweep(own=settings["session"])
+    selection.sweep(own=settings["session"], directory=os.path.dirname(life.directory.path))
     limiter = selection.choose(session=settings["session"])
-    Supervisor(control, limiter, settings["session_dir"]).run()
+    Supervisor(control, limiter, life, settings["kernel_pid"]).run()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
 import types
 from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.bound import monotonic_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,11 +43,11 @@ def locate(
 
     ``attempt`` tries to pickle a part and returns its error; ``reads`` gives the globals of a function.
     """
-    path, current, deadline = name, obj, time.monotonic() + SEARCH_S
+    path, current, deadline = name, obj, monotonic_s() + SEARCH_S
     seen = {id(obj)}
     for _ in range(MAX_DEPTH):
         for step, part in _parts(current, path, reads):
-            if time.monotonic() > deadline:
+            if monotonic_s() > deadline:
                 break
             if id(part) in seen:
                 continue
@@ -57,7 +58,7 @@ def locate(
                 break
         else:
             break
-        if time.monotonic() > deadline:
+        if monotonic_s() > deadline:
             break
     return PicklingProblem(path, type_name(current), _first_line(error))
 

@@ -12,9 +12,9 @@ import pytest
 from flyte_notebook.cells import returned
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues, bind
 from flyte_notebook.cells.values import RESULT, Kept, Output, write_outputs
+from flyte_notebook.private import UnwritableError
 from flyte_notebook.worker import pickling
 from flyte_notebook.worker.protocol import INLINE_BYTES
-from flyte_notebook.worker.spool import SpoolError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ def outcome_of(directory: Path, *, result: Any = None, **values: Any) -> CellOut
     outputs = [Output(name=name, value=value, wanted=True) for name, value in values.items()]
     if result is not None:
         outputs.append(Output(name=RESULT, value=result))
-    written = write_outputs(outputs, namespace={}, place=lambda: str(directory / "deep" / "values"))
+    written = write_outputs(outputs, namespace={}, place=lambda: str(directory / "values"))
     return CellOutcome(segments=written.segments, data=written.data, path=written.path, kept=written.kept)
 
 
@@ -34,12 +34,12 @@ def test_small_values_travel_inline_and_large_ones_in_a_file(tmp_path: Path) -> 
     small = outcome_of(tmp_path, x=1)
     assert (True, None) == (small.data is not None, small.path)
     large = outcome_of(tmp_path, result="r", x=b"x" * INLINE_BYTES, y=2)
-    assert (None, str(tmp_path / "deep" / "values")) == (large.data, large.path)
+    assert (None, str(tmp_path / "values")) == (large.data, large.path)
     values = ReturnedValues(CellOutcome.unpack(large.pack()))
     assert ("r", {"x": b"x" * INLINE_BYTES, "y": 2}) == (values.result, values.outputs)
     large.discard()
     large.discard()
-    assert [] == list((tmp_path / "deep").iterdir())
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_the_result_is_loaded_alone(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
     output = Output(name="x", value=bytes(20 << 20), wanted=True)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, before[1]))
     try:
-        with pytest.raises(SpoolError, match=r"File too large: values cannot be written to .*values"):
+        with pytest.raises(UnwritableError, match=r"File too large: 20 MiB cannot be written to .*/values"):
             write_outputs([output], namespace={}, place=lambda: str(tmp_path / "values"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -70,7 +70,7 @@ def files(session: Session) -> Any:
     """Return what lists the files that the session holds for payloads and answers, and nothing that stays by itself."""
 
     def listed() -> list[str]:
-        found = [path.name for path in Path(session.engine.directory).iterdir()]
+        found = [path.name for path in Path(session.engine.directory.path).iterdir()]
         return sorted(name for name in found if name.endswith((".payload", ".parcel")))
 
     assert [] == listed()

@@ -15,8 +15,10 @@ import flyte
 import flyte.errors
 import pytest
 
+from flyte_notebook.limiters.control_groups import own
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 T = TypeVar("T")
 
@@ -66,15 +68,22 @@ def facts_of(
 
 
 @contextlib.contextmanager
-def started(
-    program: str, directory: Path, *, environ: Mapping[str, str] | None = None, group: Path | None = None
+def started(  # noqa: PLR0913 - all that a process can be started with, by name
+    program: str,
+    directory: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    group: Path | None = None,
+    prefix: Sequence[str] = (),
+    stdin: int | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start a program in a terminal session of its own; kill what is left of it."""
+    """Start a program in a terminal session of its own, ``prefix`` before its command; kill what is left of it."""
     script = Path(directory, f"program-{time.monotonic_ns()}.py")
     script.write_text(PRELUDE + program)
     join = [] if group is None else ["/bin/sh", "-c", f'echo $$ > "{group}/cgroup.procs"; exec "$@"', "sh"]
     process = subprocess.Popen(
-        [*join, sys.executable, str(script)],
+        [*join, *prefix, sys.executable, str(script)],
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -89,6 +98,15 @@ def started(
             process.kill()
         process.wait()
         process.stdout.close()
+        if process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+
+
+def groups(session: str) -> set[Path]:
+    """Return the control groups of a session."""
+    bases = {base[0] for base in map(own, ("memory", "cpu", "pids", "")) if base is not None}
+    return {path for base in bases for path in Path(base, session).glob("**/")}
 
 
 def read_until(process: subprocess.Popen[str], word: str, count: int = 1) -> str:

@@ -59,6 +59,7 @@ with fn.enable():
 WALL_CLOCKS = {
     ("time", "time"),
     ("time", "time_ns"),
+    ("time", "CLOCK_REALTIME"),
     ("datetime", "now"),
     ("datetime", "utcnow"),
     ("datetime", "today"),
@@ -79,13 +80,21 @@ def test_no_bound_cares_about_the_days_clock(tmp_path: Path) -> None:
 
 
 def test_nothing_of_ours_reads_the_days_clock() -> None:
-    """No module of the package calls a clock that can be set, but for the date that stands beside a saved run."""
+    """No module of the package asks a clock that can be set, but for the date that stands beside a saved run."""
     package = Path(flyte_notebook.__file__).parent
     found = [
-        f"{path.relative_to(package)}:{node.lineno}"
+        (str(path.relative_to(package)), name)
         for path in package.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.Attribute)
-        and (getattr(node.value, "id", getattr(node.value, "attr", "")), node.attr) in WALL_CLOCKS
+        for name in _clocks_in(node)
     ]
-    assert ["keeping/store.py"] == [place.partition(":")[0] for place in found]
+    assert {("bound.py", "CLOCK_REALTIME"), ("keeping/store.py", "clock_s")} == set(found)
+
+
+def _clocks_in(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.ImportFrom):
+        return [alias.name for alias in node.names if "clock_s" == alias.name]
+    if not isinstance(node, ast.Attribute):
+        return []
+    owner = getattr(node.value, "id", getattr(node.value, "attr", ""))
+    return [node.attr] if (owner, node.attr) in WALL_CLOCKS or "clock_s" == node.attr else []

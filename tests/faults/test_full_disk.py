@@ -73,7 +73,7 @@ with fn.enable():
     found = FOUND
     beside = facts_of(add, 3, 4)
     ballast.unlink()
-    facts(found=found, beside=beside, after=AFTER, left=sorted(os.listdir(session.engine.directory)))
+    facts(found=found, beside=beside, after=AFTER, left=sorted(os.listdir(session.engine.directory.path)))
 """
 
 NO_SPACE = "No space left on device"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from limited import Children
 
-from flyte_notebook.limiters.leftovers import session_name
+from flyte_notebook.limiters.life import session_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

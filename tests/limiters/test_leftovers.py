@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
+import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from limited import Children, running, until
+from living import Kernel
 
 from flyte_notebook.limiters.cgroup_v1 import CgroupV1
-from flyte_notebook.limiters.leftovers import over, session_name, sweep
+from flyte_notebook.limiters.leftovers import left_alone, sweep
 from flyte_notebook.limiters.watchdog import Watchdog
 from flyte_notebook.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-class Kernel:
-    """A process that stands for a notebook's kernel."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen([sys.executable, "-S", "-E", "-c", "import time; time.sleep(60)"])
-        self.session = session_name(self._process.pid)
-
-    def die(self) -> None:
-        """Be killed, and be collected."""
-        self._process.kill()
-        self._process.wait()
 
 
 @pytest.fixture
@@ -42,6 +28,7 @@ def kernel() -> Iterator[Kernel]:
     kernel = Kernel()
     yield kernel
     kernel.die()
+    shutil.rmtree(kernel.directory, ignore_errors=True)
 
 
 def nothing_else() -> tuple[str, ...]:
@@ -49,56 +36,45 @@ def nothing_else() -> tuple[str, ...]:
     return sweep(pids=(), groups=())
 
 
-def test_a_session_is_named_after_its_kernel() -> None:
-    """Pid, start time and eight random digits make the name; two sessions of one kernel differ."""
-    names = [session_name(os.getpid()) for _ in range(2)]
-    assert names[0] != names[1]
-    assert [f"fnb-{os.getpid()}"] * 2 == [name.rpartition("-")[0].rpartition("-")[0] for name in names]
-    assert re.fullmatch(r"fnb-\d+-\d+-[0-9a-f]{8}", names[0])
-
-
-def test_nobody_has_no_session(kernel: Kernel) -> None:
-    """There is no name for a process that is not there."""
-    pid = int(kernel.session.split("-")[1])
-    kernel.die()
-    with pytest.raises(ProcessLookupError, match=str(pid)):
-        session_name(pid)
-
-
-def test_a_session_is_over_with_its_kernel(kernel: Kernel) -> None:
-    """A living kernel's session goes on; with another start time under the same pid it is over."""
-    number, start, digits = kernel.session.split("-")[1:]
-    assert not over(kernel.session)
-    assert over(f"fnb-{number}-{int(start) + 1}-{digits}")
-    kernel.die()
-    assert over(kernel.session)
-
-
-@pytest.mark.parametrize(
-    "name", ["fnb-main", "fnb-99999999", "fnb-99999999-1-XYZ", "other-99999999-1-00000000", "fnb-a"]
-)
-def test_other_names_are_never_over(name: str) -> None:
-    """What is not named as a session is nobody's leftover."""
-    assert not over(name)
-
-
 def test_directories_of_dead_sessions_go(kernel: Kernel) -> None:
     """A dead session's directory is removed with all in it; a living one's and a link to somewhere are not."""
     top = Path(tempfile.gettempdir())
     with tempfile.TemporaryDirectory() as elsewhere:
         Path(elsewhere, "precious").touch()
-        link = top / "fnb-99999999-1-00000000"
+        link = top / kernel.session.replace("fnb-", "fnb-9")
         link.symlink_to(elsewhere)
-        directory = top / kernel.session
-        directory.mkdir()
-        (directory / "spooled").write_bytes(b"x")
-        assert str(directory) not in nothing_else()
-        assert (directory / "spooled").exists()
+        (kernel.directory / "spooled").write_bytes(b"x")
+        assert str(kernel.directory) not in nothing_else()
+        assert (kernel.directory / "spooled").exists()
         kernel.die()
-        assert (str(directory),) == nothing_else()
-        assert not directory.exists()
+        assert (str(kernel.directory),) == nothing_else()
+        assert not kernel.directory.exists()
         assert Path(elsewhere, "precious").exists()
         link.unlink()
+
+
+@pytest.mark.linux
+def test_what_cannot_be_proven_is_left_alone_and_counted(kernel: Kernel) -> None:
+    """Without its directory, or with one that is of another place, a dead session's processes and files stay."""
+    limiter = Watchdog(kernel.session)
+    started = Children(kernel.session)
+    child = started.start(limiter.group("a", Limits()), "say('here'); wait()")
+    child.line()
+    kernel.die()
+    number, start, where, digits = kernel.session.split("-")[1:]
+    other = f"{int(where, 16) ^ 1:08x}"
+    foreign = kernel.directory.rename(kernel.directory.with_name(f"fnb-{number}-{start}-{other}-{digits}"))
+    assert () == sweep(pids=[child.pid], groups=())
+    assert 1 == left_alone(str(foreign.parent), groups=())
+    assert not child.poll()
+    foreign.rename(kernel.directory)
+    assert [str(kernel.directory), f"process {child.pid} of {kernel.session}/a"] == sorted(
+        sweep(pids=[child.pid], groups=())
+    )
+    until(child.poll)
+    assert 0 == left_alone(str(foreign.parent), groups=())
+    limiter.close()
+    started.close()
 
 
 @pytest.mark.cgroup_v1
@@ -112,7 +88,10 @@ def test_groups_of_dead_sessions_go(kernel: Kernel) -> None:
     child.line()
     assert limiter._memory not in sweep(pids=(), groups=places)
     assert not child.poll()
-    kernel.die()
+    with tempfile.TemporaryDirectory() as elsewhere:
+        kernel.die()
+        assert () == sweep(pids=(), groups=places, directory=elsewhere)  # its directory would be the proof
+        assert left_alone(elsewhere, groups=places) >= 1
     assert limiter._memory in sweep(pids=(), groups=places)
     until(child.poll)
     assert -signal.SIGKILL == child.status
@@ -131,7 +110,9 @@ def test_processes_of_dead_sessions_go(kernel: Kernel) -> None:
     child.line()
     assert () == sweep(pids=[child.pid, os.getpid()], groups=())
     kernel.die()
-    assert (f"process {child.pid} of {kernel.session}/a",) == sweep(pids=[child.pid, os.getpid()], groups=())
+    assert (f"process {child.pid} of {kernel.session}/a", str(kernel.directory)) == sweep(
+        pids=[child.pid, os.getpid()], groups=()
+    )
     until(child.poll)
     assert not running(child.pid)
     limiter.close()
@@ -145,11 +126,8 @@ def test_what_a_lost_supervisor_left_goes_and_its_files_stay(kernel: Kernel) -> 
     started = Children(kernel.session)
     child = started.start(limiter.group("a", Limits()), "say('here'); wait()")
     child.line()
-    directory = Path(tempfile.gettempdir(), kernel.session)
-    directory.mkdir()
     assert (f"process {child.pid} of {kernel.session}/a",) == sweep(pids=[child.pid], groups=(), own=kernel.session)
     until(child.poll)
-    assert directory.exists()
-    directory.rmdir()
+    assert kernel.directory.exists()
     limiter.close()
     started.close()

@@ -14,7 +14,7 @@ from flyte_notebook.limiters import watchdog
 from flyte_notebook.limiters.affinity import Cpus
 from flyte_notebook.limiters.base import LimiterUnavailableError
 from flyte_notebook.limiters.cgroup_v1 import CgroupV1
-from flyte_notebook.limiters.leftovers import session_name
+from flyte_notebook.limiters.life import session_name
 from flyte_notebook.limiters.portable import PsutilProcesses
 from flyte_notebook.limiters.processes import LinuxMember
 from flyte_notebook.limiters.watchdog import Watchdog

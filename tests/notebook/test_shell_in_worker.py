@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WORKER = """
-import json, sys
+import json, os, sys
 from flyte_notebook.worker import context
 from flyte_notebook.notebook import shell_in_worker
 told = []
-context.connect(told.append)
+context.connect(told.append, os.environ["HOME"])
 shell_in_worker.install_lazily()
 shell_in_worker.forbid_prompts()
 names_before = set(globals())
@@ -143,6 +143,17 @@ print(open is builtins.open, threading.active_count(), shell.user_ns is globals(
     assert text == "True 1 True False\n"
     assert answer["new"] == ["__builtin__", "_dh", "_ih", "_oh", "builtins", "shell", "threading"]
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_what_another_user_left_for_ipython_is_not_found(tmp_path: Path) -> None:
+    """The shell's own directory, with its database and its extensions, is the session's: nobody else writes there."""
+    (tmp_path / "everybodys").mkdir()
+    _, text = run(
+        "print(get_ipython().ipython_dir, get_ipython().profile_dir.location)",
+        tmp_path,
+        TMPDIR=str(tmp_path / "everybodys"),
+    )
+    assert f"{tmp_path} {tmp_path}\n" == text
 
 
 def test_magics_and_shell_commands_work_and_write_to_standard_output(tmp_path: Path) -> None:

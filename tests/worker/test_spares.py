@@ -183,8 +183,7 @@ def let_go(fd, close=os.close):
 
 read, hold = os.pipe()
 os.dup2(read, prefork.CONTROL_FD)
-prefork.socket = types.SimpleNamespace(socket=lambda fileno: None)
-prefork.protocol = types.SimpleNamespace(send_control=lambda *_: None)
+prefork.protocol = types.SimpleNamespace(taken=lambda fd: None, send_control=lambda *_: None)
 prefork._prepare = lambda settings: ((), {})
 prefork._serve = lambda control: (None, hold)
 prefork.own_pages.make_own = lambda runs: None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def place(tmp_path: Path) -> Callable[[], str]:
     """Return what names a new file."""
     numbers = iter(range(1000))
-    return lambda: str(tmp_path / "values" / str(next(numbers)))
+    return lambda: str(tmp_path / str(next(numbers)))
 
 
 def written(place: Callable[[], str], *values: Any, hashed: bool = False) -> Spool:

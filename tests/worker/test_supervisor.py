@@ -18,7 +18,7 @@ import leaks
 import pytest
 from bounds import under_load
 
-from flyte_notebook.limiters.selection import session_name
+from flyte_notebook.limiters.life import Life, session_name
 from flyte_notebook.worker import protocol
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class Kernel:
     process: subprocess.Popen[bytes]
     control: socket.socket
     before: leaks.Snapshot
+    life: Life
 
     def __post_init__(self) -> None:
         self._reader = protocol.ControlReader(self.control)
@@ -148,23 +149,22 @@ class Kernel:
 
 
 @contextlib.contextmanager
-def supervised(tmp_path: Path, boot: str, *arguments: str, room_bytes: int = 0) -> Iterator[Kernel]:
+def supervised(boot: str, *arguments: str, room_bytes: int = 0) -> Iterator[Kernel]:
     """Start a supervisor as a notebook's kernel does; the test is its kernel. It may have so much unread only."""
+    life = Life.begin(session_name(os.getpid()))
     before = leaks.Snapshot.take()
     ours, theirs = socket.socketpair()
     ours.settimeout(BOUND_S)
     if room_bytes:
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room_bytes)
-    session_dir = tmp_path / "session"
-    session_dir.mkdir()
-    settings = {"session": session_name(os.getpid()), "session_dir": str(session_dir), "kernel_pid": os.getpid()}
+    settings = {"session": life.name, "directory": life.directory.to_dict(), "kernel_pid": os.getpid()}
     process = subprocess.Popen(
         [sys.executable, "-c", boot, str(theirs.fileno()), json.dumps(settings), *arguments],
         pass_fds=[theirs.fileno()],
         start_new_session=True,
     )
     theirs.close()
-    kernel = Kernel(process, ours, before)
+    kernel = Kernel(process, ours, before, life)
     try:
         kernel.hear("hello")
         yield kernel
@@ -173,13 +173,13 @@ def supervised(tmp_path: Path, boot: str, *arguments: str, room_bytes: int = 0) 
         if process.poll() is None:
             process.terminate()
             process.wait()
-    assert not session_dir.exists()
+        life.end()
 
 
 @pytest.fixture
-def kernel(tmp_path: Path) -> Iterator[Kernel]:
+def kernel() -> Iterator[Kernel]:
     """Give a supervisor."""
-    with supervised(tmp_path, BOOT) as found:
+    with supervised(BOOT) as found:
         yield found
 
 
@@ -188,7 +188,7 @@ def holding(tmp_path: Path) -> Iterator[Kernel]:
     """Give a supervisor whose workers wait for ever where they join a group whose name begins with "held"."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with supervised(tmp_path, BOOT_HELD, str(pipe)) as found:
+    with supervised(BOOT_HELD, str(pipe)) as found:
         yield found
 
 
@@ -222,13 +222,15 @@ ENDS: dict[str, Callable[[Kernel], object]] = {
 def test_each_end_alone_is_the_end_of_everything(kernel: Kernel, end: str, workers: int) -> None:
     """The end of the socket, the signal that the kernel's death sends, the word to close: none needs another one.
 
-    With workers a report of their usage that cannot be sent would do as well; an idle supervisor sends nothing.
+    With workers a report of their usage that cannot be sent would do as well; an idle supervisor sends nothing. Files
+    are the kernel's: while it lives they go at its word only.
     """
     for number in range(workers):
         kernel.spawn(number)
     assert [line for line in leaks.leaked(kernel.before, leaks.Snapshot.take()) if line.startswith("group")]
     ENDS[end](kernel)
     kernel.all_gone()
+    assert ("a word" == end) != os.path.exists(kernel.life.directory.path)  # noqa: PTH110 - a text
 
 
 def test_it_is_heard_while_attempts_only_wait(kernel: Kernel) -> None:
@@ -327,9 +329,9 @@ def test_a_large_environment_arrives_whole(kernel: Kernel) -> None:
         assert str(1 << 20).encode() == os.read(read, 16)
 
 
-def test_elsewhere_there_is_no_launcher(tmp_path: Path) -> None:
+def test_elsewhere_there_is_no_launcher() -> None:
     """Where nobody takes on orphans, and no thread is there, the supervisor forks itself; all else is the same."""
-    with supervised(tmp_path, BOOT_ELSEWHERE) as kernel:
+    with supervised(BOOT_ELSEWHERE) as kernel:
         kernel.spawn(1)
         assert [] == children(kernel.process.pid).get("fnb-launcher", [])
         with kernel.asked(2, cwd="/nowhere"):
@@ -381,10 +383,10 @@ def test_a_launcher_that_stands_still_is_given_up(holding: Kernel, which: int, w
     holding.all_gone()
 
 
-def test_a_kernel_that_died_before_the_supervisor_began_is_noticed(tmp_path: Path) -> None:
+def test_a_kernel_that_died_before_the_supervisor_began_is_noticed() -> None:
     """The signal of the kernel's death cannot come any more: the supervisor sees another parent and ends at once."""
     ours, theirs = socket.socketpair()
-    settings = {"session": session_name(os.getpid()), "session_dir": str(tmp_path), "kernel_pid": os.getpid() + 1}
+    settings = {"session": session_name(os.getpid()), "directory": {}, "kernel_pid": os.getpid() + 1}
     with ours, theirs:
         command = [sys.executable, "-c", BOOT, str(theirs.fileno()), json.dumps(settings)]
         assert 0 == subprocess.run(command, pass_fds=[theirs.fileno()], timeout=BOUND_S, check=False).returncode
@@ -394,27 +396,28 @@ def test_a_kernel_that_died_before_the_supervisor_began_is_noticed(tmp_path: Pat
 
 
 CLEANS_UP = """
-import os, socket, sys, time, types
+import os, socket, time, types
 from flyte_notebook.worker.supervisor import Supervisor
 
 pid = os.fork()
 if pid == 0:
     time.sleep(0.1)
     os._exit(0)
-Supervisor(socket.socketpair()[0], types.SimpleNamespace(close=lambda: None), sys.argv[1])._clean_up()
+life = types.SimpleNamespace(leave=lambda: None)
+Supervisor(socket.socketpair()[0], types.SimpleNamespace(close=lambda: None), life, os.getppid())._clean_up()
 print(os.path.exists(f"/proc/{pid}"))
 """
 
 
-def test_who_is_about_to_end_is_waited_for(tmp_path: Path) -> None:
+def test_who_is_about_to_end_is_waited_for() -> None:
     """A process that a killed server was just forking is in no group yet: it ends by itself, and before we do."""
-    command = [sys.executable, "-c", CLEANS_UP, str(tmp_path / "session")]
+    command = [sys.executable, "-c", CLEANS_UP]
     assert "False\n" == subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_a_kernel_that_reads_nothing_holds_up_nobody(tmp_path: Path) -> None:
+def test_a_kernel_that_reads_nothing_holds_up_nobody() -> None:
     """A kernel that was stopped leaves its socket full: the clocks go on, and later it hears all that counts."""
-    with supervised(tmp_path, BOOT, room_bytes=1) as kernel, kernel.asked(1) as read:
+    with supervised(BOOT, room_bytes=1) as kernel, kernel.asked(1) as read:
         assert b"up" == os.read(read, 2)
         time.sleep(1)  # ten times the usage are told, and the socket is full
         arm = {"kind": "arm", "id": 1, "max_runtime_s": 0.1, "deadline_in_s": None}
@@ -429,7 +432,7 @@ def test_a_kernel_that_reads_nothing_holds_up_nobody(tmp_path: Path) -> None:
 
 
 HEARS_LATE = """
-import ctypes, json, os, socket, sys, time
+import ctypes, json, os, socket, sys, time, types
 from flyte_notebook.limiters import selection
 from flyte_notebook.worker import protocol
 from flyte_notebook.worker.supervisor import Supervisor
@@ -437,14 +440,15 @@ from flyte_notebook.worker.supervisor import Supervisor
 ctypes.CDLL(None).prctl(36, 1)
 ours, theirs = socket.socketpair()
 limiter = selection.choose(session=selection.session_name(os.getpid()))
-supervisor = Supervisor(theirs, limiter, sys.argv[1])
+life = types.SimpleNamespace(leave=lambda: None)
+supervisor = Supervisor(theirs, limiter, life, os.getppid())
 channel, its = socket.socketpair()
 out, write = os.pipe()
 program = "import os, time; os.write(1, b'up'); time.sleep(60)"
 spawn = {"kind": "spawn", "id": 1, "name": "a", "memory_bytes": 100 << 20, "cpu_cores": None, "cwd": "/", "environ": {}}
 supervisor._handle({**spawn, "argv": [sys.executable, "-c", program]}, [its.detach(), write, os.dup(write)])
 assert b"up" == os.read(out, 2)
-message = json.loads(sys.argv[2])
+message = json.loads(sys.argv[1])
 supervisor._handle({"id": 1, **message}, [])
 ended, until_s, reader = [], time.monotonic() + 10, protocol.ControlReader(ours)
 ours.setblocking(False)
@@ -513,9 +517,9 @@ def test_a_worker_that_was_collected_is_looked_for_no_more(tmp_path: Path) -> No
     ],
 )
 def test_what_the_kernel_says_of_a_worker_may_come_before_its_start_is_heard_of(
-    tmp_path: Path, message: dict[str, Any], tripped: str | None
+    message: dict[str, Any], tripped: str | None
 ) -> None:
     """A worker is heard of by the kernel first, where the supervisor is busy: its clocks start all the same."""
-    command = [sys.executable, "-c", HEARS_LATE, str(tmp_path / "session"), json.dumps(message)]
+    command = [sys.executable, "-c", HEARS_LATE, json.dumps(message)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=BOUND_S)
     assert f"{tripped}\n" == done.stdout, done.stderr
