@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from flyte_notebook.bound import monotonic_s
 from flyte_notebook.limiters.processes import listed, stat
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -46,7 +47,7 @@ def end(*own: Own) -> bool:
     if sys.platform != "linux":
         return False
     known = set[int | None]().union(*(some.pids for some in own))
-    unborn_s = min(some.unborn_since_s for some in own) - time.monotonic() + time.clock_gettime(time.CLOCK_BOOTTIME)
+    unborn_s = min(some.unborn_since_s for some in own) - monotonic_s() + time.clock_gettime(time.CLOCK_BOOTTIME)
     for _ in range(MOST_ROUNDS):
         others = [(pid, stat(pid)) for pid in _children(os.getpid()) if pid not in known]
         living = [(pid, found.start_ticks) for pid, found in others if found is not None and found.state not in "ZX"]
