@@ -18,13 +18,14 @@ from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.engine.actions import Actions
 from flyte_notebook.engine.attempt import AttemptInWorker, Origin
 from flyte_notebook.engine.link import SupervisorError, SupervisorLink
-from flyte_notebook.engine.living import LivingAttempts, NotAdmittedError
+from flyte_notebook.engine.living import LivingAttempts
 from flyte_notebook.engine.parcels import parcelled
 from flyte_notebook.engine.proof import Proof, UnprovenError
+from flyte_notebook.engine.request import above_standard
 from flyte_notebook.history import Attempt, History
 from flyte_notebook.limiters import machine
 from flyte_notebook.outcome import Failure, Success, WorkerReport
-from flyte_notebook.scheduler import MAX_PROCESSES, NeverFitsError, Scheduler
+from flyte_notebook.scheduler import MAX_PROCESSES, Scheduler
 from flyte_notebook.worker import pickling
 
 if TYPE_CHECKING:
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
 
     from flyte_notebook.engine.link import Prefork, Workers
     from flyte_notebook.engine.living import Living
+    from flyte_notebook.engine.request import Start
     from flyte_notebook.history import Action
     from flyte_notebook.job import Job
     from flyte_notebook.limits import Enforcement
-    from flyte_notebook.outcome import Outcome, Tripped
+    from flyte_notebook.outcome import Outcome
     from flyte_notebook.progress import Progress
     from flyte_notebook.scheduler import Ticket
 
@@ -68,7 +70,8 @@ class Engine:
         self._canary = canary
         self._rehearsal = rehearsal
         self.max_processes = max_processes
-        self._loop = asyncio.new_event_loop()
+        with above_standard():
+            self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="flyte-notebook-engine", daemon=True)
         self._living = LivingAttempts()
         self._actions = Actions()
@@ -280,7 +283,7 @@ class Engine:
         if living.job.unsent:
             return self._not_run(living.job.unsent)
         began_s = time.monotonic()
-        tripped, detail = await self._admit(living)
+        tripped, detail = await self._living.wait_for_place(living, self._scheduler)
         queued_for_s = time.monotonic() - began_s
         if tripped is not None:
             return WorkerReport(
@@ -291,17 +294,18 @@ class Engine:
         except UnprovenError as error:
             raise EngineError(str(error)) from error
         report = await self._supervise(living, origin)
-        if living.worker is not None and living.worker.killed_before_it_began(report):
-            report = await self._supervise(living, origin, fresh=True)  # nothing of the task has run
+        again = None if living.worker is None else living.worker.second_try(report)
+        if again is not None:
+            report = await self._supervise(living, origin, again)
         return replace(report, queued_for_s=queued_for_s)
 
-    async def _supervise(self, living: Living, origin: Origin, *, fresh: bool = False) -> WorkerReport:
+    async def _supervise(self, living: Living, origin: Origin, start: Start = "any") -> WorkerReport:
         async def call(request: dict[str, Any]) -> dict[str, Any]:
             return await self._nested(living, request, origin)
 
         try:
             await self._ensure_supervisor()
-            living.worker = AttemptInWorker(living.job, origin, self._link, call, fresh=fresh)
+            living.worker = AttemptInWorker(living.job, origin, self._link, call, start=start)
             if living.stopped:
                 living.worker.stop()
             return await living.worker.run()
@@ -312,34 +316,6 @@ class Engine:
         """Return the facts of an attempt that our own side could not run: no descriptors, no disk, no supervisor."""
         detail = f"no worker could be run: {error}"
         return WorkerReport(tripped_detail=detail, enforcement=self._link.enforcement)
-
-    async def _admit(self, living: Living) -> tuple[Tripped | None, str]:
-        """Wait for admission; return why it was not granted, or ``None``."""
-        job = living.job
-        if self._living.is_stopped(job.run):
-            return "stopped", ""
-        bound_s, bound = job.queue_bound(time.monotonic())
-        if bound_s <= 0:
-            return bound, ""
-        place: asyncio.Future[Ticket] | None = None
-        clock: asyncio.TimerHandle | None = None
-        try:
-            place = living.place = self._scheduler.admit(job.limits)
-            if bound_s != float("inf"):
-                clock = self._loop.call_later(bound_s, _turn_away, place, bound)
-            self._living.admit(living, await place)
-        except NotAdmittedError as refused:
-            return refused.tripped, ""
-        except NeverFitsError as error:
-            return "never_fits", str(error)
-        else:
-            return None, ""
-        finally:
-            if clock is not None:
-                clock.cancel()
-            if place is not None and living.ticket is None:
-                self._scheduler.give_up(place)
-            living.place = None
 
     async def _nested(self, parent: Living, request: dict[str, Any], origin: Origin) -> dict[str, Any]:
         """Run a task that a worker called, as its sibling; return the reply for the worker."""
@@ -381,12 +357,6 @@ class Engine:
             if living.ticket is not None and living.worker is not None:
                 living.ticket.usage_bytes = living.worker.usage_bytes
         self._scheduler.reported()
-
-
-def _turn_away(place: asyncio.Future[Ticket], tripped: Tripped) -> None:
-    """Have an attempt wait no longer for its place."""
-    if not place.done():
-        place.set_exception(NotAdmittedError(tripped))
 
 
 def _without_answer(outcome: Outcome) -> Outcome:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,10 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.engine import Origin
+from flyte_notebook.engine.around import snapshot
 from flyte_notebook.engine.sinks import Nowhere, StandardSink
 from flyte_notebook.errors import InlineIOMaxBytesBreached, RunAbortedError
 from flyte_notebook.history import History, Run
-from flyte_notebook.job import Surroundings
 from flyte_notebook.outcome import Failure, Success
 from flyte_notebook.reliance import losses
 from flyte_notebook.scheduler import MAX_PROCESSES
@@ -259,7 +258,7 @@ class Session:
         sink, trial = self._sink(), self.trials.get(job.run)
         origin = Origin(
             sink=Nowhere() if trial is not None and trial.muted else sink,
-            surroundings=surroundings(),
+            surroundings=snapshot(),
             before=BEFORE,
             after=AFTER,
             observer=None if recorder is None else Recording(recorder, call["action"].name),
@@ -302,12 +301,6 @@ class Session:
         if sentence not in self._said:
             self._said.add(sentence)
             sink.write("stderr", f"[flyte_notebook: {sentence}]\n")
-
-
-def surroundings() -> Surroundings:
-    """Return what a worker is to see of this process now."""
-    cwd = os.getcwd()
-    return Surroundings(cwd=cwd, environ=dict(os.environ), sys_path=tuple(entry or cwd for entry in sys.path))
 
 
 def _origin_of(failure: Failure, run: Run) -> Failure:

@@ -108,6 +108,7 @@ def main(arguments: list[str]) -> None:
     except protocol.ChannelClosedError:
         os._exit(EXIT_LOST)
     directory = job["directory"]
+    os.environ.update(job["environ"])
     threading.Thread(target=channel.listen, name="flyte-notebook-channel", daemon=True).start()
     context.connect(channel.tell)
     _empty_main()

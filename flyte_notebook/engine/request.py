@@ -1,0 +1,114 @@
+"""What the supervisor is asked for when an attempt needs a worker: program, environment, search path, descriptors."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from typing import TYPE_CHECKING, Any, Literal
+
+from flyte_notebook.engine import around
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flyte_notebook.job import Job, Surroundings
+
+THREAD_COUNT_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+)
+
+_BOOT = (
+    "import sys, json; sys.path[:] = json.loads(''.join(sys.argv[2:])); "
+    "from flyte_notebook.worker.child import begin; begin(sys.argv[1:2])"
+)
+
+
+Start = Literal["any", "fresh", "cautious"]
+"""Which worker runs a job: any; one with an interpreter of its own; or that, started with the variables of interpreters
+that the notebook's own one was started with."""
+
+
+def request(job: Job, surroundings: Surroundings, session: str, start: Start) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what to ask the supervisor for, and the variables that the worker has to set when it has started."""
+    variables = {**surroundings.environ, **_variables(job, surroundings, session)}
+    now, later = around.at_start(around.sendable(variables), cautious=start == "cautious")
+    search = list(surroundings.sys_path)
+    asked = {
+        "name": group_name(job),
+        "argv": [around.interpreter(), "-c", _BOOT, job.entry, *around.pieces(json.dumps(search))],
+        "entry": job.entry,
+        "sys_path": search,
+        "fresh": start != "any",
+        "cwd": surroundings.cwd,
+        "environ": now,
+    }
+    return asked, later
+
+
+def _variables(job: Job, surroundings: Surroundings, session: str) -> dict[str, str]:
+    variables = {
+        "FLYTE_NOTEBOOK_SESSION": session,
+        "FLYTE_NOTEBOOK_ATTEMPT": group_name(job),
+        "FLYTE_ATTEMPT_NUMBER": str(job.attempt),
+        "FLYTE_DISABLE_TELEMETRY": "1",
+    }
+    if job.limits.cpu_cores is not None:
+        threads = str(max(1, round(job.limits.cpu_cores + 0.49)))
+        variables |= {name: threads for name in THREAD_COUNT_VARIABLES if name not in surroundings.environ}
+    return {**variables, **{str(name): str(value) for name, value in job.env_vars.items()}}
+
+
+def group_name(job: Job) -> str:
+    """Return a name that is safe as a file name, unique among living attempts, and says what it is."""
+    run = "".join(letter if letter.isalnum() else "-" for letter in job.run)[-40:]
+    return f"{run}-{job.action}-{job.attempt}"
+
+
+def opened() -> tuple[socket.socket, socket.socket, tuple[int, int], tuple[int, int]]:
+    """Return what an attempt needs: the two ends of its channel, and two pipes. Raises OSError; then none is open."""
+    with above_standard(), contextlib.ExitStack() as so_far:
+        ours, theirs = pair()
+        so_far.callback(ours.close)
+        so_far.callback(theirs.close)
+        out = os.pipe()
+        so_far.callback(os.close, out[0])
+        so_far.callback(os.close, out[1])
+        err = os.pipe()
+        so_far.pop_all()
+    return ours, theirs, out, err
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return two connected sockets that wait as long as it takes, whatever `socket.setdefaulttimeout` was told."""
+    ours, theirs = socket.socketpair()
+    for sock in (ours, theirs):
+        sock.settimeout(None)
+    return ours, theirs
+
+
+@contextlib.contextmanager
+def above_standard() -> Iterator[None]:
+    """Keep descriptors 0 to 2 from those that are opened meanwhile: where they are closed, prints would go there."""
+    with contextlib.ExitStack() as filled:
+        for number in range(3):
+            if _is_closed(number):
+                filled.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        yield
+
+
+def _is_closed(number: int) -> bool:
+    try:
+        fcntl.fcntl(number, fcntl.F_GETFD)
+    except OSError:
+        return True
+    return False
