@@ -29,7 +29,7 @@ from flyte_notebook.errors import (
 from flyte_notebook.next_limit import Kill, next_limit
 from flyte_notebook.outcome import Failure, Raised, Success, Suggestion
 from flyte_notebook.semantics import Ended, in_reference, misread_on_cluster
-from flyte_notebook.stand_in import WorkerTraceback, as_raised, attach
+from flyte_notebook.stand_in import WorkerTraceback, as_raised, attach, attribute
 from flyte_notebook.units import format_duration, format_memory
 
 if TYPE_CHECKING:
@@ -102,11 +102,11 @@ def diagnose(job: Job, report: WorkerReport, *, unpickle: Callable[[bytes], Any]
         if differing is not None:
             error, sentence = differing
             note = "; ".join(filter(None, [sentence, note]))
-    worker, lines = getattr(error, "worker", None), _lines(report, verdict.reason)
+    worker, lines = attribute(error, "worker"), _lines(report, verdict.reason)
     failure = Failure(
         error=error,
-        kind=str(getattr(error, "kind", "user")),
-        code=str(getattr(error, "code", None) or type(error).__name__),
+        kind=str(attribute(error, "kind", "user")),
+        code=str(attribute(error, "code") or type(error).__name__),
         wire_code=verdict.wire_code,
         worker=job.worker if worker in _NOBODY else str(worker),
         message=raised.message if raised is not None and error is original else str(error),
@@ -298,7 +298,7 @@ def _refused_headline(refused: RefusedAllocation, message: str, raised: str) -> 
 
 def _worker_of(error: BaseException) -> str | None:
     """Return the attempt that an error of the SDK came from, if it says so."""
-    worker = getattr(error, "worker", None)
+    worker = attribute(error, "worker")
     return worker if isinstance(error, CustomError) and worker not in _NOBODY else None
 
 

@@ -81,10 +81,18 @@ class Engine:
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_forever()
+            while not self._run_loop():
+                pass  # an exit or an interrupt leaves the loop as it was: it goes on
         finally:
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
+
+    def _run_loop(self) -> bool:
+        """Run the loop; return whether it was stopped."""
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            self._loop.run_forever()
+            return True
+        return False
 
     def begin(self) -> None:
         """Begin to start the thread and the supervisor; returns at once. `start` goes on with it."""
@@ -206,7 +214,8 @@ class Engine:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._link.close()
+        if hasattr(self, "_link"):  # else it could not even begin
+            await self._link.close()
 
     async def run(self, job: Job, origin: Origin) -> Outcome:
         """Run one attempt, and again while a lost worker is to be replaced."""

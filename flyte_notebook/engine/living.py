@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from flyte_notebook.outcome import Failure
 from flyte_notebook.progress import Tally, live_attempt
 from flyte_notebook.scheduler import NeverFitsError
+from flyte_notebook.stand_in import attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -224,7 +225,7 @@ def _stop(living: Living) -> None:
 
 def _comes_again(job: Job, outcome: Failure) -> bool:
     """Whether the SDK sleeps now and will try once more."""
-    return bool(getattr(outcome.error, "recoverable", False)) and job.attempt + 1 < job.max_attempts
+    return bool(attribute(outcome.error, "recoverable", False)) and job.attempt + 1 < job.max_attempts
 
 
 def _turn_away(place: asyncio.Future[Ticket], tripped: Tripped) -> None:

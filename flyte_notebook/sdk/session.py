@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,14 @@ from flyte_notebook.history import History, Run
 from flyte_notebook.outcome import Failure, Success
 from flyte_notebook.reliance import losses
 from flyte_notebook.scheduler import MAX_PROCESSES
-from flyte_notebook.sdk import ahead, relies, seam, tasks
+from flyte_notebook.sdk import ahead, background_loop, ordinary, relies, seam, tasks
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.recording import Recording
 from flyte_notebook.sdk.repeats import INLINE_BYTES, Repeats
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.unstarted import give_all_failures
 from flyte_notebook.sdk.watching import Watching
+from flyte_notebook.stand_in import attach, attribute
 from flyte_notebook.worker import pickling
 
 if TYPE_CHECKING:
@@ -94,7 +95,11 @@ class Session:
             self._undo.append(pickling.keep_code_whole())
             self._undo.append(seam.replace_call(self._call_outside))
             self._undo.append(seam.replace_conversion(NamingConversion))
+            self._undo.append(seam.replace_submit(ordinary.submitted))
+            self._undo.append(ordinary.guard_conversions())
             self._undo.append(give_all_failures())
+            with suppress(RuntimeError):  # another SDK; what is lost is told by the entry of it
+                background_loop.outlive_exits()
         except BaseException:
             self.close()
             raise
@@ -282,9 +287,9 @@ class Session:
             self._watching.over(job.run)
             return pickling.loads(outcome.answer), None
         run.failure = self.history.last_failure = _origin_of(outcome, run)
-        outcome.error.failure = run.failure  # type: ignore[attr-defined]  # what the user is to see
+        attach(outcome.error, "failure", run.failure)  # what the user is to see
         last = outcome.attempt + 1 >= outcome.max_attempts
-        if last or not getattr(outcome.error, "recoverable", False):
+        if last or not attribute(outcome.error, "recoverable", False):
             self._watching.over(job.run)
         else:
             self._watching.failed(job.run, call["task"])
