@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from flyte_notebook.engine.link import Prefork, Workers
     from flyte_notebook.engine.living import Living
     from flyte_notebook.engine.request import Start
-    from flyte_notebook.history import Action
+    from flyte_notebook.history import Run
     from flyte_notebook.job import Job
     from flyte_notebook.limits import Enforcement
     from flyte_notebook.outcome import Outcome
@@ -219,7 +219,9 @@ class Engine:
 
     async def run(self, job: Job, origin: Origin) -> Outcome:
         """Run one attempt, and again while a lost worker is to be replaced."""
-        return (await self._run(job, origin, None))[1]
+        _, outcome = await self._run(job, origin, None)
+        _let_pickle_go(outcome)
+        return outcome
 
     async def _run(self, asked: Job, origin: Origin, parent: Ticket | None) -> tuple[Job, Outcome]:
         """As `run`; return the job as it was counted, too."""
@@ -237,11 +239,12 @@ class Engine:
             outcome = await self._attempt(job, origin, parent)
             if not counted.goes_on(outcome):
                 return job, outcome
+            _let_pickle_go(outcome)
 
     async def _attempt(self, job: Job, origin: Origin, parent: Ticket | None) -> Outcome:
         """Run one attempt: wait for admission, supervise, diagnose, remember."""
         run = self.history.begin(job.run, job.label)
-        action = run.begin_action(job.action, job.label, job.parent, job.limits)
+        run.begin_action(job.action, job.label, job.parent, job.limits)
         living = self._living.begin(job)
         if origin.observer is not None:
             origin.observer.started(job)
@@ -252,7 +255,7 @@ class Engine:
         except asyncio.CancelledError:
             cut_short = living.worker.cut_short if living.worker is not None else None
             stopped = WorkerReport(tripped="stopped", enforcement=self._link.enforcement)
-            outcome = self._conclude(job, cut_short or stopped, action, origin, cancelled=True)
+            outcome = self._conclude(job, cut_short or stopped, run, origin, cancelled=True)
             if parent is None and isinstance(outcome, Failure):
                 run.failure = outcome  # nobody else hears of it
             raise
@@ -262,24 +265,23 @@ class Engine:
                 self._scheduler.release(living.ticket)
             if parent is not None:
                 self._scheduler.awaits_child(parent, -1)
-        return self._conclude(job, report, action, origin)
+        return self._conclude(job, report, run, origin)
 
     def _conclude(
-        self, job: Job, report: WorkerReport, action: Action, origin: Origin, *, cancelled: bool = False
+        self, job: Job, report: WorkerReport, run: Run, origin: Origin, *, cancelled: bool = False
     ) -> Outcome:
         """Decide what became of an attempt, remember it, and tell who listens."""
         outcome = diagnose(job, report, unpickle=pickling.loads)
         self._living.conclude(job, outcome, cancelled=cancelled)
-        action.attempts.append(
-            Attempt(
-                number=job.attempt + 1,
-                worker=job.worker,
-                limits=job.limits,
-                outcome=_without_answer(outcome),
-                trace=report.trace,
-                duration_s=report.duration_s,
-            )
+        attempt = Attempt(
+            number=job.attempt + 1,
+            worker=job.worker,
+            limits=job.limits,
+            outcome=_without_answer(outcome),
+            trace=report.trace,
+            duration_s=report.duration_s,
         )
+        self.history.record(run, run.begin_action(job.action, job.label, job.parent, job.limits), attempt)
         if isinstance(outcome, Failure):
             self.history.last_failure = outcome
             if self.on_failure is not None:
@@ -344,6 +346,7 @@ class Engine:
             return {"kind": "reply", "facts": None, **await parcelled(outcome.answer, self.directory)}
         # Facts travel, not the error: the parent's worker draws the same conclusion from them.
         facts = (replace(job, payload=b""), outcome.report)
+        _let_pickle_go(outcome)
         return {"kind": "reply", "facts": facts}
 
     async def _ensure_supervisor(self) -> None:
@@ -366,6 +369,11 @@ class Engine:
             if living.ticket is not None and living.worker is not None:
                 living.ticket.usage_bytes = living.worker.usage_bytes
         self._scheduler.reported()
+
+
+def _let_pickle_go(outcome: Outcome) -> None:
+    if isinstance(outcome, Failure):
+        outcome.let_pickle_go()
 
 
 def _without_answer(outcome: Outcome) -> Outcome:

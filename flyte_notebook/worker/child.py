@@ -45,7 +45,17 @@ class Channel:
         self._calls: dict[int, Future[dict[str, Any]]] = {}
 
     def tell(self, message: dict[str, Any]) -> None:
-        """Send a message to the kernel."""
+        """Send a message to the kernel; of something to be shown that is too large, a sentence that says so."""
+        try:
+            self._send(message)
+        except protocol.TooLargeMessageError as error:
+            if message["kind"] != "display":
+                raise
+            said = f"[flyte_notebook: an output is not shown: it has {error}]"
+            kept = {key: value for key, value in message["message"].items() if key in {"update", "transient"}}
+            self._send({**message, "message": {**kept, "data": {"text/plain": said}}})
+
+    def _send(self, message: dict[str, Any]) -> None:
         with self._lock:
             protocol.send(self._sock, message)
 
