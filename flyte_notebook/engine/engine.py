@@ -21,7 +21,7 @@ from flyte_notebook.engine.link import SupervisorError, SupervisorLink
 from flyte_notebook.engine.living import LivingAttempts
 from flyte_notebook.engine.parcels import parcelled
 from flyte_notebook.engine.proof import Proof, UnprovenError
-from flyte_notebook.engine.request import above_standard
+from flyte_notebook.engine.request import above_standard, places
 from flyte_notebook.history import Attempt, History
 from flyte_notebook.limiters import machine
 from flyte_notebook.outcome import Failure, Success, WorkerReport
@@ -117,6 +117,7 @@ class Engine:
         self._scheduler = Scheduler(
             memory=machine.memory,
             max_processes=self.max_processes,
+            places=lambda: places(self._link.pid),
         )
         await self._link.start()
 

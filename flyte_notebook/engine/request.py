@@ -6,7 +6,9 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flyte_notebook.engine import around
@@ -32,6 +34,12 @@ _BOOT = (
     "from flyte_notebook.worker.child import begin; begin(sys.argv[1:2])"
 )
 
+
+DESCRIPTORS = 6
+"""So many an attempt takes at most while it begins, in this process and in the supervisor; later it is about half."""
+
+DESCRIPTORS_FOR_OTHERS = 16
+MANY_DESCRIPTORS = 10_000
 
 Start = Literal["any", "fresh", "cautious"]
 """Which worker runs a job: any; one with an interpreter of its own; or that, started with the variables of interpreters
@@ -86,6 +94,18 @@ def opened() -> tuple[socket.socket, socket.socket, tuple[int, int], tuple[int, 
         err = os.pipe()
         so_far.pop_all()
     return ours, theirs, out, err
+
+
+def places(supervisor_pid: int | None) -> int:
+    """Return how many attempts may run at one time, by the files that a process may have open; none runs now."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY or most > MANY_DESCRIPTORS:
+        return MANY_DESCRIPTORS
+    taken = 0
+    for directory in ("/dev/fd", f"/proc/{supervisor_pid}/fd"):
+        with contextlib.suppress(OSError):  # there is no supervisor now, or no descriptor to read this with
+            taken = max(taken, len(list(Path(directory).iterdir())))
+    return max(1, (most - taken - DESCRIPTORS_FOR_OTHERS) // DESCRIPTORS)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
