@@ -311,6 +311,7 @@ def _lost(job: Job, report: WorkerReport) -> _Verdict:
     (``recordSystemError`` in flyte's ``executor/pkg/controller``).
     """
     after = f"{format_duration(report.ran_s)} in{_while(report)}"
+    said = report.said_last if report.stage in _NOT_READY else ""
     reason: TerminationReason
     if report.tripped_detail and report.exit_status is None:
         # We know more than the signal that ended it: it was ours, or our side broke.
@@ -320,14 +321,13 @@ def _lost(job: Job, report: WorkerReport) -> _Verdict:
         message = _pod_failed(job, _SIGNAL_STATUS + report.signal, "Error")
         reason, headline = "signalled", f"was ended by {_signal_words(report)} {after}{_on_line(report, 'signalled')}"
     elif report.exit_status is not None:
-        why = "Error" if report.exit_status else "Completed"
-        message = _pod_failed(job, report.exit_status, why)
+        message = _pod_failed(job, report.exit_status, "Error" if report.exit_status else "Completed") + said
         reason, headline = "exited", f"exited with status {report.exit_status} before it gave a result, {after}"
     else:
         message = _NO_MESSAGE
         reason, headline = "worker_lost", f"was lost {after}: its process left neither a result nor a status"
     if report.stage in _NOT_READY:
-        reason, headline = "worker_lost", f"never became ready: {headline}"
+        reason, headline = "worker_lost", ": ".join(filter(None, ("never became ready", headline, _one_line(said))))
     code, count = "Interrupted", job.system_failures_in_a_row + 1
     again = count <= job.system_retries
     if again:

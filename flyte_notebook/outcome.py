@@ -192,6 +192,12 @@ class WorkerReport:
         """Seconds since the worker was ready, which is what ``max_runtime`` counts; since its start if it never was."""
         return max(0.0, self.duration_s - (self.ready_after_s or 0.0))
 
+    @property
+    def said_last(self) -> str:
+        """The last line that was printed, without those that are indented: of a traceback what was raised."""
+        lines = [line.rstrip() for line in self.output_tail.splitlines() if line[:1].strip()]
+        return lines[-1][:MAX_LINE_CHARS] if lines else ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Success:

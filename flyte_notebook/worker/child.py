@@ -185,7 +185,8 @@ def _farewell(status: int) -> None:
     """
     timer = threading.Timer(FAREWELL_BOUND_S, os._exit, (status,))
     timer.daemon = True
-    timer.start()
+    with contextlib.suppress(RuntimeError):  # no thread is to be had: without a bound, then
+        timer.start()
     try:
         _flush_files()  # first as well: a handler may take all the time there is
         _run_exit_handlers()
