@@ -16,8 +16,8 @@ BIN := $(CURDIR)/$(VENV)/bin
 DIST := build/dist$(VENV:.venv%=%)
 TOURS := $(sort $(wildcard notebooks/*.ipynb))
 TESTS := tests
-# Files of tests go to whichever of two processes has nothing to do.
-SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
+# Files of tests go to whichever of several processes has nothing to do; tests/conftest.py says how many there are.
+SIDE_BY_SIDE := -n auto --dist loadfile --no-loadscope-reorder
 OPTIONS := $(SIDE_BY_SIDE)
 ARGS ?=
 
@@ -143,10 +143,11 @@ bench: $(VENV)/.test $(VENV)/.bench $(VENV)/.package
 	for file in "$${found[@]}"; do echo "== $$file"; "$(BIN)/python" "$$file" $(ARGS) || status=1; done; \
 	exit $$status
 
-## soak: run 5,000 actions with failures of every kind, and see that nothing stays; ARGS=300 runs fewer
+## soak: run 5,000 actions with failures of every kind and 300 cells, and see that nothing stays; ARGS=300 runs fewer actions
 .PHONY: soak
 soak: $(VENV)/.test $(VENV)/.package
 	"$(BIN)/python" benchmarks/soak.py $(ARGS)
+	FLYTE_NOTEBOOK_TEST_CELLS=300 $(MAKE) --no-print-directory test OPTIONS= TESTS=tests/notebook/test_endurance.py ARGS=
 
 ## wheel: build the wheel into build/dist
 .PHONY: wheel

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 
+MOST_PROCESSES = 8
+"""So many test side by side at most, each with what it starts; ``-n 2`` asks for another number."""
+
 TOLD = pytest.StashKey[set[str]]()
 
 PURE = (
@@ -30,6 +33,12 @@ PURE = (
     "test_units.py",
 )
 """Folders and files whose tests start nothing: a whole module is held to what was there before it, not each test."""
+
+TOGETHER = ("browser", "notebook/test_magic_")
+"""Files whose paths begin so are tested by one process, one after the other: they share a server, a browser, a kernel.
+
+The browser starts and ends processes of its own: those are looked for at the end of the run.
+"""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,9 +69,30 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(put_back)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes test side by side: half of the time a test waits for others."""
+    return min(MOST_PROCESSES, 2 * (os.cpu_count() or 1))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Give files to processes as ``--dist loadfile`` does, but those that share something all to one."""
+    if "loadfile" != config.getoption("dist"):
+        return None
+    from xdist.scheduler import LoadFileScheduling  # noqa: PLC0415 - where it is not installed nothing asks for this
+
+    class ByWhatIsShared(LoadFileScheduling):  # type: ignore[misc,no-any-unimported]
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return next((start for start in TOGETHER if f"/{start}" in f"/{file}"), file)
+
+    return ByWhatIsShared(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)  # before any is left out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let several processes begin with the files that take long, so that none of them is left to one at the end.
+    """Let several processes begin with the files that take long, and end with those that one has to be alone for.
 
     What may skip must be there: a test that has another name now may not any more.
     """
@@ -72,8 +102,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if gone and not config.getoption("lf", default=False) and not any("::" in argument for argument in config.args):
         raise pytest.UsageError(f"tests/may_skip.toml names what is no test: {', '.join(sorted(gone))}")
     if hasattr(config, "workerinput"):
-        slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
-        items.sort(key=lambda item: 0 if item.path in slow else 2 if _is_pure(item) else 1)
+        marked = {
+            name: {item.path for item in items if item.get_closest_marker(name) is not None}
+            for name in ("slow", "alone")
+        }
+        items.sort(key=lambda item: (item.path in marked["alone"], _is_pure(item), item.path not in marked["slow"]))
 
 
 def pytest_collection_finish() -> None:
@@ -132,7 +165,8 @@ def _session_leaves_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _module_leaves_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield from _proof(request, f"module {Path(request.node.name).name}")
+    leave = frozenset({"process"}) if _folder(request.node) in TOGETHER else frozenset()
+    yield from _proof(request, f"module {Path(request.node.name).name}", leave)
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +188,11 @@ def _test_leaves_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _is_pure(item: pytest.Item) -> bool:
-    return item.path.relative_to(HERE).parts[0] in PURE
+    return _folder(item) in PURE
+
+
+def _folder(node: pytest.Item | pytest.Module) -> str:
+    return node.path.relative_to(HERE).parts[0]
 
 
 def _proof(request: pytest.FixtureRequest, who: str, leave: frozenset[str] = frozenset()) -> Iterator[None]:

@@ -70,6 +70,8 @@ class Snapshot:
     standing_ready: dict[tuple[int, str], tuple[int, str]] = field(default_factory=dict)
     """Processes without a job that belong to a session, and the supervisor of that."""
     groups: dict[str, str] = field(default_factory=dict)
+    others: frozenset[str] = frozenset()
+    """Paths of groups of somebody else, without those in them. What stays of a session that was killed has no owner."""
     descriptors: Counter[str] = field(default_factory=Counter)
     threads: dict[int, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
@@ -79,10 +81,13 @@ class Snapshot:
         """Look at the machine and at this process."""
         linux = sys.platform == "linux"
         processes = _processes() if linux else {}
+        ours = {str(pid) for pid, _ in processes} | {str(os.getpid())}
+        groups, others = _groups(ours) if linux else ({}, frozenset())
         return cls(
             processes=processes,
             standing_ready=_standing_ready(processes) if linux else {},
-            groups=_groups({str(pid) for pid, _ in processes} | {str(os.getpid())}) if linux else {},
+            groups=groups,
+            others=others,
             descriptors=_descriptors() if linux else Counter(),
             threads={id(thread): thread.name for thread in threading.enumerate() if thread.is_alive()},
             files={str(path): str(path) for path in _files()},
@@ -102,7 +107,11 @@ def leaked(before: Snapshot, after: Snapshot, *, leave: frozenset[str] = frozens
     members = {str(pid) for pid, _ in kept}
     found: dict[Kind, list[str]] = {
         "process": [words for key, words in after.processes.items() if key not in known],
-        "group": [words for key, words in after.groups.items() if key not in before.groups and not only(key, members)],
+        "group": [
+            words
+            for key, words in after.groups.items()
+            if key not in before.groups and not _is_of(before.others, key) and not only(key, members)
+        ],
         "descriptor": [f"{count} x {target}" for target, count in sorted(descriptors.items())],
         "thread": threads,
         "file": [words for key, words in after.files.items() if key not in before.files],
@@ -170,6 +179,11 @@ def only(group: str, members: set[str]) -> bool:
     return bool(inside) and inside <= members
 
 
+def _is_of(others: frozenset[str], group: str) -> bool:
+    """Whether a group is one of those, or in one of them."""
+    return not others.isdisjoint((group, *map(str, Path(group).parents)))
+
+
 def _ancestors(pid: int, parents: dict[int, int]) -> list[int]:
     found = []
     while (pid := parents.get(pid, 0)) > 0:
@@ -186,9 +200,10 @@ def _process_words(pid: int, state: str) -> str:
     return f"{pid} ({'zombie, nobody waited for it' if state == 'Z' else command[:160]})"
 
 
-def _groups(ours: set[str]) -> dict[str, str]:
-    """Find groups named as ours, by path, except those that belong to somebody else on this machine."""
+def _groups(ours: set[str]) -> tuple[dict[str, str], frozenset[str]]:
+    """Find groups named as ours, by path, and those that belong to somebody else on this machine."""
     found = {}
+    others = set()
     places = _own_places()
     strangers: list[str] | None = None
     for top in _walk(CGROUP_ROOT, CGROUP_DEPTH, until=PREFIX):
@@ -199,6 +214,7 @@ def _groups(ours: set[str]) -> dict[str, str]:
         # A session of ours is ours whoever is in it: a worker may have been forked after the processes were listed.
         known = owner is not None and owner["pid"] in ours
         if owner is not None and not known and _lives(owner["pid"], owner["start"]):
+            others.add(str(top))
             continue
         inside = [top, *_walk(top, CGROUP_DEPTH)]  # not rglob, which fails when a directory goes while it looks
         members = {str(path): set(_read(path / "cgroup.procs").decode().split()) for path in inside}
@@ -206,20 +222,23 @@ def _groups(ours: set[str]) -> dict[str, str]:
         of_others = everybody and not everybody & ours and not known
         # Where we live stays: in version 2 a session moves what is beside it to a leaf.
         if of_others or str(os.getpid()) in everybody:
+            others.add(str(top))
             continue
         if not everybody and not known:
             if not any(top.is_relative_to(place) for place in places):
-                continue  # of another container: what we start makes its groups below our own
+                others.add(str(top))  # of another container: what we start makes its groups below our own
+                continue
             strangers = _strangers(ours) if strangers is None else strangers
             # The session's name stands in the command line of its supervisor; a test run of somebody else may hold any.
             name = top.name.removeprefix(PREFIX)
             if any(name in command or "pytest" in command for command in strangers):
+                others.add(str(top))
                 continue
         for path in inside:
             if path.name.startswith(PREFIX):
                 count = sum(len(pids) for place, pids in members.items() if f"{place}/".startswith(f"{path}/"))
                 found[str(path)] = f"{path} ({count} processes)"
-    return found
+    return found, frozenset(others)
 
 
 def _own_places() -> list[Path]:

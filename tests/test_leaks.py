@@ -172,7 +172,7 @@ def test_groups_of_others_may_go_while_one_looks(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(leaks, "CGROUP_ROOT", tmp_path)
     monkeypatch.setattr(leaks, "_read", read_and_remove)
-    assert {} == leaks._groups({str(os.getpid())})
+    assert {} == leaks._groups({str(os.getpid())})[0]
 
 
 def test_the_group_where_the_tests_live_is_no_leak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,8 +181,31 @@ def test_the_group_where_the_tests_live_is_no_leak(tmp_path: Path, monkeypatch: 
         (tmp_path / name).mkdir()
         (tmp_path / name / "cgroup.procs").write_text(f"{member}\n")
     monkeypatch.setattr(leaks, "CGROUP_ROOT", tmp_path)
-    found = leaks._groups({str(os.getpid()), str(1 << 22)})
+    found, _ = leaks._groups({str(os.getpid()), str(1 << 22)})
     assert [str(tmp_path / "fnb-child")] == list(found)
+
+
+@pytest.mark.linux
+def test_what_a_killed_session_left_before_is_no_leak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty group that nobody owns is somebody else's while others test, and no leak once they have ended."""
+    session = tmp_path / f"fnb-{1 << 22}-1-left"
+    strangers = ["python -m pytest"]
+    monkeypatch.setattr(leaks, "CGROUP_ROOT", tmp_path)
+    monkeypatch.setattr(leaks, "_own_places", lambda: [tmp_path])
+    monkeypatch.setattr(leaks, "_strangers", lambda _ours: strangers)
+
+    def make(name: str) -> None:
+        (session / name).mkdir(parents=True)
+        (session / name / "cgroup.procs").touch()
+
+    make("fnb-spare-1")
+    before = leaks.Snapshot.take()
+    assert frozenset({str(session)}) == before.others
+    strangers.clear()
+    make("fnb-spare-2")
+    assert [] == leaks.leaked(before, leaks.Snapshot.take())
+    (found,) = leaks.leaked(leaks.Snapshot(), leaks.Snapshot(groups={str(session): "made after"}))
+    assert "group: made after" == found
 
 
 @pytest.mark.linux

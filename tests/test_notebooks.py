@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
+import documents
 import pytest
 from jupyter_core.utils import ensure_event_loop
-from nbclient import NotebookClient
-from nbconvert import HTMLExporter
 
 pytestmark = [pytest.mark.jupyter, pytest.mark.slow]
 
@@ -132,8 +130,7 @@ def measured(memory_executed: Any) -> dict[str, Cell]:
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
 def test_a_notebook_is_stored_without_what_a_run_leaves(path: Path) -> None:
     """A stored notebook is valid, has no outputs and no counts, and asks for no kernel but python3."""
-    notebook = nbformat.read(path, as_version=4)
-    nbformat.validate(notebook)
+    notebook = documents.read(path)
     assert [] == [cell.id for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")]
     assert "python3" == notebook.metadata.kernelspec.name
     assert {"kernelspec", "language_info"} == set(notebook.metadata)
@@ -241,7 +238,7 @@ def test_the_exported_page_has_every_card(executed: Any) -> None:
     for cell in shown.cells:
         if cell.cell_type == "code":  # trees of runs hold cards, too
             cell.outputs = [output for output in cell.outputs if CARD in output.get("data", {})]
-    page, _ = HTMLExporter().from_notebook_node(shown)
+    page = documents.page_of(shown)
     cards = [found for found in _sections(page) if found.get("class") == "flyte-notebook-card"]
     assert list(FAILING.values()) == [(card["data-error"], card["data-kind"], card["data-code"]) for card in cards]
     assert [failure["worker"] for failure in _failures(executed)] == [card["data-worker"] for card in cards]
@@ -351,7 +348,7 @@ def test_the_second_page_has_every_picture(memory_executed: Any, measured: dict[
     """Each cell draws what its text announces, with a chart in it, and nbconvert's page has all of them in order."""
     for name, drawn in DRAWN.items():
         assert 1 == [section.get("class") for section in measured[name].sections].count(drawn), name
-    page, _ = HTMLExporter().from_notebook_node(memory_executed)
+    page = documents.page_of(memory_executed)
     known = set(DRAWN.values())
     sections = [section["class"] for section in _sections(page) if section.get("class") in known]
     assert list(DRAWN.values()) == sections
@@ -363,10 +360,10 @@ def test_the_second_page_has_every_picture(memory_executed: Any, measured: dict[
 
 def _execute(path: Path) -> Any:
     """Run a notebook in a kernel of its own. A cell that fails without being tagged for it raises its error."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = documents.read(path)
     place = {"metadata": {"path": str(NOTEBOOKS)}}
     try:
-        NotebookClient(notebook, timeout=CELL_BOUND_S, kernel_name="python3", resources=place).execute()
+        documents.execute(notebook, timeout=CELL_BOUND_S, resources=place)
     finally:
         ensure_event_loop().close()  # nbclient keeps one for this thread
     return notebook

@@ -11,10 +11,10 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import capabilities
-import nbformat
+import documents
 import pytest
 
 if TYPE_CHECKING:
@@ -33,6 +33,12 @@ FLAGS = [
 SETTINGS = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
 
 CURRENT = "window.jupyterapp?.shell.currentWidget"
+FRONT = "async () => { await window.jupyterapp?.restored; return window.jupyterapp?.name; }"
+OPEN = """async (path) => {
+    await window.jupyterapp.commands.execute("docmanager:save-all");
+    await window.jupyterapp.commands.execute("application:close-all");
+    await window.jupyterapp.commands.execute("docmanager:open", {path});
+}"""
 READY = f"""(name) => {{
     const panel = {CURRENT};
     return panel?.context?.path === name && panel.context.isReady && panel.sessionContext.isReady
@@ -99,7 +105,7 @@ class Notebook:
         self.page.wait_for_selector(f"body[data-jp-theme-name='JupyterLab {name}']", state="attached")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Start JupyterLab without anybody's settings, and end it with its kernels."""
     home = tmp_path_factory.mktemp("lab")
@@ -128,19 +134,19 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let a test leave processes: the end of its module is held to it that all are gone."""
-    reason = "the browser and its helpers, and the kernel of the notebook that it has open, live as long as the module"
+    """Let a test leave processes: the end of its module is held to it that all are gone, but for the browser."""
+    reason = "the browser and its helpers, and the kernel of the notebook that it has open, outlive the test"
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.leaves("process", "group", "file", reason=reason))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
     """Start a browser, and end it and what drives it.
 
-    One for each module: while Playwright's synchronous interface is open this thread has a running event loop, with
-    which no other test can use ``asyncio.run``.
+    It ends with this folder: while Playwright's synchronous interface is open this thread has a running event loop,
+    with which no other test can use ``asyncio.run``.
     """
     from playwright.sync_api import sync_playwright  # noqa: PLC0415 - a machine without it skips these tests
 
@@ -162,11 +168,12 @@ class Opening:
     def __call__(self, name: str, cells: list[str], *, notebook7: bool = False) -> Notebook:
         """Write a notebook with these cells and open it, in JupyterLab or in Notebook 7, with the kernel it has."""
         kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-        notebook: Any = nbformat.v4.new_notebook(
-            cells=[nbformat.v4.new_code_cell(source) for source in cells], metadata={"kernelspec": kernel}
-        )
-        nbformat.write(notebook, self.lab.place / name)
-        return self.reopen(name, notebook7=notebook7)
+        documents.written(documents.made(cells, kernelspec=kernel), self.lab.place / name)
+        if notebook7 or "JupyterLab" != self.page.evaluate(FRONT):
+            return self.reopen(name, notebook7=notebook7)
+        self.page.evaluate(OPEN, name)
+        self.page.wait_for_function(READY, arg=name)
+        return Notebook(page=self.page)
 
     def reopen(self, name: str, *, notebook7: bool = False) -> Notebook:
         """Open a notebook that is there, as somebody who was away."""
@@ -176,13 +183,20 @@ class Opening:
         return Notebook(page=self.page)
 
 
-@pytest.fixture(scope="module")
-def opened(lab: Lab, chromium: Browser) -> Iterator[Opening]:
-    """Give what opens notebooks. Their kernels end with the module."""
-    page = chromium.new_page(viewport={"width": 1050, "height": 1000}, device_scale_factor=2)
+@pytest.fixture(scope="package")
+def front(lab: Lab, chromium: Browser) -> Opening:
+    """Give the one page that has JupyterLab open, in which notebooks are opened one after the other."""
+    page = chromium.new_page(device_scale_factor=2)
     page.set_default_timeout(PATIENCE_S * 1000)
-    yield Opening(lab, page)
-    page.evaluate(SHUT_DOWN_ALL)
+    return Opening(lab, page)
+
+
+@pytest.fixture(scope="module")
+def opened(front: Opening) -> Iterator[Opening]:
+    """Give what opens notebooks. Their kernels end with the module."""
+    front.page.set_viewport_size({"width": 1050, "height": 1000})
+    yield front
+    front.page.evaluate(SHUT_DOWN_ALL)
 
 
 @pytest.fixture(scope="session")

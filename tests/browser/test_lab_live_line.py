@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import nbformat
+import documents
 import pytest
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def test_the_line_comes_and_its_stop_is_heard_while_the_cell_blocks(
     assert re.search(r"live\.fill · \S+ s · peak 1\d\d MiB of 250 MiB", notebook.cell(2).inner_text())
     notebook.cell(2).screenshot(path=screenshots / "live_ended.png")
     notebook.page.evaluate(SAVE)
-    saved = nbformat.read(lab.place / "live_line.ipynb", as_version=4)
+    saved = documents.read(lab.place / "live_line.ipynb")
     kinds = [set(output.get("data", {})) for output in saved.cells[2].outputs]
     assert {"text/html", "text/plain"} in kinds
     assert not any("application/vnd.jupyter.widget-view+json" in kind for kind in kinds)

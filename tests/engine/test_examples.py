@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 pytestmark = pytest.mark.cgroup
 
@@ -26,32 +26,49 @@ EXAMPLES = Path(__file__).parent / "examples"
 BOUND_S = 100.0
 
 RUNNER = """
-import json, runpy, sys
+import json, pathlib, runpy, sys
 import flyte_notebook as fn
 
-program, enforced, facts = sys.argv[1], sys.argv[2] == "enforced", sys.argv[3]
+enforced, facts, programs = sys.argv[1] == "enforced", pathlib.Path(sys.argv[2]), sys.argv[3:]
+found, kernel = {}, False
 if enforced:
     fn.enable()
 try:
-    runpy.run_path(program, run_name="__main__")
+    for program in programs:
+        print(f"\\n== {program}", flush=True)
+        before = len(fn.runs)
+        try:
+            runpy.run_path(program, run_name="__main__")
+        finally:
+            found[program] = [
+                {
+                    "task": action.task_name,
+                    "parent": action.parent,
+                    "limit_mib": (action.limits.memory_bytes or 0) >> 20,
+                    "peaks_mib": [(attempt.trace.peak_bytes or 0) >> 20 for attempt in action.attempts],
+                    "errors": [type(getattr(attempt.outcome, "error", None)).__name__ for attempt in action.attempts],
+                }
+                for run in list(fn.runs)[before:]
+                for action in run.actions
+            ]
 finally:
     if enforced:
         from flyte_notebook.sdk import enforcement
         kernel = enforcement.current().engine.enforcement.kernel_memory
         fn.disable()
-        actions = [
-            {
-                "task": action.task_name,
-                "parent": action.parent,
-                "limit_mib": (action.limits.memory_bytes or 0) >> 20,
-                "peaks_mib": [(attempt.trace.peak_bytes or 0) >> 20 for attempt in action.attempts],
-                "errors": [type(getattr(attempt.outcome, "error", None)).__name__ for attempt in action.attempts],
-            }
-            for run in fn.runs
-            for action in run.actions
-        ]
-        open(facts, "w").write(json.dumps({"actions": actions, "kernel": kernel}))
+    facts.write_text(json.dumps({"actions": found, "kernel": kernel}))
 """
+
+ACTIONS = {
+    "fanout": 24,
+    "types_io": 15,
+    "files": 13,
+    "tracing": 9,
+    "mapping": 21,
+    "by_name": 6,
+    "cached_calls": 11,
+}
+"""The programs that run to their end, and how many actions each of them has."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +84,18 @@ class Ended:
 
 
 @contextmanager
-def started(name: str, mode: str, directory: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run a program in a directory of its own, with its temporary files there."""
-    place = directory / mode
+def started(names: Iterable[str], mode: str, place: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run programs one after the other in a directory of their own, with their temporary files there."""
     place.mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-c", RUNNER, str(EXAMPLES / f"{name}.py"), mode, str(place / "facts.json")],
+        [
+            sys.executable,
+            "-c",
+            RUNNER,
+            mode,
+            str(place / "facts.json"),
+            *(str(EXAMPLES / f"{one}.py") for one in names),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -86,53 +109,62 @@ def started(name: str, mode: str, directory: Path) -> Iterator[subprocess.Popen[
         process.communicate()
 
 
-def ended(process: subprocess.Popen[str], place: Path) -> Ended:
+def ended(process: subprocess.Popen[str], place: Path) -> dict[str, Ended]:
+    """Return how each program ended that was begun, by its name; the status and the errors are those of all."""
     out, err = process.communicate(timeout=BOUND_S)
-    lines = dict(line[2:].split(" ", 1) for line in out.splitlines() if line.startswith("> "))
-    facts = place / "facts.json"
-    found = json.loads(facts.read_text()) if facts.exists() else {"actions": [], "kernel": False}
     assert [] == [path for path in place.iterdir() if path.name.startswith("fnb-")]
-    return Ended(lines, out, err, process.returncode, found["actions"], found["kernel"])
+    assert (place / "facts.json").exists(), err
+    found = json.loads((place / "facts.json").read_text())
+    programs = {}
+    for part in out.split("\n== ")[1:]:
+        path, _, text = part.partition("\n")
+        lines = dict(line[2:].split(" ", 1) for line in text.splitlines() if line.startswith("> "))
+        programs[Path(path).stem] = Ended(
+            lines, text, err, process.returncode, found["actions"][path], kernel_memory=found["kernel"]
+        )
+    return programs
 
 
-def run(name: str, mode: str, directory: Path) -> Ended:
-    with started(name, mode, directory) as process:
-        return ended(process, directory / mode)
+def run(name: str, directory: Path) -> Ended:
+    """Run one program with limits."""
+    with started([name], "enforced", directory / "enforced") as process:
+        return ended(process, directory / "enforced")[name]
 
 
-@pytest.mark.parametrize(
-    ("name", "actions"),
-    [
-        ("fanout", 24),
-        ("types_io", 15),
-        ("files", 13),
-        ("tracing", 9),
-        ("mapping", 21),
-        ("by_name", 6),
-        ("cached_calls", 11),
-    ],
-)
-def test_a_program_gives_what_the_sdk_alone_gives(name: str, actions: int, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Ended], dict[str, Ended]]:
+    """Return how each program ended by the SDK alone, and with limits."""
+    place = tmp_path_factory.mktemp("ran")
+    alone, enforced = place / "alone", place / "enforced"
+    with started(ACTIONS, "alone", alone) as without, started(ACTIONS, "enforced", enforced) as within:
+        return ended(without, alone), ended(within, enforced)
+
+
+@pytest.mark.parametrize(("name", "actions"), ACTIONS.items())
+def test_a_program_gives_what_the_sdk_alone_gives(
+    ran: tuple[dict[str, Ended], dict[str, Ended]], name: str, actions: int
+) -> None:
     """The same program prints the same with limits and without, and every action had a process and a limit."""
-    with started(name, "alone", tmp_path) as without, started(name, "enforced", tmp_path) as within:
-        alone, enforced = ended(without, tmp_path / "alone"), ended(within, tmp_path / "enforced")
+    alone, enforced = ran[0][name], ran[1][name]
     assert 0 == alone.status, alone.stderr
     assert 0 == enforced.status, enforced.stderr
     assert len(alone.lines) >= 4
+    lines = dict(enforced.lines)
     if name == "mapping":  # the SDK alone runs a map one by one, whatever its concurrency
-        assert ("1", "2") == (alone.lines.pop("most_at_a_time"), enforced.lines.pop("most_at_a_time"))
+        assert ("1", "2") == (alone.lines["most_at_a_time"], lines["most_at_a_time"])
+        lines["most_at_a_time"] = "1"
     if name == "cached_calls":  # a function keeps its file here, whichever release of cloudpickle ships it
-        of_argument, of_result = enforced.lines.pop("file_of_an_argument"), enforced.lines.pop("file_of_a_result")
-        assert ("cached_calls.py", "2 cached_calls.py") == (of_argument, of_result)
-        del alone.lines["file_of_an_argument"], alone.lines["file_of_a_result"]
-    assert alone.lines == enforced.lines
+        files = ["file_of_an_argument", "file_of_a_result"]
+        assert ["cached_calls.py", "2 cached_calls.py"] == [lines[file] for file in files]
+        lines |= {file: alone.lines[file] for file in files}
+    assert alone.lines == lines
     assert actions == len(enforced.actions), enforced.actions
     assert all(action["limit_mib"] >= 300 and min(action["peaks_mib"]) > 20 for action in enforced.actions)
 
 
 def test_a_program_that_recovers_does_so(tmp_path: Path) -> None:
     """Retries, backoff, timeouts, custom codes, tiers of memory and cancelled siblings: as on a cluster."""
-    done = run("recovery", "enforced", tmp_path)
+    done = run("recovery", tmp_path)
     assert 0 == done.status, done.stderr
     expected = {
         "flaky": "2",
@@ -155,7 +187,7 @@ def test_a_program_that_recovers_does_so(tmp_path: Path) -> None:
 
 def test_the_program_of_the_guide_does_what_the_guide_says(tmp_path: Path) -> None:
     """Both "Failed with" lines, `finally` runs, OOMError is raised; both peaks are what was allowed."""
-    done = run("error_handling", "enforced", tmp_path)
+    done = run("error_handling", tmp_path)
     assert 0 != done.status
     first, second = (line for line in done.stdout.splitlines() if line.startswith("Failed with"))
     assert first.startswith("Failed with oom trying with more resources: Pod failed.")

@@ -282,6 +282,7 @@ wait()
         """Return the cpu directory of the session."""
         raise NotImplementedError
 
+    @pytest.mark.alone
     def test_a_sample_is_cheap(self, limiter: CgroupV1, children: Children) -> None:
         """Two hundred samples of a busy group cost less than a poll every 5 ms may cost, by far."""
         group = limiter.group("a", Limits(memory_bytes=200 * MIB))

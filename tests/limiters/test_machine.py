@@ -96,6 +96,7 @@ def test_affinity_is_the_number_of_cores(session: str, children: Children) -> No
     limiter.close()
 
 
+@pytest.mark.alone
 def test_asking_is_cheap() -> None:
     """The scheduler may ask for every job: a hundred answers in well under a second."""
     began_s = time.process_time()

@@ -327,6 +327,7 @@ def test_a_kill_by_the_machines_kernel_is_told_apart(limiter: Watchdog, session:
     machine.close()
 
 
+@pytest.mark.alone
 def test_a_sample_is_cheap(limiter: Watchdog, children: Children) -> None:
     """Polling one process every 5 ms costs far less than a tenth of a core."""
     group = limiter.group("a", Limits(memory_bytes=200 * MIB))
@@ -339,6 +340,7 @@ def test_a_sample_is_cheap(limiter: Watchdog, children: Children) -> None:
     end(group, child)
 
 
+@pytest.mark.alone
 def test_exact_looks_are_rationed(limiter: Watchdog, children: Children) -> None:
     """Nine processes far above the limit by the quick sum, looked at for 0.6 s, take less than a third of it."""
     group = limiter.group("a", Limits(memory_bytes=220 * MIB))

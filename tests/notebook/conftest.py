@@ -1,4 +1,4 @@
-"""One kernel with the extension loaded, for the tests of a module."""
+"""One kernel with the extension loaded, for the tests of many modules."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ _kept = {*globals(), "_kept"}
 
 CLEAR = """for _name in [name for name in globals() if name not in _kept and not name.startswith("_")]:
     del globals()[_name]
+for _name in ("_", "__", "___"):
+    globals().pop(_name, None)  # one that a cell assigned would stay, and not be the last result any more
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def loaded_kernel() -> Iterator[Kernel]:
-    """Give a kernel with the extension loaded, and ``flyte``, ``fn`` and ``os`` imported, to the tests of a module.
+    """Give a kernel with the extension loaded, and ``flyte``, ``fn`` and ``os`` imported, to all who share it.
 
     Its first worker, which proves that there can be some, has come and gone: a test may be over before that.
     """
@@ -40,6 +42,6 @@ def loaded_kernel() -> Iterator[Kernel]:
 
 @pytest.fixture
 def kernel(loaded_kernel: Kernel) -> Kernel:
-    """Give the module's kernel without the variables of earlier tests."""
+    """Give the shared kernel without the variables of earlier tests."""
     loaded_kernel.run(CLEAR).ok()
     return loaded_kernel

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kernels import Kernel
 
 PATIENCE_S = under_load(60)
-PROMPT_S = under_load(1.0)
+PROMPT_S = 1.0
 """How soon an interrupt must be over; the cells below would run for 30 s."""
 
 LOAD = """

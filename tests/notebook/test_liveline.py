@@ -8,11 +8,10 @@ import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import nbformat
+import documents
 import pytest
 from bounds import under_load
 from kernels import HELD_S, PATIENCE_S, WARM, Reply, started
-from nbclient import NotebookClient
 
 from flyte_notebook.notebook import liveline
 
@@ -291,26 +290,23 @@ def test_unloading_ends_lines_and_threads(kernel: Kernel, go: Path, tmp_path: Pa
     assert displays_of(held(kernel, "flyte.run(hold, go)", go).ok())
 
 
-class Saving(NotebookClient):
-    """Runs a notebook as papermill does, and makes a file when a widget is displayed."""
-
-    go: Path
-
-    def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
-        """Look at a message, and deal with it as ever."""
-        if WIDGET_VIEW in msg["content"].get("data", {}):
-            self.go.touch()
-        return super().process_message(msg, cell, cell_index)
-
-
 def test_a_saved_notebook_holds_no_widget(tmp_path: Path) -> None:
     """As nbclient and papermill save it: what stays of the line is HTML and text."""
+    from nbclient import NotebookClient  # noqa: PLC0415 - takes more than a second
+
+    class Saving(NotebookClient):
+        """Runs a notebook, and makes a file when a widget is displayed."""
+
+        def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
+            """Look at a message, and deal with it as ever."""
+            if WIDGET_VIEW in msg["content"].get("data", {}):
+                go.touch()
+            return super().process_message(msg, cell, cell_index)
+
     go = tmp_path / "go"
     cells = [f"%load_ext flyte_notebook\ngo = {str(go)!r}", CELL.format(options="waits", end="")]
-    notebook: Any = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
-    client = Saving(notebook, timeout=PATIENCE_S, kernel_name="python3")
-    client.go = go
-    client.execute()
+    notebook = documents.made(cells)
+    Saving(notebook, timeout=PATIENCE_S, kernel_name="python3").execute()
     assert go.exists(), "the line was shown"
     (shown,) = notebook.cells[1].outputs
     assert {"text/html", "text/plain"} == set(shown["data"])

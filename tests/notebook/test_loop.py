@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import documents
 import flyte.errors
-import nbformat
 import pytest
 from flyte.syncify import syncify
 from flyte.syncify._api import _configured_loops
 from jupyter_core.utils import ensure_event_loop
-from nbclient import NotebookClient
 
 from flyte_notebook.notebook.loop import PollingErrorHandler
 
@@ -201,8 +200,8 @@ print(asyncio.run(main()), asyncio.get_running_loop().run_until_complete(main())
 def test_in_a_kernel_the_handler_stays_across_cells_and_asyncio_run_works() -> None:
     """On the notebook's own loop: in force in later cells and after ``.aio()``, with nest-asyncio2 and after it."""
     sources = [LOAD, USE, NEST, USE, "handler.uninstall()\nprint(loop.get_exception_handler().__name__)"]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
-    NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    notebook = documents.made(sources)
+    documents.execute(notebook, timeout=60)
     ensure_event_loop().close()  # nbclient keeps one for this thread
     printed = ["".join(output.get("text", "") for output in cell.outputs) for cell in notebook.cells]
     assert printed[1] == "True True 1 ['ValueError']\n"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-import nbformat
+import documents
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from jupyter_core.utils import ensure_event_loop
-from nbclient import NotebookClient
 from traitlets.config import Config
 
 from flyte_notebook.notebook.uncaught import install
@@ -193,19 +192,13 @@ FAILING = {
 def test_in_a_kernel_the_cell_fails_with_a_card_and_a_short_traceback() -> None:
     """For sync cells, cells that await, and magics: one display, one error with the class as ``ename``, no more."""
     sources = [LOAD, *FAILING.values(), "raise OOMError('broken')", "handler.uninstall()", "raise OOMError('plain')"]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    notebook = documents.made(sources)
     replies: list[dict[str, Any]] = []
 
     def keep(execute_reply: dict[str, Any], **_cell: object) -> None:
         replies.append(execute_reply["content"])
 
-    NotebookClient(
-        notebook,
-        timeout=60,
-        kernel_name="python3",
-        allow_errors=True,
-        on_cell_error=keep,
-    ).execute()
+    documents.execute(notebook, timeout=60, allow_errors=True, on_cell_error=keep)
     ensure_event_loop().close()  # nbclient keeps one for this thread
     load, *failing, broken, removed, plain = (cell.outputs for cell in notebook.cells)
     assert load == []

@@ -1,0 +1,1 @@
+"""Tests that look at notebooks in a browser."""
