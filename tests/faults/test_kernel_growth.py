@@ -35,17 +35,17 @@ def chained(number):
 
 FAILURES = {
     "attribute": lambda: failing(Large("text"), data=bytes(100_000_000)),
-    "arguments": lambda: failing(Large(*[f"text {number}" for number in range(1_000_000)])),
-    "text": lambda: failing(ValueError("x" * 50_000_000)),
+    "arguments": lambda: failing(Large(*[f"text {number}" for number in range(200_000)])),
+    "text": lambda: failing(ValueError("x" * 10_000_000)),
     "text that travels": lambda: failing(ValueError("x" * 3_900_000)),
-    "wide text": lambda: failing(ValueError(chr(0x1F600) * 10_000_000)),
+    "wide text": lambda: failing(ValueError(chr(0x1F600) * 3_000_000)),
     "small as a pickle": lambda: failing(Large("text"), data=[set() for _ in range(100_000)]),
-    "code": lambda: failing(flyte.errors.RuntimeUserError("x" * 50_000_000, "text")),
-    "values of Flyte's": lambda: failing(flyte.errors.RuntimeUserError("Code", "text"), data=[[]] * 5_000_000),
-    "note": lambda: failing(ValueError("text"), __notes__=["x" * 50_000_000]),
-    "causes": lambda: chained(8),
-    "name": lambda: failing(type("x" * 50_000_000, (Exception,), {})("text")),
-    "file and line": lambda: exec(compile(f"x = '{'x' * 10_000_000}'; 1 / 0", "x" * 50_000_000, "exec")),
+    "code": lambda: failing(flyte.errors.RuntimeUserError("x" * 10_000_000, "text")),
+    "values of Flyte's": lambda: failing(flyte.errors.RuntimeUserError("Code", "text"), data=[[]] * 2_000_000),
+    "note": lambda: failing(ValueError("text"), __notes__=["x" * 10_000_000]),
+    "causes": lambda: chained(4),
+    "name": lambda: failing(type("x" * 10_000_000, (Exception,), {})("text")),
+    "file and line": lambda: exec(compile(f"x = '{'x' * 3_000_000}'; 1 / 0", "x" * 10_000_000, "exec")),
 }
 env = flyte.TaskEnvironment(name="large", resources=flyte.Resources(cpu=1, memory="900Mi"))
 
@@ -55,7 +55,7 @@ async def fail(how: str) -> int:
 
 @env.task
 async def show() -> int:
-    print("x" * 100_000_000)
+    print("x" * 40_000_000)
     raise Large("text")
 
 def told(name):
