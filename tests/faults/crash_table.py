@@ -19,6 +19,8 @@ import flyte
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Cell = Callable[[str, str, dict[str, Any]], object]
+
 RAISING = ("raise", "exit", "interrupt")
 ENDING = ("os._exit", "segfault", "kill")
 HANGS_S = 50.0
@@ -181,20 +183,20 @@ CELLS = {
 }
 
 
-def run(row: Row, cell: Callable[[str, dict[str, Any]], None]) -> None:
-    """Do what a row says; ``cell`` runs a cell of a notebook that has these variables, and raises its error."""
+def run(row: Row, cell: Cell) -> None:
+    """Do what a row says; ``cell`` runs a cell with options, body and variables, and raises its error."""
     given = (Value(row.when, row.act),) if row.what == "input" else (row.when, row.act)
     if row.how == "cell":
         body = CELLS[row.what].format(when=row.when, how=row.act)
         options = "" if row.what == "exception" else "-o found "
-        cell(f"%%flyte_task {options}-m 250Mi\n{body}", {"x": given[0]})
+        cell(f"{options}-m 250Mi", body, {"x": given[0]})
     elif row.how in TASKS:
         flyte.run(TASKS[row.how][row.what], *given)
     else:
         flyte.run(CALLERS[row.how], row.what, row.when, row.act)
 
 
-def tried(cell: Callable[[str, dict[str, Any]], None]) -> dict[str, tuple[str, str, float]]:
+def tried(cell: Cell) -> dict[str, tuple[str, str, float]]:
     """Do all rows in one session; return class and code of each error, and how long it took, in seconds.
 
     Each row is the next run of the one before it, and after the rows that differ in how they act only, a run passes.

@@ -21,18 +21,15 @@ from IPython.core.interactiveshell import InteractiveShell
 
 shell = InteractiveShell.instance()
 
-def cell(text, variables=()):
+def cell(options, body, variables):
     shell.user_ns.update(variables)
-    result = shell.run_cell(text)
-    error = result.error_before_exec or result.error_in_exec
-    if error is not None:
-        raise error
+    shell.run_cell_magic("flyte_task", options, body)
 
-cell("%load_ext flyte_notebook")
+shell.run_line_magic("load_ext", "flyte_notebook")
 enforcement.current().engine.wait_until_proven()
 pid = os.getpid()
 found = crash_table.tried(cell)
-cell("%unload_ext flyte_notebook")
+shell.run_line_magic("unload_ext", "flyte_notebook")
 assert pid == os.getpid()
 facts(found=found)
 """

@@ -36,7 +36,7 @@ def chained(number):
 FAILURES = {
     "attribute": lambda: failing(Large("text"), data=bytes(100_000_000)),
     "arguments": lambda: failing(Large(*[f"text {number}" for number in range(200_000)])),
-    "text": lambda: failing(ValueError("x" * 10_000_000)),
+    "text": lambda: failing(ValueError("x" * 25_000_000)),
     "text that travels": lambda: failing(ValueError("x" * 3_900_000)),
     "wide text": lambda: failing(ValueError(chr(0x1F600) * 3_000_000)),
     "small as a pickle": lambda: failing(Large("text"), data=[set() for _ in range(100_000)]),
