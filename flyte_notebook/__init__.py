@@ -216,13 +216,13 @@ def compare(*things: Any, **named: Any) -> Comparison:  # noqa: ANN401 - runs, a
 
 
 def save(run: Run, path: str | PathLike[str] | None = None) -> Path:
-    """Save a run to a file that holds up to 500 of them, 64 MiB; the oldest go. Return the file.
+    """Save a run to a file that holds up to 500 of them, 24 MiB; the oldest go. Return the file.
 
     Without a path that is in this user's cache (``$XDG_CACHE_HOME``, else ``~/.cache``), which is safe to delete.
     Nothing is saved unasked. What is saved are the facts: limits, memory over time, outcomes, and of a failure its
     lines, traceback and last output; neither values of inputs and outputs nor the environment, and nothing that could
-    be executed. Notebooks may save at the same time. Raises RuntimeError where the file cannot be written or is none
-    of ours; what was in it stays.
+    be executed. Lines of source have the literals that stand in them. Notebooks may save at the same time. Raises
+    RuntimeError where the file cannot be written or is none of ours; what was in it stays.
     """
     result: Path = importlib.import_module("flyte_notebook.keeping").save(run, path)
     return result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import importlib.metadata
 import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -167,10 +166,7 @@ def lost_words(found: Iterable[Loss]) -> str:
 
 
 def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed, run from its source)"
+    return supported.version(distribution) or "(not installed, run from its source)"
 
 
 def _report(session: Session, silenced: int | None) -> Doctor:

@@ -29,7 +29,7 @@ from flyte_notebook.errors import (
 from flyte_notebook.next_limit import Kill, next_limit
 from flyte_notebook.outcome import Failure, Raised, Success, Suggestion
 from flyte_notebook.semantics import Ended, in_reference, misread_on_cluster
-from flyte_notebook.stand_in import WorkerTraceback, as_raised, attach
+from flyte_notebook.stand_in import WorkerTraceback, as_raised, attach, attribute
 from flyte_notebook.units import format_duration, format_memory
 
 if TYPE_CHECKING:
@@ -102,11 +102,11 @@ def diagnose(job: Job, report: WorkerReport, *, unpickle: Callable[[bytes], Any]
         if differing is not None:
             error, sentence = differing
             note = "; ".join(filter(None, [sentence, note]))
-    worker, lines = getattr(error, "worker", None), _lines(report, verdict.reason)
+    worker, lines = attribute(error, "worker"), _lines(report, verdict.reason)
     failure = Failure(
         error=error,
-        kind=str(getattr(error, "kind", "user")),
-        code=str(getattr(error, "code", None) or type(error).__name__),
+        kind=str(attribute(error, "kind", "user")),
+        code=str(attribute(error, "code") or type(error).__name__),
         wire_code=verdict.wire_code,
         worker=job.worker if worker in _NOBODY else str(worker),
         message=raised.message if raised is not None and error is original else str(error),
@@ -298,7 +298,7 @@ def _refused_headline(refused: RefusedAllocation, message: str, raised: str) -> 
 
 def _worker_of(error: BaseException) -> str | None:
     """Return the attempt that an error of the SDK came from, if it says so."""
-    worker = getattr(error, "worker", None)
+    worker = attribute(error, "worker")
     return worker if isinstance(error, CustomError) and worker not in _NOBODY else None
 
 
@@ -311,6 +311,7 @@ def _lost(job: Job, report: WorkerReport) -> _Verdict:
     (``recordSystemError`` in flyte's ``executor/pkg/controller``).
     """
     after = f"{format_duration(report.ran_s)} in{_while(report)}"
+    said = report.said_last if report.stage in _NOT_READY else ""
     reason: TerminationReason
     if report.tripped_detail and report.exit_status is None:
         # We know more than the signal that ended it: it was ours, or our side broke.
@@ -320,14 +321,13 @@ def _lost(job: Job, report: WorkerReport) -> _Verdict:
         message = _pod_failed(job, _SIGNAL_STATUS + report.signal, "Error")
         reason, headline = "signalled", f"was ended by {_signal_words(report)} {after}{_on_line(report, 'signalled')}"
     elif report.exit_status is not None:
-        why = "Error" if report.exit_status else "Completed"
-        message = _pod_failed(job, report.exit_status, why)
+        message = _pod_failed(job, report.exit_status, "Error" if report.exit_status else "Completed") + said
         reason, headline = "exited", f"exited with status {report.exit_status} before it gave a result, {after}"
     else:
         message = _NO_MESSAGE
         reason, headline = "worker_lost", f"was lost {after}: its process left neither a result nor a status"
     if report.stage in _NOT_READY:
-        reason, headline = "worker_lost", f"never became ready: {headline}"
+        reason, headline = "worker_lost", ": ".join(filter(None, ("never became ready", headline, _one_line(said))))
     code, count = "Interrupted", job.system_failures_in_a_row + 1
     again = count <= job.system_retries
     if again:

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -42,8 +43,13 @@ ROOTS: Final = (BaseRuntimeError, ActionNotFoundError)
 """The two classes under which every error of Flyte hangs."""
 
 _PLAIN_SCALARS: Final = (str, int, float, bool, bytes, type(None))
+_PLAIN_CONTAINERS: Final = (dict, list, tuple, set, frozenset)
 _PLAIN_DEPTH: Final = 8
-MAX_TEXT_CHARS: Final = 1_000_000
+MAX_TEXT_CHARS: Final = 250_000
+MAX_NAME_CHARS: Final = 1_000
+MAX_FIELDS_BYTES: Final = 1 << 20
+"""So much of the values of an error travels, about, as it is in memory; what does not fit is left out."""
+
 _OWN_FIELDS: Final = frozenset({"code", "kind", "worker"})
 _ATTACHED: Final = frozenset({"failure", "recoverable"})
 """What diagnosis hangs on an error for one attempt; it must not travel on into the next one."""
@@ -122,7 +128,8 @@ def recoverable(error: BaseException) -> bool:
 def pack(error: BaseException) -> dict[str, Any] | None:
     """Return what `rebuild` needs, in plain values that any pickle or JSON-like protocol carries.
 
-    ``None`` for an error that is not of the SDK's tree. Attributes that are not plain values are left out.
+    ``None`` for an error that is not of the SDK's tree. Attributes that are not plain values are left out, and so is
+    what would take more than `MAX_FIELDS_BYTES` together.
     """
     if not isinstance(error, ROOTS):
         return None
@@ -130,20 +137,21 @@ def pack(error: BaseException) -> dict[str, Any] | None:
     names = [_qualified(base) for base in type(error).__mro__ if issubclass(base, ROOTS)]
     if not readable:  # in the notebook its text would raise wherever somebody looks at it
         names = [name for name in names if name.startswith(f"{flyte.errors.__name__}:")]
-    args = _plain(tuple(map(_sendable, error.args)))
+    room = _Room(MAX_FIELDS_BYTES)
+    args = room.taken(error.args)
     attributes = {
-        name: _sendable(plain[0])
+        sendable(name): _sendable(plain[0])
         for name, value in vars(error).items()
-        if name not in _OWN_FIELDS | _ATTACHED and (plain := _plain(value)) is not None
+        if name not in _OWN_FIELDS | _ATTACHED and (plain := room.taken(value)) is not None
     }
     return {
         "class": names[0],
         "bases": names[1:],
-        "code": sendable(str(getattr(error, "code", type(error).__name__))),
-        "kind": str(getattr(error, "kind", "user")),
+        "code": short(str(getattr(error, "code", type(error).__name__))),
+        "kind": short(str(getattr(error, "kind", "user"))),
         "worker": _worker(error),
         "message": message,
-        "args": (message,) if args is None else args[0],
+        "args": (message,) if args is None else tuple(map(_sendable, args[0])),
         "attributes": attributes,
         "recoverable": recoverable(error),
     }
@@ -190,13 +198,18 @@ def sendable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def short(text: str) -> str:
+    """Return a text of one word or a few, as `sendable`."""
+    return sendable(text if len(text) <= MAX_NAME_CHARS else f"{text[:MAX_NAME_CHARS]}…")
+
+
 def _sendable(value: object) -> object:
     return sendable(value) if isinstance(value, str) else value
 
 
 def _worker(error: BaseException) -> str | None:
     worker = getattr(error, "worker", None)
-    return None if worker is None else str(worker)
+    return None if worker is None else short(str(worker))
 
 
 def _blank(qualified: str) -> FlyteError | None:
@@ -214,24 +227,33 @@ def _blank(qualified: str) -> FlyteError | None:
         return None
 
 
-def _plain(value: object, depth: int = _PLAIN_DEPTH) -> tuple[Any] | None:
-    """Return a tuple holding ``value`` when it is made of plain values only, else ``None``.
+class _Room:
+    """Room for values: how many bytes of memory they may still take, about."""
 
-    Subclasses such as numpy scalars are not plain: unpickling them would import their library.
-    """
-    if type(value) in _PLAIN_SCALARS:
-        return (value,)
-    if depth == 0:
+    def __init__(self, left_bytes: int) -> None:
+        self._left_bytes = left_bytes
+
+    def taken(self, value: object) -> tuple[Any] | None:
+        """Return a tuple holding ``value`` when it is made of plain values only and fits, else ``None``.
+
+        Subclasses such as numpy scalars are not plain: unpickling them would import their library.
+        """
+        before_bytes = self._left_bytes
+        if self._takes(value, _PLAIN_DEPTH):
+            return (value,)
+        self._left_bytes = before_bytes
         return None
-    if isinstance(value, dict) and type(value) is dict:
-        items = [(_plain(key, depth - 1), _plain(item, depth - 1)) for key, item in value.items()]
-        if any(key is None or item is None for key, item in items):
-            return None
-        return (dict(value),)
-    if type(value) in {list, tuple, set, frozenset}:
-        members = cast("list[object]", value)
-        return (value,) if all(_plain(item, depth - 1) is not None for item in members) else None
-    return None
+
+    def _takes(self, value: object, depth: int) -> bool:
+        kind = type(value)
+        self._left_bytes -= sys.getsizeof(value) if kind in _PLAIN_SCALARS or kind in _PLAIN_CONTAINERS else 0
+        if self._left_bytes < 0 or depth == 0:
+            return False
+        if isinstance(value, dict) and kind is dict:
+            return all(self._takes(key, depth - 1) and self._takes(item, depth - 1) for key, item in value.items())
+        if kind in _PLAIN_CONTAINERS:
+            return all(self._takes(item, depth - 1) for item in cast("list[object]", value))
+        return kind in _PLAIN_SCALARS
 
 
 _OWN_NAMES: Final = (

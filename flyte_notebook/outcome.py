@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from flyte_notebook.bound import to_json
@@ -30,14 +31,23 @@ TerminationReason = Literal[
 ]
 
 
+MAX_LINE_CHARS = 4_096
+"""So much is kept of a line of code, and of the name of its file: a line may hold a literal of any length."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceLine:
-    """A line of the user's code; ``str()`` of it contains the text."""
+    """A line of the user's code, at most `MAX_LINE_CHARS` of each text; ``str()`` of it contains the text."""
 
     file: str
     number: int
     text: str
     function: str = ""
+
+    def __post_init__(self) -> None:
+        """Cut what is too long."""
+        for name in ("file", "text", "function"):
+            object.__setattr__(self, name, getattr(self, name)[:MAX_LINE_CHARS])
 
     def __str__(self) -> str:
         return f"{self.file}:{self.number}: {self.text}"
@@ -69,7 +79,8 @@ class Raised:
     class. ``pickled`` is the exception itself, ``None`` when it could not be pickled. ``traceback`` starts at the
     user's first frame; ``lines`` are the user's frames in it, outermost first. ``refused`` is what a ``MemoryError``
     was about, ``None`` for any other class. ``cause`` is what a ``flyte.errors`` instance was raised from, without a
-    traceback of its own: the exception of a nested task, which its caller let through.
+    traceback of its own: the exception of a nested task, which its caller let through. ``loaded_bytes`` is what the
+    values of ``fields`` or ``pickled`` take in memory when they are loaded, about.
     """
 
     type_name: str
@@ -82,6 +93,29 @@ class Raised:
     recoverable: bool = True
     refused: RefusedAllocation | None = None
     cause: Raised | None = None
+    loaded_bytes: int = 0
+
+    @property
+    def weight_bytes(self) -> int:
+        """What it takes in memory, about, with the exception loaded and those that it was raised from."""
+        own = sum(map(sys.getsizeof, (self.message, self.traceback, self.pickled)))
+        return own + self.loaded_bytes + (0 if self.cause is None else self.cause.weight_bytes)
+
+    def without_pickles(self) -> Raised:
+        """Return it without the exceptions themselves."""
+        return replace(self, pickled=None, cause=None if self.cause is None else self.cause.without_pickles())
+
+    def cut(self, characters: int) -> Raised:
+        """Return it without its values, and with so much of each text at most."""
+        return replace(
+            self,
+            message=_cut(self.message, characters),
+            traceback=_cut(self.traceback, characters),
+            fields=None,
+            pickled=None,
+            cause=None,
+            loaded_bytes=0,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +192,12 @@ class WorkerReport:
         """Seconds since the worker was ready, which is what ``max_runtime`` counts; since its start if it never was."""
         return max(0.0, self.duration_s - (self.ready_after_s or 0.0))
 
+    @property
+    def said_last(self) -> str:
+        """The last line that was printed, without those that are indented: of a traceback what was raised."""
+        lines = [line.rstrip() for line in self.output_tail.splitlines() if line[:1].strip()]
+        return lines[-1][:MAX_LINE_CHARS] if lines else ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Success:
@@ -214,6 +254,38 @@ class Failure:
     def __repr__(self) -> str:
         return f"<Failure of {self.task_name}: {type(self.error).__name__}: {self.headline}>"
 
+    @property
+    def weight_bytes(self) -> int:
+        """What it holds in memory, about: its texts, and the values of its error."""
+        raised = self.report.raised
+        texts = sum(map(sys.getsizeof, (self.message, self.output_tail)))
+        return texts + (0 if raised is None else raised.weight_bytes)
+
+    def let_pickle_go(self) -> None:
+        """Forget the pickles that its error was loaded from: whoever needs them has them by now."""
+        raised = self.report.raised
+        if raised is not None and raised.pickled is not None:
+            self._become(report=replace(self.report, raised=raised.without_pickles()))
+
+    def cut(self, characters: int) -> None:
+        """Keep no more than so much of each text, and no values. Whoever holds it holds less then."""
+        raised = self.report.raised
+        self._become(
+            message=_cut(self.message, characters),
+            traceback=_cut(self.traceback, characters),
+            output_tail=self.output_tail[-characters:],
+            report=replace(
+                self.report,
+                raised=None if raised is None else raised.cut(characters),
+                output_tail=self.report.output_tail[-characters:],
+            ),
+        )
+
+    def _become(self, **changes: object) -> None:
+        # Frozen for everybody else: cards, history and the error itself share the one object.
+        for name, value in changes.items():
+            object.__setattr__(self, name, value)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the failure for tools: plain values only, versioned, no environment and no input values."""
         trace = self.report.trace
@@ -269,3 +341,11 @@ class Failure:
 
 
 Outcome: TypeAlias = Success | Failure
+
+
+def _cut(text: str, characters: int) -> str:
+    """Return both ends of a text that is longer than that."""
+    if len(text) <= characters:
+        return text
+    half = characters // 2
+    return f"{text[:half]}\n[...]\n{text[-half:]}"

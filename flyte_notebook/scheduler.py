@@ -65,17 +65,24 @@ class _Waiter:
 
 
 class Scheduler:
-    """Admits attempts in order as memory allows; ``memory`` returns how much there is, and how much is available."""
+    """Admits attempts in order as memory allows; ``memory`` returns how much there is, and how much is available.
+
+    ``places`` is asked while no attempt runs for how many there is room in other respects, those that wait for children
+    included.
+    """
 
     def __init__(
         self,
         *,
         memory: Callable[[], tuple[int, int]],
         max_processes: int = MAX_PROCESSES,
+        places: Callable[[], float] = lambda: float("inf"),
         clock: Callable[[], float] = monotonic_s,
     ) -> None:
         self._memory = memory
         self._max_processes = max_processes
+        self._places = places
+        self._most_attempts = 0.0
         self._clock = clock
         self._queue: deque[_Waiter] = deque()
         self._tickets: set[Ticket] = set()
@@ -157,7 +164,9 @@ class Scheduler:
 
     def _fits(self, waiter: _Waiter) -> bool:
         running = sum(not ticket.waiting for ticket in self._tickets)
-        if running >= self._max_processes:
+        if not self._tickets:
+            self._most_attempts = self._places()
+        if running >= self._max_processes or (running and len(self._tickets) >= self._most_attempts):
             return False
         capacity, available = self._memory()
         budget = capacity - self._most_of_others_bytes(capacity, available)

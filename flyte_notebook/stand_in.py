@@ -57,9 +57,16 @@ def as_raised(raised: Described, unpickle: Callable[[bytes], Any] | None) -> Bas
 def attach(error: BaseException, name: str, value: object) -> None:
     """Set an attribute of an exception of any class, where that can be done at all."""
     # Past the class's own __setattr__: a frozen dataclass is an exception class like any other. A property without
-    # a setter is left alone.
-    with suppress(AttributeError, TypeError):
+    # a setter is left alone, and so is one whose setter raises, whatever it raises.
+    with suppress(BaseException):
         BaseException.__setattr__(error, name, value)
+
+
+def attribute(error: BaseException, name: str, default: Any = None) -> Any:  # noqa: ANN401 - as `getattr`
+    """Return an attribute of an exception of any class; the default as well where a property of the user's raises."""
+    with suppress(BaseException):
+        return getattr(error, name, default)
+    return default
 
 
 def _stand_in(raised: Described) -> BaseException:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import sys
 from dataclasses import dataclass
 
 DISTRIBUTION = "flyte-notebook"
@@ -26,12 +27,9 @@ class Bound:
 
 def bounds() -> tuple[Bound, ...]:
     """Return what the installed package needs; empty where it is run from its source."""
-    try:
-        lines = importlib.metadata.requires(DISTRIBUTION) or []
-    except importlib.metadata.PackageNotFoundError:
-        return ()
+    package = _distribution(DISTRIBUTION)
     found = []
-    for line in lines:
+    for line in [] if package is None else package.requires or []:
         name, versions, marker = match.groups() if (match := _REQUIREMENT.match(line)) else ("", "", None)
         oldest = next((one.strip()[2:] for one in versions.split(",") if one.strip().startswith(">=")), "")
         if name and oldest and not marker:
@@ -39,11 +37,22 @@ def bounds() -> tuple[Bound, ...]:
     return tuple(found)
 
 
+def version(library: str) -> str | None:
+    """Return the installed version of a library, ``None`` where there is none."""
+    found = _distribution(library)
+    return None if found is None else found.version
+
+
+def _distribution(library: str) -> importlib.metadata.Distribution | None:
+    # The search path may hold objects of any kind; imports pass over them, and here they would raise.
+    path = [entry for entry in sys.path if isinstance(entry, str)]  # type: ignore[redundant-expr]  # see above
+    return next(iter(importlib.metadata.distributions(name=library, path=path)), None)
+
+
 def problem(bound: Bound) -> str:
     """Return what is wrong with the installed version of a library, and what mends it; empty when nothing is."""
-    try:
-        installed = importlib.metadata.version(bound.library)
-    except importlib.metadata.PackageNotFoundError:
+    installed = version(bound.library)
+    if installed is None:
         return f"{bound.library} is not installed; {mending(bound)}"
     if numbers(installed) < numbers(bound.oldest):
         return f"{bound.library} {installed} is older than {bound.oldest}; {mending(bound)}"
@@ -55,10 +64,10 @@ def mending(bound: Bound) -> str:
     return f"%pip install '{bound.requirement}', then restart the kernel"
 
 
-def numbers(version: str) -> tuple[int, ...]:
+def numbers(release: str) -> tuple[int, ...]:
     """Return the numbers of a release: of ``2.12.1rc1`` those before ``rc``."""
     found = []
-    for part in version.split("+", maxsplit=1)[0].split("."):
+    for part in release.split("+", maxsplit=1)[0].split("."):
         number = _NUMBER.match(part)
         if number is None:
             break
@@ -70,8 +79,5 @@ def numbers(version: str) -> tuple[int, ...]:
 
 def newer_than(tested: str, library: str) -> str:
     """Return the installed version of a library if it is newer than the one tested, else an empty text."""
-    try:
-        installed = importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-    return installed if numbers(installed) > numbers(tested) else ""
+    installed = version(library)
+    return installed if installed is not None and numbers(installed) > numbers(tested) else ""

@@ -27,7 +27,7 @@ from flyte._persistence._recorder import RunRecorder
 from flyte.extend import AsyncFunctionTaskTemplate, TaskTemplate
 from flyte.report import _report
 from flyte.syncify import _api, syncify
-from flyte.types import _pickle
+from flyte.types import TypeEngine, _pickle
 from flyteidl2.core import literals_pb2  # type: ignore[import-untyped]  # generated, without types
 
 from flyte_notebook.sdk import control_plane, lazy, rehearsal
@@ -123,6 +123,27 @@ def errors_are_made_anew(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         convert, "convert_error_to_native", lambda error: flyte.errors.OOMError("OOMKilled", str(error), "worker")
     )
+
+
+def blocking_tasks_are_submitted_otherwise(patch: pytest.MonkeyPatch) -> None:
+    submit = _local_controller.LocalController.submit
+
+    def submit_sync(self: Any, task: Any, *args: Any, **kwargs: Any) -> Any:
+        self._runner_map["other"] = runner = _local_controller._TaskRunner()
+        return runner.get_run_future(submit(self, task, *args, **kwargs))
+
+    patch.setattr(_local_controller.LocalController, "submit_sync", submit_sync)
+
+
+def values_are_converted_elsewhere(patch: pytest.MonkeyPatch) -> None:
+    async def literal_map_to_kwargs(_engine: Any, literals: Any, types: Any) -> dict[str, Any]:
+        return dict.fromkeys(literals.literals, 1)
+
+    patch.setattr(TypeEngine, "literal_map_to_kwargs", classmethod(literal_map_to_kwargs))
+
+
+def the_loop_is_kept_elsewhere(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(syncify, "_bg_loop", types.SimpleNamespace())
 
 
 def bodies_are_called_by_class(patch: pytest.MonkeyPatch) -> None:
@@ -279,6 +300,9 @@ BREAKS: dict[str, Break] = {
     "bodies": bodies_are_called_by_class,
     "conversions": inputs_are_converted_elsewhere,
     "submitted task": the_task_has_another_name,
+    "submissions": blocking_tasks_are_submitted_otherwise,
+    "conversions of values": values_are_converted_elsewhere,
+    "thread of the loop": the_loop_is_kept_elsewhere,
     "pauses": asyncio_hides_what_a_task_waits_for,
     "maps": maps_are_sequential_in_every_mode_but_remote,
     "log of failures": failures_are_logged_in_other_words,

@@ -543,6 +543,16 @@ def test_a_lost_worker_is_a_reason_of_its_own(changes: dict[str, Any]) -> None:
     assert ("Interrupted", "worker_lost") == (failure.code, failure.reason)
 
 
+def test_what_a_worker_said_last_before_it_was_ready_is_its_reason() -> None:
+    """Nothing of the user's ran: the error of the traceback is in message and headline; of one that ran it is not."""
+    tail = "Traceback (most recent call last):\n  File 'x', line 1\nRuntimeError: can't start new thread\n\n  ^^^\n"
+    starting = replace(RUNNING, stage="starting", exit_status=1, output_tail=tail)
+    failure = _failed(starting)
+    for said in (failure.message, failure.headline, str(failure.error)):
+        assert said.endswith("RuntimeError: can't start new thread")
+    assert "new thread" not in _failed(replace(starting, stage="running")).message
+
+
 def test_a_failure_carries_the_job_and_the_facts() -> None:
     """The failure names task, attempt, limits, inputs and output, and keeps the report."""
     report = replace(OOM, output_tail="last words\n", trace=MemoryTrace(peak_bytes=250 * MI))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,8 +89,8 @@ def test_each_entry_has_a_planted_change() -> None:
 def test_a_library_that_is_newer_than_tested_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The doctor names each library whose installed version is above the one that was tested, with both."""
     assert [] == [finding.holds for finding in capabilities.newer_findings() if "flyte 99.1" in finding.holds]
-    before = importlib.metadata.version
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.1rc2" if name == "flyte" else before(name))
+    before = supported.version
+    monkeypatch.setattr(supported, "version", lambda name: "99.1rc2" if name == "flyte" else before(name))
     (finding,) = capabilities.newer_findings()
     assert "newer than tested" == finding.subject
     assert f"flyte 99.1rc2 ({VERSIONS['flyte']})" in finding.holds

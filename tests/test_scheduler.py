@@ -38,10 +38,11 @@ class Machine:
         self.asked += 1
         return self.capacity_bytes, self.available_bytes
 
-    def scheduler(self, max_processes: int = 64) -> Scheduler:
+    def scheduler(self, max_processes: int = 64, places: float = float("inf")) -> Scheduler:
         return Scheduler(
             memory=self.memory,
             max_processes=max_processes,
+            places=lambda: places,
             clock=lambda: self.now_s,
         )
 
@@ -83,6 +84,21 @@ def test_as_many_run_as_memory_allows_and_the_rest_wait_in_order() -> None:
         assert [True] * 5 + [False] == await admitted(*tasks)
         scheduler.release(tasks[0].result())
         assert [True] * 6 == await admitted(*tasks)
+
+    run(body)
+
+
+def test_no_more_run_than_there_are_places_for_unless_all_wait() -> None:
+    """Parents that wait for children hold a place, too; where nobody else runs, a child is let in all the same."""
+
+    async def body() -> None:
+        scheduler = Machine().scheduler(places=2)
+        tasks = [ask(scheduler, GIB // 4) for _ in range(4)]
+        assert [True, True, False, False] == await admitted(*tasks)
+        scheduler.awaits_child(tasks[0].result(), 1)
+        assert [True, True, False, False] == await admitted(*tasks)
+        scheduler.awaits_child(tasks[1].result(), 1)
+        assert [True, True, True, False] == await admitted(*tasks)
 
     run(body)
 

@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flyte_notebook import private
-from flyte_notebook.bound import monotonic_s, to_json
+from flyte_notebook.bound import monotonic_s
 from flyte_notebook.engine import parcels, seen
+from flyte_notebook.engine.around import at_start
 from flyte_notebook.engine.link import SupervisorError
 from flyte_notebook.engine.pump import Pump
+from flyte_notebook.engine.request import opened, request
 from flyte_notebook.limiters import machine
 from flyte_notebook.outcome import Raised, WorkerReport
 from flyte_notebook.reliance import Loss, losses
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from flyte_notebook.engine.link import Handle, SupervisorLink
     from flyte_notebook.engine.pump import Sink
+    from flyte_notebook.engine.request import Start
     from flyte_notebook.job import Job, Surroundings
     from flyte_notebook.outcome import Outcome, Stage, Tripped
 
@@ -35,22 +37,6 @@ READY_BOUND_S = 120.0
 
 END_BOUND_S = 10.0
 """How long we wait for the supervisor to report the end of an attempt that it was told to stop."""
-
-THREAD_COUNT_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "RAYON_NUM_THREADS",
-    "POLARS_MAX_THREADS",
-)
-
-_BOOT = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[2]); "
-    "from flyte_notebook.worker.child import begin; begin(sys.argv[1:2])"
-)
 
 Call = dict[str, Any]
 
@@ -82,7 +68,7 @@ class Origin:
 class AttemptInWorker:
     """Runs one job in one worker. ``call`` runs the job of a nested task and returns the reply for the parent.
 
-    ``fresh`` asks for an interpreter of its own, where a forked worker would do.
+    ``start`` says which worker it has to be, see `flyte_notebook.engine.request.Start`.
     """
 
     def __init__(
@@ -92,13 +78,14 @@ class AttemptInWorker:
         link: SupervisorLink,
         call: Callable[[Call], Awaitable[dict[str, Any]]],
         *,
-        fresh: bool = False,
+        start: Start = "any",
     ) -> None:
         self._job = job
         self._origin = origin
         self._link = link
         self._call = call
-        self._fresh = fresh
+        self._start = start
+        self._request, self._set_later = request(job, origin.surroundings, link.session, start)
         self._children: dict[int, asyncio.Task[None]] = {}
         self._handle: Handle | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -120,10 +107,19 @@ class AttemptInWorker:
         """What the attempt uses, as last heard."""
         return self._handle.usage_bytes if self._handle is not None else 0
 
-    def killed_before_it_began(self, report: WorkerReport) -> bool:
-        """Whether somebody killed the worker before it was ready: not a limit, not the machine, not we ourselves."""
+    def second_try(self, report: WorkerReport) -> Start | None:
+        """Return how to run the job again whose worker ended before it was ready, ``None`` where that would not help.
+
+        Nothing of the task has run. Either somebody killed the worker: not a limit, not the machine, not we ourselves.
+        Or the interpreter ended at its start, and a variable that it reads may be why.
+        """
         ours = self._stopped or report.tripped is not None or report.oom_kills or report.machine_short
-        return self.ready_s is None and report.signal == signal.SIGKILL and not ours
+        if self.ready_s is not None or ours or self._start == "cautious":
+            return None
+        if report.signal == signal.SIGKILL:
+            return "fresh"
+        environ = self._request["environ"]
+        return "cautious" if report.exit_status == 1 and at_start(environ, cautious=True)[0] != environ else None
 
     def stop(self) -> None:
         """Have the attempt killed; its report then says ``stopped``."""
@@ -135,13 +131,13 @@ class AttemptInWorker:
     async def run(self) -> WorkerReport:
         """Run to the end and return the facts. When cancelled, kills the attempt first, then raises."""
         began_s = monotonic_s()
-        ours, theirs, (out_read, out_write), (err_read, err_write) = _opened()
+        ours, theirs, (out_read, out_write), (err_read, err_write) = opened()
         pump = Pump(self._origin.sink, {"stdout": out_read, "stderr": err_read})
         facts: dict[str, Any] = {}
         try:
             try:
                 fds = [theirs.fileno(), out_write, err_write]
-                self._handle = self._link.spawn(limits=self._job.limits, request=self._request(), fds=fds)
+                self._handle = self._link.spawn(limits=self._job.limits, request=self._request, fds=fds)
             finally:
                 theirs.close()
                 os.close(out_write)
@@ -167,33 +163,6 @@ class AttemptInWorker:
             await self._close(ours)
             pump.finish()
         return self._report(facts, pump.tail, monotonic_s() - began_s)
-
-    def _request(self) -> dict[str, Any]:
-        surroundings = self._origin.surroundings
-        argv = [sys.executable, "-c", _BOOT, self._job.entry, to_json(surroundings.sys_path)]
-        return {
-            "name": _group_name(self._job),
-            "argv": argv,
-            "entry": self._job.entry,
-            "sys_path": list(surroundings.sys_path),
-            "fresh": self._fresh,
-            "cwd": surroundings.cwd,
-            "environ": {**surroundings.environ, **self._variables()},
-        }
-
-    def _variables(self) -> dict[str, str]:
-        job = self._job
-        variables = {
-            "FLYTE_NOTEBOOK_SESSION": self._link.session,
-            "FLYTE_NOTEBOOK_ATTEMPT": _group_name(job),
-            "FLYTE_ATTEMPT_NUMBER": str(job.attempt),
-            "FLYTE_DISABLE_TELEMETRY": "1",
-        }
-        if job.limits.cpu_cores is not None:
-            threads = str(max(1, round(job.limits.cpu_cores + 0.49)))
-            known = self._origin.surroundings.environ
-            variables |= {name: threads for name in THREAD_COUNT_VARIABLES if name not in known}
-        return {**variables, **job.env_vars}
 
     async def _converse(self, ours: socket.socket, pump: Pump) -> None:
         """Serve the worker's channel until it ends, or the worker says that it will."""
@@ -244,6 +213,7 @@ class AttemptInWorker:
             "payload": job.payload,
             "path": job.payload_path,
             "directory": self._link.directory,
+            "environ": self._set_later,
             "before": origin.before,
             "after": origin.after,
         }
@@ -366,20 +336,6 @@ class AttemptInWorker:
         )
 
 
-def _opened() -> tuple[socket.socket, socket.socket, tuple[int, int], tuple[int, int]]:
-    """Return what an attempt needs: the two ends of its channel, and two pipes. Raises OSError; then none is open."""
-    with contextlib.ExitStack() as so_far:
-        ours, theirs = protocol.pair()
-        so_far.callback(ours.close)
-        so_far.callback(theirs.close)
-        out = os.pipe()
-        so_far.callback(os.close, out[0])
-        so_far.callback(os.close, out[1])
-        err = os.pipe()
-        so_far.pop_all()
-    return ours, theirs, out, err
-
-
 def _trace(job: Job, facts: dict[str, Any]) -> MemoryTrace:
     return MemoryTrace(
         times_s=compact_times(facts.get("times_s", ())),
@@ -390,9 +346,3 @@ def _trace(job: Job, facts: dict[str, Any]) -> MemoryTrace:
         peak_source=facts.get("peak_source", "samples"),
         page_cache_bytes=facts.get("page_cache_bytes", 0),
     )
-
-
-def _group_name(job: Job) -> str:
-    """Return a name that is safe as a file name, unique among living attempts, and says what it is."""
-    run = "".join(letter if letter.isalnum() else "-" for letter in job.run)[-40:]
-    return f"{run}-{job.action}-{job.attempt}"

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.bound import from_json
+from flyte_notebook.engine.around import snapshot
 from flyte_notebook.engine.attempt import AttemptInWorker, Origin
 from flyte_notebook.engine.sinks import Nowhere
-from flyte_notebook.job import Job, Surroundings
+from flyte_notebook.job import Job
 from flyte_notebook.reliance import Loss
 
 if TYPE_CHECKING:
     from flyte_notebook.engine.link import SupervisorLink
+    from flyte_notebook.engine.request import Start
     from flyte_notebook.outcome import WorkerReport
 
 
@@ -26,7 +27,7 @@ async def run_canary(entry: str, link: SupervisorLink) -> WorkerReport:
 
     Raises `CanaryError` when there is no answer, or the pid is ours.
     """
-    report = await _run("canary", entry, link, fresh=True)
+    report = await _run("canary", entry, link, "fresh")
     if report.answer is None or int(report.answer) == os.getpid():
         raise CanaryError(f"no isolated worker could be started, so nothing is run: {_words(report)}")
     return report
@@ -37,18 +38,20 @@ async def try_out(entry: str, link: SupervisorLink) -> dict[str, Loss | None]:
 
     Raises `CanaryError` when there is no answer.
     """
-    report = await _run("rehearsal", entry, link, fresh=False)
+    report = await _run("rehearsal", entry, link, "any")
     if report.answer is None:
         raise CanaryError(f"what is relied on could not be tried out: {_words(report)}")
     found: dict[str, dict[str, Any] | None] = from_json(report.answer.decode())
     return {key: None if loss is None else Loss(**loss) for key, loss in found.items()}
 
 
-async def _run(name: str, entry: str, link: SupervisorLink, *, fresh: bool) -> WorkerReport:
+async def _run(name: str, entry: str, link: SupervisorLink, start: Start) -> WorkerReport:
     job = Job(label=name, run=name, action="a0", entry=entry, payload=b"")
-    own = Surroundings(cwd=os.getcwd(), environ=dict(os.environ), sys_path=tuple(filter(None, sys.path)))  # noqa: PTH109 - a string is wanted
-    origin = Origin(sink=Nowhere(), surroundings=own)
-    return await AttemptInWorker(job, origin, link, _no_call, fresh=fresh).run()
+    origin = Origin(sink=Nowhere(), surroundings=snapshot(local=False))
+    attempt = AttemptInWorker(job, origin, link, _no_call, start=start)
+    report = await attempt.run()
+    again = attempt.second_try(report)
+    return await AttemptInWorker(job, origin, link, _no_call, start=again).run() if again else report
 
 
 def _words(report: WorkerReport) -> str:

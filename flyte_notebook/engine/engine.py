@@ -18,14 +18,15 @@ from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.engine.actions import Actions
 from flyte_notebook.engine.attempt import AttemptInWorker, Origin
 from flyte_notebook.engine.link import SupervisorError, SupervisorLink
-from flyte_notebook.engine.living import LivingAttempts, NotAdmittedError, turn_away
+from flyte_notebook.engine.living import LivingAttempts
 from flyte_notebook.engine.loop import Loop
 from flyte_notebook.engine.parcels import parcelled
 from flyte_notebook.engine.proof import Proof, UnprovenError
+from flyte_notebook.engine.request import above_standard, places
 from flyte_notebook.history import Attempt, History
 from flyte_notebook.limiters import machine
 from flyte_notebook.outcome import Failure, Success, WorkerReport
-from flyte_notebook.scheduler import MAX_PROCESSES, NeverFitsError, Scheduler
+from flyte_notebook.scheduler import MAX_PROCESSES, Scheduler
 from flyte_notebook.worker import pickling
 
 if TYPE_CHECKING:
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
 
     from flyte_notebook.engine.link import Prefork, Workers
     from flyte_notebook.engine.living import Living
-    from flyte_notebook.history import Action
+    from flyte_notebook.engine.request import Start
+    from flyte_notebook.history import Run
     from flyte_notebook.job import Job
     from flyte_notebook.limits import Enforcement
-    from flyte_notebook.outcome import Outcome, Tripped
+    from flyte_notebook.outcome import Outcome
     from flyte_notebook.progress import Progress
     from flyte_notebook.scheduler import Ticket
 
@@ -69,7 +71,8 @@ class Engine:
         self._canary = canary
         self._rehearsal = rehearsal
         self.max_processes = max_processes
-        self._loop = Loop()
+        with above_standard():
+            self._loop = Loop()
         self._thread = threading.Thread(target=self._serve, name="flyte-notebook-engine", daemon=True)
         self._living = LivingAttempts()
         self._actions = Actions()
@@ -79,10 +82,18 @@ class Engine:
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_forever()
+            while not self._run_loop():
+                pass  # an exit or an interrupt leaves the loop as it was: it goes on
         finally:
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
+
+    def _run_loop(self) -> bool:
+        """Run the loop; return whether it was stopped."""
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            self._loop.run_forever()
+            return True
+        return False
 
     def begin(self) -> None:
         """Begin to start the thread and the supervisor; returns at once. `start` goes on with it."""
@@ -107,6 +118,7 @@ class Engine:
         self._scheduler = Scheduler(
             memory=machine.memory,
             max_processes=self.max_processes,
+            places=lambda: places(self._link.pid),
         )
         await self._link.start()
 
@@ -209,11 +221,14 @@ class Engine:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._link.close()
+        if hasattr(self, "_link"):  # else it could not even begin
+            await self._link.close()
 
     async def run(self, job: Job, origin: Origin) -> Outcome:
         """Run one attempt, and again while a lost worker is to be replaced."""
-        return (await self._run(job, origin, None))[1]
+        _, outcome = await self._run(job, origin, None)
+        _let_pickle_go(outcome)
+        return outcome
 
     async def _run(self, asked: Job, origin: Origin, parent: Ticket | None) -> tuple[Job, Outcome]:
         """As `run`; return the job as it was counted, too."""
@@ -231,11 +246,12 @@ class Engine:
             outcome = await self._attempt(job, origin, parent)
             if not counted.goes_on(outcome):
                 return job, outcome
+            _let_pickle_go(outcome)
 
     async def _attempt(self, job: Job, origin: Origin, parent: Ticket | None) -> Outcome:
         """Run one attempt: wait for admission, supervise, diagnose, remember."""
         run = self.history.begin(job.run, job.label)
-        action = run.begin_action(job.action, job.label, job.parent, job.limits)
+        run.begin_action(job.action, job.label, job.parent, job.limits)
         living = self._living.begin(job)
         if origin.observer is not None:
             origin.observer.started(job)
@@ -246,7 +262,7 @@ class Engine:
         except asyncio.CancelledError:
             cut_short = living.worker.cut_short if living.worker is not None else None
             stopped = WorkerReport(tripped="stopped", enforcement=self._link.enforcement)
-            outcome = self._conclude(job, cut_short or stopped, action, origin, cancelled=True)
+            outcome = self._conclude(job, cut_short or stopped, run, origin, cancelled=True)
             if parent is None and isinstance(outcome, Failure):
                 run.failure = outcome  # nobody else hears of it
             raise
@@ -256,24 +272,23 @@ class Engine:
                 self._scheduler.release(living.ticket)
             if parent is not None:
                 self._scheduler.awaits_child(parent, -1)
-        return self._conclude(job, report, action, origin)
+        return self._conclude(job, report, run, origin)
 
     def _conclude(
-        self, job: Job, report: WorkerReport, action: Action, origin: Origin, *, cancelled: bool = False
+        self, job: Job, report: WorkerReport, run: Run, origin: Origin, *, cancelled: bool = False
     ) -> Outcome:
         """Decide what became of an attempt, remember it, and tell who listens."""
         outcome = diagnose(job, report, unpickle=pickling.loads)
         self._living.conclude(job, outcome, cancelled=cancelled)
-        action.attempts.append(
-            Attempt(
-                number=job.attempt + 1,
-                worker=job.worker,
-                limits=job.limits,
-                outcome=_without_answer(outcome),
-                trace=report.trace,
-                duration_s=report.duration_s,
-            )
+        attempt = Attempt(
+            number=job.attempt + 1,
+            worker=job.worker,
+            limits=job.limits,
+            outcome=_without_answer(outcome),
+            trace=report.trace,
+            duration_s=report.duration_s,
         )
+        self.history.record(run, run.begin_action(job.action, job.label, job.parent, job.limits), attempt)
         if isinstance(outcome, Failure):
             self.history.last_failure = outcome
             if self.on_failure is not None:
@@ -286,7 +301,7 @@ class Engine:
         if living.job.unsent:
             return self._not_run(living.job.unsent)
         began_s = monotonic_s()
-        tripped, detail = await self._admit(living)
+        tripped, detail = await self._living.wait_for_place(living, self._scheduler)
         queued_for_s = monotonic_s() - began_s
         if tripped is not None:
             return WorkerReport(
@@ -297,17 +312,18 @@ class Engine:
         except UnprovenError as error:
             raise EngineError(str(error)) from error
         report = await self._supervise(living, origin)
-        if living.worker is not None and living.worker.killed_before_it_began(report):
-            report = await self._supervise(living, origin, fresh=True)  # nothing of the task has run
+        again = None if living.worker is None else living.worker.second_try(report)
+        if again is not None:
+            report = await self._supervise(living, origin, again)
         return replace(report, queued_for_s=queued_for_s)
 
-    async def _supervise(self, living: Living, origin: Origin, *, fresh: bool = False) -> WorkerReport:
+    async def _supervise(self, living: Living, origin: Origin, start: Start = "any") -> WorkerReport:
         async def call(request: dict[str, Any]) -> dict[str, Any]:
             return await self._nested(living, request, origin)
 
         try:
             await self._ensure_supervisor()
-            living.worker = AttemptInWorker(living.job, origin, self._link, call, fresh=fresh)
+            living.worker = AttemptInWorker(living.job, origin, self._link, call, start=start)
             if living.stopped:
                 living.worker.stop()
             return await living.worker.run()
@@ -318,34 +334,6 @@ class Engine:
         """Return the facts of an attempt that our own side could not run: no descriptors, no disk, no supervisor."""
         detail = f"no worker could be run: {error}"
         return WorkerReport(tripped_detail=detail, enforcement=self._link.enforcement)
-
-    async def _admit(self, living: Living) -> tuple[Tripped | None, str]:
-        """Wait for admission; return why it was not granted, or ``None``."""
-        job = living.job
-        if self._living.is_stopped(job.run):
-            return "stopped", ""
-        bound_s, bound = job.queue_bound(monotonic_s())
-        if bound_s <= 0:
-            return bound, ""
-        place: asyncio.Future[Ticket] | None = None
-        clock: asyncio.TimerHandle | None = None
-        try:
-            place = living.place = self._scheduler.admit(job.limits)
-            if bound_s != float("inf"):
-                clock = self._loop.call_later(bound_s, turn_away, place, bound)
-            self._living.admit(living, await place)
-        except NotAdmittedError as refused:
-            return refused.tripped, ""
-        except NeverFitsError as error:
-            return "never_fits", str(error)
-        else:
-            return None, ""
-        finally:
-            if clock is not None:
-                clock.cancel()
-            if place is not None and living.ticket is None:
-                self._scheduler.give_up(place)
-            living.place = None
 
     async def _nested(self, parent: Living, request: dict[str, Any], origin: Origin) -> dict[str, Any]:
         """Run a task that a worker called, as its sibling; return the reply for the worker."""
@@ -365,6 +353,7 @@ class Engine:
             return {"kind": "reply", "facts": None, **await parcelled(outcome.answer, self.directory.path)}
         # Facts travel, not the error: the parent's worker draws the same conclusion from them.
         facts = (replace(job, payload=b""), outcome.report)
+        _let_pickle_go(outcome)
         return {"kind": "reply", "facts": facts}
 
     async def _ensure_supervisor(self) -> None:
@@ -387,6 +376,11 @@ class Engine:
             if living.ticket is not None and living.worker is not None:
                 living.ticket.usage_bytes = living.worker.usage_bytes
         self._scheduler.reported()
+
+
+def _let_pickle_go(outcome: Outcome) -> None:
+    if isinstance(outcome, Failure):
+        outcome.let_pickle_go()
 
 
 def _without_answer(outcome: Outcome) -> Outcome:

@@ -8,10 +8,13 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from subprocess import Popen  # by its own name: a program may put something else in its place
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook import private
 from flyte_notebook.bound import to_json
+from flyte_notebook.engine import around
+from flyte_notebook.engine.request import above_standard
 from flyte_notebook.limiters import cgroup_v2, selection
 from flyte_notebook.limiters.base import ATTEMPT_VARIABLE, SESSION_VARIABLE
 from flyte_notebook.limiters.life import LOG, Life
@@ -44,7 +47,7 @@ Counted by looks, not by the clock: a machine that slept, or all of us frozen to
 """
 
 _BOOT = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[2])['sys_path']; "
+    "import sys, json; sys.path[:] = json.loads(''.join(sys.argv[2:]))['sys_path']; "
     "from flyte_notebook.worker.supervisor import main; main(sys.argv[1:])"
 )
 
@@ -154,17 +157,20 @@ class SupervisorLink:
             private.know(self.directory)
         else:
             os.close(self.directory.hold())  # it is refused where a file could not be made, not made anew
-        ours, theirs = protocol.pair()
-        search = [entry for entry in sys.path if entry]
+        with above_standard():
+            ours, theirs = protocol.pair()
+        own = around.snapshot(local=False)
         settings = {
             "session": self.session,
             "directory": self.directory.to_dict(),
-            "sys_path": search,
+            "sys_path": own.sys_path,
             "kernel_pid": os.getpid(),
         }
-        command = [*prefix, sys.executable, "-c", _BOOT, str(theirs.fileno()), to_json(settings)]
-        self._process = subprocess.Popen(  # noqa: ASYNC220 - the engine's loop has nothing else to do yet
-            command,
+        # Cautious: a bad value of what an interpreter reads may end a worker, but not what tells of it.
+        program = [around.interpreter(), "-c", _BOOT, str(theirs.fileno())]
+        self._process = Popen(  # noqa: ASYNC220 - the engine's loop has nothing else to do yet
+            [*prefix, *program, *around.pieces(to_json(settings))],
+            env=around.at_start(own.environ, cautious=True)[0],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -199,13 +205,13 @@ class SupervisorLink:
         if prefork is None or why:
             self._heard_of_workers(Workers(forked=False, why=why))
             return
-        environ = dict(os.environ)
+        environ, _ = around.at_start(around.snapshot(local=False).environ)
         own = {
             SESSION_VARIABLE: self.session,
             ATTEMPT_VARIABLE: "-" * ATTEMPT_NAME_BYTES,
             "FLYTE_DISABLE_TELEMETRY": "1",
         }
-        argv = [sys.executable, "-c", _BOOT_SERVER]
+        argv = [around.interpreter(), "-c", _BOOT_SERVER]
         self._send({"kind": "prefork", "argv": argv, "environ": {**environ, **own}, "own": asdict(prefork)})
 
     async def known_workers(self) -> Workers:

@@ -5,6 +5,7 @@ Changed on the engine's thread only. What is marked as thread-safe may be called
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 from dataclasses import dataclass, field
@@ -13,16 +14,17 @@ from typing import TYPE_CHECKING
 from flyte_notebook.bound import monotonic_s
 from flyte_notebook.outcome import Failure
 from flyte_notebook.progress import Tally, live_attempt
+from flyte_notebook.scheduler import NeverFitsError
+from flyte_notebook.stand_in import attribute
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterator
 
     from flyte_notebook.engine.attempt import AttemptInWorker
     from flyte_notebook.job import Job
     from flyte_notebook.outcome import Outcome, Tripped
     from flyte_notebook.progress import LiveAttempt, Progress
-    from flyte_notebook.scheduler import Ticket
+    from flyte_notebook.scheduler import Scheduler, Ticket
 
 SHOWN_WITH_WORKER = 64
 SHOWN_QUEUED = 8
@@ -90,6 +92,34 @@ class LivingAttempts:
         run.tally.began(job)
         run.queued[living] = None
         return living
+
+    async def wait_for_place(self, living: Living, scheduler: Scheduler) -> tuple[Tripped | None, str]:
+        """Wait for admission; return why it was not granted, or ``None``."""
+        job = living.job
+        if self.is_stopped(job.run):
+            return "stopped", ""
+        bound_s, bound = job.queue_bound(monotonic_s())
+        if bound_s <= 0:
+            return bound, ""
+        place: asyncio.Future[Ticket] | None = None
+        clock: asyncio.TimerHandle | None = None
+        try:
+            place = living.place = scheduler.admit(job.limits)
+            if bound_s != float("inf"):
+                clock = asyncio.get_running_loop().call_later(bound_s, _turn_away, place, bound)
+            self.admit(living, await place)
+        except NotAdmittedError as refused:
+            return refused.tripped, ""
+        except NeverFitsError as error:
+            return "never_fits", str(error)
+        else:
+            return None, ""
+        finally:
+            if clock is not None:
+                clock.cancel()
+            if place is not None and living.ticket is None:
+                scheduler.give_up(place)
+            living.place = None
 
     def admit(self, living: Living, ticket: Ticket) -> None:
         """Give it the right to run."""
@@ -195,10 +225,10 @@ def _stop(living: Living) -> None:
 
 def _comes_again(job: Job, outcome: Failure) -> bool:
     """Whether the SDK sleeps now and will try once more."""
-    return bool(getattr(outcome.error, "recoverable", False)) and job.attempt + 1 < job.max_attempts
+    return bool(attribute(outcome.error, "recoverable", False)) and job.attempt + 1 < job.max_attempts
 
 
-def turn_away(place: asyncio.Future[Ticket], tripped: Tripped) -> None:
+def _turn_away(place: asyncio.Future[Ticket], tripped: Tripped) -> None:
     """Have an attempt wait no longer for its place."""
     if not place.done():
         place.set_exception(NotAdmittedError(tripped))

@@ -11,13 +11,19 @@ if TYPE_CHECKING:
 
 
 class StandardSink:
-    """Writes a task's output to ``sys.stdout`` and ``sys.stderr``; of rich output it shows the text."""
+    """Writes a task's output to ``sys.stdout`` and ``sys.stderr``; of rich output it shows the text.
+
+    Whatever stands there may be closed, nothing at all, or an object of the user's: the run goes on all the same.
+    """
 
     def write(self, stream: StreamName, text: str) -> None:
         """Write text to the stream of that name."""
         target = sys.stdout if stream == "stdout" else sys.stderr
-        with contextlib.suppress(OSError, ValueError):
-            target.write(text)
+        with contextlib.suppress(Exception):
+            try:
+                target.write(text)
+            except UnicodeEncodeError as error:  # a terminal of another encoding
+                target.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
 
     def display(self, message: dict[str, Any]) -> None:
         """Write the plain text of something rich."""
@@ -28,7 +34,7 @@ class StandardSink:
     def flush(self) -> None:
         """Flush both streams."""
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(Exception):
                 stream.flush()
 
 

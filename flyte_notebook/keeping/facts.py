@@ -40,6 +40,10 @@ _MISSING: Final = object()
 _SHOWN: Final = 60
 _LARGEST: Final = 2**63 - 1
 _NAME: Final = 200
+_EXACT: Final = frozenset({"message", "traceback", "output_tail", "text"})
+"""Texts that are what they were, letter by letter."""
+
+_NAMES: Final = frozenset({"name", "task_name", "worker", "parent", "rerun_of", "code", "kind", "type", "function"})
 
 
 class FactsError(ValueError):
@@ -244,7 +248,10 @@ def _one(facts: dict[str, Any], name: str, kind: type[_T], default: Any = _MISSI
         raise FactsError(f"{name} is missing")
     if type(value) is not kind or (isinstance(value, int) and abs(value) > _LARGEST):
         raise FactsError(f"{name} is {_shown(value)}")
-    return value
+    found: Any = value
+    if kind is str and name not in _EXACT:  # Jupyter cannot send lone surrogates, and a name is a part of lines
+        found = errors.short(found) if name in _NAMES else errors.sendable(found)
+    return found  # type: ignore[no-any-return] # of the kind that was looked at before
 
 
 def _maybe(facts: dict[str, Any], name: str, kind: type[_T]) -> _T | None:

@@ -15,15 +15,17 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 import warnings
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from flyte_notebook import private
-from flyte_notebook.bound import clock_s, from_json
+from flyte_notebook.bound import clock_s, monotonic_s
 from flyte_notebook.history import Runs
+from flyte_notebook.keeping import bounded
 from flyte_notebook.keeping.facts import FactsError, run_from
 
 if TYPE_CHECKING:
@@ -32,11 +34,20 @@ if TYPE_CHECKING:
     from flyte_notebook.history import Run
 
 MAX_RUNS: Final = 500
-MAX_BYTES: Final = 64 * 2**20
+MAX_BYTES: Final = 24 * 2**20
 """So much a file holds; the oldest runs go."""
 
-MAX_RUN_BYTES: Final = 16 * 2**20
-"""A larger run is refused: it would push out a quarter of all others."""
+MAX_RUN_BYTES: Final = 8 * 2**20
+"""A larger run is refused: it would push out a third of all others."""
+
+MAX_FILE_BYTES: Final = 256 * 2**20
+"""No file of saved runs is as large, whatever was removed from it."""
+
+MAX_LOADED_BYTES: Final = 64 * 2**20
+"""So much the runs that are loaded take at most, about; the oldest are left out."""
+
+LOAD_S: Final = 1.5
+"""So long a file is read; what was saved before the runs that were read until then is left out."""
 
 BUSY_S: Final = 10.0
 """So long one writer waits for another."""
@@ -44,10 +55,28 @@ BUSY_S: Final = 10.0
 APPLICATION_ID: Final = 0x464E4231
 SCHEMA_VERSION: Final = 1
 
+LATEST_S: Final = 250e9
+"""The year 9892: later ones are no dates to Python."""
+
+ROW_BYTES: Final = 64 << 10
+"""What a row may hold beside the facts."""
+
+STEPS: Final = 20_000
+"""Of SQLite's machine between two looks at the clock, some milliseconds."""
+
+MAGIC: Final = b"SQLite format 3\0"
+BEGINNING_BYTES: Final = 108
+LEAF_OF_A_TABLE: Final = 0x0D
+MAX_TABLES: Final = 8
+"""Ours has one, and SQLite another one for its numbers."""
+
 _TABLE: Final = """CREATE TABLE runs (
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, saved_s REAL NOT NULL, size INTEGER NOT NULL,
     facts TEXT NOT NULL)"""
 _to_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+_turn: Final = threading.Lock()
+"""Of who has a file open: to close it ends the locks that this process holds on it by another descriptor (fcntl(2))."""
+
 _DELETABLE: Final = "it holds nothing but saved runs, and may be deleted"
 
 
@@ -96,30 +125,56 @@ def save(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
 def load(path: str | os.PathLike[str] | None = None) -> Runs:
     """Return the saved runs, the newest last.
 
-    A run that cannot be read, or that a later version wrote, is left out with a warning. Raises `StoreError` when the
-    file is not there, is damaged, or is no file of ours.
+    A run that cannot be read, or that a later version wrote, is left out with a warning, and so are the oldest of more
+    than a file may hold: whatever it is, it is read in bounded memory and time. Raises `StoreError` when the file is
+    not there, is damaged, or is no file of ours.
     """
     place = _place(path)
-    with _errors(place), _transaction(place, create=False) as connection:
-        rows = connection.execute("SELECT name, saved_s, facts FROM runs ORDER BY id")
-        read = [_read(name, saved_s, facts) for name, saved_s, facts in rows]
+    until_s = monotonic_s() + LOAD_S
+    with _errors(place), _transaction(place, create=False, until_s=until_s) as connection:
+        read, older = _newest_first(connection, until_s)
+    read.reverse()
     wrong = [one for one in read if isinstance(one, str)]
     if wrong:
         words = f"{len(wrong)} of {len(read)} runs in {place} are left out, the first is {wrong[0]}"
         warnings.warn(words, RuntimeWarning, stacklevel=2)
+    if older:
+        words = f"the oldest runs in {place} are left out: it holds more than is read at one time"
+        warnings.warn(words, RuntimeWarning, stacklevel=2)
     return Runs(one for one in read if not isinstance(one, str))
+
+
+def _newest_first(connection: sqlite3.Connection, until_s: float) -> tuple[list[Run | str], bool]:
+    """Return the saved runs as far as there is room and time, and whether some are left; words for one that is none."""
+    read: list[Run | str] = []
+    left_bytes = MAX_LOADED_BYTES
+    ids = connection.execute("SELECT rowid FROM runs ORDER BY rowid DESC LIMIT ?", (MAX_RUNS + 1,)).fetchall()
+    for (one,) in ids[:MAX_RUNS]:
+        try:
+            row = connection.execute("SELECT name, saved_s, facts FROM runs WHERE rowid = ?", (one,)).fetchone()
+        except sqlite3.DataError:  # SQLITE_TOOBIG
+            read.append(f"number {one}: it is larger than {MAX_RUN_BYTES >> 20} MiB")
+            continue
+        run = _read(*row)
+        left_bytes -= 0 if isinstance(run, str) else bounded.kept_bytes(row[2])
+        if left_bytes < 0:
+            return read, True
+        read.append(run)
+        if monotonic_s() > until_s:
+            break
+    return read, len(ids) > len(read)
 
 
 def _read(name: object, saved_s: object, facts: object) -> Run | str:
     """Return a saved run, or in words why it cannot be read."""
-    if not isinstance(facts, str) or not isinstance(saved_s, float):
+    if not isinstance(facts, str):
         return f"{name!r:.100}: it is no text"
+    if not isinstance(saved_s, float) or not 0 <= saved_s < LATEST_S:
+        return f"{name!r:.100}: its date is {saved_s!r:.100}"
     try:
-        return run_from(from_json(facts), saved_s=saved_s)
-    except FactsError as error:
+        return run_from(bounded.parsed(facts), saved_s=saved_s)
+    except (FactsError, OverflowError, RecursionError) as error:
         return f"{name!r:.100}: {error}"
-    except (ValueError, OverflowError, RecursionError) as error:
-        return f"{name!r:.100}: it is no JSON: {error}"
 
 
 def _place(path: str | os.PathLike[str] | None) -> Path:
@@ -127,7 +182,7 @@ def _place(path: str | os.PathLike[str] | None) -> Path:
         return default_path()
     try:
         place = Path(path).expanduser().absolute()
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, RuntimeError, OSError) as error:  # no path, no home of that user, no current directory
         raise StoreError(f"{path!r:.100} is no path: {error}") from None
     return place
 
@@ -141,6 +196,8 @@ def _errors(place: Path) -> Iterator[None]:
         raise StoreError(_words(place, error)) from None
     except UnicodeError:
         raise StoreError(f"{place} is damaged; {_DELETABLE}") from None
+    except MemoryError:
+        raise StoreError(f"{place} takes more memory than there is") from None
     except OSError as error:
         raise StoreError(f"{place}: {error.strerror or error}") from None
     except ValueError as error:  # a NUL in the path
@@ -151,6 +208,8 @@ def _words(place: Path, error: sqlite3.Error) -> str:
     said = str(error)
     if "locked" in said:
         return f"{place}: another notebook has been writing to it for {BUSY_S:g} s; try again"
+    if "interrupted" in said:
+        return f"{place} takes longer than {LOAD_S:g} s to read; {_DELETABLE}"
     if "not a database" in said:
         return f"{place} is no file of saved runs"
     if "malformed" in said or "disk I/O" in said or "decode" in said:
@@ -159,12 +218,26 @@ def _words(place: Path, error: sqlite3.Error) -> str:
 
 
 @contextmanager
-def _transaction(place: Path, *, create: bool) -> Iterator[sqlite3.Connection]:
-    """Open the file for one transaction, which is done when the block ends and undone when it raises."""
-    _check(place, create=create)
+def _transaction(place: Path, *, create: bool, until_s: float | None = None) -> Iterator[sqlite3.Connection]:
+    """Open the file for one transaction, which is done when the block ends and undone when it raises.
+
+    With ``until_s`` it only reads, what is too large for a run is an error, and no statement runs longer than until
+    that monotonic time.
+    """
     address = f"file:{quote(str(place))}?mode=rw"  # where this user may not write, SQLite opens it to be read
-    with closing(sqlite3.connect(address, uri=True, timeout=BUSY_S, isolation_level=None)) as connection:
+    busy_s = BUSY_S if until_s is None else LOAD_S
+    with ExitStack() as opened:
+        opened.enter_context(_turn)
+        _check(place, create=create)
+        connection = opened.enter_context(
+            closing(sqlite3.connect(address, uri=True, timeout=busy_s, isolation_level=None))
+        )
+        if until_s is not None:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_RUN_BYTES + ROW_BYTES)
+            connection.set_progress_handler(lambda: monotonic_s() > until_s, STEPS)
         connection.execute("PRAGMA trusted_schema = OFF")  # a file that was made to harm runs no function of SQLite's
+        connection.execute("PRAGMA application_id").fetchall()  # this undoes what a killed writer left half done
+        _check_beginning(place)
         connection.execute("BEGIN IMMEDIATE" if create else "BEGIN")
         try:
             _recognise(connection, place, create=create)
@@ -182,7 +255,26 @@ def _check(place: Path, *, create: bool) -> None:
         os.close(os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     elif not place.exists():
         raise StoreError(f"nothing is saved in {place}: there is no such file; %flyte save and fn.save(run) make it")
-    elif not place.is_file():
+    journal, log = (place.with_name(place.name + end) for end in ("-journal", "-wal"))
+    if not place.is_file() or log.exists():  # ours has no such log
+        raise StoreError(f"{place} is no file of saved runs")
+    for file in (place, journal):
+        if file.exists() and file.stat().st_size > MAX_FILE_BYTES:
+            raise StoreError(f"{file} has {file.stat().st_size >> 20:,} MiB, and no file of saved runs is as large")
+
+
+def _check_beginning(place: Path) -> None:
+    """Refuse a file whose first page cannot be that of ours, before SQLite reads all that it says of its tables.
+
+    Source: https://sqlite.org/fileformat2.html, the header and the head of a b-tree page.
+    """
+    with place.open("rb") as file:
+        begin = file.read(BEGINNING_BYTES)
+    if not begin.startswith(MAGIC) or len(begin) < BEGINNING_BYTES:
+        return  # empty, or SQLite says what it is
+    journalled = begin[18:20] == b"\x01\x01"
+    leaf, cells = begin[100] == LEAF_OF_A_TABLE, int.from_bytes(begin[103:105], "big")
+    if begin[16:20] and not (journalled and leaf and cells <= MAX_TABLES):
         raise StoreError(f"{place} is no file of saved runs")
 
 
@@ -190,8 +282,8 @@ def _recognise(connection: sqlite3.Connection, place: Path, *, create: bool) -> 
     """Make sure that the file is ours and of a version that is known here; begin it when it is new."""
     names = ("application_id", "user_version", "page_count", "page_size")
     application, version, pages, page = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
-    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if create and not application and not version and not tables:
+    known = dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE name <> 'sqlite_sequence'"))
+    if create and not application and not version and not known:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute(_TABLE)
@@ -200,7 +292,7 @@ def _recognise(connection: sqlite3.Connection, place: Path, *, create: bool) -> 
             f"{place} was written by a later version of flyte_notebook (layout {version}, here {SCHEMA_VERSION}); "
             "install that version, or save to another file"
         )
-    elif application != APPLICATION_ID or "runs" not in tables:
+    elif application != APPLICATION_ID or known != {"runs": _TABLE}:  # columns may be computed, by anything
         raise StoreError(f"{place} is no file of saved runs")
     elif place.stat().st_size < pages * page:  # SQLite would read zeros for what is missing of the last page
         raise StoreError(f"{place} is damaged or cut off; {_DELETABLE}")

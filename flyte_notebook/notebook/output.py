@@ -37,19 +37,18 @@ class StreamSink:
     """A sink for terminals and scripts: text to the streams, of rich output its plain text, nothing else."""
 
     def __init__(self, stdout: TextIO | None = None, stderr: TextIO | None = None) -> None:
-        self._streams: dict[str, TextIO] = {"stdout": stdout or sys.stdout, "stderr": stderr or sys.stderr}
+        self._streams: dict[str, TextIO | None] = {"stdout": stdout or sys.stdout, "stderr": stderr or sys.stderr}
         # The streams of a notebook find their cell in the context; a context can be entered by one thread at a time.
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
 
     def write(self, stream: Stream, text: str) -> None:
         """Append text to standard output or standard error."""
-        target = self._streams[stream]
         try:
-            self._to_stream(target.write, text)
+            self._to_stream(self._streams[stream], "write", text)
         except UnicodeEncodeError as error:  # a terminal of another encoding; a notebook takes everything
             readable = text.encode(error.encoding, "backslashreplace").decode(error.encoding)
-            self._to_stream(target.write, readable)
+            self._to_stream(self._streams[stream], "write", readable)
 
     def display(self, message: Mapping[str, Any]) -> None:
         """Print the plain text of a new display; updates and clearing mean nothing here."""
@@ -60,15 +59,15 @@ class StreamSink:
     def flush(self) -> None:
         """Flush both streams."""
         for stream in self._streams.values():
-            self._to_stream(stream.flush)
+            self._to_stream(stream, "flush")
 
-    def _to_stream(self, call: Callable[..., object], *arguments: object) -> None:
+    def _to_stream(self, stream: object, method: str, *arguments: object) -> None:
         try:
-            self._in_cell(call, *arguments)
+            self._in_cell(getattr(stream, method), *arguments)
         except UnicodeEncodeError:
             raise
-        except (OSError, ValueError):
-            return  # the reader of our output is gone, or the stream is closed: the task goes on all the same
+        except Exception:  # noqa: BLE001 - closed, its reader gone, nothing at all, or the user's: the task goes on
+            return
 
     def _in_cell(self, call: Callable[..., object], *arguments: object) -> None:
         with self._lock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,45 @@ def _background() -> Any:
         msg = f"flyte {flyte.__version__} has no background loop that is known to flyte_notebook"
         raise RuntimeError(msg)
     return background
+
+
+def outlive_exits() -> None:
+    """Have the loop go on when code of the user's raises an exit or an interrupt on it, which would end its thread.
+
+    Another thread takes the place of the SDK's, with the same loop, in which nothing is lost. Idempotent; nothing
+    undoes it. Raises RuntimeError when this version has no background loop that is known here.
+    """
+    background = _background()
+    if not isinstance(background.thread, _Lasting) or not background.thread.is_alive():
+        _Lasting(background).start()
+
+
+class _Lasting(threading.Thread):
+    """Runs the SDK's loop until it is stopped; begins when the thread before it has let the loop go."""
+
+    def __init__(self, background: Any) -> None:
+        super().__init__(name=background.thread.name, daemon=True)
+        self._background = background
+        self._before: threading.Thread = background.thread
+        background.thread = self
+
+    def run(self) -> None:
+        loop: asyncio.AbstractEventLoop = self._background.loop
+        loop.call_soon_threadsafe(self._take_over)
+        self._before.join()
+        asyncio.set_event_loop(loop)
+        while not self._run(loop):
+            pass
+
+    def _take_over(self) -> None:
+        if threading.current_thread() is self._before:  # it may have ended just now
+            self._background.loop.stop()
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> bool:
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            loop.run_forever()
+            return True
+        return False
 
 
 def claim_loop(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:

@@ -11,7 +11,8 @@ from flyte_notebook import private
 from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.errors import InlineIOMaxBytesBreached
 from flyte_notebook.outcome import Failure
-from flyte_notebook.sdk import celltask, places, seam, tasks
+from flyte_notebook.sdk import celltask, ordinary, places, seam, tasks
+from flyte_notebook.sdk.again import load_again
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.user_code import watched
@@ -34,6 +35,8 @@ def execute(file: BinaryIO) -> bytes:
     pickling.keep_code_whole()
     seam.settle_in_worker()
     seam.replace_conversion(NamingConversion)
+    seam.replace_submit(ordinary.submitted)
+    ordinary.guard_conversions()
     body = tasks.unpack(file)
     named_pickles.make_known(body["names"])
     seam.replay_init(body["init"])
@@ -57,6 +60,8 @@ def execute(file: BinaryIO) -> bytes:
     if error is not None:
         raise seam.to_native(error)
     _check_inline_size(call["task"], outputs)
+    if outputs is not None:
+        load_again(outputs, call["task"].native_interface)
     return pickling.dumps(outputs)
 
 

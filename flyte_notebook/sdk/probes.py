@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import flyte
 import flyte.errors
@@ -26,10 +26,13 @@ from flyte_notebook.errors import silence_grpc_polling_error
 from flyte_notebook.job import Job
 from flyte_notebook.outcome import Success, WorkerReport
 from flyte_notebook.reliance import expect
-from flyte_notebook.sdk import background_loop, control_plane, data_paths, lazy, rehearsal, seam, types
+from flyte_notebook.sdk import background_loop, control_plane, data_paths, lazy, ordinary, rehearsal, seam, types
 from flyte_notebook.sdk.recording import Recording
 from flyte_notebook.sdk.tasks import SIZE_KEY
 from flyte_notebook.worker import context
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 LOOKED_UP_S: Final = 0.001
 """Longer than looking up what is remembered, shorter than looking through all packages."""
@@ -69,6 +72,44 @@ def inputs_are_converted() -> None:
 def tasks_are_known() -> None:
     names = [str(getattr(task, "short_name", None)) for task in rehearsed().converted]
     expect(names == ["outer", "_add", "_again", "_fail", "_item", "_item"], f"inputs are those of {names}")
+
+
+def submissions_are_ours() -> None:
+    controller, task = type(rehearsed().controllers[0])(), rehearsed().calls[1]["task"]
+    heard: list[Any] = []
+
+    async def around(submitted: Any, submission: Awaitable[Any]) -> Any:
+        heard.append(submitted)
+        return await submission
+
+    undo = seam.replace_submit(around)
+    try:
+        with contextlib.suppress(flyte.errors.RuntimeSystemError):  # outside of a run it is refused, inside of ours
+            asyncio.run(controller.submit(task, 1))
+        with contextlib.suppress(flyte.errors.RuntimeSystemError):
+            controller.submit_sync(task, 1).result(rehearsal.BOUND_S)
+    finally:
+        undo()
+        seam.end_runners(controller)
+    expect(heard == [task, task], f"a task is submitted past us, who heard of {len(heard)} of 2")
+
+
+def values_are_converted_in_the_open() -> None:
+    call, heard = rehearsed().calls[1], []
+
+    def noting(convert: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def noted(*args: Any, **kwargs: Any) -> Any:
+            heard.append(convert)
+            return await convert(*args, **kwargs)
+
+        return noted
+
+    undo = ordinary.guard_conversions(noting)
+    try:
+        values = asyncio.run(seam.native_inputs(call["inputs"], call["task"].native_interface))
+    finally:
+        undo()
+    expect(len(heard) == len(values) > 0, f"{len(values)} values were converted, and {len(heard)} seen")
 
 
 def sleeps_are_cut() -> None:
@@ -182,6 +223,18 @@ def loops_restart() -> None:
     background_loop.stop_background_loop()
     background_loop.start_background_loop()
     expect(_one() == 1, "the loop of blocking calls does not start again")
+
+
+def loops_outlive_exits() -> None:
+    background_loop.outlive_exits()
+    with contextlib.suppress(SystemExit):
+        _ends()
+    expect(_one() == 1, "the loop of blocking calls does not go on after an exit")
+
+
+@syncify
+async def _ends() -> None:
+    raise SystemExit
 
 
 def reports_are_plain() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.outcome import Failure
+from flyte_notebook.stand_in import attribute
 
 if TYPE_CHECKING:
     from flyte_notebook.job import Job
@@ -43,5 +44,5 @@ class Recording:
         self._recorder.record_attempt_failure(action_id=job.action, attempt_num=number, error=text)
         if outcome.retried_as_system_failure:
             return
-        if number >= job.max_attempts or not getattr(outcome.error, "recoverable", False):
+        if number >= job.max_attempts or not attribute(outcome.error, "recoverable", False):
             self._recorder.record_failure(action_id=job.action, error=text)

@@ -64,6 +64,27 @@ ENTRIES: Final = (
         probe=probes.tasks_are_known,
     ),
     Reliance(
+        key="submissions",
+        library="flyte",
+        behaviour="`submit` of the local controller runs each task, blocking ones too",
+        lost="an exit or an interrupt that code of yours raises while a task is submitted is an error of that call",
+        probe=probes.submissions_are_ours,
+    ),
+    Reliance(
+        key="conversions of values",
+        library="flyte",
+        behaviour="values become literals, and literals values, in `TypeEngine.to_literal` and `to_python_value`",
+        lost="an exit or an interrupt that code of an input or output raises is an error of that call",
+        probe=probes.values_are_converted_in_the_open,
+    ),
+    Reliance(
+        key="thread of the loop",
+        library="flyte",
+        behaviour="the loop of blocking functions can go on in another thread",
+        lost="runs after code of yours has raised an exit on the loop of the SDK: they wait for ever",
+        probe=probes.loops_outlive_exits,
+    ),
+    Reliance(
         key="pauses",
         library="CPython",
         behaviour="a task of asyncio keeps what it waits for as `_fut_waiter`, and the SDK's pauses are as it declares",

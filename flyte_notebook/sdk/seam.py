@@ -9,6 +9,7 @@ own function runs in the worker. A contract test holds each name below to what i
 from __future__ import annotations
 
 import atexit
+import functools
 import inspect
 import logging
 import sys
@@ -26,6 +27,7 @@ from flyte._internal.runtime.entrypoints import direct_dispatch as _sdk_direct_d
 from flyte.extend import AsyncFunctionTaskTemplate, TaskTemplate
 from flyte.report import _report
 
+from flyte_notebook.stand_in import attach
 from flyte_notebook.worker.code_objects import global_names
 
 if TYPE_CHECKING:
@@ -88,6 +90,18 @@ def replace_conversion(naming: Callable[[Any, Callable[..., Awaitable[Any]]], An
         module.convert = before
 
     return undo
+
+
+def replace_submit(around: Callable[[Any, Awaitable[Any]], Awaitable[Any]]) -> Callable[[], None]:
+    """Have ``around(task, submission)`` awaited for each task that a local controller runs; return what undoes it."""
+    controller: Any = _local_controller.LocalController
+    before = controller.submit
+
+    async def submit(self: Any, _task: Any, *args: Any, **kwargs: Any) -> Any:
+        return await around(_task, before(self, _task, *args, **kwargs))
+
+    controller.submit = submit
+    return functools.partial(setattr, controller, "submit", before)
 
 
 def submitted_task(depth: int) -> Any:
@@ -321,7 +335,7 @@ def for_retry_loop(error: BaseException, *, last: bool) -> BaseException:
     only make it log a warning that says nothing.
     """
     if last:
-        error.recoverable = True  # type: ignore[attr-defined]  # the loop reads it from any exception
+        attach(error, "recoverable", True)  # the loop reads it from any exception
     return error
 
 

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.bound import monotonic_s, sleep_s
 from flyte_notebook.engine import Origin
+from flyte_notebook.engine.around import snapshot
 from flyte_notebook.engine.sinks import Nowhere, StandardSink
 from flyte_notebook.errors import InlineIOMaxBytesBreached, RunAbortedError
 from flyte_notebook.history import History, Run
-from flyte_notebook.job import Surroundings
 from flyte_notebook.outcome import Failure, Success
 from flyte_notebook.reliance import losses
 from flyte_notebook.scheduler import MAX_PROCESSES
-from flyte_notebook.sdk import ahead, places, relies, seam, tasks
+from flyte_notebook.sdk import ahead, background_loop, ordinary, places, relies, seam, tasks
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.recording import Recording
 from flyte_notebook.sdk.repeats import INLINE_BYTES, Repeats
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.unstarted import give_all_failures
 from flyte_notebook.sdk.watching import Watching
+from flyte_notebook.stand_in import attach, attribute
 from flyte_notebook.worker import pickling
 
 if TYPE_CHECKING:
@@ -97,7 +97,11 @@ class Session:
             self._undo.append(pickling.keep_code_whole())
             self._undo.append(seam.replace_call(self._call_outside))
             self._undo.append(seam.replace_conversion(NamingConversion))
+            self._undo.append(seam.replace_submit(ordinary.submitted))
+            self._undo.append(ordinary.guard_conversions())
             self._undo.append(give_all_failures())
+            with suppress(RuntimeError):  # another SDK; what is lost is told by the entry of it
+                background_loop.outlive_exits()
         except BaseException:
             self.close()
             raise
@@ -266,7 +270,7 @@ class Session:
         sink, trial = self._sink(), self.trials.get(job.run)
         origin = Origin(
             sink=Nowhere() if trial is not None and trial.muted else sink,
-            surroundings=surroundings(),
+            surroundings=snapshot(),
             before=BEFORE,
             after=AFTER,
             observer=None if recorder is None else Recording(recorder, call["action"].name),
@@ -290,9 +294,9 @@ class Session:
             self._watching.over(job.run)
             return pickling.loads(outcome.answer), None
         run.failure = self.history.last_failure = _origin_of(outcome, run)
-        outcome.error.failure = run.failure  # type: ignore[attr-defined]  # what the user is to see
+        attach(outcome.error, "failure", run.failure)  # what the user is to see
         last = outcome.attempt + 1 >= outcome.max_attempts
-        if last or not getattr(outcome.error, "recoverable", False):
+        if last or not attribute(outcome.error, "recoverable", False):
             self._watching.over(job.run)
         else:
             self._watching.failed(job.run, call["task"])
@@ -309,12 +313,6 @@ class Session:
         if sentence not in self._said:
             self._said.add(sentence)
             sink.write("stderr", f"[flyte_notebook: {sentence}]\n")
-
-
-def surroundings() -> Surroundings:
-    """Return what a worker is to see of this process now."""
-    cwd = os.getcwd()
-    return Surroundings(cwd=cwd, environ=dict(os.environ), sys_path=tuple(entry or cwd for entry in sys.path))
 
 
 def _origin_of(failure: Failure, run: Run) -> Failure:

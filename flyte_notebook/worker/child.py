@@ -46,7 +46,17 @@ class Channel:
         self._calls: dict[int, Future[dict[str, Any]]] = {}
 
     def tell(self, message: dict[str, Any]) -> None:
-        """Send a message to the kernel."""
+        """Send a message to the kernel; of something to be shown that is too large, a sentence that says so."""
+        try:
+            self._send(message)
+        except protocol.TooLargeMessageError as error:
+            if message["kind"] != "display":
+                raise
+            said = f"[flyte_notebook: an output is not shown: it has {error}]"
+            kept = {key: value for key, value in message["message"].items() if key in {"update", "transient"}}
+            self._send({**message, "message": {**kept, "data": {"text/plain": said}}})
+
+    def _send(self, message: dict[str, Any]) -> None:
         with self._lock:
             protocol.send(self._sock, message)
 
@@ -111,6 +121,7 @@ def main(arguments: list[str]) -> None:
     except protocol.ChannelClosedError:
         os._exit(EXIT_LOST)
     private.know(job["directory"])
+    os.environ.update(job["environ"])
     strays.keep_children()
     threading.Thread(target=channel.listen, name="flyte-notebook-channel", daemon=True).start()
     context.connect(channel.tell, job["directory"].path)
@@ -210,7 +221,8 @@ def _farewell(status: int) -> None:
     """
     timer = threading.Timer(FAREWELL_BOUND_S, os._exit, (status,))
     timer.daemon = True
-    timer.start()
+    with contextlib.suppress(RuntimeError):  # no thread is to be had: without a bound, then
+        timer.start()
     try:
         _flush_files()  # first as well: a handler may take all the time there is
         _run_exit_handlers()

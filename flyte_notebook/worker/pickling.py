@@ -33,6 +33,7 @@ import cloudpickle
 from flyte_notebook import private
 from flyte_notebook.worker import sharing
 from flyte_notebook.worker.code_objects import global_names, reduce_code, submodules_used
+from flyte_notebook.worker.ordinary import errors_only
 from flyte_notebook.worker.unpicklable import PicklingProblem, locate
 
 if TYPE_CHECKING:
@@ -140,6 +141,11 @@ class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         self._without = frozenset(without)
         self._stand_in = sharing.NamespaceStandIn()
 
+    def dump(self, obj: Any) -> None:
+        """Write an object. Raises errors only: an exit that code of the user's raises, for example, becomes one."""
+        with errors_only():
+            super().dump(obj)
+
     def reducer_override(self, obj: Any) -> Any:
         """Reduce functions of the shared namespace our way, all else cloudpickle's way."""
         kind = type(obj)
@@ -212,6 +218,11 @@ class CellUnpickler(pickle.Unpickler):
         super().__init__(file, buffers=buffers)
         self._namespace = namespace
         self._classes = _Classes()
+
+    def load(self) -> Any:
+        """Read an object. Raises errors only, as `CellPickler.dump`."""
+        with errors_only():
+            return super().load()
 
     def renew_classes(self, renew: bool) -> None:  # noqa: FBT001 - it is what the name asks
         """Say whether the following loads write over classes known already, too."""

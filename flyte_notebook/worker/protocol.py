@@ -31,7 +31,7 @@ STACK_FD = 4
 INLINE_BYTES = 1 << 20
 """A payload above this travels as a file in the session directory, so that nobody holds it twice."""
 
-MAX_FRAME_BYTES = 1 << 30
+MAX_FRAME_BYTES = 32 << 20
 """More than any message of ours holds: large values travel as files. A length above it is refused unread."""
 
 MAX_FDS = 16
@@ -45,6 +45,10 @@ Message = dict[str, Any]
 
 class ChannelClosedError(ConnectionError):
     """The other side is gone, or what it sent is no frame."""
+
+
+class TooLargeMessageError(ValueError):
+    """A message has more bytes than the other side would read."""
 
 
 class BrokenMessageError(ChannelClosedError):
@@ -70,15 +74,21 @@ def taken(descriptor: int) -> socket.socket:
 
 
 def frame(message: Message) -> bytes:
-    """Return the bytes of a message between kernel and worker."""
+    """Return the bytes of a message between kernel and worker. Raises `TooLargeMessageError`."""
     body = _to_pickle(message, protocol=pickle.HIGHEST_PROTOCOL)
+    if len(body) > MAX_FRAME_BYTES:
+        raise TooLargeMessageError(f"{len(body) >> 20} MiB, above the {MAX_FRAME_BYTES >> 20} that a message may have")
     return _HEADER.pack(len(body)) + body
 
 
 def send(sock: socket.socket, message: Message) -> None:
-    """Send a message to the other side of a worker's channel; blocks. The caller holds the lock."""
+    """Send a message to the other side of a worker's channel; blocks. The caller holds the lock.
+
+    Raises `TooLargeMessageError`, and `ChannelClosedError`.
+    """
+    data = frame(message)
     try:
-        sock.sendall(frame(message))
+        sock.sendall(data)
     except OSError as error:
         msg = f"the other side of the channel is gone: {error}"
         raise ChannelClosedError(msg) from error

@@ -319,7 +319,7 @@ def _enforcement(limiter: Limiter) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> None:
     """Entry of the supervisor process: control descriptor; session, its directory and the kernel's pid."""
-    fd, settings = int(arguments[0]), json.loads(arguments[1])
+    fd, settings = int(arguments[0]), json.loads("".join(arguments[1:]))
     # The end of the socket says that the kernel is gone, unless a process that it forked holds a copy: then this does.
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

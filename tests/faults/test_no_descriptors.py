@@ -79,3 +79,24 @@ def test_a_supervisor_without_descriptors_says_so(tmp_path: Path, workers: str, 
     assert all("no worker could be started" in found["message"] for found in failed)
     assert all(word in found["headline"] for found in failed for word in ("no worker could be started", "open"))
     assert (True, {"outputs": ["11"]}, 0) == (facts["same"], facts["after"], facts["active"])
+
+
+def test_more_tasks_than_there_are_descriptors_for_wait_in_line(tmp_path: Path) -> None:
+    """With 128 of them a task calls sixty others at one time: each passes, and only so many run beside each other."""
+    program = """
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+small = flyte.TaskEnvironment(name="small", resources=flyte.Resources(memory="60Mi"))
+
+@small.task
+async def one(k: int) -> int:
+    await asyncio.sleep(0.2)
+    return k
+
+@env.task
+async def all(count: int) -> int:
+    return sum(await asyncio.gather(*(one(k) for k in range(count))))
+
+with fn.enable():
+    facts(**facts_of(all, 60))
+"""
+    assert {"outputs": [str(sum(range(60)))]} == facts_of(program, tmp_path)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from programs import facts_of, until
 
+from flyte_notebook.engine.link import WORKERS_VARIABLE
 from flyte_notebook.limiters.control_groups import clear, own
 
 if TYPE_CHECKING:
@@ -110,4 +111,31 @@ def test_without_a_limit_on_processes_the_bound_in_time_ends_it(machine: Path, t
     text = program(BOMB, timeout="2", seconds=0).replace("beside = facts_of(add, 1, 2)", "beside = None")
     facts = facts_of(text, tmp_path, group=machine, environ=environ)
     assert "MaxRuntimeExceededError" == facts["bomb"]["error"]
+    assert {"outputs": ["7"]} == facts["after"]
+
+
+def test_a_worker_that_cannot_have_its_threads_says_so(machine: Path, tmp_path: Path) -> None:
+    """However few processes are left to the machine, the error names that, or there is a result; then all is well."""
+    most = machine / "pids.max"
+    program = f"""
+def bounded(room):
+    taken = Path({str(machine)!r}, "pids.current").read_text()
+    Path({str(most)!r}).write_text(str(int(taken) + room))
+
+with fn.enable():
+    enforcement.current().engine.wait_until_proven()
+    found = []
+    for room in range(5):
+        bounded(room)
+        found.append(facts_of(add, 1, 2))
+    Path({str(most)!r}).write_text("{MACHINE_PROCESSES}")
+    facts(found=found, after=facts_of(add, 3, 4))
+"""
+    facts = facts_of(program, tmp_path, group=machine, environ={WORKERS_VARIABLE: "fresh"})
+    failed = [found for found in facts["found"] if "error" in found]
+    assert 1 <= len(failed)
+    for found in failed:
+        assert "RuntimeSystemError" == found["error"]
+        for said in (found["message"], found["headline"]):
+            assert "can't start new thread" in said or "Resource temporarily unavailable" in said
     assert {"outputs": ["7"]} == facts["after"]

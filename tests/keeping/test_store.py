@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import stat
@@ -178,6 +179,32 @@ def test_a_writer_that_is_killed_leaves_whole_runs(place: Path) -> None:
     assert [f"killed-{number}" for number in range(len(before))] == list(before) or len(before) == store.MAX_RUNS
     save(small_run("next"), place)
     assert (*before[-store.MAX_RUNS + 1 :], "next") == load(place).names
+
+
+def test_what_a_killed_writer_left_half_done_is_undone(place: Path, tmp_path: Path) -> None:
+    """Its journal lies beside a file that it had begun to change: what was saved before is there."""
+    save(small_run("one"), place)
+    copy = tmp_path / "copy"
+    with closing(sqlite3.connect(place, isolation_level=None)) as writer:
+        writer.execute("PRAGMA cache_size = 1")
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("UPDATE runs SET facts = facts || ?", ("x" * 1_000_000,))
+        for end in ("", "-journal"):
+            shutil.copy(f"{place}{end}", f"{copy}{end}")
+    assert place.stat().st_size < copy.stat().st_size
+    assert ("one",) == load(copy).names
+
+
+def test_a_look_at_the_file_does_not_end_its_lock(place: Path) -> None:
+    """While one thread saves and another one wants to load, no other process writes."""
+    save(small_run("one"), place)
+    words = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
+    with ThreadPoolExecutor(1) as thread, store._transaction(place, create=True):
+        waits = thread.submit(load, place)
+        assert set() == wait([waits], 0.2).done
+        done = subprocess.run([sys.executable, "-c", words, str(place)], capture_output=True, text=True, check=False)
+        assert "database is locked" in done.stderr
+    assert ("one",) == waits.result(10).names
 
 
 def test_a_writer_that_waits_too_long_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

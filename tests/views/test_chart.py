@@ -319,6 +319,6 @@ def test_a_run_without_any_measure_says_so() -> None:
 
 def test_without_anything_that_draws_a_run_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """The history alone cannot draw, and its error names the import that can."""
-    monkeypatch.setattr(history, "_draw", None)
+    monkeypatch.setattr(history.runs, "_draw", None)
     with pytest.raises(RuntimeError, match="import flyte_notebook"):
         Run(name="r", task_name="t").figure()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flyte_notebook.worker import protocol
+from flyte_notebook.worker import child, protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,3 +149,25 @@ def test_descriptors_that_do_not_fit_leave_their_message_and_the_next_one(
     assert ("next", 2) == (message["kind"], len(fds))
     for each in (*taken, read, write, *fds):
         os.close(each)
+
+
+def test_a_message_that_nobody_would_read_is_not_sent(pair: tuple[socket.socket, socket.socket]) -> None:
+    """It is refused where it is made, and the channel goes on."""
+    left, right = pair
+    with pytest.raises(protocol.TooLargeMessageError, match="MiB, above the"):
+        protocol.send(left, {"kind": "a", "data": bytes(protocol.MAX_FRAME_BYTES)})
+    protocol.send(left, {"kind": "b"})
+    assert {"kind": "b"} == protocol.receive(right)
+
+
+def test_an_output_that_is_too_large_is_told_instead(pair: tuple[socket.socket, socket.socket]) -> None:
+    """What a task shows is replaced by a sentence, in the place where it would stand; other messages are an error."""
+    left, right = pair
+    channel = child.Channel(left)
+    large = {"data": {"text/html": "x" * protocol.MAX_FRAME_BYTES}, "transient": {"display_id": "1"}, "update": True}
+    channel.tell({"kind": "display", "message": large})
+    told = protocol.receive(right)["message"]
+    assert ({"display_id": "1"}, True) == (told["transient"], told["update"])
+    assert "an output is not shown: it has 32 MiB" in told["data"]["text/plain"]
+    with pytest.raises(protocol.TooLargeMessageError):
+        channel.tell({"kind": "call", "data": bytes(protocol.MAX_FRAME_BYTES)})

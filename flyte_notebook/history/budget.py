@@ -1,0 +1,92 @@
+"""What the attempts of a history hold in memory, and which of them let go of it when it is too much.
+
+An error keeps what its user put into it, of any size that travels; so the sum has a bound. The oldest failures are the
+first to lose: the values of the error and what it was raised from, and all but the ends of its texts. Class, code, line
+and what is measured stay. That is done in place, because a card, the history and the error itself all hold the same
+failure.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final
+
+from flyte_notebook.outcome import Failure
+
+if TYPE_CHECKING:
+    from flyte_notebook.history.runs import Attempt, Run
+
+ATTEMPT_BYTES: Final = 2_000
+"""What an attempt takes beside its trace and its texts, about."""
+
+SAMPLE_BYTES: Final = 16
+LIGHT_BYTES: Final = 32 << 10
+"""A failure that weighs no more has nothing to lose."""
+
+KEPT_CHARS: Final = 2_000
+"""So much stays of each text of a failure that lost its values."""
+
+_KEPT_FIELDS: Final = frozenset({"code", "kind", "worker", "failure", "recoverable"})
+
+
+class Budget:
+    """The weights of attempts, about, in bytes. Not thread-safe: the history has a lock."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._total_bytes = 0
+        self._weights: dict[int, int] = {}
+        self._heavy: dict[int, tuple[Run, Failure]] = {}
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether they weigh too much, with everything let go that can be."""
+        return self._total_bytes > self._most_bytes
+
+    def add(self, run: Run, attempt: Attempt) -> None:
+        """Weigh an attempt that is over; have the oldest failures let go what is too much, never the newest."""
+        outcome = attempt.outcome
+        weight = _weight(attempt)
+        self._weights[id(attempt)] = weight
+        self._total_bytes += weight
+        if isinstance(outcome, Failure) and outcome.weight_bytes > LIGHT_BYTES:
+            self._heavy[id(attempt)] = (run, outcome)
+        while self.exceeded and len(self._heavy) > 1:
+            self._lighten(next(iter(self._heavy)))
+
+    def forget(self, run: Run) -> None:
+        """Take the attempts of a run out, which is not kept any more."""
+        for action in run.actions:
+            for attempt in action.attempts:
+                self._total_bytes -= self._weights.pop(id(attempt), 0)
+                self._heavy.pop(id(attempt), None)
+
+    def _lighten(self, which: int) -> None:
+        run, failure = self._heavy.pop(which)
+        before = failure.weight_bytes
+        let_values_go(failure)
+        if run.failure is not None and run.failure.error is failure.error:
+            let_values_go(run.failure)  # it may be another one, with the lines of its callers
+        freed = before - failure.weight_bytes
+        self._weights[which] -= freed
+        self._total_bytes -= freed
+
+
+def let_values_go(failure: Failure) -> None:
+    """Have a failure lose the values of its error, what that was raised from, and most of its texts."""
+    from flyte_notebook.stand_in import WorkerTraceback, attach  # noqa: PLC0415 - it loads the SDK, as the error did
+
+    failure.cut(KEPT_CHARS)
+    error = failure.error
+    held = getattr(error, "__dict__", {})
+    for name in [name for name in held if name not in _KEPT_FIELDS]:
+        del held[name]
+    attach(error, "args", (failure.message,))
+    attach(error, "__context__", None)
+    attach(error, "__cause__", WorkerTraceback(failure.traceback) if failure.traceback else None)
+
+
+def _weight(attempt: Attempt) -> int:
+    outcome = attempt.outcome
+    texts = outcome.weight_bytes if isinstance(outcome, Failure) else sys.getsizeof(outcome.report.output_tail)
+    return ATTEMPT_BYTES + SAMPLE_BYTES * len(attempt.trace.times_s) + texts

@@ -1,0 +1,123 @@
+"""The runs of this process, and which of them lose what when they hold too much."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.history.budget import Budget
+from flyte_notebook.history.runs import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flyte_notebook.history.runs import Action, Attempt
+    from flyte_notebook.outcome import Failure
+
+KEPT_RUNS = 200
+KEPT_BYTES = 256 << 20
+"""So much the attempts of all runs may hold together."""
+
+
+class History:
+    """The runs of this process, oldest first, the last `KEPT_RUNS` of them. Any method from any thread.
+
+    Where their attempts hold more than ``kept_bytes`` the oldest lose the values of their errors and most of their
+    text, and where that is not enough they are forgotten.
+    """
+
+    def __init__(self, kept: int = KEPT_RUNS, kept_bytes: int = KEPT_BYTES) -> None:
+        self._runs: deque[Run] = deque()
+        self._kept = kept
+        self._budget = Budget(kept_bytes)
+        self._points: dict[str, Run] = {}
+        self._lock = threading.Lock()
+        self.last_failure: Failure | None = None
+
+    def begin(self, name: str, task_name: str, *, point: bool = False) -> Run:
+        """Return the run of that name, begun now if it is new; a ``point`` takes no other run's place."""
+        with self._lock:
+            known = self.find(name)
+            if known is not None:
+                return known
+            for earlier in tuple(self._runs)[:-1]:
+                earlier.let_frames_go()
+            run = Run(name=name, task_name=task_name, point=point)
+            if point:
+                self._points[name] = run
+            else:
+                self._runs.append(run)
+                while len(self._runs) > self._kept:
+                    self._budget.forget(self._runs.popleft())
+            return run
+
+    def record(self, run: Run, action: Action, attempt: Attempt) -> None:
+        """Add an attempt that is over to its action."""
+        with self._lock:
+            action.attempts.append(attempt)
+            self._budget.add(run, attempt)
+            while self._budget.exceeded and len(self._runs) > 1 and self._runs[0] is not run:
+                self._budget.forget(self._runs.popleft())
+
+    def find(self, name: str) -> Run | None:
+        """Return the run of that name, or ``None``."""
+        point = self._points.get(name)
+        return point or next((run for run in reversed(tuple(self._runs)) if run.name == name), None)
+
+    def forget(self, name: str) -> None:
+        """Remove the run of that name: nothing of it ever started."""
+        with self._lock:
+            run = self._points.pop(name, None) or self.find(name)
+            if run is not None:
+                self._budget.forget(run)
+                self._runs = deque(kept for kept in self if kept is not run)
+
+    def origin_of(self, worker: str) -> str:
+        """Return the worker of the first failure in a chain of reruns that ends with this one."""
+        run = self.run_of(worker)
+        return run.rerun_of if run is not None and run.rerun_of is not None else worker
+
+    def run_of(self, worker: str) -> Run | None:
+        """Return the run that an attempt belongs to, ``None`` when it is not known any more."""
+        return next((run for run in reversed(tuple(self._runs)) if run.attempt(worker) is not None), None)
+
+    def story(self, worker: str) -> tuple[tuple[str, Attempt], ...]:
+        """Return every attempt at what failed under that name, in order: the first run's, then those of its reruns.
+
+        Each comes with what tells it from the others: ``attempt 2``, ``rerun 1 (1Gi)``.
+        """
+        origin = self.origin_of(worker)
+        first = self.run_of(origin)
+        found = first.attempt(origin) if first is not None else None
+        told = [] if found is None else [("", attempt) for attempt in found[0].attempts]
+        reruns = [run for run in self if run.rerun_of == origin and run.actions]
+        for number, run in enumerate(reruns, start=1):
+            label = f"rerun {number}" + (f" ({run.rerun_with})" if run.rerun_with else "")
+            told += [(label, attempt) for attempt in run.actions[0].attempts]
+        many = len({label for label, _ in told}) < len(told)
+        return tuple(
+            (", ".join(filter(None, [label, f"attempt {attempt.number}" if many or not label else ""])), attempt)
+            for label, attempt in told
+        )
+
+    def keep_outputs(self, name: str, outputs: dict[str, Any]) -> None:
+        """Give the run of that name its outputs, and take those of all others away; nothing if it is not known."""
+        if self.find(name) is None:
+            return
+        for run in self:
+            run.outputs = outputs if run.name == name else {}
+
+    @property
+    def last_run(self) -> Run | None:
+        """The run that began last, also when it failed; ``None`` before the first."""
+        return self._runs[-1] if self._runs else None
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(tuple(self._runs))
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __getitem__(self, index: int) -> Run:
+        return self._runs[index]
