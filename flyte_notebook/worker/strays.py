@@ -43,30 +43,29 @@ class Own(NamedTuple):
 
 
 def end(*own: Own) -> bool:
-    """Kill each child of this process that is none of those, and all below it; return whether one may be left."""
+    """Kill each child of this process that is none of those, and all below it; return whether one may be left.
+
+    All are stopped first, so that nobody forks any more when the first is killed.
+    """
     if sys.platform != "linux":
         return False
     known = set[int | None]().union(*(some.pids for some in own))
     unborn_s = min(some.unborn_since_s for some in own) - monotonic_s() + time.clock_gettime(time.CLOCK_BOOTTIME)
+    living: list[tuple[int, int]] = []
+    stopped: set[int] = set()
     for _ in range(MOST_ROUNDS):
         others = [(pid, stat(pid)) for pid in _children(os.getpid()) if pid not in known]
         living = [(pid, found.start_ticks) for pid, found in others if found is not None and found.state not in "ZX"]
-        strays = [pid for pid, start_ticks in living if start_ticks + 1 < unborn_s * TICKS_PER_S]
-        for pid in strays:
-            _kill_tree(pid)
-        if not strays:
-            return bool(living)
-    return True
-
-
-def _kill_tree(top: int) -> None:
-    """Stop them from the top down, so that nobody forks any more, then kill them."""
-    tree = [top]
-    for pid in tree:
-        _send(pid, signal.SIGSTOP)
-        tree += _children(pid)
-    for pid in tree:
+        new = [pid for pid, start_ticks in living if start_ticks + 1 < unborn_s * TICKS_PER_S and pid not in stopped]
+        for pid in new:
+            _send(pid, signal.SIGSTOP)
+            new += _children(pid)
+        if not new:
+            break
+        stopped.update(new)
+    for pid in stopped:
         _send(pid, signal.SIGKILL)
+    return bool(living)
 
 
 def _send(pid: int, number: signal.Signals) -> None:

@@ -184,6 +184,7 @@ class Supervisor:
                 watched.look(now)
             if watched.over:
                 del self._watched[number]
+                self._end_strays()
                 self._tell({"kind": "ended", "id": number, **watched.facts()})
                 self._release(watched)
         self._look_at_leaving(now)
@@ -206,6 +207,7 @@ class Supervisor:
             watched.look(now)
             if watched.over:
                 self._leaving.remove(watched)
+                self._end_strays()
                 self._release(watched)
 
     def _reap(self) -> bool:
@@ -218,7 +220,6 @@ class Supervisor:
                 for watched in (*self._watched.values(), *self._leaving):
                     if watched.pid == pid:
                         watched.died(status)
-                        self._strays_due_s = 0.0
                         break
                 else:
                     self._spares.died(pid, status)

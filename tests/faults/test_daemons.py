@@ -26,8 +26,8 @@ ALL_WAYS = list(itertools.product(SESSIONS, HOPS, ENDS, (False, True), (False, T
 """The last two: whether it ignores signals, and whether it closes all descriptors."""
 WAYS = ALL_WAYS[:: int(os.environ.get("FLYTE_NOTEBOOK_TEST_DAEMONS", "5"))]
 """One of so many, which is no divisor of any choice: each choice is there, in many combinations."""
-RESTLESS = 3
-"""So many more fork for ever: each lives for some milliseconds only."""
+RESTLESS = 2
+"""So many more fork for ever: each lives for ten milliseconds only."""
 
 PROGRAM = """
 import itertools, os, signal, time
@@ -83,7 +83,7 @@ def restless():
     os.chdir(PLACE)
     while True:
         hop()
-        time.sleep(0.003)
+        time.sleep(0.01)
 
 def begin_all():
     for way in WAYS:
@@ -127,7 +127,7 @@ limits = flyte.Resources(cpu=1, memory="1500Mi")
 with fn.enable():
     found = {{}}
     for how in ("returns", "raises", "exits", "is killed", "takes too much", "takes too long"):
-        longest = timedelta(seconds=5 if how == "takes too long" else 60)
+        longest = timedelta(seconds=2 if how == "takes too long" else 60)
         task = ends.override(resources=limits, timeout=flyte.Timeout(max_runtime=longest))
         ended = facts_of(task, how)
         found[how] = (ended.get("error", "passed"), left())
