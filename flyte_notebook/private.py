@@ -252,6 +252,11 @@ def exists(path: str) -> bool:
     return True
 
 
+def size_bytes(path: str) -> int:
+    """Return the size of a file. Raises OSError."""
+    return os_stat(path).st_size
+
+
 def unwritable(path: str, size_bytes: int, error: OSError) -> UnwritableError:
     """Return what says that a file of at least this size could not be written."""
     reason = error.strerror or str(error)

@@ -95,7 +95,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 @pytest.hookimpl(tryfirst=True)  # before any is left out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let several processes begin with the files that take long, and end with those that one has to be alone for.
+    """Let several processes begin with the files that one has to be alone for, then with those that take long.
 
     What may skip must be there: a test that has another name now may not any more.
     """
@@ -109,7 +109,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             name: {item.path for item in items if item.get_closest_marker(name) is not None}
             for name in ("slow", "alone")
         }
-        items.sort(key=lambda item: (item.path in marked["alone"], _is_pure(item), item.path not in marked["slow"]))
+        items.sort(key=lambda item: (item.path not in marked["alone"], _is_pure(item), item.path not in marked["slow"]))
 
 
 def pytest_collection_finish() -> None:

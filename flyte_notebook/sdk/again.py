@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from typing import TYPE_CHECKING, Any
 
 from flyte.types import TypeEngine
 
+from flyte_notebook import private
 from flyte_notebook.cells.values import TRIED_BYTES
 from flyte_notebook.sdk.types import OUTCOME_TAG
 
@@ -54,5 +54,5 @@ def _scalar_bytes(scalar: Any) -> int | None:
         return None if scalar.binary.tag == OUTCOME_TAG else len(scalar.binary.value)
     if kind == "blob" and scalar.blob.metadata.type.format == PICKLE_FORMAT:
         with contextlib.suppress(OSError):  # it lies elsewhere
-            return os.path.getsize(scalar.blob.uri)
+            return private.size_bytes(scalar.blob.uri)
     return 0 if kind in {"primitive", "none_type"} else None

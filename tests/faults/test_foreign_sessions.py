@@ -79,7 +79,8 @@ class Working:
         """Wait until its task of that number runs, and note what there is then."""
         until(Path(f"{self.place}{number}").exists)
         self.files = {path for path in self.directory.iterdir() if path.suffix != ".claim"}
-        self.groups = groups(self.directory.name)
+        # Workers that stand ready come and go, with their groups.
+        self.groups = {group for group in groups(self.directory.name) if works(group)}
         assert self.files
         assert self.groups
 
@@ -150,6 +151,14 @@ def test_sessions_of_elsewhere_are_left_alone(shared: Path, tmp_path: Path) -> N
         # Its namespace is gone for good: nobody can clear up but a person.
         for group in sorted(groups(apart.directory.name), key=lambda path: -len(path.parts)):
             group.rmdir()
+
+
+def works(group: Path) -> bool:
+    """Whether a worker with a job is in a group."""
+    with contextlib.suppress(OSError):
+        members = (group / "cgroup.procs").read_text().split()
+        return any(Path(f"/proc/{pid}/comm").read_text() != "fnb-spare\n" for pid in members)
+    return False
 
 
 def descendants(pid: int) -> dict[int, str]:

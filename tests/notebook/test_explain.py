@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+from kernels import started
 
 from flyte_notebook import catalogue
 from flyte_notebook.notebook import magics, options
@@ -51,11 +52,14 @@ def test_what_cannot_be_explained_is_one_line(kernel: Kernel, line: str, words: 
 
 
 @pytest.mark.jupyter
-def test_without_a_name_the_last_failure_is_explained(kernel: Kernel) -> None:
+def test_without_a_name_the_last_failure_is_explained() -> None:
     """The explanation of the last failure says what happened this time, and which clause catches it."""
-    assert "nothing has failed yet" in kernel.run("%flyte explain").stderr
-    assert "error" == kernel.run("%%flyte_task oven --memory 200Mi\n{}['heat']").status
-    shown = kernel.run("%flyte explain").ok().result
+    with started() as kernel:
+        kernel.run("%load_ext flyte_notebook").ok()
+        assert "nothing has failed yet" in kernel.run("%flyte explain").stderr
+        assert "error" == kernel.run("%%flyte_task oven --memory 200Mi\n{}['heat']").status
+        shown = kernel.run("%flyte explain").ok().result
+    assert shown is not None
     assert shown.startswith("RuntimeUserError: ")
     assert "This time: raised KeyError: 'heat'" in shown
     assert 'if error.code != "KeyError":' in shown

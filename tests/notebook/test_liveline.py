@@ -306,7 +306,7 @@ def test_a_saved_notebook_holds_no_widget(tmp_path: Path) -> None:
     go = tmp_path / "go"
     cells = [f"%load_ext flyte_notebook\ngo = {str(go)!r}", CELL.format(options="waits", end="")]
     notebook = documents.made(cells)
-    Saving(notebook, timeout=PATIENCE_S, kernel_name="python3").execute()
+    Saving(notebook, timeout=int(PATIENCE_S), kernel_name="python3").execute()
     assert go.exists(), "the line was shown"
     (shown,) = notebook.cells[1].outputs
     assert {"text/html", "text/plain"} == set(shown["data"])
