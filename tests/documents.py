@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,10 +35,21 @@ def read(path: Path) -> Any:
 
 
 def execute(notebook: Any, **settings: Any) -> None:
-    """Run all cells in a kernel of their own, as papermill and nbconvert do."""
+    """Run all cells in a kernel of their own, as papermill and nbconvert do.
+
+    In a thread of its own: there is one event loop for each thread that talks to kernels, and it is to be closed.
+    """
+    from jupyter_core.utils import ensure_event_loop  # noqa: PLC0415
     from nbclient import NotebookClient  # noqa: PLC0415
 
-    NotebookClient(notebook, kernel_name="python3", **settings).execute()
+    def run() -> None:
+        try:
+            NotebookClient(notebook, kernel_name="python3", **settings).execute()
+        finally:
+            ensure_event_loop().close()
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(run).result()
 
 
 def page_of(notebook: Any) -> str:

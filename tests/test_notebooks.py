@@ -12,7 +12,6 @@ from typing import Any
 
 import documents
 import pytest
-from jupyter_core.utils import ensure_event_loop
 
 pytestmark = [pytest.mark.jupyter, pytest.mark.slow]
 
@@ -362,10 +361,7 @@ def _execute(path: Path) -> Any:
     """Run a notebook in a kernel of its own. A cell that fails without being tagged for it raises its error."""
     notebook = documents.read(path)
     place = {"metadata": {"path": str(NOTEBOOKS)}}
-    try:
-        documents.execute(notebook, timeout=CELL_BOUND_S, resources=place)
-    finally:
-        ensure_event_loop().close()  # nbclient keeps one for this thread
+    documents.execute(notebook, timeout=CELL_BOUND_S, resources=place)
     return notebook
 
 

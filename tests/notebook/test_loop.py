@@ -10,7 +10,6 @@ import flyte.errors
 import pytest
 from flyte.syncify import syncify
 from flyte.syncify._api import _configured_loops
-from jupyter_core.utils import ensure_event_loop
 
 from flyte_notebook.notebook.loop import PollingErrorHandler
 
@@ -202,7 +201,6 @@ def test_in_a_kernel_the_handler_stays_across_cells_and_asyncio_run_works() -> N
     sources = [LOAD, USE, NEST, USE, "handler.uninstall()\nprint(loop.get_exception_handler().__name__)"]
     notebook = documents.made(sources)
     documents.execute(notebook, timeout=60)
-    ensure_event_loop().close()  # nbclient keeps one for this thread
     printed = ["".join(output.get("text", "") for output in cell.outputs) for cell in notebook.cells]
     assert printed[1] == "True True 1 ['ValueError']\n"
     first, second, results = printed[2].splitlines()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import documents
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from jupyter_core.utils import ensure_event_loop
 from traitlets.config import Config
 
 from flyte_notebook.notebook.uncaught import install
@@ -199,7 +198,6 @@ def test_in_a_kernel_the_cell_fails_with_a_card_and_a_short_traceback() -> None:
         replies.append(execute_reply["content"])
 
     documents.execute(notebook, timeout=60, allow_errors=True, on_cell_error=keep)
-    ensure_event_loop().close()  # nbclient keeps one for this thread
     load, *failing, broken, removed, plain = (cell.outputs for cell in notebook.cells)
     assert load == []
     for name, outputs in zip(FAILING, failing, strict=True):
