@@ -87,7 +87,7 @@ def test_what_is_no_message_is_the_end_of_its_attempt(data: bytes, words: str) -
     fails_with(words, sends, data, "goes on")
 
 
-@pytest.mark.parametrize("claimed", [100, 1 << 29])
+@pytest.mark.parametrize("claimed", [100, protocol.MAX_FRAME_BYTES])
 def test_a_message_cut_in_half_is_no_result(claimed: int) -> None:
     """A worker that ends in the middle of a message gave no result; the error has the exit status."""
     half = struct.pack("!Q", claimed) + b"half of it"

@@ -157,7 +157,7 @@ def works(group: Path) -> bool:
     """Whether a worker with a job is in a group."""
     with contextlib.suppress(OSError):
         members = (group / "cgroup.procs").read_text().split()
-        return any(Path(f"/proc/{pid}/comm").read_text() != "fnb-spare\n" for pid in members)
+        return any(not Path(f"/proc/{pid}/comm").read_text().startswith("fnb-") for pid in members)
     return False
 
 

@@ -89,6 +89,7 @@ def program(task: str, *, timeout: str = "None", seconds: float = 2) -> str:
     return PROGRAM.replace("TIMEOUT", timeout).replace("TASK", task).replace("SECONDS", str(seconds))
 
 
+@pytest.mark.alone
 def test_a_fork_bomb_is_held_and_ended_at_its_max_runtime(machine: Path, tmp_path: Path) -> None:
     """It never ends by itself: MaxRuntimeExceededError; meanwhile the notebook starts processes and runs a task."""
     facts = facts_of(program(BOMB, timeout="3"), tmp_path, group=machine)
@@ -105,6 +106,7 @@ def test_one_process_too_many_is_an_error_of_the_task(machine: Path, tmp_path: P
     assert (0, {"outputs": ["3"]}, {"outputs": ["7"]}) == (facts["refused"], facts["beside"], facts["after"])
 
 
+@pytest.mark.alone
 def test_without_a_limit_on_processes_the_bound_in_time_ends_it(machine: Path, tmp_path: Path) -> None:
     """Where no group may be written nothing holds a fork bomb but its max_runtime: all of it is killed then."""
     environ = {"FLYTE_NOTEBOOK_LIMITER": "watchdog"}

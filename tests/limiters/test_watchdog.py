@@ -312,7 +312,7 @@ def test_a_share_of_the_machine_is_a_number_of_cpus(limiter: Watchdog, children:
 @pytest.mark.cgroup_v1
 def test_a_kill_by_the_machines_kernel_is_told_apart(limiter: Watchdog, session: str, children: Children) -> None:
     """When the kernel kills because the machine is short, the machine-wide counter rose and no limit was reached."""
-    group = limiter.group("a", Limits(memory_bytes=500 * MIB))
+    group = limiter.group("a", Limits(memory_bytes=8 << 30))
     assert 0 == group.counters().machine_oom_kills
     machine = CgroupV1(session)
     small = machine.group("machine", Limits(memory_bytes=80 * MIB))
