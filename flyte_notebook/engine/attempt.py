@@ -214,6 +214,7 @@ class AttemptInWorker:
             "path": job.payload_path,
             "directory": self._link.directory,
             "environ": self._set_later,
+            "keeps_children": self._link.enforcement.memory == "watchdog",
             "before": origin.before,
             "after": origin.after,
         }

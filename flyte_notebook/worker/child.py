@@ -122,7 +122,8 @@ def main(arguments: list[str]) -> None:
         os._exit(EXIT_LOST)
     private.know(job["directory"])
     os.environ.update(job["environ"])
-    strays.keep_children()
+    if job["keeps_children"]:
+        strays.keep_children()
     threading.Thread(target=channel.listen, name="flyte-notebook-channel", daemon=True).start()
     context.connect(channel.tell, job["directory"].path)
     _empty_main()

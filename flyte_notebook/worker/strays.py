@@ -1,9 +1,12 @@
 """Processes that an attempt has left behind, wherever they hid: daemons of it fall to the supervisor with its worker.
 
-A worker is the subreaper of what it starts (prctl(2)), as the first process of a container is: a daemon, which lost its
-parent and may have left its terminal session and its environment, becomes a child of the worker, and of the supervisor
-when the worker is gone. So a child of the supervisor that is neither a worker nor one of its own helpers belongs to an
-attempt that is over.
+Without control groups a worker is the subreaper of what it starts (prctl(2)), as the first process of a container is: a
+daemon, which lost its parent and may have left its terminal session and its environment, becomes a child of the worker,
+and of the supervisor when the worker is gone. So a child of the supervisor that is neither a worker nor one of its own
+helpers belongs to an attempt that is over.
+
+A worker collects none of those: what has ended stays below it as a zombie until the worker ends. In a control group
+they would count against the number of processes that a task may have, and nobody can hide: no worker keeps them there.
 """
 
 from __future__ import annotations

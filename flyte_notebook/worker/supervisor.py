@@ -228,7 +228,13 @@ class Supervisor:
         return True
 
     def _end_strays(self) -> None:
-        """Kill what the attempts that are over have left, as far as it is known to be theirs by now."""
+        """Kill what the attempts that are over have left, as far as it is known to be theirs by now.
+
+        In a control group nobody can hide, and nobody is kept by the worker: there the orphans of attempts that go on
+        are our children too.
+        """
+        if self._limiter.enforcement.memory != "watchdog":
+            return
         workers = strays.Own({watched.pid for watched in (*self._watched.values(), *self._leaving)})
         again = strays.end(workers, self._launcher.own, self._spares.own)
         self._strays_due_s = time.monotonic() + STRAYS_AGAIN_S if again else float("inf")

@@ -144,3 +144,14 @@ def alive(pid: int) -> bool:
     except OSError:
         return False
     return stat[stat.rindex(")") + 2] not in "ZX"
+
+
+@contextlib.contextmanager
+def small_disk(place: Path, size_mib: int) -> Iterator[Path]:
+    """Give a directory on a disk of its own; skips the test where no file system may be mounted."""
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "tmpfs", str(place)]
+    if subprocess.run(command, check=False).returncode:
+        pytest.skip("no file system may be mounted")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)

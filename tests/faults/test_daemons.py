@@ -147,3 +147,28 @@ def test_nobody_outlives_the_attempt(tmp_path: Path, limiter: str) -> None:
     # How a SIGKILL is told depends on what the machine's kernel killed meanwhile, for other programs too.
     assert {"returns"} == {how for how, (ended, _) in found.items() if "passed" == ended}
     assert dict.fromkeys(ENDINGS, 0) == {how: left for how, (_, left) in found.items()}
+
+
+COMMANDS = """
+@env.task
+def begins(count: int) -> int:
+    "Have a shell begin so many commands that end at once, after it; return how many zombies are below this process."
+    subprocess.run(["sh", "-c", f"for i in $(seq {count}); do true & done"], check=True)
+    time.sleep(0.5)
+    zombies = 0
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            stat = open(f"/proc/{name}/stat").read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        zombies += stat[0] == "Z" and int(stat[1]) == os.getpid()
+    return zombies
+
+with fn.enable():
+    facts(zombies=facts_of(begins, 100))
+"""
+
+
+def test_commands_in_the_background_leave_no_zombie_in_a_control_group(tmp_path: Path) -> None:
+    """Each would count against the number of processes that the task may have."""
+    assert {"zombies": {"outputs": ["0"]}} == facts_of(COMMANDS, tmp_path)

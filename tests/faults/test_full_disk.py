@@ -5,11 +5,10 @@ The disk is a file system in memory of 4 MiB, mounted for the test, and the dire
 
 from __future__ import annotations
 
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from programs import facts_of
+from programs import facts_of, small_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,13 +81,8 @@ NO_SPACE = "No space left on device"
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """Give a directory on a disk of 4 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], check=False)
-    if mounted.returncode:
-        pytest.skip("no file system may be mounted")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with small_disk(tmp_path / "disk", 4) as place:
+        yield place
 
 
 def on_full(disk: Path, tmp_path: Path, found: str, after: str) -> dict[str, dict[str, str]]:

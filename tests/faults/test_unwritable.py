@@ -6,13 +6,12 @@ to task. The disk is full, or a limit holds every process of ours to small files
 
 from __future__ import annotations
 
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import flyte
 import flyte.errors
 import pytest
-from programs import error_of, facts_of
+from programs import error_of, facts_of, small_disk
 
 from flyte_notebook import private
 
@@ -139,13 +138,8 @@ def break_it():
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """Give a directory on a disk of 24 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], check=False)
-    if mounted.returncode:
-        pytest.skip("cannot be here: no file system may be mounted")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with small_disk(tmp_path / "disk", 24) as place:
+        yield place
 
 
 @pytest.mark.parametrize(

@@ -404,7 +404,8 @@ if pid == 0:
     time.sleep(0.1)
     os._exit(0)
 life = types.SimpleNamespace(leave=lambda: None)
-Supervisor(socket.socketpair()[0], types.SimpleNamespace(close=lambda: None), life, os.getppid())._clean_up()
+limiter = types.SimpleNamespace(close=lambda: None, enforcement=types.SimpleNamespace(memory="watchdog"))
+Supervisor(socket.socketpair()[0], limiter, life, os.getppid())._clean_up()
 print(os.path.exists(f"/proc/{pid}"))
 """
 
