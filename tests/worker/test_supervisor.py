@@ -396,23 +396,24 @@ def test_a_kernel_that_died_before_the_supervisor_began_is_noticed() -> None:
 
 
 CLEANS_UP = """
-import os, socket, time, types
+import os, socket, sys, time, types
 from flyte_notebook.worker.supervisor import Supervisor
 
 pid = os.fork()
 if pid == 0:
-    time.sleep(0.1)
+    time.sleep(float(sys.argv[2]))
     os._exit(0)
 life = types.SimpleNamespace(leave=lambda: None)
-limiter = types.SimpleNamespace(close=lambda: None, enforcement=types.SimpleNamespace(memory="watchdog"))
+limiter = types.SimpleNamespace(close=lambda: None, enforcement=types.SimpleNamespace(memory=sys.argv[1]))
 Supervisor(socket.socketpair()[0], limiter, life, os.getppid())._clean_up()
 print(os.path.exists(f"/proc/{pid}"))
 """
 
 
-def test_who_is_about_to_end_is_waited_for() -> None:
-    """A process that a killed server was just forking is in no group yet: it ends by itself, and before we do."""
-    command = [sys.executable, "-c", CLEANS_UP]
+@pytest.mark.parametrize(("limiter", "lives_s"), [("cgroup_v1", "0.1"), ("watchdog", "100")])
+def test_who_is_in_no_group_ends_before_the_supervisor(limiter: str, lives_s: str) -> None:
+    """One that a killed server was just forking is waited for; without groups whoever nobody knows is killed."""
+    command = [sys.executable, "-c", CLEANS_UP, limiter, lives_s]
     assert "False\n" == subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
