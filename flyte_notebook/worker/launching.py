@@ -81,6 +81,12 @@ class Launch:
                 self._close()
                 self._started(self)
 
+    def hear(self) -> None:
+        """Learn its pid, if it was born meanwhile; its end is left to `look`."""
+        if not self.over and self.pid is None:
+            with contextlib.suppress(protocol.ChannelClosedError):
+                self._hear()
+
     def fail(self, why: str) -> None:
         """Give it up, and say why."""
         self.give_up()
@@ -91,9 +97,7 @@ class Launch:
 
         One that is not born yet finds its socket closed, and ends.
         """
-        if not self.over:
-            with contextlib.suppress(protocol.ChannelClosedError):
-                self._hear()  # it may have been born meanwhile
+        self.hear()
         self._close()
         if self.pid is not None and self.status is None:
             with contextlib.suppress(OSError):
@@ -180,6 +184,7 @@ class Launcher:
             self._end()
             return True
         for launch in self._pending:
+            launch.hear()  # a program that fails at once may have ended before we read its pid
             if launch.pid == pid:
                 launch.status = status
                 return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,20 +28,22 @@ def held() -> dict[str, str]:
 
 
 def descriptors(pid: int) -> dict[str, str]:
-    """Return what a process holds, by number."""
+    """Return what a process holds, by number; one that has ended holds nothing."""
     found = {}
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            found[path.name] = str(path.readlink())
-        except OSError:  # closed since it was listed
-            continue
+    with contextlib.suppress(OSError):
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed since it was listed
+                found[path.name] = str(path.readlink())
     return found
 
 
 def family(pid: int) -> Iterator[int]:
     """Yield the supervisor and every process that descends from it."""
     yield pid
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+    children: list[str] = []
+    with contextlib.suppress(OSError):  # it has ended
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for child in children:
         yield from family(int(child))
 
 

@@ -465,7 +465,7 @@ print(ended[0]["tripped"])
 
 
 ENDS_AT_ONCE = """
-import contextlib, ctypes, os, socket, types
+import ctypes, os, socket, sys, time, types
 from flyte_notebook.limiters import selection
 from flyte_notebook.worker import protocol
 from flyte_notebook.worker.supervisor import Supervisor
@@ -486,13 +486,12 @@ channel, its = socket.socketpair()
 spawn = {"kind": "spawn", "id": 1, "name": "a", "memory_bytes": None, "cpu_cores": None, "cwd": "/", "environ": {}}
 supervisor._handle({**spawn, "argv": ["/bin/true"]}, [its.detach(), os.open("/dev/null", 1), os.open("/dev/null", 1)])
 (launch,) = supervisor._launcher._launches
-while launch.pid is None:
-    with contextlib.suppress(protocol.ChannelClosedError):
-        launch._hear()
-os.waitid(os.P_PID, launch.pid, os.WEXITED | os.WNOWAIT)
+while "heard" == sys.argv[1] and launch.pid is None:
+    launch.hear()
+os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
 supervisor._reap()
-reader, ended = protocol.ControlReader(ours), []
-while not ended:
+reader, ended, until_s = protocol.ControlReader(ours), [], time.monotonic() + 10
+while not ended and time.monotonic() < until_s:
     for key, _ in supervisor._selector.select(0.02):
         key.data()
     supervisor._tick()
@@ -503,9 +502,10 @@ print(ended[0]["exit_status"], attached)
 """
 
 
-def test_a_worker_that_was_collected_is_looked_for_no_more() -> None:
-    """It may end before its start is heard of: its status is told, and nobody is taken for it who has its pid now."""
-    command = [sys.executable, "-c", ENDS_AT_ONCE]
+@pytest.mark.parametrize("pid", ["heard", "unheard"])
+def test_a_worker_that_was_collected_is_looked_for_no_more(pid: str) -> None:
+    """It may end before its start, or even its pid, is heard of: its status is told, and no group takes that pid."""
+    command = [sys.executable, "-c", ENDS_AT_ONCE, pid]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=BOUND_S)
     assert "0 []\n" == done.stdout, done.stderr
 
