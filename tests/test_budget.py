@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import flyte.errors
 import pytest
@@ -16,6 +16,9 @@ from flyte_notebook.limits import Limits
 from flyte_notebook.outcome import MAX_LINE_CHARS, Failure, Raised, Success, WorkerReport
 from flyte_notebook.trace import MemoryTrace
 from flyte_notebook.worker import raised
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MI = 2**20
 
@@ -144,18 +147,19 @@ def test_the_pickles_of_a_failure_can_be_let_go() -> None:
 
 
 @pytest.mark.parametrize(
-    "large",
+    "make",
     [
-        b"x" * 100 * MI,
-        "x" * 100 * MI,
-        [f"text {number}" for number in range(1_000_000)],
-        {number: {number} for number in range(300_000)},
-        [[]] * 10_000_000,
+        lambda: b"x" * 100 * MI,
+        lambda: "x" * 100 * MI,
+        lambda: [f"text {number}" for number in range(1_000_000)],
+        lambda: {number: {number} for number in range(300_000)},
+        lambda: [[]] * 10_000_000,
     ],
     ids=["bytes", "text", "texts", "sets", "lists"],
 )
-def test_large_values_of_an_error_of_flyte_do_not_travel(large: Any) -> None:
+def test_large_values_of_an_error_of_flyte_do_not_travel(make: Callable[[], Any]) -> None:
     """As an attribute or among its arguments; what is small beside them does, and the class."""
+    large = make()
     error = flyte.errors.RuntimeUserError("Code", "message")
     error.large, error.small = large, [1, {"two": b"2"}]  # type: ignore[attr-defined]
     fields = pack(error)
@@ -182,14 +186,14 @@ def test_values_share_one_room() -> None:
 
 
 @pytest.mark.parametrize(
-    "held",
-    [b"x" * 5 * MI, ["x"] * 3_000_000, [set() for _ in range(200_000)]],
+    "make",
+    [lambda: b"x" * 5 * MI, lambda: ["x"] * 3_000_000, lambda: [set() for _ in range(200_000)]],
     ids=["bytes", "texts", "sets"],
 )
-def test_a_large_exception_is_described_without_itself(held: Any) -> None:
+def test_a_large_exception_is_described_without_itself(make: Callable[[], Any]) -> None:
     """A pickle that is too large, or that is small and grows when it is loaded."""
     error = ValueError("message")
-    error.held = held  # type: ignore[attr-defined]
+    error.held = make()  # type: ignore[attr-defined]
     assert (None, 0) == raised.pickled(error)
     facts = raised.with_pickled(raised.describe(error), error)
     assert ("message", None, 0) == (facts.message, facts.pickled, facts.loaded_bytes)

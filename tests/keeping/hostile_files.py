@@ -30,30 +30,29 @@ MOST = 8 * MI
 """So large the facts of one run may be."""
 
 INSERT = "INSERT INTO runs (name, saved_s, size, facts) VALUES ({}, {}, 1, {})"
-NOISE = random.Random(1).randbytes(MI)  # noqa: S311 - the same each time
 
 FILES: dict[str, Make] = {}
 
 
-def _bytes(name: str, content: bytes) -> None:
-    FILES[name] = lambda place: place.write_bytes(content)
+def _noise() -> bytes:
+    return random.Random(1).randbytes(MI)  # noqa: S311 - the same each time
 
 
-def _executed(name: str, *statements: str, rows: tuple[str, list[tuple[Any, ...]]] | None = None) -> None:
+def _bytes(name: str, content: Callable[[], bytes]) -> None:
+    FILES[name] = lambda place: place.write_bytes(content())
+
+
+def _executed(place: Path, *statements: str, rows: tuple[str, list[tuple[Any, ...]]] | None = None) -> None:
     """Have these statements executed in a file of saved runs, and then one for each of the rows."""
-
-    def make(place: Path) -> None:
-        save(small_run("one"), place)
-        with closing(sqlite3.connect(place, isolation_level=None)) as connection:
-            connection.execute("PRAGMA synchronous = OFF")
-            connection.execute("BEGIN")
-            for statement in statements:
-                connection.execute(statement)
-            if rows is not None:
-                connection.executemany(*rows)
-            connection.execute("COMMIT")
-
-    FILES[name] = make
+    save(small_run("one"), place)
+    with closing(sqlite3.connect(place, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("BEGIN")
+        for statement in statements:
+            connection.execute(statement)
+        if rows is not None:
+            connection.executemany(*rows)
+        connection.execute("COMMIT")
 
 
 def _runs(name: str, facts: Callable[[], str], times: int = 1) -> None:
@@ -62,10 +61,7 @@ def _runs(name: str, facts: Callable[[], str], times: int = 1) -> None:
     def make(place: Path) -> None:
         text = facts()
         assert len(text) <= MOST
-        _executed(
-            name, rows=("INSERT INTO runs (name, saved_s, size, facts) VALUES ('x', 1.0, 1, ?)", [(text,)] * times)
-        )
-        FILES[name](place)
+        _executed(place, rows=(INSERT.format("'x'", "1.0", "?"), [(text,)] * times))
 
     FILES[name] = make
 
@@ -99,12 +95,12 @@ def _sparse(place: Path, end: str = "") -> None:
         file.truncate(4 << 30)
 
 
-_bytes("nothing", b"")
-_bytes("noise", NOISE)
-_bytes("zeros", bytes(MI))
-_bytes("text", b"saved\n" * MI)
-_bytes("head alone", store.MAGIC + bytes(84))
-_bytes("noise with a head", store.MAGIC + NOISE)
+_bytes("nothing", lambda: b"")
+_bytes("noise", _noise)
+_bytes("zeros", lambda: bytes(MI))
+_bytes("text", lambda: b"saved\n" * MI)
+_bytes("head alone", lambda: store.MAGIC + bytes(84))
+_bytes("noise with a head", lambda: store.MAGIC + _noise())
 FILES["pipe"] = os.mkfifo
 FILES["device"] = lambda place: place.symlink_to("/dev/zero")
 FILES["directory"] = Path.mkdir
@@ -113,42 +109,44 @@ FILES["sparse"] = _sparse
 FILES["sparse journal"] = lambda place: _sparse(place, "-journal")
 FILES["noise for a journal"] = lambda place: (
     save(small_run("one"), place),
-    place.with_name(place.name + "-journal").write_bytes(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + NOISE),
+    place.with_name(place.name + "-journal").write_bytes(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + _noise()),
 )
 FILES["log beside it"] = lambda place: (
     save(small_run("one"), place),
     place.with_name(place.name + "-wal").write_bytes(bytes(MI)),
 )
-_executed("a thousand tables", *(f"CREATE TABLE t{number} (a)" for number in range(1_000)))
-_executed("a table of many columns", f"CREATE TABLE t ({', '.join(f'c{number}' for number in range(2_000))})")
-_executed("large definition", f"CREATE TABLE t (a DEFAULT '{'x' * 20 * MI}')")
-_executed(
-    "view",
+FILES["a thousand tables"] = lambda place: _executed(place, *(f"CREATE TABLE t{number} (a)" for number in range(1_000)))
+FILES["a table of many columns"] = lambda place: _executed(
+    place, f"CREATE TABLE t ({', '.join(f'c{number}' for number in range(2_000))})"
+)
+FILES["large definition"] = lambda place: _executed(place, f"CREATE TABLE t (a DEFAULT '{'x' * 20 * MI}')")
+FILES["view"] = lambda place: _executed(
+    place,
     "ALTER TABLE runs RENAME TO other",
     "CREATE VIEW runs AS WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) "
     "SELECT x AS id, 'x' AS name, 1.0 AS saved_s, 1 AS size, '{}' AS facts FROM c",
 )
-_executed(
-    "computed column",
+FILES["computed column"] = lambda place: _executed(
+    place,
     "DROP TABLE runs",
     "CREATE TABLE runs (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, saved_s REAL, size INTEGER, "
     "facts TEXT AS (hex(zeroblob(4000000)) LIKE '%0%0%0%0%0%0%0%1'))",
     "INSERT INTO runs (name, saved_s, size) VALUES ('x', 1.0, 1)",
 )
-_executed("trigger", "CREATE TRIGGER t AFTER INSERT ON runs BEGIN DELETE FROM runs; END")
-_executed(
-    "a hundred thousand rows",
+FILES["trigger"] = lambda place: _executed(place, "CREATE TRIGGER t AFTER INSERT ON runs BEGIN DELETE FROM runs; END")
+FILES["a hundred thousand rows"] = lambda place: _executed(
+    place,
     rows=(INSERT.format("?", "1.0", "'{}'"), [("x",)] * 100_000),
 )
-_executed(
-    "large name and large row",
+FILES["large name and large row"] = lambda place: _executed(
+    place,
     rows=(
         INSERT.format("?", "1.0", "?"),
         [("x" * 7 * MI, "{}"), ("x" * 30 * MI, "{}"), ("x", "x" * 30 * MI)],
     ),
 )
-_executed(
-    "odd dates",
+FILES["odd dates"] = lambda place: _executed(
+    place,
     rows=(
         INSERT.format("'x'", "?", "?"),
         [(date, _run_of()) for date in (1e300, float("inf"), -1.0, -1e300, 253402300800.0, "now", b"now")],

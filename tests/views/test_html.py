@@ -186,11 +186,11 @@ def test_formulas_are_not_made_of_dollars() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["'" * 50_000_000, "\udcff" * 200_000, "😀" * 200_000, "\x00" * 200_000, "a\n" * 10**6]
+    ("part", "times"), [("'", 50_000_000), ("\udcff", 200_000), ("😀", 200_000), ("\x00", 200_000), ("a\n", 10**6)]
 )
-def test_no_card_is_larger_than_promised(text: str) -> None:
+def test_no_card_is_larger_than_promised(part: str, times: int) -> None:
     """At most 400 KiB in UTF-8 whatever the task wrote, with a note where something was left out."""
-    card = failure_html(hostile(text))
+    card = failure_html(hostile(part * times))
     assert len(card.encode()) <= CARD_BYTES == 400 * 1024
     assert "characters left out" in card
 
