@@ -74,8 +74,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return how many processes test side by side: half of the time a test waits for others."""
-    return min(MOST_PROCESSES, 2 * (os.cpu_count() or 1))
+    """Return how many processes test side by side: most of the time a test waits for others."""
+    return min(MOST_PROCESSES, 3 * (os.cpu_count() or 1))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -88,7 +88,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     class ByWhatIsShared(LoadFileScheduling):  # type: ignore[misc,no-any-unimported]
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
-            return next((start for start in TOGETHER if f"/{start}" in f"/{file}"), file)
+            return _together(file) or file
 
     return ByWhatIsShared(config, log)
 
@@ -109,7 +109,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             name: {item.path for item in items if item.get_closest_marker(name) is not None}
             for name in ("slow", "alone")
         }
-        items.sort(key=lambda item: (item.path not in marked["alone"], _is_pure(item), item.path not in marked["slow"]))
+        long = {item.path for item in items if _together(item.nodeid)} | marked["slow"]
+        items.sort(key=lambda item: (item.path not in marked["alone"], _is_pure(item), item.path not in long))
 
 
 def pytest_collection_finish() -> None:
@@ -188,6 +189,11 @@ def _test_leaves_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     yield from _proof(request, request.node.name, frozenset(kind for marker in markers for kind in marker.args))
+
+
+def _together(file: str) -> str | None:
+    """Return what a file's path begins with that is tested by one process."""
+    return next((start for start in TOGETHER if f"/{start}" in f"/{file}"), None)
 
 
 def _is_pure(item: pytest.Item) -> bool:

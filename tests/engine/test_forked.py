@@ -94,10 +94,10 @@ def opened(monkeypatch: pytest.MonkeyPatch, *, workers: str = "") -> Iterator[An
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
-@pytest.fixture
-def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def session() -> Iterator[Any]:
     """Return a session whose workers are forked."""
-    with opened(monkeypatch) as found:
+    with pytest.MonkeyPatch.context() as monkeypatch, opened(monkeypatch) as found:
         yield found
 
 
@@ -194,6 +194,18 @@ def test_a_forked_worker_is_like_a_fresh_one(monkeypatch: pytest.MonkeyPatch, tm
     assert fresh["environ"] == forked["environ"]
 
 
+@pytest.mark.parametrize("workers", ["", "fresh"])
+def test_the_doctor_says_which_it_is(monkeypatch: pytest.MonkeyPatch, workers: str) -> None:
+    """The doctor has a line on how workers start, and why not in the faster way."""
+    with opened(monkeypatch, workers=workers):
+        report = str(fn.doctor())
+    assert ("forked from a server" in report) == (not workers)
+    assert (WORKERS_VARIABLE in report) == bool(workers)
+
+
+# All below share one session, which begins with the first of them.
+
+
 @pytest.mark.usefixtures("session")
 def test_two_workers_draw_other_numbers() -> None:
     """Random numbers do not repeat from worker to worker."""
@@ -249,12 +261,3 @@ def test_a_limit_below_an_idle_worker_is_out_of_memory(session: Any) -> None:
     assert session.engine.workers().forked
     with pytest.raises(flyte.errors.OOMError):
         flyte.run(allocate.override(resources=flyte.Resources(cpu=1, memory="20Mi")), 1)
-
-
-@pytest.mark.parametrize("workers", ["", "fresh"])
-def test_the_doctor_says_which_it_is(monkeypatch: pytest.MonkeyPatch, workers: str) -> None:
-    """The doctor has a line on how workers start, and why not in the faster way."""
-    with opened(monkeypatch, workers=workers):
-        report = str(fn.doctor())
-    assert ("forked from a server" in report) == (not workers)
-    assert (WORKERS_VARIABLE in report) == bool(workers)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = [pytest.mark.jupyter, pytest.mark.cgroup]
+pytestmark = [pytest.mark.jupyter, pytest.mark.cgroup, pytest.mark.slow]
 
 PROMPT_S = 1.0
 """How soon a cell is idle after the interrupt, the bound that is promised."""

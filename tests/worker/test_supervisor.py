@@ -24,7 +24,7 @@ from flyte_notebook.worker import protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.cgroup
+pytestmark = [pytest.mark.cgroup, pytest.mark.slow]
 
 BOUND_S = 30
 GONE_S = 2.0
