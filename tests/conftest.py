@@ -74,8 +74,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return how many processes test side by side: most of the time a test waits for others."""
-    return min(MOST_PROCESSES, 3 * (os.cpu_count() or 1))
+    """Return how many processes test side by side: half of the time a test waits for others."""
+    return min(MOST_PROCESSES, 2 * (os.cpu_count() or 1))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -14,7 +14,6 @@ from flyte_notebook.reliance import Loss
 
 if TYPE_CHECKING:
     from flyte_notebook.engine.link import SupervisorLink
-    from flyte_notebook.engine.request import Start
     from flyte_notebook.outcome import WorkerReport
 
 
@@ -23,11 +22,12 @@ class CanaryError(RuntimeError):
 
 
 async def run_canary(entry: str, link: SupervisorLink) -> WorkerReport:
-    """Run a job that answers with its pid, in a fresh interpreter; return what was seen of that one.
+    """Run a job that answers with its pid; return what was seen of that one.
 
-    Raises `CanaryError` when there is no answer, or the pid is ours.
+    It waits for the server that workers are forked from, where there is one: an interpreter of its own would import the
+    same things at the same time, and be ready no sooner. Raises `CanaryError` when there is no answer, or the pid is ours.
     """
-    report = await _run("canary", entry, link, "fresh")
+    report = await _run("canary", entry, link)
     if report.answer is None or int(report.answer) == os.getpid():
         raise CanaryError(f"no isolated worker could be started, so nothing is run: {_words(report)}")
     return report
@@ -38,17 +38,17 @@ async def try_out(entry: str, link: SupervisorLink) -> dict[str, Loss | None]:
 
     Raises `CanaryError` when there is no answer.
     """
-    report = await _run("rehearsal", entry, link, "any")
+    report = await _run("rehearsal", entry, link)
     if report.answer is None:
         raise CanaryError(f"what is relied on could not be tried out: {_words(report)}")
     found: dict[str, dict[str, Any] | None] = from_json(report.answer.decode())
     return {key: None if loss is None else Loss(**loss) for key, loss in found.items()}
 
 
-async def _run(name: str, entry: str, link: SupervisorLink, start: Start) -> WorkerReport:
+async def _run(name: str, entry: str, link: SupervisorLink) -> WorkerReport:
     job = Job(label=name, run=name, action="a0", entry=entry, payload=b"")
     origin = Origin(sink=Nowhere(), surroundings=snapshot(local=False))
-    attempt = AttemptInWorker(job, origin, link, _no_call, start=start)
+    attempt = AttemptInWorker(job, origin, link, _no_call)
     report = await attempt.run()
     again = attempt.second_try(report)
     return await AttemptInWorker(job, origin, link, _no_call, start=again).run() if again else report

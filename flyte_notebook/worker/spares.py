@@ -246,7 +246,7 @@ class Spares:
         for spare in [spare for spare in self._spares if spare.watched is not None][: len(self._waiting)]:
             waiting = self._waiting.popleft()
             self._hand_over(spare, waiting.message, waiting.fds)
-        if self._waiting:
+        if self._waiting and self._proven:  # else they wait for the server, which is no sign of more to come
             self._short_s = time.monotonic()
         unborn = sum(spare.watched is None for spare in self._spares)
         wanted = len(self._waiting) - unborn
