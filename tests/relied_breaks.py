@@ -309,6 +309,7 @@ BREAKS: dict[str, Break] = {
     "records": records_take_other_arguments,
     "runners": runners_keep_their_loop_elsewhere,
     "calls outside of runs": tasks_of_functions_have_their_own_call,
+    "blocking calls": tasks_of_functions_have_their_own_call,
     "kinds of calls": kinds_of_calls_are_kept_elsewhere,
     "waits": waits_are_elsewhere,
     "background loop": the_loop_cannot_be_stopped,

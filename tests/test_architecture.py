@@ -49,12 +49,12 @@ HOMES: dict[str, tuple[str, ...]] = {
     "matplotlib": ("views.paper",),
     "IPython": ("notebook.*",),
     "ipykernel": ("notebook.*",),
-    "nest_asyncio2": ("notebook.*",),
+    "nest_asyncio2": ("notebook.*", "worker.body"),
     "psutil": ("limiters.*",),
     "traitlets": ("notebook.*", "views.card", "views.live"),
     "zmq": ("notebook.*",),
     "tornado": ("notebook.*",),
-    "cloudpickle": ("worker.pickling", "worker.relies"),
+    "cloudpickle": ("worker.classes", "worker.pickling", "worker.relies"),
     "pandas": ("trace",),
 }
 """The only rooms that may import a foreign library; one that is not listed has no home yet."""

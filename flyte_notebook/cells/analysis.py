@@ -7,17 +7,27 @@ What only shows at run time (``import *``, ``exec``, magics that assign) is foun
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
+import functools
+import operator
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flyte_notebook.cells import lookups
 from flyte_notebook.cells.ledger import Ledger
 from flyte_notebook.cells.scopes import called_on, facts_of, hinted_by, is_get_ipython, mutated_by
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+FUTURES = functools.reduce(
+    operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
+)
+"""The compiler flags of all features of ``__future__``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +38,9 @@ class CellNames:
     could have set it. ``hints`` stand in texts that are evaluated (magics, shell commands, queries); they count only
     if the notebook has them. ``assigned`` may be bound when the cell ends, by statements or by functions with
     ``global``. ``deleted`` are gone at the end, if the ``del`` is reached. ``mutated`` are changed in place. Those that
-    are ``called_on`` have methods called on them. ``imports`` are the full names of modules imported.
+    are ``called_on`` have methods called on them. ``imports`` are the full names of modules imported. A cell that
+    ``looks_up`` names finds some while it runs; ``hints`` has those that stand in its texts. ``futures`` are the
+    compiler flags of the features that it has from ``__future__``, earlier cells included.
     """
 
     reads: tuple[str, ...] = ()
@@ -39,24 +51,29 @@ class CellNames:
     mutated: frozenset[str] = frozenset()
     called_on: frozenset[str] = frozenset()
     imports: tuple[str, ...] = ()
+    looks_up: bool = False
+    futures: int = 0
 
 
-def analyse(source: str, filename: str = "<cell>") -> CellNames:
+def analyse(source: str, filename: str = "<cell>", *, futures: int = 0) -> CellNames:
     """Return what a cell does with names. ``source`` is plain Python: magics are already translated.
 
-    Raises SyntaxError as running the cell would, with file, line, text and caret.
+    ``futures`` are the compiler flags that earlier cells set. Raises SyntaxError as running the cell would, with file,
+    line, text and caret.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come again, once, where the cell runs
         try:
             tree = ast.parse(source, filename)
             # Some errors are found by the compiler only: "return" or "break" where there is nothing to leave.
-            compile(source, filename, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+            flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | futures
+            code = compile(source, filename, "exec", flags=flags, dont_inherit=True)
         except SyntaxError as error:
             lines = source.splitlines()
             if error.text is None and error.lineno is not None and 0 < error.lineno <= len(lines):
                 error.text = lines[error.lineno - 1]  # the compiler would read it from a file
             raise
+    looks_up, words = lookups.looked_up(tree)
     reader = _Reader()
     reader.statements(tree.body)
     bound = dict.fromkeys([*reader.bound, *reader.assigned_inside])
@@ -64,12 +81,14 @@ def analyse(source: str, filename: str = "<cell>") -> CellNames:
     return CellNames(
         reads=tuple(reader.reads),
         certain=tuple(reader.certain_reads),
-        hints=frozenset(reader.hints),
+        hints=frozenset(reader.hints | words),
         assigned=tuple(bound),
         deleted=tuple(gone),
         mutated=frozenset(reader.mutated),
         called_on=frozenset(reader.called_on),
         imports=tuple(reader.imports),
+        looks_up=looks_up,
+        futures=futures | code.co_flags & FUTURES,
     )
 
 

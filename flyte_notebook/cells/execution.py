@@ -5,33 +5,33 @@ runs in a namespace of its own, so that nothing of the notebook is touched.
 """
 
 from __future__ import annotations
-import __future__
 
 import ast
 import asyncio
+import builtins
+import contextlib
+import functools
 import inspect
 import io
 import linecache
 import sys
 import types
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook.cells import generators, library_settings, lookups
 from flyte_notebook.cells.returned import CellOutcome
 from flyte_notebook.cells.selection import IPYTHONS_OWN, is_code
 from flyte_notebook.cells.values import RESULT, Output, write_outputs
-from flyte_notebook.cells.version import COMPARED_BYTES, digest
-from flyte_notebook.worker import child, context, named_pickles, pickling
+from flyte_notebook.cells.version import COMPARED_BYTES, digest, digest_of_code
+from flyte_notebook.worker import body, child, context, named_pickles, pickling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-_FUTURES = 0
-for _name in __future__.all_feature_names:
-    _FUTURES |= getattr(__future__, _name).compiler_flag
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _LONGEST_REPR = 100_000
 _HELD_CHARS = 1_000
+_CACHING: Any = type(functools.lru_cache(lambda: None))
 _IMMUTABLE = (bool, int, float, complex, str, bytes, type(None))
 
 
@@ -45,8 +45,10 @@ class Cell:
 
     ``source`` is plain Python, magics translated; ``filename`` is what tracebacks call it. ``code`` are functions,
     classes, modules and tasks that it uses, as `Selection.ship` gave them, and ``sources`` their text. ``outputs`` are
-    the names the user asked for, ``None`` to find out. The name tuples are those of `CellNames`; ``may_set`` is
-    that of `Selection`. ``version`` says when two cells do the same.
+    the names the user asked for, ``None`` to find out. The name tuples are those of `CellNames`; ``may_set``,
+    ``unimported`` and ``absent`` are those of `Selection`. ``futures`` are compiler flags, ``interactivity`` says which
+    values are displayed, as IPython's ``ast_node_interactivity``. ``settings`` are those of libraries, as
+    `library_settings.read` gave them; they are no part of the ``version``, which says when two cells do the same.
     """
 
     name: str
@@ -60,6 +62,11 @@ class Cell:
     called_on: frozenset[str] = frozenset()
     imports: tuple[str, ...] = ()
     may_set: frozenset[str] = frozenset()
+    unimported: Mapping[str, str] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
+    futures: int = 0
+    interactivity: str = "last_expr"
+    settings: Mapping[str, bytes] = field(default_factory=dict)
     version: str = ""
 
 
@@ -75,12 +82,14 @@ async def run_cell(
 
     ``inputs`` is emptied, so that what the body lets go is freed.
     ``place`` names a file for outputs that are too large to travel inline. ``ended`` is called when the body has ended,
-    also with an error, before anything is pickled: figures that are open are shown then. A body without ``await`` runs
-    in a thread, as the SDK runs tasks that are no coroutines, so that it may call such tasks.
+    also with an error, before anything is pickled: figures that are open are shown then. Outside of a worker a body
+    without ``await`` runs in a thread, as the SDK runs tasks that are no coroutines, so that it may call such tasks.
     """
     held = namespace if namespace is not None else _namespace()
     linecache.cache[cell.filename] = (len(cell.source), None, cell.source.splitlines(keepends=True), cell.filename)
-    codes = _compiled(cell)
+    codes, has_value = _compiled(cell)
+    held.update({name: lookups.Unimported(module, name) for name, module in cell.unimported.items()})
+    held.update({name: lookups.Absent(name, why) for name, why in cell.absent.items()})
     if cell.code:
         pickling.install_sources(cell.sources)
         code, by_names = named_pickles.load(io.BytesIO(cell.code), held)
@@ -90,11 +99,21 @@ async def run_cell(
     names = tuple(inputs)
     inputs.clear()
     before = _Before(cell, held, names)
+    states = generators.given
+    generators.write(states or {})
     try:
-        value = await _run(codes, held)
+        with _displaying(), library_settings.made(cell.settings, cell.source) as set_anew:
+            value = await _run(codes, held)
+            unfinished = await body.pending()
     finally:
         ended()
-    return before.outcome(value, has_value=codes[1] is not None, place=place)
+    outcome = before.outcome(value, has_value=has_value, place=place)
+    return replace(
+        outcome,
+        unfinished=tuple(unfinished),
+        settings=(*set_anew, *outcome.settings),
+        generators={} if states is None else generators.changed(states),
+    )
 
 
 def _namespace() -> dict[str, Any]:
@@ -103,28 +122,62 @@ def _namespace() -> dict[str, Any]:
     return {"__name__": "__main__", "__builtins__": __builtins__, "__doc__": None}
 
 
-def _compiled(cell: Cell) -> tuple[types.CodeType, types.CodeType | None]:
-    """Return the code of the statements, and that of the last expression if the cell ends in one."""
-    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+def _compiled(cell: Cell) -> tuple[list[types.CodeType], bool]:
+    """Return the code to run, in order, and whether the last gives the value of the cell."""
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | cell.futures
     tree = compile(cell.source, cell.filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    body = compile(tree, cell.filename, "exec", flags, dont_inherit=True)
-    if last is None:
-        return body, None
-    flags |= body.co_flags & _FUTURES
-    return body, compile(ast.Expression(last.value), cell.filename, "eval", flags, dont_inherit=True)
+    nodes: list[ast.stmt] = tree.body
+    if cell.interactivity == "last_expr_or_assign":
+        nodes += _assigned(nodes)
+    last: Any = nodes.pop() if nodes and isinstance(nodes[-1], ast.Expr) and cell.interactivity != "none" else None
+    # Compiled as at a prompt, where each value goes to sys.displayhook.
+    shown = {"all": len(nodes), "last": 0 if last else 1}.get(cell.interactivity, 0)
+    silent = len(nodes) - min(shown, len(nodes))
+    parts: list[tuple[Any, str]] = [(ast.Module(nodes[:silent], []), "exec")] if silent or not nodes else []
+    parts += [(ast.Interactive([node]), "single") for node in nodes[silent:]]
+    parts += [(ast.Expression(last.value), "eval")] if last else []
+    return [compile(part, cell.filename, mode, flags, dont_inherit=True) for part, mode in parts], last is not None
 
 
-async def _run(codes: Sequence[types.CodeType | None], namespace: dict[str, Any]) -> Any:
+def _assigned(nodes: Sequence[ast.stmt]) -> list[ast.stmt]:
+    """Return an expression for what the last statement binds, if it is an assignment to one name."""
+    last = nodes[-1] if nodes else None
+    targets = last.targets if isinstance(last, ast.Assign) else [getattr(last, "target", None)]
+    target = targets[0] if len(targets) == 1 else None
+    if not isinstance(last, (ast.Assign, ast.AugAssign, ast.AnnAssign)) or not isinstance(target, ast.Name):
+        return []
+    return [ast.copy_location(ast.Expr(ast.copy_location(ast.Name(target.id, ast.Load()), target)), target)]
+
+
+@contextlib.contextmanager
+def _displaying() -> Iterator[None]:
+    """Show what code that was compiled as at a prompt gives, as IPython shows it."""
+    before, sys.displayhook = sys.displayhook, _display
+    try:
+        yield
+    finally:
+        sys.displayhook = before
+
+
+def _display(value: object) -> None:
+    if value is not None:
+        getattr(builtins, "display", print)(value)
+
+
+async def _run(codes: Sequence[types.CodeType], namespace: dict[str, Any]) -> Any:
     """Run code in a namespace and return the value of the last."""
-    present = [code for code in codes if code is not None]
-    if not any(code.co_flags & inspect.CO_COROUTINE for code in present):
-        return await _in_thread(present, namespace)
+    if not body.has_loop() and not any(code.co_flags & inspect.CO_COROUTINE for code in codes):
+        return await _in_thread(codes, namespace)
     value = None
-    for code in present:
-        value = eval(code, namespace)  # noqa: S307 - running the user's code is the point
-        if code.co_flags & inspect.CO_COROUTINE:
-            value = await value
+    try:
+        for code in codes:
+            value = eval(code, namespace)  # noqa: S307 - running the user's code is the point
+            if code.co_flags & inspect.CO_COROUTINE:
+                value = await value
+        child.end_if_forked()
+    except BaseException as error:
+        child.end_if_forked(error)
+        raise
     return value
 
 
@@ -168,6 +221,10 @@ class _Before:
         surely = cell.outputs if cell.outputs is not None else (*cell.assigned, *cell.mutated)
         # What came with helper functions is no input of the task, but a plain cell would change it all the same.
         carried = [name for name in namespace if not name.startswith("_") and not is_code(namespace[name])]
+        self._code = {
+            name: self._held(name) for name in namespace if name not in surely and _is_own_code(namespace[name])
+        }
+        self._caches = {name: value.cache_info() for name, value in namespace.items() if type(value) is _CACHING}
         watched = [name for name in dict.fromkeys((*inputs, *carried)) if name not in surely]
         self._digests = {name: digest(namespace[name]) for name in watched if type(namespace[name]) not in _IMMUTABLE}
 
@@ -184,6 +241,7 @@ class _Before:
         written = write_outputs(outputs, namespace=self._namespace, place=place, without=without)
         shown = _described(value) if any(kept.name == RESULT for kept in written.kept) else None
         changed, perhaps = self._changed(sent)
+        changed += tuple(name for name in self._changed_code() if name not in sent)
         return CellOutcome(
             segments=written.segments,
             data=written.data,
@@ -194,6 +252,7 @@ class _Before:
             submodules=tuple(name for name in self._cell.imports if "." in name and name in sys.modules),
             changed=changed,
             perhaps_changed=perhaps,
+            settings=tuple(self._left_behind()),
             has_value=has_value,
             shown=shown,
             sources={file: text for file, text in written.sources.items() if file != self._cell.filename},
@@ -211,6 +270,7 @@ class _Before:
         named |= {name for name in self._cell.mutated & self._known if name in present and not self._is_module(name)}
         named |= {name for name in self._cell.may_set if name in present and name not in self._known}
         named |= {name for name in present if self._is_new(name)}
+        named |= set(self._changed_code())
         return sorted(name for name in named if not (name.startswith("__") and name.endswith("__")))
 
     def _is_module(self, name: str) -> bool:
@@ -230,6 +290,25 @@ class _Before:
         value = self._namespace[name]
         renews = isinstance(value, type) and name in self._known and name not in self._cell.assigned
         return Output(name=name, value=value, wanted=self._cell.outputs is not None, first=renews)
+
+    def _held(self, name: str) -> str:
+        return digest_of_code(self._namespace[name], without=self._known)
+
+    def _changed_code(self) -> Iterator[str]:
+        """Yield the functions and classes that hold something else now: attributes, defaults, closures."""
+        for name, before in self._code.items():
+            if id(self._namespace.get(name)) == self._ids[name] and self._held(name) != before:
+                yield name
+
+    def _left_behind(self) -> Iterator[str]:
+        """Yield in words what changed and cannot be brought back."""
+        for name, before in self._caches.items():
+            value: Any = self._namespace.get(name)
+            if type(value) is _CACHING and id(value) == self._ids[name] and value.cache_info() != before:
+                yield f"the cache of `{name}`"
+        for name in sorted(self._cell.mutated & self._known):
+            if name in self._namespace and self._is_module(name):
+                yield f"the module `{name}`"
 
     def _gone(self) -> set[str]:
         return {name for name in self._known if name not in self._namespace and not name.startswith("__")}
@@ -254,6 +333,11 @@ class _Before:
 
 def _is_small(value: Any) -> bool:
     return type(value) in _IMMUTABLE and not (isinstance(value, (str, bytes)) and len(value) > _HELD_CHARS)
+
+
+def _is_own_code(value: Any) -> bool:
+    """Whether a value is a function or class that a notebook defines."""
+    return isinstance(value, (types.FunctionType, type)) and value.__module__ == "__main__"
 
 
 def _is_module(value: Any) -> bool:

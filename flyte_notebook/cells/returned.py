@@ -35,8 +35,10 @@ class CellOutcome:
     bound in the notebook, name to full module name; ``submodules`` are imported beside them. ``changed`` are inputs
     that changed in the task only, ``perhaps_changed`` those that were too large to compare and had methods called.
     ``has_value``: the cell ends in an expression. ``shown`` is the mimebundle of its value when the value itself
-    could not travel, ``None`` otherwise. ``disposable``: no cache refers to the file, and it may go when the values
-    are loaded.
+    could not travel, ``None`` otherwise. ``unfinished`` are tasks of asyncio that the cell started and that went on.
+    ``settings`` says in words what it changed that cannot come back: those of libraries, caches, modules.
+    ``generators`` holds the states of random numbers that the notebook goes on with. ``disposable``: no cache refers to
+    the file, and it may go when the values are loaded.
     """
 
     segments: tuple[Segment, ...] = ()
@@ -51,6 +53,9 @@ class CellOutcome:
     has_value: bool = False
     shown: Mapping[str, Any] | None = None
     disposable: bool = False
+    unfinished: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    generators: Mapping[str, bytes] = field(default_factory=dict)
     sources: Mapping[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -257,6 +262,8 @@ def _notes(outcome: CellOutcome) -> Iterator[str]:
         yield f"{what} cannot be pickled and {'stays' if len(unpicklable) == 1 else 'stay'} in the task"
     elif any(kept.name == RESULT for kept in outcome.kept if kept.reason != "too large"):
         yield "the last value cannot be pickled; it is shown, and `_` is not set"
+    if outcome.unfinished:
+        yield f"tasks of asyncio were not finished and ended with the task: {_listed(outcome.unfinished)}; await them"
     for name in outcome.changed:
         yield f"`{name}` changed in the task only; add `-o {name}`"
     for name in outcome.perhaps_changed:

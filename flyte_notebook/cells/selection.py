@@ -15,6 +15,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook.cells import lookups
 from flyte_notebook.worker import named_pickles, pickling
 from flyte_notebook.worker.code_objects import global_uses
 from flyte_notebook.worker.pickling import PicklingProblem
@@ -62,12 +63,15 @@ class Selection:
     """What a cell takes along.
 
     ``inputs`` are the data, by name, in the order of the text. ``code`` is what is shipped with the cell.
-    ``may_set`` are notebook names that functions in ``code`` set with ``global``.
+    ``may_set`` are notebook names that functions in ``code`` set with ``global``. Where names are looked up at run
+    time, ``code`` holds small data too, ``unimported`` are modules by full name, and ``absent`` says why others stay.
     """
 
     inputs: Mapping[str, Any] = field(default_factory=dict)
     code: Mapping[str, Any] = field(default_factory=dict)
     may_set: frozenset[str] = frozenset()
+    unimported: Mapping[str, str] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
 
     def ship(self) -> tuple[bytes, pickling.Sources]:
         """Return ``code`` as bytes and the text of the cells it comes from. Raises `CannotSendError`."""
@@ -118,12 +122,14 @@ def select(names: CellNames, namespace: Mapping[str, Any], *, inputs: Sequence[s
             code[name] = value
         elif inputs is None or name in inputs:
             data[name] = value
+    more = _looked_up(names, namespace, {**data, **code})
+    code |= more.code
     may_set = frozenset(_globals_set(code.values()))
     for name in names.certain:
         known = name in namespace or hasattr(builtins, name) or name in IPYTHONS_OWN or name in may_set
         if not known and not _is_dunder(name):
             raise UnknownNameError(_unknown(name, namespace, f"name '{name}' is not defined"), name=name)
-    return Selection(inputs=data, code=code, may_set=may_set)
+    return Selection(inputs=data, code=code, may_set=may_set, unimported=more.unimported, absent=more.absent)
 
 
 def is_code(value: Any) -> bool:
@@ -137,6 +143,16 @@ def is_code(value: Any) -> bool:
         kind.__module__.partition(".")[0] in {"flyte", "flyteplugins"} and not kind.__module__.startswith(_FLYTE_DATA)
         for kind in type(value).__mro__
     )
+
+
+def _looked_up(names: CellNames, namespace: Mapping[str, Any], taken: Mapping[str, Any]) -> Selection:
+    """Return what goes along beside what is ``taken``, for look-ups at run time: nothing where there are none."""
+    if not names.looks_up and not lookups.looks_up(_functions(taken.values())):
+        return Selection()
+    others = [name for name, value in namespace.items() if name not in taken and not _is_ipythons(name, value)]
+    public = (name for name in others if not name.startswith("_"))
+    code, unimported, absent = lookups.take_along(public, namespace, _home_of(namespace.values()))
+    return Selection(code=code, unimported=unimported, absent=absent)
 
 
 def _is_dunder(name: str) -> bool:
@@ -166,7 +182,7 @@ def _home_of(code: Iterable[Any]) -> dict[str, Any] | None:
 
 def _functions(code: Iterable[Any]) -> Iterator[types.FunctionType]:
     """Yield functions among ``code``: themselves, methods of classes, wrapped ones, and those of Flyte tasks."""
-    for value in code:
+    for value in filter(is_code, code):
         found = getattr(value, "__wrapped__", None) or getattr(value, "func", None) or value
         if isinstance(found, types.FunctionType):
             yield found

@@ -64,6 +64,14 @@ def digest(value: Any, *, limit_bytes: int | None = COMPARED_BYTES) -> str | Non
         return None
 
 
+def digest_of_code(value: Any, *, without: Collection[str]) -> str:
+    """Return a digest of a function or class of a notebook with what it holds: attributes, defaults, closures.
+
+    Of the globals that it reads, those named in ``without`` do not count.
+    """
+    return _Digesting(COMPARED_BYTES, without=without).safely(value)
+
+
 def cell_version(source: str, code: Mapping[str, Any], *, without: Collection[str] = ()) -> str:
     """Return what the cache calls the version of a cell: a digest over all that is shipped by value.
 

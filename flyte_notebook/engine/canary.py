@@ -25,7 +25,8 @@ async def run_canary(entry: str, link: SupervisorLink) -> WorkerReport:
     """Run a job that answers with its pid; return what was seen of that one.
 
     It waits for the server that workers are forked from, where there is one: an interpreter of its own would import the
-    same things at the same time, and be ready no sooner. Raises `CanaryError` when there is no answer, or the pid is ours.
+    same things at the same time, and be ready no sooner. Raises `CanaryError` when there is no answer, or the pid is
+    ours.
     """
     report = await _run("canary", entry, link)
     if report.answer is None or int(report.answer) == os.getpid():

@@ -62,7 +62,8 @@ def _load(key: str, load: Callable[[], None]) -> None:
 class Cards:
     """The cards of one shell. ``shown`` are the workers whose failures got a card in the running cell.
 
-    ``advised`` are the cells, by name or text, and the limits of which was said that less would do.
+    ``advised`` are the cells, by name or text, and the limits of which was said that less would do; ``noted`` is what
+    was said once and is not said again.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Cards:
         self.background = background
         self.shown: set[str] = set()
         self.advised: set[tuple[str, int | None]] = set()
+        self.noted: set[str] = set()
         self._live: OrderedDict[str, Card] = OrderedDict()
         self._tasks: OrderedDict[str, Any] = OrderedDict()
         self._finished: deque[OverrideForm] = deque()

@@ -13,6 +13,8 @@ from IPython.core.displayhook import DisplayHook
 from IPython.core.error import UsageError
 
 from flyte_notebook.bound import unique
+from flyte_notebook.cells import generators, library_settings
+from flyte_notebook.cells.analysis import FUTURES
 from flyte_notebook.cells.returned import bind
 from flyte_notebook.cells.selection import CannotSendError, UnknownNameError
 from flyte_notebook.errors import BaseRuntimeError, OOMError, RunAbortedError, UnschedulableError, failure_in
@@ -100,6 +102,7 @@ class CellRun:
             self._keep_grown(climb)
         else:
             self._advise(run)
+        self._shell.compile.flags |= parts.names.futures  # later cells have them too
         return None if values is None else self._bind(values, cached=run.cached)
 
     def _climb(self, task: CellTask) -> Climb | None:
@@ -233,11 +236,14 @@ class CellRun:
     ) -> ReturnedValues | None:
         heard: list[ReturnedValues] = []
         undo = celltask.last_outputs.listen(lambda run, values: heard.append(values) if run == name else None)
+        if not self._said.background:
+            self._session.generators[name] = generators.read()
         try:
             with liveline.hushed() if self._said.quiet else contextlib.nullcontext():
                 self._session.run(task, tuple(parts.inputs.values()), name=name, trial=trial)
         finally:
             undo()
+            self._session.generators.pop(name, None)  # nothing ran, say: the result is from the cache
         return heard[-1] if heard else None
 
     def _check_limits(self) -> None:
@@ -267,7 +273,14 @@ class CellRun:
         linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
         try:
             known = {**shell.user_ns, **besides} if besides else shell.user_ns
-            parts = celltask.read_cell(source, known, filename=filename, inputs=said.inputs, outputs=said.outputs)
+            parts = celltask.read_cell(
+                source,
+                known,
+                filename=filename,
+                inputs=said.inputs,
+                outputs=said.outputs,
+                futures=shell.compile.flags & FUTURES,
+            )
         except SyntaxError as error:
             raise refusals.syntax_error(error, source) from None
         except UnknownNameError as error:
@@ -276,11 +289,16 @@ class CellRun:
             raise refusals.name_error(error, source, filename) from None
         self._check_name(parts)
         environment = None if said.env is None else self._environment(said.env)
+        found = library_settings.read()
+        for left in found.left:
+            self._note_once(left)
         try:
             task = celltask.cell_task(
                 said.name or "cell",
                 parts,
                 env=environment,
+                interactivity=shell.ast_node_interactivity,
+                library_settings=found.packed,
                 **settings.task_settings(_task_options(said), environment),
             )
         except CannotSendError as error:
@@ -328,12 +346,25 @@ class CellRun:
     def _bind(self, values: ReturnedValues, *, cached: bool) -> Any:
         result = values.result
         notes = bind(values, self._shell.user_ns)
+        if not cached and not self._said.background:
+            generators.write(values.outcome.generators)
         for note in (*(["the result is from the cache"] if cached else []), *notes):
-            self._show({"text/plain": f"[flyte_notebook: {note}]"})
+            self._note(note)
+        for what in values.outcome.settings:
+            self._note_once(f"{what} changed in the task only; make such a change in a cell without {MAGIC}")
         silenced = DisplayHook.semicolon_at_end_of_expression(self._cell)  # type: ignore[no-untyped-call]  # IPython's
         if values.outcome.shown is not None and not silenced:
             self._show(dict(values.outcome.shown))
         return result
+
+    def _note(self, note: str) -> None:
+        self._show({"text/plain": f"[flyte_notebook: {note}]"})
+
+    def _note_once(self, note: str) -> None:
+        """Say something that is said once in a notebook."""
+        if note not in self._cards.noted:
+            self._cards.noted.add(note)
+            self._note(note)
 
     def _show(self, data: dict[str, Any]) -> None:
         if self._sink is not None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import base64
 import builtins
-import logging
 import math
 import os
 import sys
@@ -24,12 +23,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from flyte_notebook.reliance import Reliance
 from flyte_notebook.worker import context
+from flyte_notebook.worker.after_import import call_after_import
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from importlib.abc import Loader
-    from importlib.machinery import ModuleSpec
-    from types import ModuleType
+    from collections.abc import Callable
 
 INLINE_BACKEND = "matplotlib_inline.backend_inline"
 _DEEPEST = 64
@@ -42,8 +39,6 @@ RELIES = Reliance(
     lost="`display`, figures, magics and `!` commands in tasks",
     where="first use",
 )
-
-logger = logging.getLogger("flyte_notebook.worker")
 
 _lock = threading.RLock()
 _shell: Any = None
@@ -61,9 +56,7 @@ def install_lazily() -> None:
         return
     builtins.display = _display  # type: ignore[attr-defined]  # IPython adds this builtin too
     sys.modules["__main__"].__dict__["get_ipython"] = start
-    if not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
-        finder: Any = _AfterImport("IPython", start)
-        sys.meta_path.insert(0, finder)
+    call_after_import("IPython", start)
 
 
 def start() -> Any:
@@ -263,49 +256,3 @@ def plain(value: Any, depth: int = 0) -> Any:
     if value is None or isinstance(value, (bool, str, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     return repr(value)
-
-
-class _AfterImport:
-    """Calls a function once, right after a module was imported by whoever needed it first.
-
-    A finder and a loader by their methods only: importing ``importlib.abc`` for its classes would cost half a MiB.
-    """
-
-    def __init__(self, name: str, then: Callable[[], object]) -> None:
-        self._name = name
-        self._then = then
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != self._name:
-            return None
-        # It stays in its place: libraries ask importlib.util.find_spec whether IPython is there, and import it later.
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(fullname, path, target)
-            if spec is not None and spec.loader is not None:
-                loader: Any = _ThenLoader(spec.loader, self._then)
-                spec.loader = loader
-                return spec
-        return None
-
-
-class _ThenLoader:
-    """Loads as the loader it wraps, gives the module that one back, then calls the function."""
-
-    def __init__(self, loader: Loader, then: Callable[[], object]) -> None:
-        self._loader = loader
-        self._then = then
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__loader__ = self._loader
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._loader
-        self._loader.exec_module(module)
-        try:
-            self._then()
-        except Exception:  # the import that the user asked for did succeed
-            logger.exception("could not set up what follows the import of %s", module.__name__)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import weakref
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import flyte
@@ -26,13 +27,16 @@ from flyte_notebook.cells.version import cell_version
 from flyte_notebook.sdk.places import new_transport, new_value
 from flyte_notebook.sdk.types import CellOutputs, LastOutputs, last_outputs, lost, released, type_of
 from flyte_notebook.units import format_memory
-from flyte_notebook.worker import context
+from flyte_notebook.worker import body, context
 from flyte_notebook.worker.sharing import shared_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = ["CellParts", "CellTask", "LastOutputs", "cell_task", "last_outputs", "lost", "read_cell"]
+
+_FORMAT = tuple(field.name for field in fields(CellOutcome))
+"""A result in the cache is what a cell gave back: what another version of this package wrote is another one."""
 
 RESULT_NAME = "result"
 """The name of a cell task's one output."""
@@ -54,19 +58,21 @@ class CellParts:
         return self.selection.inputs
 
 
-def read_cell(
+def read_cell(  # noqa: PLR0913 - what stands around a cell, each by name
     source: str,
     namespace: Mapping[str, Any],
     *,
     filename: str = "<cell>",
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
+    futures: int = 0,
 ) -> CellParts:
     """Read a cell. ``source`` is plain Python, magics translated; ``-i`` and ``-o`` give ``inputs`` and ``outputs``.
 
-    Raises SyntaxError as running the cell would, and `UnknownNameError` for a name that exists nowhere.
+    ``futures`` are compiler flags of earlier cells. Raises SyntaxError as running the cell would, and
+    `UnknownNameError` for a name that exists nowhere.
     """
-    names = analyse(source, filename)
+    names = analyse(source, filename, futures=futures)
     return CellParts(
         source=source,
         filename=filename,
@@ -92,7 +98,7 @@ class CellTask(AsyncFunctionTaskTemplate[Any, Any, Any]):
         cache = self.cache
         if isinstance(cache, flyte.Cache) and cache.behavior == "auto" and cache.version_override is None:
             # The SDK would take the text of our function, which is the same for all cells.
-            version = hashlib.sha256(f"{self.cell.version} {cache.salt}".encode()).hexdigest()
+            version = hashlib.sha256(f"{self.cell.version} {cache.salt} {_FORMAT}".encode()).hexdigest()
             self.cache = replace(cache, version_override=version)
 
     def __repr__(self) -> str:
@@ -122,7 +128,8 @@ class CellTask(AsyncFunctionTaskTemplate[Any, Any, Any]):
 
     async def execute(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the cell in this process and return what it gives back, a `CellOutcome`."""
-        outcome = await self._run(self._named(args, kwargs), fresh=False)
+        inputs = self._named(args, kwargs)
+        outcome = await body.on_main(lambda: self._run(inputs, fresh=False))
         self._check_size(outcome)
         assert isinstance(self.cache, flyte.Cache)  # the SDK made it one
         return replace(outcome, disposable=self.cache.behavior == "disable")
@@ -191,6 +198,8 @@ def cell_task(  # noqa: PLR0913 - one argument for each setting of a task
     cache: Any = None,
     env: flyte.TaskEnvironment | None = None,
     max_inline_io_bytes: int | None = None,
+    interactivity: str = "last_expr",
+    library_settings: Mapping[str, bytes] = MappingProxyType({}),
 ) -> CellTask:
     """Return the task of a cell.
 
@@ -202,6 +211,8 @@ def cell_task(  # noqa: PLR0913 - one argument for each setting of a task
     version = cell_version(parts.source, selection.code, without=selection.inputs)
     if parts.outputs is not None:
         version = hashlib.sha256(f"{version} {sorted(parts.outputs)}".encode()).hexdigest()
+    if (names.futures, interactivity) != (0, "last_expr"):
+        version = hashlib.sha256(f"{version} {names.futures} {interactivity}".encode()).hexdigest()
     cell = Cell(
         name=name,
         source=parts.source,
@@ -214,6 +225,11 @@ def cell_task(  # noqa: PLR0913 - one argument for each setting of a task
         called_on=names.called_on,
         imports=names.imports,
         may_set=selection.may_set,
+        unimported=selection.unimported,
+        absent=selection.absent,
+        futures=names.futures,
+        interactivity=interactivity,
+        settings=dict(library_settings),
         version=version,
     )
     given = {

@@ -8,20 +8,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook import private
+from flyte_notebook.cells import generators
 from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.errors import InlineIOMaxBytesBreached
 from flyte_notebook.outcome import Failure
-from flyte_notebook.sdk import celltask, ordinary, places, seam, tasks
+from flyte_notebook.sdk import calls, celltask, ordinary, places, seam, tasks
 from flyte_notebook.sdk.again import load_again
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.user_code import watched
-from flyte_notebook.worker import child, context, named_pickles, pickling, protocol
+from flyte_notebook.worker import body, child, context, named_pickles, pickling, protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import BinaryIO
-
-_ = celltask  # what a cell is unpickled with: in every worker, so that each has the same memory, however it started
 
 
 def canary(_file: BinaryIO) -> bytes:
@@ -37,17 +37,20 @@ def execute(file: BinaryIO) -> bytes:
     seam.replace_conversion(NamingConversion)
     seam.replace_submit(ordinary.submitted)
     ordinary.guard_conversions()
-    body = tasks.unpack(file)
-    named_pickles.make_known(body["names"])
-    seam.replay_init(body["init"])
-    call = body["call"]
-    undo = places.use(replace(body["places"], cached=_is_cached(call["task"], body["settings"])))
+    calls.replace_sync_calls(body.as_in_thread)
+    told = tasks.unpack(file)
+    named_pickles.make_known(told["names"])
+    seam.replay_init(told["init"])
+    generators.given = told["generators"]
+    call = told["call"]
+    undo = places.use(replace(told["places"], cached=_is_cached(call["task"], told["settings"])))
     if os.environ.get("FLYTE_ATTEMPT_NUMBER", "0") != "0":
         seam.stage_checkpoint(call)
     call["task"], raised = watched(call["task"])
+    run: Callable[..., Any] = body.beside if isinstance(call["task"], celltask.CellTask) else asyncio.run
     outputs = error = None
     try:
-        outputs, error = asyncio.run(seam.dispatch_here(call, body["settings"], _dispatch))
+        outputs, error = run(seam.dispatch_here(call, told["settings"], _dispatch))
     except BaseException as wrong:  # noqa: BLE001 - user code may raise anything, and what it raised is handed on below
         # The SDK asks an exception for its text, and writes that as UTF-8; some have none, or none that can be written.
         if not raised:

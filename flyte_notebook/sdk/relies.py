@@ -130,6 +130,14 @@ ENTRIES: Final = (
         probe=probes.calls_outside_are_ours,
     ),
     Reliance(
+        key="blocking calls",
+        library="flyte",
+        behaviour="`TaskTemplate.__call__` refuses a call that blocks where `asyncio.get_running_loop()` finds a loop",
+        lost="calls of blocking tasks in the body of a cell",
+        names=("_get_running_loop", "_set_running_loop"),
+        probe=probes.blocking_calls_find_no_loop,
+    ),
+    Reliance(
         key="kinds of calls",
         library="flyte",
         behaviour="`_call_as_synchronous` tells whether a call of a task blocks",

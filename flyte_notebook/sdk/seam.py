@@ -123,27 +123,6 @@ def is_cached(task: Any) -> bool:
     return getattr(cache, "behavior", cache) not in {None, "disable"}
 
 
-def replace_call(outside: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]) -> Callable[[], None]:
-    """Let ``task(...)`` outside of any run go through ``outside(task, args, kwargs)``; return what undoes it.
-
-    Without it the SDK runs such a call as a plain function in the kernel, under no limit.
-    """
-    template: Any = TaskTemplate
-    before = template.__call__
-
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if _context.internal_ctx().is_task_context():
-            return before(self, *args, **kwargs)
-        return outside(self, args, kwargs)
-
-    template.__call__ = call
-
-    def undo() -> None:
-        template.__call__ = before
-
-    return undo
-
-
 def run_local(
     task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str | None = None, uncached: bool = False
 ) -> Any:

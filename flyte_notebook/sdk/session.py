@@ -18,7 +18,7 @@ from flyte_notebook.history import History, Run
 from flyte_notebook.outcome import Failure, Success
 from flyte_notebook.reliance import losses
 from flyte_notebook.scheduler import MAX_PROCESSES
-from flyte_notebook.sdk import ahead, background_loop, ordinary, places, relies, seam, tasks
+from flyte_notebook.sdk import ahead, background_loop, calls, ordinary, places, relies, seam, tasks
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.recording import Recording
 from flyte_notebook.sdk.repeats import INLINE_BYTES, Repeats
@@ -71,6 +71,8 @@ class Session:
         self.history = history if history is not None else History()
         self.repeats = Repeats(lambda: self.engine.directory.path)
         self.trials: dict[str, Trial] = {}
+        self.generators: dict[str, Mapping[str, bytes]] = {}
+        """States of random numbers that the first attempt of a run, by name, begins with."""
         self.last_passed: Job | None = None
         self.engine = ahead.engine(self.history, max_processes)
         self.engine.on_failure = self._keep
@@ -95,7 +97,7 @@ class Session:
             self._undo.append(places.use(places.Places.of(self.engine.directory)))
             self._undo.append(seam.replace_dispatch(self._dispatch))
             self._undo.append(pickling.keep_code_whole())
-            self._undo.append(seam.replace_call(self._call_outside))
+            self._undo.append(calls.replace_call(self._call_outside))
             self._undo.append(seam.replace_conversion(NamingConversion))
             self._undo.append(seam.replace_submit(ordinary.submitted))
             self._undo.append(ordinary.guard_conversions())
@@ -257,7 +259,8 @@ class Session:
         """Stand in for the SDK's direct dispatch in the kernel: run the attempt in a worker."""
         call = seam.call_arguments(args, kwargs)
         try:
-            job = tasks.job_for(call, self.engine.directory.path, root=True)
+            states = self.generators.pop(call["action"].run_name, None)
+            job = tasks.job_for(call, self.engine.directory.path, root=True, generators=states)
             job = replace(job, semantics=self.semantics, system_retries=self.system_retries)
             tasks.check_inline_size(call["task"], call["inputs"].proto_inputs.literals, "input")
         except (ValueError, InlineIOMaxBytesBreached) as error:

@@ -17,6 +17,7 @@ from flyte_notebook.worker import named_pickles, pickling
 from flyte_notebook.worker.spool import Spool, SpoolReader
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import BinaryIO
 
 TYPE_KEY = "python_type"
@@ -34,15 +35,15 @@ ROOT_ACTION = "a0"
 """The name of a run's first action, as on a cluster."""
 
 
-def job_for(call: dict[str, Any], directory: str, *, root: bool) -> Job:
+def job_for(call: dict[str, Any], directory: str, *, root: bool, generators: Mapping[str, bytes] | None = None) -> Job:
     """Return the job of one dispatch. Raises `UnitError` or `PicklingProblem`; run and parent may be set later.
 
-    A large payload is a file in ``directory``.
+    A large payload is a file in ``directory``. ``generators`` are states of random numbers that it is to begin with.
     """
     task, action = call["task"], call["action"]
     payload, path, unsent = b"", None, ""
     try:
-        payload, path = pack(call, directory)
+        payload, path = pack(call, directory, generators)
     except UnwritableError as error:
         unsent = str(error)
     return Job(
@@ -134,12 +135,20 @@ def input_facts(task: Any, inputs: Any) -> tuple[InputFact, ...]:
     )
 
 
-def pack(call: dict[str, Any], directory: str) -> tuple[bytes, str | None]:
+def pack(
+    call: dict[str, Any], directory: str, generators: Mapping[str, bytes] | None = None
+) -> tuple[bytes, str | None]:
     """Write what a worker needs for one dispatch; return it as bytes, or as a file in ``directory`` if it is large.
 
     Raises `PicklingProblem`, which names the culprit, and `UnwritableError`.
     """
-    body = {"call": call, "settings": seam.context_settings(), "init": seam.init_settings(), "places": places.current()}
+    body = {
+        "call": call,
+        "settings": seam.context_settings(),
+        "init": seam.init_settings(),
+        "places": places.current(),
+        "generators": generators,
+    }
     spool = Spool(lambda: f"{directory}/{unique()}.payload")
     try:
         files = named_pickles.dump(body, spool, name=call["task"].name, end=True)

@@ -32,6 +32,7 @@ import cloudpickle
 
 from flyte_notebook import private
 from flyte_notebook.worker import sharing
+from flyte_notebook.worker.classes import KnownClasses
 from flyte_notebook.worker.code_objects import global_names, reduce_code, submodules_used
 from flyte_notebook.worker.ordinary import errors_only
 from flyte_notebook.worker.unpicklable import PicklingProblem, locate
@@ -217,7 +218,7 @@ class CellUnpickler(pickle.Unpickler):
     ) -> None:
         super().__init__(file, buffers=buffers)
         self._namespace = namespace
-        self._classes = _Classes()
+        self._classes = KnownClasses()
 
     def load(self) -> Any:
         """Read an object. Raises errors only, as `CellPickler.dump`."""
@@ -240,40 +241,6 @@ class CellUnpickler(pickle.Unpickler):
             if name == "_class_setstate":
                 return self._classes.skipping_known(found)
         return found
-
-
-class _Classes:
-    """The classes that were known before they were loaded.
-
-    Apart from the unpickler, whose memo keeps the functions made here: it would be part of a cycle, and everything that
-    was ever loaded would stay until the next full collection.
-    """
-
-    def __init__(self) -> None:
-        self.renew = False
-        self._known: set[int] = set()
-
-    def noting_known(self, make: Callable[..., Any]) -> Callable[..., Any]:
-        """Return ``make``, noting each class that it did not make but find."""
-        tracked = getattr(cloudpickle.cloudpickle, "_DYNAMIC_CLASS_TRACKER_BY_ID", {})
-
-        def make_or_find(first: Any, name: str, *arguments: Any) -> Any:
-            before = tracked.get(arguments[-2])  # the last two arguments of both: the tracker's id, and one to spare
-            # The SDK knows its enum of a `Literal` by the identity of its name.
-            result = make(first, sys.intern(name), *arguments)
-            if result is before:
-                self._known.add(id(result))
-            return result
-
-        return make_or_find
-
-    def skipping_known(self, set_state: Callable[..., Any]) -> Callable[..., Any]:
-        """Return ``set_state``, which leaves known classes alone unless they are to be renewed."""
-
-        def set_state_if_new(obj: Any, state: Any) -> Any:
-            return obj if id(obj) in self._known and not self.renew else set_state(obj, state)
-
-        return set_state_if_new
 
 
 def dump(obj: Any, file: IO[bytes] | Any, namespace: dict[str, Any] | None = None, *, name: str = "value") -> None:

@@ -23,7 +23,7 @@ from flyte._internal.runtime.entrypoints import direct_dispatch
 from flyte.report import _report
 from flyte.syncify import _api, syncify
 
-from flyte_notebook.sdk import background_loop, seam
+from flyte_notebook.sdk import background_loop, calls, seam
 
 env = flyte.TaskEnvironment(name="seam")
 
@@ -103,7 +103,7 @@ def test_a_call_outside_of_a_run_is_ours_and_inside_the_sdks() -> None:
         heard.append((task, args, kwargs))
         return "outside"
 
-    undo = seam.replace_call(outside)
+    undo = calls.replace_call(outside)
     try:
         assert "outside" == add(1, y=2)
         assert 5 == flyte.run(add, 2, y=3).outputs()[0]

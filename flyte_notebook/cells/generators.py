@@ -1,0 +1,51 @@
+"""The states of ``random`` and of ``numpy.random``, which a cell that a person waits for goes on with as a plain cell.
+
+They travel to the first attempt of a ``%%flyte_task`` cell, and back when it has ended well. All other runs (actions,
+retries, in the background, on a cluster) begin with fresh entropy, as on a cluster.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import sys
+from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.worker.after_import import call_after_import, loaded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    States = Mapping[str, bytes]
+
+MODULES = ("random", "numpy.random")
+
+given: States | None = None
+"""Those that the cell of this worker begins with; ``None`` where it begins with fresh entropy."""
+
+
+def read() -> States:
+    """Return the state of each generator that is loaded here, pickled, by the name of its module."""
+    return {name: pickle.dumps(_state(name), pickle.HIGHEST_PROTOCOL) for name in MODULES if loaded(name)}
+
+
+def write(states: States) -> None:
+    """Go on from these states, where the module is loaded, or as soon as it is."""
+    for name, data in states.items():
+        call_after_import(name, functools.partial(_go_on, name, data))
+
+
+def changed(states: States) -> States:
+    """Return the states that are others now."""
+    return {name: data for name, data in read().items() if data != states.get(name)}
+
+
+def _state(name: str) -> Any:
+    module: Any = sys.modules[name]
+    return module.getstate() if name == "random" else module.get_state()
+
+
+def _go_on(name: str, data: bytes) -> None:
+    state = pickle.loads(data)  # noqa: S301 - from the notebook's kernel, or its worker
+    module: Any = sys.modules[name]
+    (module.setstate if name == "random" else module.set_state)(state)

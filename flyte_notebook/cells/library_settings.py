@@ -1,0 +1,349 @@
+"""Settings that earlier cells made in libraries, as a task cell is to find them.
+
+The notebook's kernel reads them (`read`), and the worker makes them just before the body (`made`), each only where its
+library is loaded on both sides: what the body itself imports is set when it was imported. They go in only. A change
+that the body makes stays in the task, and is named. Each entry is pickled by itself, with the standard pickler, so that
+one that cannot travel takes no other with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import logging
+import pickle
+import sys
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.worker.after_import import call_after_import, loaded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+OF_THE_KERNEL = frozenset(
+    {"IPKernelApp", "IPython", "asyncio", "comm", "flyte", "flyte_notebook", "ipykernel", "tornado", "traitlets"}
+)
+"""Loggers below these names are set up by what runs a notebook; a worker has its own."""
+
+CATEGORIES = ("LC_CTYPE", "LC_COLLATE", "LC_TIME", "LC_MONETARY", "LC_NUMERIC", "LC_MESSAGES")
+NOT_OF_A_TASK = ("backend", "interactive", "toolbar")
+"""How the names of matplotlib's settings begin that say where figures are drawn."""
+
+
+class CannotTravelError(ValueError):
+    """A part of a library's settings stays behind; the text says which. ``rest`` is what travels."""
+
+    def __init__(self, text: str, rest: object) -> None:
+        super().__init__(text)
+        self.rest = rest
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """One library's settings: ``read`` returns them, or None for what needs no mention, ``write`` makes them.
+
+    Both are given the module, which is loaded: nothing here imports a library.
+    """
+
+    what: str
+    module: str
+    read: Callable[[Any], Any]
+    write: Callable[[Any, Any], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What was read: each pickled, by name, and what could not travel, one sentence each."""
+
+    packed: Mapping[str, bytes] = field(default_factory=dict)
+    left: tuple[str, ...] = ()
+
+
+def read() -> Settings:
+    """Return the settings of this process. Never raises."""
+    packed: dict[str, bytes] = {}
+    left: list[str] = []
+    for library in LIBRARIES:
+        try:
+            data = _read(library)
+        except CannotTravelError as problem:
+            left.append(f"{library.what}: {problem} stays in the notebook")
+            data = _pickled(problem.rest)
+        except Exception as error:  # noqa: BLE001 - whatever stands in a library
+            left.append(f"{library.what} stay in the notebook: {type(error).__name__}: {error}")
+            continue
+        if data is not None:
+            packed[library.what] = data
+    return Settings(packed, tuple(left))
+
+
+@contextlib.contextmanager
+def made(packed: Mapping[str, bytes], source: str) -> Iterator[list[str]]:
+    """Make settings for the body of a cell; the list has, after the block, the names of those that it changed.
+
+    Warning filters are put back: what follows the body is no code of the user's. ``source`` is the text of the body:
+    imports add filters too, and only one that speaks of warnings is said to have changed them.
+    """
+    changed: list[str] = []
+    before: dict[str, bytes | None] = {}
+    with warnings.catch_warnings():
+        for library in LIBRARIES:
+            call_after_import(library.module, functools.partial(_write, library, packed.get(library.what), before))
+        yield changed
+        for library in LIBRARIES:
+            if library.what in before and (library.module != "warnings" or library.module in source):
+                changed += [library.what] if _seen(library) != before[library.what] else []
+
+
+def _read(library: Library) -> bytes | None:
+    if not loaded(library.module):
+        return None
+    found = library.read(sys.modules[library.module])
+    return None if found is None else _pickled(found)
+
+
+def _pickled(value: object) -> bytes:
+    return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def _seen(library: Library) -> bytes | None:
+    try:
+        return _read(library)
+    except CannotTravelError as problem:
+        return _pickled(problem.rest)
+    except Exception:  # noqa: BLE001 - whatever stands in a library
+        return None
+
+
+def _write(library: Library, data: bytes | None, before: dict[str, bytes | None]) -> None:
+    if data is not None:
+        _make(library, data)
+    before[library.what] = _seen(library)
+
+
+def _make(library: Library, data: bytes) -> None:
+    found = pickle.loads(data)  # noqa: S301 - from the notebook's kernel
+    if library.module == "warnings":
+        library.write(sys.modules[library.module], found)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            library.write(sys.modules[library.module], found)
+
+
+# Python itself
+
+
+def _read_interpreter(_module: Any) -> dict[str, Any]:
+    return {
+        "recursion limit": sys.getrecursionlimit(),
+        "digits": sys.get_int_max_str_digits(),
+        "collecting": gc.isenabled(),
+        "thresholds": gc.get_threshold(),
+    }
+
+
+def _write_interpreter(_module: Any, found: dict[str, Any]) -> None:
+    sys.setrecursionlimit(found["recursion limit"])
+    sys.set_int_max_str_digits(found["digits"])
+    gc.set_threshold(*found["thresholds"])
+    (gc.enable if found["collecting"] else gc.disable)()
+
+
+def _read_warnings(_module: Any) -> list[Any]:
+    """Return the filters, each with its class by name: a worker need not import where that is."""
+    found, ours = [], []
+    filters: list[Any] = list(warnings.filters)
+    for action, message, category, *where in filters:
+        if category.__module__ == "__main__":
+            ours.append(category.__name__)
+        else:
+            found.append((action, message, (category.__module__, category.__qualname__), *where))
+    if ours:
+        raise CannotTravelError(f"a filter for the notebook's own class {ours[0]}", found)
+    return found
+
+
+def _write_warnings(_module: Any, found: list[Any]) -> None:
+    warnings.resetwarnings()
+    filters: list[Any] = warnings.filters  # type: ignore[assignment]  # a list, said to be a sequence
+    for action, message, (module, name), *where in found:
+        if loaded(module):
+            filters.append((action, message, getattr(sys.modules[module], name), *where))
+        else:  # of a library that the body may import: it is the newest then
+            call_after_import(module, functools.partial(_insert, action, message, module, name, *where))
+
+
+def _insert(action: str, message: Any, module: str, name: str, *where: Any) -> None:
+    filters: list[Any] = warnings.filters  # type: ignore[assignment]  # as above
+    filters.insert(0, (action, message, getattr(sys.modules[module], name), *where))
+
+
+def _read_decimal(decimal: Any) -> Any:
+    context = decimal.getcontext()
+    return None if repr(context) == repr(decimal.DefaultContext) else context.copy()
+
+
+def _write_decimal(decimal: Any, found: Any) -> None:
+    decimal.setcontext(found)
+
+
+def _read_locale(locale: Any) -> dict[str, str]:
+    return {name: locale.setlocale(getattr(locale, name)) for name in CATEGORIES}
+
+
+def _write_locale(locale: Any, found: dict[str, str]) -> None:
+    for name, value in found.items():
+        if locale.setlocale(getattr(locale, name)) != value:
+            locale.setlocale(getattr(locale, name), value)
+
+
+def _read_sockets(socket: Any) -> Any:
+    return socket.getdefaulttimeout()
+
+
+def _write_sockets(socket: Any, found: float) -> None:
+    socket.setdefaulttimeout(found)
+
+
+# logging
+
+
+def _read_logging(_module: Any) -> dict[str, Any]:
+    loggers: dict[str, dict[str, Any]] = {}
+    left: list[str] = []
+    for name, logger in [("", logging.root), *logging.root.manager.loggerDict.items()]:
+        if not isinstance(logger, logging.Logger) or name.partition(".")[0] in OF_THE_KERNEL:
+            continue
+        handlers = [(handler, _handler(handler)) for handler in logger.handlers]
+        of_a_library = name.partition(".")[0] in sys.modules and name != "__main__"
+        if not of_a_library:
+            unknown = [type(handler).__name__ for handler, said in handlers if not said]
+            left += [f"a {kind} of the logger {name or 'root'}" for kind in unknown]
+        said = {
+            "level": logger.level,
+            "propagate": logger.propagate,
+            "disabled": logger.disabled,
+            "handlers": None if of_a_library else [said for _, said in handlers if said],
+        }
+        usual: dict[str, Any] = {
+            "level": logging.WARNING if not name else 0,
+            "propagate": True,
+            "disabled": False,
+            "handlers": [],
+        }
+        if {**said, "handlers": said["handlers"] or []} != usual:
+            loggers[name] = said
+    found = {"disabled": logging.root.manager.disable, "loggers": loggers}
+    if left:
+        raise CannotTravelError(", ".join(left), found)
+    return found
+
+
+def _handler(handler: logging.Handler) -> dict[str, Any] | None:
+    """Return what a handler is made from, ``None`` for one that cannot be made anew elsewhere."""
+    common = {"level": handler.level, "formatter": handler.formatter}
+    if handler.filters or type(handler.formatter) not in {logging.Formatter, type(None)}:
+        return None
+    if type(handler) is logging.NullHandler:
+        return {**common, "kind": "null"}
+    if type(handler) is logging.FileHandler:
+        return {**common, "kind": "file", "path": handler.baseFilename, "encoding": handler.encoding}
+    if type(handler) is logging.StreamHandler:
+        for stream in ("stdout", "stderr"):
+            if handler.stream in {getattr(sys, stream), getattr(sys, f"__{stream}__")}:
+                return {**common, "kind": stream}
+    return None
+
+
+def _write_logging(_module: Any, found: dict[str, Any]) -> None:
+    logging.disable(found["disabled"])
+    for name, said in found["loggers"].items():
+        logger = logging.getLogger(name or None)
+        logger.setLevel(said["level"])
+        logger.propagate, logger.disabled = said["propagate"], said["disabled"]
+        if said["handlers"] is not None:
+            logger.handlers = [_made_handler(one) for one in said["handlers"]]
+
+
+def _made_handler(said: dict[str, Any]) -> logging.Handler:
+    handler: logging.Handler
+    if said["kind"] == "null":
+        handler = logging.NullHandler()
+    elif said["kind"] == "file":
+        handler = logging.FileHandler(said["path"], encoding=said["encoding"], delay=True)
+    else:
+        handler = logging.StreamHandler(getattr(sys, said["kind"]))
+    handler.setLevel(said["level"])
+    handler.setFormatter(said["formatter"])
+    return handler
+
+
+# numpy, pandas, matplotlib
+
+
+def _read_numpy_errors(np: Any) -> dict[str, Any]:
+    return dict(np.geterr())
+
+
+def _write_numpy_errors(np: Any, found: dict[str, Any]) -> None:
+    np.seterr(**found)
+
+
+def _read_numpy_printing(np: Any) -> dict[str, Any]:
+    return dict(np.get_printoptions())
+
+
+def _write_numpy_printing(np: Any, found: dict[str, Any]) -> None:
+    np.set_printoptions(**found)
+
+
+def _read_pandas(pd: Any) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of options that are going to be removed
+        return dict(_options(pd.options, ""))
+
+
+def _options(at: Any, path: str) -> Iterator[tuple[str, Any]]:
+    for name in dir(at):
+        value = getattr(at, name)
+        if type(value) is type(at):
+            yield from _options(value, f"{path}{name}.")
+        else:
+            yield path + name, value
+
+
+def _write_pandas(pd: Any, found: dict[str, Any]) -> None:
+    here = _read_pandas(pd)
+    for name, value in found.items():
+        if name in here and here[name] != value:
+            pd.set_option(name, value)
+
+
+def _read_matplotlib(mpl: Any) -> dict[str, Any]:
+    usual = dict.items(mpl.rcParamsDefault)
+    now = dict(dict.items(mpl.rcParams))
+    return {name: now[name] for name, value in usual if now[name] != value and not name.startswith(NOT_OF_A_TASK)}
+
+
+def _write_matplotlib(mpl: Any, found: dict[str, Any]) -> None:
+    settings: Any = mpl.rcParams
+    settings.update(found)
+
+
+LIBRARIES = (
+    Library("settings of the interpreter (sys, gc)", "sys", _read_interpreter, _write_interpreter),
+    Library("logging", "logging", _read_logging, _write_logging),
+    Library("the decimal context", "decimal", _read_decimal, _write_decimal),
+    Library("the locale", "locale", _read_locale, _write_locale),
+    Library("the default time-out of sockets", "socket", _read_sockets, _write_sockets),
+    Library("numpy's error handling", "numpy", _read_numpy_errors, _write_numpy_errors),
+    Library("numpy's print options", "numpy", _read_numpy_printing, _write_numpy_printing),
+    Library("pandas options", "pandas", _read_pandas, _write_pandas),
+    Library("matplotlib's rcParams", "matplotlib", _read_matplotlib, _write_matplotlib),
+    Library("warning filters", "warnings", _read_warnings, _write_warnings),
+)
+"""In the order in which they are made: the filters last, so that what is made before them gives no warning."""
