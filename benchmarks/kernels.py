@@ -38,15 +38,17 @@ class Cell:
 
 
 class Kernel:
-    """A kernel of its own process; ``workers`` is empty or ``fresh``. A context manager.
+    """A kernel of its own process, of another ``python`` if one is named; ``workers`` is empty or ``fresh``.
 
     It starts in an empty directory: one with a folder ``flyte_notebook`` would stand before the package that is
     installed, and workers are not forked where a fresh interpreter would import something else.
     """
 
-    def __init__(self, workers: str = "") -> None:
+    def __init__(self, workers: str = "", python: str = "") -> None:
         self._directory = tempfile.TemporaryDirectory()
         self._manager = KernelManager(kernel_name="python3")
+        if python:
+            self._manager.kernel_spec.argv[0] = python
         self._manager.start_kernel(env={**os.environ, WORKERS_VARIABLE: workers}, cwd=self._directory.name)
         self._client = self._manager.blocking_client()
         self._client.start_channels()

@@ -31,6 +31,7 @@ PURE = (
     *("test_fitting.py", "test_growing.py", "test_history.py", "test_lock.py", "test_next_limit.py"),
     *("test_overrides.py", "test_progress.py", "test_scheduler.py", "test_sweeping.py", "test_trace.py"),
     "test_units.py",
+    "test_cells_page.py",
 )
 """Folders and files whose tests start nothing: a whole module is held to what was there before it, not each test."""
 
