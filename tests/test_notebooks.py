@@ -225,10 +225,10 @@ def test_a_cell_that_failed_passes_with_more(ran: dict[str, Cell]) -> None:
 
 
 def test_the_error_of_a_cell_names_its_line(ran: dict[str, Cell]) -> None:
-    """The line on the card is the one on which user code failed, counted in the cell as it is written."""
+    """The line on the card is the one on which user code failed, counted in the cell as it is written, its first line included."""
     line = ran["raised"].failure["line"]
     assert "return sum(prices[fruit] for fruit in basket)" == line["text"].strip()
-    assert line["text"].strip() == ran["raised"].source.splitlines()[line["number"]].strip()  # below the magic's line
+    assert line["text"].strip() == ran["raised"].source.splitlines()[line["number"] - 1].strip()
 
 
 def test_the_exported_page_has_every_card(executed: Any) -> None:
@@ -302,7 +302,7 @@ def test_a_leak_is_shown_with_its_line_and_stops_nothing(measured: dict[str, Cel
         return
     most = max(failure["grew"], key=lambda growth: growth["bytes"])
     assert "words = words.split()" == most["text"].strip()
-    assert most["text"] == measured["leak"].source.splitlines()[most["number"]].strip()  # below the magic's line
+    assert most["text"] == measured["leak"].source.splitlines()[most["number"] - 1].strip()
     assert 0.6 * failure["memory"]["peak_bytes"] < most["bytes"] < failure["memory"]["peak_bytes"]
     assert "Lines that memory grew on" in measured["leak"].said
     assert re.fullmatch(r"\+1\d\d MiB  .*words = words\.split\(\)", grew[0])

@@ -43,7 +43,8 @@ class MissingOutputError(NameError):
 class Cell:
     """A cell ready to run anywhere.
 
-    ``source`` is plain Python, magics translated; ``filename`` is what tracebacks call it. ``code`` are functions,
+    ``source`` is plain Python, magics translated; ``filename`` is what tracebacks call it. ``head`` is what stands in
+    the editor where ``source`` begins with empty lines. ``code`` are functions,
     classes, modules and tasks that it uses, as `Selection.ship` gave them, and ``sources`` their text. ``outputs`` are
     the names the user asked for, ``None`` to find out. The name tuples are those of `CellNames`; ``may_set``,
     ``unimported`` and ``absent`` are those of `Selection`. ``futures`` are compiler flags, ``interactivity`` says which
@@ -54,6 +55,7 @@ class Cell:
     name: str
     source: str
     filename: str
+    head: str = ""
     code: bytes = b""
     sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
     outputs: tuple[str, ...] | None = None
@@ -86,7 +88,8 @@ async def run_cell(
     without ``await`` runs in a thread, as the SDK runs tasks that are no coroutines, so that it may call such tasks.
     """
     held = namespace if namespace is not None else _namespace()
-    linecache.cache[cell.filename] = (len(cell.source), None, cell.source.splitlines(keepends=True), cell.filename)
+    text = cell.head + cell.source[cell.head.count("\n") :]
+    linecache.cache[cell.filename] = (len(text), None, text.splitlines(keepends=True), cell.filename)
     codes, has_value = _compiled(cell)
     held.update({name: lookups.Unimported(module, name) for name, module in cell.unimported.items()})
     held.update({name: lookups.Absent(name, why) for name, why in cell.absent.items()})

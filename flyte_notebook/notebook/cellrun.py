@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import linecache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,7 @@ class CellRun:
     ``interrupted``: it was stopped by an interrupt of the kernel.
     """
 
-    def __init__(self, shell: Any, said: CellOptions, cell: str, cards: Cards) -> None:
+    def __init__(self, shell: Any, said: CellOptions, cell: str, cards: Cards, *, line: str) -> None:
         session = enforcement.current()
         if session is None:
             raise UsageError(f"{MAGIC}: limits are not enforced now; run %reload_ext flyte_notebook")
@@ -69,6 +70,7 @@ class CellRun:
         self._shell = shell
         self._said = said
         self._cell = cell
+        self._line = line
         self._cards = cards
         self._sink: output.Sink | None = None
         self._running = ""
@@ -267,10 +269,12 @@ class CellRun:
     def _task(self, besides: Mapping[str, Any] = MappingProxyType({})) -> tuple[CellTask, CellParts]:
         """Read the cell, with the variables of the notebook and those ``besides``."""
         said, shell = self._said, self._shell
-        source = shell.transform_cell(self._cell)
+        head = self._head()
+        source = "\n" * head.count("\n") + shell.transform_cell(self._cell)
         # Not execution_count, which counts this cell already in some versions and not yet in others.
         filename = f"Cell In[{len(shell.history_manager.input_hist_raw) - 1}]"
-        linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+        text = head + source[head.count("\n") :]
+        linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
         try:
             known = {**shell.user_ns, **besides} if besides else shell.user_ns
             parts = celltask.read_cell(
@@ -280,6 +284,7 @@ class CellRun:
                 inputs=said.inputs,
                 outputs=said.outputs,
                 futures=shell.compile.flags & FUTURES,
+                head=head,
             )
         except SyntaxError as error:
             raise refusals.syntax_error(error, source) from None
@@ -304,6 +309,15 @@ class CellRun:
         except CannotSendError as error:
             raise UsageError(f"{MAGIC}: {error}") from None
         return task, parts
+
+    def _head(self) -> str:
+        """Return what stands above the body in the editor, so that lines are counted as there."""
+        raw = str(self._shell.history_manager.input_hist_raw[-1])
+        above, found, _ = raw.partition(MAGIC)
+        above = above if found and not above.strip() else ""
+        # IPython leaves out empty lines at the beginning.
+        body = itertools.takewhile(lambda text: not text.strip(), self._cell.splitlines())
+        return f"{above}{MAGIC} {self._line}".rstrip(" ") + "\n" * (1 + len(list(body)))
 
     def _check_name(self, parts: CellParts) -> None:
         name = self._said.name

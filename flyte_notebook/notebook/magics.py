@@ -53,7 +53,7 @@ class FlyteMagics(Magics):
     def flyte_task(self, line: str, cell: str) -> Any:
         """Run a cell as a task; the text that users see is `options.help_text`."""
         said = options.parse(line)
-        run = CellRun(self._shell, said, cell, self._cards)
+        run = CellRun(self._shell, said, cell, self._cards, line=line)
         try:
             return run.run()
         except Exception as error:

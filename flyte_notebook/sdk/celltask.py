@@ -44,13 +44,17 @@ RESULT_NAME = "result"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellParts:
-    """A cell that was read: its text, what it does with names, and what it takes from the notebook."""
+    """A cell that was read: its text, what it does with names, and what it takes from the notebook.
+
+    ``head`` stands above it in the editor; ``source`` has empty lines there.
+    """
 
     source: str
     filename: str
     names: CellNames
     selection: Selection
     outputs: tuple[str, ...] | None = None
+    head: str = ""
 
     @property
     def inputs(self) -> Mapping[str, Any]:
@@ -66,6 +70,7 @@ def read_cell(  # noqa: PLR0913 - what stands around a cell, each by name
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     futures: int = 0,
+    head: str = "",
 ) -> CellParts:
     """Read a cell. ``source`` is plain Python, magics translated; ``-i`` and ``-o`` give ``inputs`` and ``outputs``.
 
@@ -79,6 +84,7 @@ def read_cell(  # noqa: PLR0913 - what stands around a cell, each by name
         names=names,
         selection=select(names, namespace, inputs=inputs),
         outputs=None if outputs is None else tuple(outputs),
+        head=head,
     )
 
 
@@ -216,6 +222,7 @@ def cell_task(  # noqa: PLR0913 - one argument for each setting of a task
     cell = Cell(
         name=name,
         source=parts.source,
+        head=parts.head,
         filename=parts.filename,
         code=code,
         sources=sources,

@@ -74,7 +74,7 @@ SYNTAX = {
 @pytest.mark.parametrize("body", SYNTAX.values(), ids=SYNTAX)
 def test_a_syntax_error_is_shown_as_in_a_plain_cell(kernel: Kernel, body: str) -> None:
     """The line, a caret under the same spot and the same sentence, under the number of the cell."""
-    plain, shown = kernel.run(body), refused(kernel, f"%%flyte_task\n{body}")
+    plain, shown = kernel.run(f"pass\n{body}"), refused(kernel, f"%%flyte_task\n{body}")
     assert plain.ename == shown.ename
     expected, found = plain.traceback.rstrip().split("\n"), shown.traceback.rstrip().split("\n")
     assert expected[0].strip().partition("]")[2] == found[0].strip().partition("]")[2]
@@ -90,7 +90,7 @@ def test_a_name_that_exists_nowhere_is_found_before_anything_runs(kernel: Kernel
     assert ("NameError", "name 'precius' is not defined; did you mean `precious`?") == (reply.ename, reply.evalue)
     first, line, caret, last = reply.traceback.split("\n")
     assert first.startswith("  Cell In[")
-    assert first.endswith("], line 2")
+    assert first.endswith("], line 3")
     assert "    print(x, 'é', precius)" == line
     assert (line.index("precius"), len("precius")) == (caret.index("^"), caret.count("^"))
     assert f"NameError: {reply.evalue}" == last

@@ -221,7 +221,7 @@ def test_nobody_can_be_asked(kernel: Kernel, call: str) -> None:
     reply = kernel.run(f"%%flyte_task\n{call}")
     assert "RuntimeUserError" == reply.ename
     assert "cannot ask anything here: the cell runs in a process of its own; " in reply.evalue
-    assert "> 1 | " + call in reply.traceback
+    assert "> 2 | " + call in reply.traceback
 
 
 def test_the_end_of_a_process_is_the_end_of_a_script(kernel: Kernel, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_inputs_and_outputs_can_be_named(kernel: Kernel) -> None:
     assert ["a", "b"] == kernel.value("list(chosen.native_interface.inputs)")
     missing = kernel.run("%%flyte_task -i a\nb")
     assert "name 'b' is not defined" in missing.evalue
-    assert "> 1 | b" in missing.traceback
+    assert "> 2 | b" in missing.traceback
 
 
 def test_any_variable_name_can_be_an_input(kernel: Kernel) -> None:
