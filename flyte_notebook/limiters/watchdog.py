@@ -21,7 +21,7 @@ from flyte_notebook.limiters.processes import PROC, LinuxProcesses
 from flyte_notebook.limits import Enforcement, Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from flyte_notebook.limiters.portable import PsutilProcesses
     from flyte_notebook.limiters.processes import Member, Table
@@ -120,8 +120,7 @@ class WatchdogGroup:
         used = {member.pid: quick for member in members if (quick := member.quick_bytes())}
         quick_bytes = sum(used.values())
         if len(used) > 1:
-            users = [member for member in members if member.pid in used]
-            return self._with_shared(users, quick_bytes, largest_bytes=max(used.values()))
+            return self._with_shared([member for member in members if member.pid in used], used)
         self._twice_bytes = 0
         self._seen = frozenset(used)
         self._judge(quick_bytes)
@@ -179,13 +178,17 @@ class WatchdogGroup:
         self._table.forget(self._name)
         self._dealer.give_back(self.cpus)
 
-    def _with_shared(self, members: Sequence[Member], quick_bytes: int, *, largest_bytes: int) -> int:
-        """Return the sum less what is counted more than once; an exact look when it is due."""
+    def _with_shared(self, members: Sequence[Member], used: Mapping[int, int]) -> int:
+        """Return what is surely in use: the exact sum, when an exact look is due, else what is known since the last.
+
+        All pages of a process that came since then may be shared.
+        """
         now = time.monotonic()
-        seen = frozenset(member.pid for member in members)
-        used_bytes = max(largest_bytes, quick_bytes - self._twice_bytes)
+        seen, quick_bytes = frozenset(used), sum(used.values())
+        known_bytes = sum(size for pid, size in used.items() if pid in self._seen)
+        used_bytes = max(*used.values(), known_bytes - self._twice_bytes)
         wanted = now >= self._look_by_s or seen != self._seen
-        accused = self._limit_bytes is not None and used_bytes > self._limit_bytes
+        accused = self._limit_bytes is not None and quick_bytes - self._twice_bytes > self._limit_bytes
         if now < self._look_again_s or not (wanted or accused):
             self._over = False  # not proven
             return used_bytes
