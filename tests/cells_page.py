@@ -58,6 +58,11 @@ is set in a module stay in the task, and are named once.
 
 {test_magic_state_in_code}
 
+## Widgets
+
+Progress (`IntProgress`, `FloatProgress`, what `tqdm.notebook` makes), texts and boxes of those live in the notebook
+while the task runs, and stay. Widgets that a person would use are shown as their text: a task answers nobody.
+
 ## What differs, and why
 
 | a plain cell | a task cell | why |

@@ -45,7 +45,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "flyte": ("sdk.*", "errors"),
     "flyteidl2": ("sdk.*",),
     "connectrpc": ("sdk.*",),
-    "ipywidgets": ("views.card", "views.live"),
+    "ipywidgets": ("notebook.widgets_of_tasks", "views.card", "views.live"),
     "matplotlib": ("views.paper",),
     "IPython": ("notebook.*",),
     "ipykernel": ("notebook.*",),

@@ -225,7 +225,7 @@ def test_a_cell_that_failed_passes_with_more(ran: dict[str, Cell]) -> None:
 
 
 def test_the_error_of_a_cell_names_its_line(ran: dict[str, Cell]) -> None:
-    """The line on the card is the one on which user code failed, counted in the cell as it is written, its first line included."""
+    """The line on the card is the one on which user code failed, counted with the first line of the cell."""
     line = ran["raised"].failure["line"]
     assert "return sum(prices[fruit] for fruit in basket)" == line["text"].strip()
     assert line["text"].strip() == ran["raised"].source.splitlines()[line["number"] - 1].strip()

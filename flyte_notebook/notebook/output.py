@@ -85,8 +85,8 @@ class PublisherSink(StreamSink):
         """Show something rich through the publisher that the cell had."""
         if "clear" in message:
             self._in_cell(self._publisher.clear_output, bool(message["clear"]))
-            return
-        self._in_cell(self._publish, message)
+        elif "data" in message:
+            self._in_cell(self._publish, message)
 
     def _publish(self, message: Mapping[str, Any]) -> None:
         self._publisher.publish(
@@ -112,6 +112,13 @@ class KernelSink(StreamSink):
 
     def display(self, message: Mapping[str, Any]) -> None:
         """Show something rich in the cell."""
+        if "comm" in message or "widget" in message:
+            from flyte_notebook.notebook import widgets_of_tasks  # noqa: PLC0415 - only where a task makes widgets
+
+            if "comm" in message:
+                widgets_of_tasks.take(message["comm"])
+                return
+            message = widgets_of_tasks.as_far_as_known(message)
         self.flush()  # what was printed before stands above
         if "clear" in message:
             self._send("clear_output", {"wait": bool(message["clear"])})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from IPython.core.displayhook import DisplayHook
 
-from flyte_notebook.notebook import output, pump, shell_in_worker
+from flyte_notebook.notebook import output, pump, shell_in_worker, widgets_in_worker
 from flyte_notebook.reliance import Reliance, expect
 from flyte_notebook.worker.userfiles import is_user_file
 
@@ -147,6 +147,7 @@ _ENTRIES: Final = (
         where="kernel",
     ),
     shell_in_worker.RELIES,
+    widgets_in_worker.RELIES,
     Reliance(
         key=WIDGETS,
         library="ipywidgets",

@@ -21,6 +21,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from flyte_notebook.notebook import widgets_in_worker
 from flyte_notebook.reliance import Reliance
 from flyte_notebook.worker import context
 from flyte_notebook.worker.after_import import call_after_import
@@ -57,6 +58,7 @@ def install_lazily() -> None:
     builtins.display = _display  # type: ignore[attr-defined]  # IPython adds this builtin too
     sys.modules["__main__"].__dict__["get_ipython"] = start
     call_after_import("IPython", start)
+    widgets_in_worker.install_lazily()
 
 
 def start() -> Any:
@@ -183,7 +185,9 @@ def _publisher_class() -> Any:
             **_options: object,
         ) -> None:
             """Display a mime bundle."""
-            _publish({"data": data, "metadata": metadata or {}, "transient": transient or {}, "update": update})
+            data, widget = widgets_in_worker.as_far_as_shown(data)
+            message = {"data": data, "metadata": metadata or {}, "transient": transient or {}, "update": update}
+            _publish(message | widget)
 
         def clear_output(self, wait: bool = False) -> None:  # noqa: FBT001, FBT002 - IPython's signature
             """Clear what the cell displayed so far."""

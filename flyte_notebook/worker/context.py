@@ -70,8 +70,8 @@ def stage(name: Stage, detail: str | None = None) -> None:
 def publish(message: dict[str, Any]) -> None:
     """Show something rich in the cell.
 
-    ``message`` is ``{"data": mimebundle, "metadata": {}, "transient": {}, "update": bool}`` or ``{"clear": wait}``;
-    plain JSON-like values only.
+    ``message`` is ``{"data": mimebundle, "metadata": {}, "transient": {}, "update": bool}`` ``{"clear": wait}``,
+    or ``{"comm": {"id": ..., "kind": ..., "state": {}}}`` of a widget; plain JSON-like values only.
     """
     if _tell is not None:
         _tell({"kind": "display", "message": message})

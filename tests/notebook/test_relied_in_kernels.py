@@ -94,6 +94,21 @@ def test_an_ipython_that_cannot_be_used_in_a_task(kernel: Kernel) -> None:
     assert kernel.value('losses.put("IPython in a task", None)') is None
 
 
+def test_widgets_that_name_their_parts_otherwise(kernel: Kernel) -> None:
+    """Progress of a task is shown as text then, and the doctor says what is lost."""
+    kernel.run(CHECK + "from flyte_notebook.notebook import widgets_of_tasks").ok()
+    reply = kernel.run(
+        "with mock.patch.object(widgets_of_tasks, '_classes', dict):\n"
+        "    get_ipython().run_cell_magic('flyte_task', '--quiet', 'import ipywidgets\\n'\n"
+        "        'display(ipywidgets.IntProgress(3))')"
+    ).ok()
+    assert "IntProgress(value=3)" in reply.shown_text
+    assert not any("application/vnd.jupyter.widget-view+json" in bundle for bundle in reply.shown)
+    feature = kernel.value('relies.BY_KEY["widgets of tasks"].lost')
+    assert feature in kernel.value("str(fn.doctor())")
+    kernel.run("losses.put('widgets of tasks', None)").ok()
+
+
 def test_exit_handlers_that_do_not_run(kernel: Kernel) -> None:
     """A task whose exit handlers cannot be run still ends well, and the doctor says what is lost."""
     kernel.run(CHECK + "from flyte_notebook.worker.relies import BY_KEY").ok()
