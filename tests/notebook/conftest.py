@@ -28,6 +28,7 @@ CLEAR = """for _name in [name for name in globals() if name not in _kept and not
     del globals()[_name]
 for _name in ("_", "__", "___"):
     globals().pop(_name, None)  # one that a cell assigned would stay, and not be the last result any more
+__import__("builtins").__dict__.pop("_", None)  # nor where something else displayed values, as doctest does
 """
 
 
