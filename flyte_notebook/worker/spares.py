@@ -45,6 +45,8 @@ IDLE_S = 60.0
 SHORT_BYTES = 512 << 20
 """With less memory than this available, beyond what an attempt asks for, nobody stands ready."""
 LOOK_EVERY_S = 1.0
+MISSED_LOOK_S = 0.1
+"""How long the end of a server may take to be heard of after that of a worker that it was forking."""
 START_BOUND_S = 30.0
 BIRTH_BOUND_S = 10.0
 MOST_FAILURES = 3
@@ -106,6 +108,8 @@ class Spares:
         self._short_s = -IN_DEMAND_S
         self._numbers = 0
         self._failures = 0
+        self._missed: Server | None = None
+        """The server of a spare that ended before it was ready; it may have ended itself."""
         self._proven = False
         self._used_s = self._look_due_s = self._replace_due_s = 0.0
 
@@ -163,7 +167,8 @@ class Spares:
         """The monotonic time at which `tick` is to be called."""
         dues = [watched.due_s for watched in self._leaving]
         dues += [self._replace_due_s] if self._replace_due_s else []
-        if self._waiting or self._spares or (self._server is not None and self._server.likeness is None):
+        starting = self._server is not None and self._server.likeness is None
+        if self._waiting or self._spares or self._missed is not None or starting:
             dues.append(self._look_due_s)
         return min(dues, default=float("inf"))
 
@@ -218,6 +223,9 @@ class Spares:
         self._begin()
 
     def _look(self, now: float) -> None:
+        missed, self._missed = self._missed, None
+        if missed is not None and missed is self._server:
+            self._fail("a worker ended before it was ready")
         server = self._server
         if server is not None and server.likeness is None and now - server.begun_s > START_BOUND_S:
             self._settle(f"the server that workers are forked from took more than {START_BOUND_S:.0f} s to start")
@@ -301,7 +309,10 @@ class Spares:
         try:
             messages = spare.reader.read()
         except protocol.ChannelClosedError:
-            self._lose(spare, "a worker that stood ready ended")
+            if spare.watched is None:
+                self._miss(spare)
+            else:
+                self._lose(spare, "a worker that stood ready ended")
             return
         for message, fds in messages:
             reader, why = handover.received(message, fds)
@@ -337,6 +348,16 @@ class Spares:
         self._replace_due_s = 0.0 if self._in_demand else time.monotonic() + REPLACE_AFTER_S
         watched.take(limits)
         self._start(message, watched)
+
+    def _miss(self, spare: Spare) -> None:
+        """Give up one that ended before it was ready, without a word. Its server may have ended: then that is the loss.
+
+        Of the two ends either may be heard of first.
+        """
+        self._dismiss(spare)
+        self._missed = self._server
+        self._look_due_s = min(self._look_due_s, time.monotonic() + MISSED_LOOK_S)
+        self._serve()
 
     def _lose(self, spare: Spare, why: str) -> None:
         self._dismiss(spare)
