@@ -27,7 +27,8 @@ the task, and is named.
 ## The shell
 
 Features of `__future__` that earlier cells imported hold, and those of a task cell hold in later cells.
-`InteractiveShell.ast_node_interactivity` says which values are shown.
+`InteractiveShell.ast_node_interactivity` says which values are shown. `%precision`, `%pprint` and printers that were
+registered with the shell's formatters hold for what the task displays.
 
 
 

@@ -49,7 +49,8 @@ class Cell:
     the names the user asked for, ``None`` to find out. The name tuples are those of `CellNames`; ``may_set``,
     ``unimported`` and ``absent`` are those of `Selection`. ``futures`` are compiler flags, ``interactivity`` says which
     values are displayed, as IPython's ``ast_node_interactivity``. ``settings`` are those of libraries, as
-    `library_settings.read` gave them; they are no part of the ``version``, which says when two cells do the same.
+    `library_settings.read` gave them, ``formats`` how the shell shows values; neither is part of the ``version``, which
+    says when two cells do the same.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Cell:
     futures: int = 0
     interactivity: str = "last_expr"
     settings: Mapping[str, bytes] = field(default_factory=dict)
+    formats: bytes = b""
     version: str = ""
 
 
@@ -91,6 +93,7 @@ async def run_cell(
     text = cell.head + cell.source[cell.head.count("\n") :]
     linecache.cache[cell.filename] = (len(text), None, text.splitlines(keepends=True), cell.filename)
     codes, has_value = _compiled(cell)
+    context.formats = cell.formats
     held.update({name: lookups.Unimported(module, name) for name, module in cell.unimported.items()})
     held.update({name: lookups.Absent(name, why) for name, why in cell.absent.items()})
     if cell.code:

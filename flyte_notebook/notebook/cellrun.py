@@ -22,7 +22,7 @@ from flyte_notebook.errors import BaseRuntimeError, OOMError, RunAbortedError, U
 from flyte_notebook.fitting import would_do
 from flyte_notebook.growing import GrowthError
 from flyte_notebook.limiters import machine
-from flyte_notebook.notebook import liveline, output, refusals
+from flyte_notebook.notebook import formats, liveline, output, refusals
 from flyte_notebook.notebook.options import MAGIC
 from flyte_notebook.notebook.render import of_this_process
 from flyte_notebook.notebook.sweeps import CellSweep
@@ -303,6 +303,7 @@ class CellRun:
                 parts,
                 env=environment,
                 interactivity=shell.ast_node_interactivity,
+                formats=formats.read(shell),
                 library_settings=found.packed,
                 **settings.task_settings(_task_options(said), environment),
             )

@@ -21,7 +21,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from flyte_notebook.notebook import widgets_in_worker
+from flyte_notebook.notebook import formats, widgets_in_worker
 from flyte_notebook.reliance import Reliance
 from flyte_notebook.worker import context
 from flyte_notebook.worker.after_import import call_after_import
@@ -149,6 +149,8 @@ def _make_shell() -> Any:
     for name in _RESULTS:  # IPython begins them as empty texts
         main.__dict__.pop(name, None)
     main.__dict__.update(results)
+    if context.formats:
+        formats.make(shell, context.formats)
     builtins.get_ipython = start  # type: ignore[attr-defined]  # the shell itself sets it only while it runs a cell
     return shell
 

@@ -205,6 +205,7 @@ def cell_task(  # noqa: PLR0913 - one argument for each setting of a task
     env: flyte.TaskEnvironment | None = None,
     max_inline_io_bytes: int | None = None,
     interactivity: str = "last_expr",
+    formats: bytes = b"",
     library_settings: Mapping[str, bytes] = MappingProxyType({}),
 ) -> CellTask:
     """Return the task of a cell.
@@ -237,6 +238,7 @@ def cell_task(  # noqa: PLR0913 - one argument for each setting of a task
         futures=names.futures,
         interactivity=interactivity,
         settings=dict(library_settings),
+        formats=formats,
         version=version,
     )
     given = {

@@ -21,6 +21,9 @@ _tell: Callable[[dict[str, Any]], None] | None = None
 _at_end: Callable[[], object] | None = None
 _pid: int | None = None
 
+formats = b""
+"""How the notebook's shell shows values, as `flyte_notebook.notebook.formats` reads it; empty for what is usual."""
+
 directory = ""
 """The directory of the session, which nobody else may enter; empty outside of a worker."""
 

@@ -14,7 +14,6 @@ import os
 import socket
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flyte_notebook.limiters import machine
@@ -22,13 +21,14 @@ from flyte_notebook.limits import Limits
 from flyte_notebook.worker import handover, protocol, strays
 from flyte_notebook.worker.forkserver import ENDED, Server
 from flyte_notebook.worker.sending import Sending
+from flyte_notebook.worker.spare import Spare, Waiting
 from flyte_notebook.worker.watched import Watched
 from flyte_notebook.worker.witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flyte_notebook.limiters.base import Limiter, TaskGroup
+    from flyte_notebook.limiters.base import Limiter
     from flyte_notebook.worker.launching import Launcher, Message
     from flyte_notebook.worker.sending import Events
 
@@ -53,26 +53,6 @@ MOST_FAILURES = 3
 """How many spares or servers may be lost one after the other before no more are made."""
 HEADROOM_BYTES = 4 << 20
 """What a limit must leave above an idle worker; below, a fresh interpreter dies with the right error."""
-
-
-@dataclass(slots=True, eq=False)
-class Spare:
-    """One worker without a job. ``watched`` is there once it is ready and said which process it is."""
-
-    sock: socket.socket
-    reader: protocol.ControlReader
-    group: TaskGroup
-    born_s: float = field(default_factory=time.monotonic)
-    watched: Watched | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """An attempt that waits for a worker. ``suits``: a forked one was found to be like a fresh one for it."""
-
-    message: Message
-    fds: list[int]
-    suits: bool = False
 
 
 class Spares:

@@ -62,3 +62,42 @@ def test_the_values_are_shown_that_a_plain_cell_shows(kernel: Kernel, which: str
         texts = [content["data"]["text/plain"] for kind, content in reply.events if kind in kinds]
         shown.append([text for text in texts if not text.startswith("[flyte_notebook")])
     assert shown[0] == shown[1]
+
+
+OF_PLAIN = "get_ipython().display_formatter.formatters['text/plain']"
+OF_HTML = "get_ipython().display_formatter.formatters['text/html']"
+KIND = "class Kind:\n    pass\nshown = 'a kind'\n"
+DISPLAYED = {
+    "precision": ("get_ipython().run_line_magic('precision', '2')", "display(3.14159)"),
+    "precision of a list": ("get_ipython().run_line_magic('precision', '%e')", "display([1.5])"),
+    "no pretty printing": (
+        "get_ipython().run_line_magic('pprint', 'off')",
+        "display({number: 'x' * 30 for number in range(9)})",
+    ),
+    "a printer for a class of the notebook": (
+        f"{KIND}{OF_PLAIN}.for_type(Kind, lambda x, p, cycle: p.text(shown))",
+        "display(Kind())",
+    ),
+    "a printer for a class of Python": (
+        OF_HTML + ".for_type(complex, lambda x: f'<i>{x}</i>')",
+        "display(1 + 2j)",
+    ),
+    "a printer for a class of a library": (
+        f"import pandas as pd\n{OF_HTML}.for_type(pd.Series, lambda x: 'series')",
+        "import pandas as pd\ndisplay(pd.Series([1]))",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DISPLAYED)
+def test_what_a_task_displays_is_shown_as_the_notebook_shows_it(kernel: Kernel, name: str) -> None:
+    """Precision, pretty printing and printers that were registered."""
+    setup, cell = DISPLAYED[name]
+    kernel.run("from IPython.core.formatters import DisplayFormatter\nbefore = get_ipython().display_formatter").ok()
+    kernel.run("get_ipython().display_formatter = DisplayFormatter(parent=get_ipython())\n" + setup).ok()
+    try:
+        plain, task = kernel.run(cell).ok(), kernel.run("%%flyte_task --quiet\n" + cell).ok()
+    finally:
+        kernel.run("get_ipython().display_formatter = before").ok()
+    assert plain.shown == task.shown
+    assert plain.shown
