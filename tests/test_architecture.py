@@ -117,6 +117,7 @@ AHEAD_OF_USER_CODE = (
     "worker.prefork",
     "worker.pystack",
     "worker.sighting",
+    "worker.spare",
     "worker.spares",
     "worker.supervisor",
     "worker.watched",
