@@ -43,6 +43,15 @@ CELLS = [
     SETUP,
     "%%flyte_task oomer --memory 250Mi\nimport time\nheld = bytearray(180 << 20)\ntime.sleep(60)",
     "flyte.run(fill, 150, 2.0).outputs()[0]",
+    """%%flyte_task --quiet
+import ipywidgets, time
+bar = ipywidgets.IntProgress(max=10, description="steps")
+button = ipywidgets.Button(description="press")
+display(bar, button)
+for _ in range(10):
+    bar.value += 1
+    time.sleep(0.5)
+del bar, button""",
 ]
 START = """(index) => {
     const notebook = window.jupyterapp.shell.currentWidget.content;
@@ -81,3 +90,17 @@ def test_the_line_comes_and_its_stop_is_heard_while_the_cell_blocks(
     kinds = [set(output.get("data", {})) for output in saved.cells[2].outputs]
     assert {"text/html", "text/plain"} in kinds
     assert not any("application/vnd.jupyter.widget-view+json" in kind for kind in kinds)
+    _progress_of_a_task_moves(notebook, screenshots)
+
+
+def _progress_of_a_task_moves(notebook: Notebook, screenshots: Path) -> None:
+    """While the cell blocks; a button of the task is text, and the page misses no model."""
+    notebook.page.evaluate(START, 3)
+    bar = notebook.cell(3).locator(".progress-bar")
+    for width in ("50%", "100%"):
+        bar.and_(notebook.page.locator(f"[style*='width: {width}']")).wait_for()
+    notebook.page.wait_for_function(IDLE)
+    shown = notebook.cell(3).inner_text()
+    assert "Button(description='press'" in shown
+    assert "model not found" not in shown
+    notebook.cell(3).screenshot(path=screenshots / "progress_of_a_task.png")
