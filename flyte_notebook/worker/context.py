@@ -14,27 +14,30 @@ from flyte_notebook.reliance import lost_by
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flyte_notebook.endings import Step
     from flyte_notebook.outcome import Stage
     from flyte_notebook.reliance import Reliance
+    from flyte_notebook.worker.last_words import LastWords
 
 _tell: Callable[[dict[str, Any]], None] | None = None
 _at_end: Callable[[], object] | None = None
 _pid: int | None = None
+_words: LastWords | None = None
 
 directory = ""
 """The directory of the session, which nobody else may enter; empty outside of a worker."""
 
 
-def connect(tell: Callable[[dict[str, Any]], None], place: str) -> None:
-    """Set the function that carries messages to the kernel, and the session's directory; called once by the worker."""
-    global _tell, _pid, directory
-    _tell, _pid, directory = tell, os.getpid(), place
+def connect(tell: Callable[[dict[str, Any]], None], place: str, words: LastWords | None = None) -> None:
+    """Set what carries messages to the kernel, and the session's directory; called once by the worker."""
+    global _tell, _pid, _words, directory
+    _tell, _pid, _words, directory = tell, os.getpid(), words, place
 
 
 def disconnect() -> None:
     """Tell nobody any more: this process was forked by a worker, and is none."""
-    global _tell  # noqa: PLW0603 - as above
-    _tell = None
+    global _tell, _words  # noqa: PLW0603 - as above
+    _tell = _words = None
 
 
 def forked() -> bool:
@@ -48,9 +51,27 @@ def at_end(call: Callable[[], object]) -> None:
     _at_end = call
 
 
+def step(name: Step) -> None:
+    """Say what the worker does now that the user's code is over; takes no memory."""
+    if _words is not None:
+        _words.step(name)
+
+
+def is_over() -> bool:
+    """Whether the user's code is over, in a worker."""
+    return _words is not None and _words.began
+
+
+def fail() -> None:
+    """End this worker: it can do no more, and says at what it failed. Returns where it is none."""
+    if _words is not None:
+        _words.fail()
+
+
 def body_ended() -> None:
     """Say that the user's code is over, before its values are pickled, or after: only the first time counts."""
     global _at_end
+    step("handing over")
     call, _at_end = _at_end, None
     if call is not None:
         call()
