@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from flyte_notebook.endings import left_words, signal_words, unanswered_words
+from flyte_notebook.endings import left_words, not_done, signal_words, unanswered_words
 from flyte_notebook.errors import (
     CustomError,
     DeadlineExceededError,
@@ -276,6 +276,8 @@ def _raised(report: WorkerReport, raised: Raised, original: BaseException) -> _V
         status = "0" if raised.message in {"", "None"} else raised.message
         message = f"sys.exit() was called in the task, with status {status}"
         headline = f"called sys.exit() with status {_one_line(status)} instead of returning a result"
+    elif raised.step is not None and isinstance(original, (OSError, MemoryError)):
+        headline = f"{not_done(raised.step)}: {headline}"
     elif raised.refused is not None:
         headline = _refused_headline(raised.refused, raised.message, headline)
     return _Verdict(

@@ -50,11 +50,18 @@ class Left:
     why: str = ""
 
 
+def not_done(step: Step) -> str:
+    """Return what a worker could not do, as the begin of a sentence."""
+    return f"the body had ended, but the worker could not {_STEPS[step]}"
+
+
 def unanswered_words(facts: Unanswered | None) -> str:
     """Return one sentence: what the worker could not do, how that showed, and why where that is known."""
     if facts is None:
         return ""
-    what = f"pickle `{facts.detail}`" if facts.step == "pickling" and facts.detail else _STEPS[facts.step]
+    what = not_done(facts.step)
+    if facts.step == "pickling" and facts.detail:
+        what = what.replace("the outputs", f"`{facts.detail}`")
     if facts.refused:
         how = "it ran out of memory over it"
     elif facts.silent_s:
@@ -66,7 +73,7 @@ def unanswered_words(facts: Unanswered | None) -> str:
         name, limit_bytes, used_bytes = facts.reached
         sizes = f"{format_memory(limit_bytes)} that it has set ({format_memory(used_bytes)} in use)"
         why = f"; its process was at the {name} of {sizes}"
-    return f"the body had ended, but the worker could not {what}: {how}{why}"
+    return f"{what}: {how}{why}"
 
 
 def signal_words(number: int, *, counted: bool) -> str:

@@ -11,7 +11,7 @@ from flyte_notebook.limits import Enforcement, Limits
 from flyte_notebook.trace import MemoryTrace
 
 if TYPE_CHECKING:
-    from flyte_notebook.endings import Left, Unanswered
+    from flyte_notebook.endings import Left, Step, Unanswered
 
 Stage = Literal["queued", "starting", "loading", "running", "returning", "finished"]
 """How far the worker got. ``loading`` reads code and inputs, ``returning`` serialises outputs."""
@@ -83,7 +83,8 @@ class Raised:
     user's first frame; ``lines`` are the user's frames in it, outermost first. ``refused`` is what a ``MemoryError``
     was about, ``None`` for any other class. ``cause`` is what a ``flyte.errors`` instance was raised from, without a
     traceback of its own: the exception of a nested task, which its caller let through. ``loaded_bytes`` is what the
-    values of ``fields`` or ``pickled`` take in memory when they are loaded, about.
+    values of ``fields`` or ``pickled`` take in memory when they are loaded, about. ``step`` is what the worker was at
+    where the user's code was over and had not raised it.
     """
 
     type_name: str
@@ -97,6 +98,7 @@ class Raised:
     refused: RefusedAllocation | None = None
     cause: Raised | None = None
     loaded_bytes: int = 0
+    step: Step | None = None
 
     @property
     def weight_bytes(self) -> int:

@@ -64,7 +64,7 @@ def beside(sdk: Coroutine[Any, Any, T]) -> T:
         try:
             loop.run_forever()
         except BaseException as error:  # a task of asyncio that nobody awaits called sys.exit(), say
-            if isinstance(error, MemoryError) and context.is_over():
+            if isinstance(error, MemoryError) and context.at_step():
                 context.fail()  # the next round would raise it again
             loop.call_exception_handler({"message": "a task of asyncio ended the loop", "exception": error})
     return done.result()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import functools
 import gc
 import importlib
@@ -193,8 +194,11 @@ def _answer(to: Channel, entry: Callable[[BinaryIO], bytes], job: dict[str, Any]
         to.tell({"kind": "unusable", "why": str(error)})
         return 1
     except BaseException as error:
+        at = context.at_step()
         context.step("describing")
         facts = _described(error)
+        if at != "describing":  # no error of the user's code, which was over
+            facts = dataclasses.replace(facts, step=at)
         to.tell({"kind": "raised", "raised": facts})
         to.tell({"kind": "raised", "raised": with_pickled(facts, error)})
         return 1

@@ -57,9 +57,15 @@ def step(name: Step) -> None:
         _words.step(name)
 
 
-def is_over() -> bool:
-    """Whether the user's code is over, in a worker."""
-    return _words is not None and _words.began
+def at_step() -> Step | None:
+    """Return what the worker has said that it does; ``None`` while the user's code is not over, and outside."""
+    return None if _words is None else _words.at
+
+
+def body_raised() -> None:
+    """Say that the user's code is over by an error of its own."""
+    if at_step() is None:
+        step("describing")
 
 
 def fail() -> None:
@@ -71,7 +77,8 @@ def fail() -> None:
 def body_ended() -> None:
     """Say that the user's code is over, before its values are pickled, or after: only the first time counts."""
     global _at_end
-    step("handing over")
+    if at_step() is None:
+        step("handing over")
     call, _at_end = _at_end, None
     if call is not None:
         call()

@@ -38,29 +38,25 @@ class LastWords:
         self._lock = lock
         self._at = {step: protocol.frame({"kind": "step", "step": step}) for step in _steps}
         self._failed = {step: protocol.frame({"kind": "unanswered", "step": step}) for step in _steps}
-        self._step: Step | None = None
+        self.at: Step | None = None
+        """What was said last; ``None`` while the user's code is not over."""
         kinds = [getattr(resource, name) for name in LIMITS if hasattr(resource, name)]
         self._limits = [(kind, resource.getrlimit(kind)) for kind in kinds]
 
     def step(self, step: Step) -> None:
         """Say what is done next, once. Never raises: where it cannot be said, the next step may be."""
-        if step == self._step:
+        if step == self.at:
             return
         with contextlib.suppress(MemoryError):
-            if self._step is None:
+            if self.at is None:
                 self._take_back()
             if self._write(self._at[step]):
-                self._step = step
-
-    @property
-    def began(self) -> bool:
-        """Whether the user's code is over."""
-        return self._step is not None
+                self.at = step
 
     def fail(self) -> None:
         """Say that the step could not be done, and be killed."""
         with contextlib.suppress(BaseException):
-            self._write(self._failed[self._step or "handing over"])
+            self._write(self._failed[self.at or "handing over"])
             sleep_s(KILL_BOUND_S)
         os._exit(EXIT_UNANSWERED)
 
