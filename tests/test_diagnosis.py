@@ -616,13 +616,15 @@ def test_broken_fields_are_no_crash(fields: dict[str, Any]) -> None:
     assert "ValueError" == failure.code
 
 
+REACHED = "RLIMIT_AS of 1 MiB that it has set (219 MiB in use)"
+
+
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
         (
             Unanswered(step="describing", refused=True, reached=("RLIMIT_AS", MI, 219 * MI)),
-            "describe the error: it ran out of memory over it; "
-            "its process was at the RLIMIT_AS of 1 MiB that it has set (219 MiB in use)",
+            f"describe the error: it ran out of memory over it; its process was at the {REACHED}",
         ),
         (Unanswered(step="pickling", detail="x", silent_s=30.0), "pickle `x`: it did nothing for 30 s"),
         (Unanswered(step="pickling", took_s=3600.0), "pickle the outputs: it was not done after 1 h"),
