@@ -15,7 +15,6 @@ import flyte.errors
 import pytest
 from bounds import under_load
 
-import flyte_notebook as fn
 from flyte_notebook.limiters.shared_memory import PLACE
 
 if TYPE_CHECKING:
@@ -41,8 +40,8 @@ def make_and(then: str, name: str) -> int:
     semaphore = multiprocessing.Semaphore()
     if then == "oom":
         return len(bytearray(600 << 20))
-    if then == "sleep":
-        Path(f"{PLACE}/{name}.made").touch()
+    if then.startswith("sleep"):
+        Path(then.removeprefix("sleep ")).touch()
         time.sleep(60)
     if then == "raise":
         raise ValueError("with shared memory")
@@ -64,6 +63,17 @@ def map_only(name: str) -> None:
     mapped[0] = 1
     time.sleep(0.2)
     os._exit(3)
+
+
+@env.task
+def make_a_file(name: str) -> int:
+    import mmap  # noqa: PLC0415 - in the worker
+
+    Path(f"{PLACE}/{name}").write_bytes(bytes([7]))
+    with Path(f"{PLACE}/{name}").open("r+b") as file:
+        mapped = mmap.mmap(file.fileno(), 0)
+    time.sleep(0.2)
+    return mapped[0]
 
 
 @env.task
@@ -116,28 +126,28 @@ def test_shared_memory_of_a_task_that_failed_goes_with_it(name: str, then: str) 
             assert f"removed from shared memory, as with a pod: `{name}` (20 MiB)" == failure.note
 
 
-def test_shared_memory_of_a_task_that_took_too_long_goes_with_it(name: str) -> None:
+def test_shared_memory_of_a_task_that_took_too_long_goes_with_it(name: str, tmp_path: Path) -> None:
     """As above, for a task that is stopped for its time."""
-    failure = failure_of(make_and.override(timeout=1), "sleep", name)
+    failure = failure_of(make_and.override(timeout=1), f"sleep {tmp_path}/made", name)
     assert "max_runtime" == failure.reason
-    assert [f"{name}.made"] == left(name)
+    assert [] == left(name)
     assert f"`{name}` (20 MiB)" in failure.note
 
 
-def test_shared_memory_of_a_task_that_is_stopped_goes_with_it(name: str) -> None:
+def test_shared_memory_of_a_task_that_is_stopped_goes_with_it(name: str, tmp_path: Path) -> None:
     """As above, for a run that its user stops."""
 
     async def stopped() -> None:
-        running = asyncio.ensure_future(flyte.run.aio(make_and, "sleep", name))
-        await asyncio.to_thread(until, lambda: left(f"{name}.made"))
-        assert [name, f"{name}.made"] == left(name)
+        running = asyncio.ensure_future(flyte.run.aio(make_and, f"sleep {tmp_path}/made", name))
+        await asyncio.to_thread(until, Path(tmp_path, "made").exists)
+        assert [name] == left(name)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
 
     asyncio.run(stopped())
-    until(lambda: left(name) == [f"{name}.made"])
-    assert [f"{name}.made"] == left(name)
+    until(lambda: not left(name))
+    assert [] == left(name)
 
 
 def test_a_named_semaphore_of_a_task_that_failed_goes_with_it(name: str) -> None:
@@ -155,11 +165,11 @@ def test_shared_memory_that_was_there_before_stays(name: str) -> None:
     assert b"\1" == Path(PLACE, name).read_bytes()[:1]
 
 
-def test_shared_memory_that_somebody_else_uses_stays_and_is_named(name: str) -> None:
+def test_shared_memory_that_somebody_else_uses_stays_and_is_named(name: str, tmp_path: Path) -> None:
     """What the task made and another process has mapped is left, and the failure says who uses it."""
     program = """if 1:
         import mmap, os, sys, time
-        while not os.path.exists(sys.argv[1] + ".made"):
+        while not os.path.exists(sys.argv[2]):
             time.sleep(0.01)
         file = open(sys.argv[1], "r+b")
         mapped = mmap.mmap(file.fileno(), 0)
@@ -167,20 +177,22 @@ def test_shared_memory_that_somebody_else_uses_stays_and_is_named(name: str) -> 
         print("mapped", flush=True)
         time.sleep(60)
     """
-    user = subprocess.Popen([sys.executable, "-c", program, f"{PLACE}/{name}"], stdout=subprocess.PIPE)
+    user = subprocess.Popen(
+        [sys.executable, "-c", program, f"{PLACE}/{name}", f"{tmp_path}/made"], stdout=subprocess.PIPE
+    )
     try:
-        failure = failure_of(make_and.override(timeout=1), "sleep", name)
+        failure = failure_of(make_and.override(timeout=1), f"sleep {tmp_path}/made", name)
         assert user.stdout is not None
         assert b"mapped\n" == user.stdout.readline()
     finally:
         user.kill()
         user.wait()
         user.stdout.close()
-    assert [name, f"{name}.made"] == left(name)
+    assert [name] == left(name)
     assert f"`{name}` (20 MiB) stays in shared memory: in use by process {user.pid} (python" in failure.note
 
 
-def test_shared_memory_of_a_task_that_passes_is_its_own_affair(name: str) -> None:
-    """Nobody removes what a task that passed has made; Python's own tracker does when the task ends."""
-    assert 20 * MIB == flyte.run(make_and, "return", name).outputs()[0]
-    assert fn.last_run is not None
+def test_shared_memory_of_a_task_that_passes_stays(name: str) -> None:
+    """Whoever the task made it for may want it."""
+    assert 7 == flyte.run(make_a_file, name).outputs()[0]
+    assert [name] == left(name)
