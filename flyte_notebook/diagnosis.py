@@ -9,10 +9,10 @@ the headline: one sentence, measured against allowed.
 
 from __future__ import annotations
 
-import signal as signals
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from flyte_notebook.endings import left_words, not_done, signal_words, unanswered_words
 from flyte_notebook.errors import (
     CustomError,
     DeadlineExceededError,
@@ -102,6 +102,7 @@ def diagnose(job: Job, report: WorkerReport, *, unpickle: Callable[[bytes], Any]
         if differing is not None:
             error, sentence = differing
             note = "; ".join(filter(None, [sentence, note]))
+    note = "; ".join(filter(None, [note, left_words(report.left)]))
     worker, lines = attribute(error, "worker"), _lines(report, verdict.reason)
     failure = Failure(
         error=error,
@@ -275,6 +276,8 @@ def _raised(report: WorkerReport, raised: Raised, original: BaseException) -> _V
         status = "0" if raised.message in {"", "None"} else raised.message
         message = f"sys.exit() was called in the task, with status {status}"
         headline = f"called sys.exit() with status {_one_line(status)} instead of returning a result"
+    elif raised.step is not None and isinstance(original, (OSError, MemoryError)):
+        headline = f"{not_done(raised.step)}: {headline}"
     elif raised.refused is not None:
         headline = _refused_headline(raised.refused, raised.message, headline)
     return _Verdict(
@@ -313,13 +316,15 @@ def _lost(job: Job, report: WorkerReport) -> _Verdict:
     after = f"{format_duration(report.ran_s)} in{_while(report)}"
     said = report.said_last if report.stage in _NOT_READY else ""
     reason: TerminationReason
-    if report.tripped_detail and report.exit_status is None:
+    known = unanswered_words(report.unanswered) or report.tripped_detail
+    if known and (report.exit_status is None or report.unanswered is not None):
         # We know more than the signal that ended it: it was ours, or our side broke.
-        message = f"{_NO_MESSAGE}\n{report.tripped_detail}"
-        reason, headline = "worker_lost", f"was lost {after}: {_one_line(report.tripped_detail)}"
+        message = f"{_NO_MESSAGE}\n{known}"
+        reason, headline = "worker_lost", f"was lost {after}: {_one_line(known, 300)}"
     elif report.signal is not None:
         message = _pod_failed(job, _SIGNAL_STATUS + report.signal, "Error")
-        reason, headline = "signalled", f"was ended by {_signal_words(report)} {after}{_on_line(report, 'signalled')}"
+        words = signal_words(report.signal, counted=report.enforcement.kernel_memory)
+        reason, headline = "signalled", f"was ended by {words} {after}{_on_line(report, 'signalled')}"
     elif report.exit_status is not None:
         message = _pod_failed(job, report.exit_status, "Error" if report.exit_status else "Completed") + said
         reason, headline = "exited", f"exited with status {report.exit_status} before it gave a result, {after}"
@@ -343,19 +348,6 @@ def _lost(job: Job, report: WorkerReport) -> _Verdict:
         recoverable=False,
         retried_as_system_failure=again,
     )
-
-
-def _signal_words(report: WorkerReport) -> str:
-    number = report.signal or 0
-    try:
-        name = signals.Signals(number).name
-    except ValueError:
-        name = f"signal {number}"
-    said = signals.strsignal(number) if number in signals.valid_signals() else None
-    words = f"{name} ({said.lower()})" if said else name
-    if number == _SIGKILL and report.enforcement.kernel_memory:
-        words += " from outside (the kernel counted no kill for memory)"
-    return words
 
 
 def _pod_failed(job: Job, status: int, why: str) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from flyte_notebook.bound import to_json
 from flyte_notebook.limits import Enforcement, Limits
 from flyte_notebook.trace import MemoryTrace
+
+if TYPE_CHECKING:
+    from flyte_notebook.endings import Left, Step, Unanswered
 
 Stage = Literal["queued", "starting", "loading", "running", "returning", "finished"]
 """How far the worker got. ``loading`` reads code and inputs, ``returning`` serialises outputs."""
@@ -80,7 +83,8 @@ class Raised:
     user's first frame; ``lines`` are the user's frames in it, outermost first. ``refused`` is what a ``MemoryError``
     was about, ``None`` for any other class. ``cause`` is what a ``flyte.errors`` instance was raised from, without a
     traceback of its own: the exception of a nested task, which its caller let through. ``loaded_bytes`` is what the
-    values of ``fields`` or ``pickled`` take in memory when they are loaded, about.
+    values of ``fields`` or ``pickled`` take in memory when they are loaded, about. ``step`` is what the worker was at
+    where the user's code was over and had not raised it.
     """
 
     type_name: str
@@ -94,6 +98,7 @@ class Raised:
     refused: RefusedAllocation | None = None
     cause: Raised | None = None
     loaded_bytes: int = 0
+    step: Step | None = None
 
     @property
     def weight_bytes(self) -> int:
@@ -161,7 +166,8 @@ class WorkerReport:
     ``None`` if it never was. ``last_line`` is where the user's code was seen last, ``None`` when it was never seen;
     ``grew`` the lines with the largest changes of memory, the largest first; ``no_line`` says why no line can be seen.
     ``asked`` is the last large allocation of an attempt, ``None`` when none was seen; ``machine_bytes`` is all that a
-    task can have on this machine, known of attempts that were killed for memory.
+    task can have on this machine, known of attempts that were killed for memory. ``unanswered`` is why there is no
+    answer of a body that ended, where the worker lived on. ``left`` is the shared memory of an attempt that failed.
     """
 
     answer: bytes | None = None
@@ -186,6 +192,8 @@ class WorkerReport:
     no_line: str = ""
     asked: Asked | None = None
     machine_bytes: int | None = None
+    unanswered: Unanswered | None = None
+    left: tuple[Left, ...] = ()
 
     @property
     def ran_s(self) -> float:

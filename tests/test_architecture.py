@@ -21,7 +21,7 @@ PACKAGE = "flyte_notebook"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("bound", "units", "errors", "reliance", "supported", "tested"),
-    ("limits", "private", "trace"),
+    ("endings", "limits", "private", "trace"),
     ("job", "next_limit", "outcome", "semantics", "stand_in"),
     ("diagnosis", "catalogue.*", "fitting.*", "growing", "sweeping.*", "history.*", "overrides", "progress"),
     ("keeping.*", "limiters.*"),

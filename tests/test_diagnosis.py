@@ -15,6 +15,7 @@ from flyteidl2.core import execution_pb2
 
 from flyte_notebook import errors
 from flyte_notebook.diagnosis import diagnose
+from flyte_notebook.endings import Left, Unanswered
 from flyte_notebook.job import InputFact, Job
 from flyte_notebook.limits import Enforcement, Limits
 from flyte_notebook.outcome import (
@@ -613,3 +614,53 @@ def test_broken_fields_are_no_crash(fields: dict[str, Any]) -> None:
     failure = _failed(replace(RUNNING, raised=replace(RAISED, fields=fields, pickled=None)))
     assert type(failure.error) is flyte.errors.RuntimeUserError
     assert "ValueError" == failure.code
+
+
+REACHED = "RLIMIT_AS of 1 MiB that it has set (219 MiB in use)"
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        (
+            Unanswered(step="describing", refused=True, reached=("RLIMIT_AS", MI, 219 * MI)),
+            f"describe the error: it ran out of memory over it; its process was at the {REACHED}",
+        ),
+        (Unanswered(step="pickling", detail="x", silent_s=30.0), "pickle `x`: it did nothing for 30 s"),
+        (Unanswered(step="pickling", took_s=3600.0), "pickle the outputs: it was not done after 1 h"),
+        (Unanswered(step="sending", silent_s=5.0), "send the answer: it did nothing for 5 s"),
+        (Unanswered(step="handing over", silent_s=5.0), "hand over what the body gave: it did nothing for 5 s"),
+    ],
+)
+@pytest.mark.parametrize("status", [None, 71])
+def test_a_worker_that_cannot_answer_says_at_which_step(facts: Unanswered, said: str, status: int | None) -> None:
+    """What it could not do, how that showed, and the limit that it had reached; also when it has ended itself since."""
+    report = replace(RUNNING, unanswered=facts, signal=9 if status is None else None, exit_status=status)
+    failure = _failed(report)
+    assert type(failure.error) is errors.RuntimeSystemError
+    assert f"was lost 0.21 s in: the body had ended, but the worker could not {said}" == failure.headline
+    assert "worker_lost" == failure.reason
+
+
+def test_an_error_after_the_body_is_told_from_one_of_the_body() -> None:
+    """Where memory or descriptors ran out once the user's code was over, the headline says what could not be done."""
+    pickled = pickle.dumps(MemoryError())
+    raised = replace(RAISED, type_name="MemoryError", message="", step="handing over", lines=(), pickled=pickled)
+    failure = _failed(replace(RUNNING, raised=raised), unpickle=pickle.loads)
+    assert (
+        "the body had ended, but the worker could not hand over what the body gave: raised MemoryError"
+        == failure.headline
+    )
+    own = _failed(replace(RUNNING, raised=replace(RAISED, step="handing over")), unpickle=pickle.loads)
+    assert "raised ValueError: bad x, on line 3: `y = int(x)`" == own.headline
+
+
+def test_what_a_failed_attempt_left_in_shared_memory_is_a_note() -> None:
+    """What stays is named with its user; what was removed is named, and of many three."""
+    left = [Left(name="a", size_bytes=MI, why="in use by process 7 (python)")]
+    left += [Left(name=name, size_bytes=2 * MI) for name in "bcdef"]
+    assert (
+        "`a` (1 MiB) stays in shared memory: in use by process 7 (python); removed from shared memory, as with a pod: "
+        "`b` (2 MiB), `c` (2 MiB), `d` (2 MiB), and 2 more"
+    ) == _failed(replace(OOM, left=tuple(left))).note
+    assert "" == _failed(OOM).note

@@ -111,6 +111,9 @@ async def run_cell(
         with _displaying(), library_settings.made(cell.settings, cell.source) as set_anew:
             value = await _run(codes, held)
             unfinished = await body.pending()
+    except BaseException:
+        context.body_raised()
+        raise
     finally:
         ended()
     outcome = before.outcome(value, has_value=has_value, place=place)

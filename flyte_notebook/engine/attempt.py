@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from flyte_notebook import private
 from flyte_notebook.bound import monotonic_s
+from flyte_notebook.endings import Left
 from flyte_notebook.engine import parcels, seen
 from flyte_notebook.engine.around import at_start
 from flyte_notebook.engine.link import SupervisorError
 from flyte_notebook.engine.pump import Pump
 from flyte_notebook.engine.request import opened, request
-from flyte_notebook.limiters import machine
+from flyte_notebook.engine.returning import Returning
+from flyte_notebook.limiters import machine, shared_memory
 from flyte_notebook.outcome import Raised, WorkerReport
 from flyte_notebook.reliance import Loss, losses
 from flyte_notebook.trace import MemoryTrace, compact_sizes, compact_times
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable
 
+    from flyte_notebook.endings import Unanswered
     from flyte_notebook.engine.link import Handle, SupervisorLink
     from flyte_notebook.engine.pump import Sink
     from flyte_notebook.engine.request import Start
@@ -97,6 +100,8 @@ class AttemptInWorker:
         self._lost = self._unusable = ""
         self._answered: dict[str, Any] | None = None
         self._left = False
+        self._watch: Returning | None = None
+        self._unanswered: Unanswered | None = None
         self.ready_s: float | None = None
         """The monotonic time at which the worker was ready, ``None`` before that."""
         self.cut_short: WorkerReport | None = None
@@ -124,6 +129,9 @@ class AttemptInWorker:
     def stop(self) -> None:
         """Have the attempt killed; its report then says ``stopped``."""
         self._stopped = True
+        self._link_stop()
+
+    def _link_stop(self) -> None:
         if self._handle is not None:
             with contextlib.suppress(SupervisorError):
                 self._link.stop(self._handle)
@@ -146,6 +154,8 @@ class AttemptInWorker:
                 self.stop()
             await self._converse(ours, pump)
             facts = await self._end()
+            if self._answered is None and facts.get("held"):  # it ended by itself, as if all were well
+                facts["left"] = await asyncio.to_thread(shared_memory.clear, dict(facts["held"]))
             if self._answered is not None:
                 self._answer = await parcels.unpacked(self._answered)
         except SupervisorError as error:
@@ -159,6 +169,8 @@ class AttemptInWorker:
             self.cut_short = self._report(facts, pump.tail, monotonic_s() - began_s)
             raise
         finally:
+            if self._watch is not None:
+                self._watch.close()
             await self._end_children()
             await self._close(ours)
             pump.finish()
@@ -181,6 +193,7 @@ class AttemptInWorker:
             return
         assert ready["kind"] == "ready"
         self.ready_s = monotonic_s()
+        self._watch = Returning(ready["pid"], self._give_up_answer)
         self._arm()
         try:
             while not self._left:
@@ -191,6 +204,12 @@ class AttemptInWorker:
             return
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             self._give_up(f"the worker's channel broke: a message that cannot be: {error!r}")
+
+    def _give_up_answer(self, unanswered: Unanswered) -> None:
+        """Have a worker killed that cannot answer; what it has said stands."""
+        self._unanswered = unanswered
+        if not self._stopped:
+            self._link_stop()
 
     def _give_up(self, why: str) -> None:
         """Have an attempt killed that cannot be served any more; its report then says why, if nobody stopped it."""
@@ -227,8 +246,8 @@ class AttemptInWorker:
 
     def _hear(self, message: dict[str, Any], pump: Pump) -> None:
         kind = message["kind"]
-        if kind == "stage":
-            self._stage, self._returning = message["stage"], message["detail"]
+        if kind in {"stage", "step", "unanswered"}:
+            self._hear_where(message)
         elif kind == "display":
             pump.show_now()
             self._origin.sink.display(message["message"])
@@ -247,6 +266,17 @@ class AttemptInWorker:
             losses.put(message["loss"]["key"], Loss(**message["loss"]))
         elif kind in {"call", "cancel"}:
             self._hear_call(message)
+
+    def _hear_where(self, message: dict[str, Any]) -> None:
+        assert self._watch is not None
+        if message["kind"] == "unanswered":
+            self._watch.failed(message["step"])
+        elif message["kind"] == "step":
+            self._watch.at(message["step"])
+        else:
+            self._stage, self._returning = message["stage"], message["detail"]
+            if self._stage == "returning":
+                self._watch.at("pickling", self._returning)
 
     def _hear_call(self, message: dict[str, Any]) -> None:
         number = message["number"]
@@ -307,7 +337,8 @@ class AttemptInWorker:
         lost = self._unusable or self._lost or facts.get("lost", "")
         if tripped is None and self._stopped:
             tripped = "stopped"
-        if tripped == "stopped" and lost:
+        unanswered = None if self._stopped else self._unanswered
+        if tripped == "stopped" and (lost or unanswered is not None):
             tripped = None  # we ended it because it was lost
         if self._answer is not None and tripped != "memory":
             tripped = None  # it was done before the stop arrived
@@ -333,6 +364,8 @@ class AttemptInWorker:
             grew=seen.grew(facts),
             no_line=facts.get("no_line", ""),
             asked=seen.asked(facts),
+            unanswered=unanswered,
+            left=tuple(Left(**left) for left in facts.get("left", ())),
             machine_bytes=machine.capacity_bytes() if tripped == "memory" or facts.get("oom_kills") else None,
         )
 

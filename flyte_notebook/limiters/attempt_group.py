@@ -131,6 +131,10 @@ class AttemptGroup:
         """Whether the kernel lists nobody else."""
         return all(set(processes(directory)) <= {pid} for directory in self._directories[:1])
 
+    def pids(self) -> list[int]:
+        """Return those that the kernel lists."""
+        return processes(self._directories[0])
+
     def remove(self) -> None:
         """Remove the directories. Idempotent; raises OSError (EBUSY) when a process is still inside."""
         self.counters()

@@ -95,6 +95,9 @@ class TaskGroup(Protocol):
     def alone(self, pid: int) -> bool:
         """Whether no living process but this one is in the group. Never raises."""
 
+    def pids(self) -> list[int]:
+        """Return the processes that are known to be in the group. Never raises."""
+
     def remove(self) -> None:
         """Remove the group from the machine; the group must be empty. Idempotent. Raises OSError if it is not."""
 

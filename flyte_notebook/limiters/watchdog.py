@@ -167,6 +167,10 @@ class WatchdogGroup:
         self._table.refresh(full=True)
         return not any(member.alive() for member in self._table.members(self._name) if member.pid != pid)
 
+    def pids(self) -> list[int]:
+        """Return those that were found."""
+        return [member.pid for member in self._table.members(self._name)]
+
     def remove(self) -> None:
         """Give up what is kept. Idempotent; raises OSError (EBUSY) when a process is still alive."""
         if self.removed:

@@ -29,10 +29,12 @@ def watched(task: Any) -> tuple[Any, list[BaseException]]:
             child.end_if_forked()
         except BaseException as error:
             child.end_if_forked(error)
+            context.body_raised()
             raised.append(_as_raised(error))
             raise
         finally:
             layout.runs(None)
+        context.step("handing over")
         context.stage("returning")
         return result
 
@@ -40,13 +42,16 @@ def watched(task: Any) -> tuple[Any, list[BaseException]]:
         try:
             result = function(*args, **kwargs)
             child.end_if_forked()
+            context.step("handing over")
         except (StopIteration, GeneratorExit) as error:
             child.end_if_forked(error)
+            context.body_raised()
             # From the SDK's thread: a future waits for ever for the one, and makes a bare one of the other.
             raised.append(error)
             raise RuntimeError(type(error).__name__) from error
         except BaseException as error:
             child.end_if_forked(error)
+            context.body_raised()
             raise
         return result
 

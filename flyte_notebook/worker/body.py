@@ -14,7 +14,7 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flyte_notebook.worker import layout
+from flyte_notebook.worker import context, layout
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
@@ -54,13 +54,18 @@ def beside(sdk: Coroutine[Any, Any, T]) -> T:
             done.set_result(asyncio.run(sdk))
         except BaseException as error:  # raised again below
             done.set_exception(error)
-        loop.call_soon_threadsafe(loop.stop)
+        try:
+            loop.call_soon_threadsafe(loop.stop)
+        except MemoryError:
+            context.fail()  # nothing else would wake the main thread
 
     threading.Thread(target=run, name="flyte-notebook-sdk", daemon=True).start()
     while not done.done():
         try:
             loop.run_forever()
         except BaseException as error:  # a task of asyncio that nobody awaits called sys.exit(), say
+            if isinstance(error, MemoryError) and context.at_step():
+                context.fail()  # the next round would raise it again
             loop.call_exception_handler({"message": "a task of asyncio ended the loop", "exception": error})
     return done.result()
 
@@ -90,8 +95,8 @@ async def on_main(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         except BaseException as error:  # user code may raise anything
             ended.set_result((None, error))
 
-    context = contextvars.copy_context()
-    loop.call_soon_threadsafe(lambda: started.append(loop.create_task(run(), context=context)))
+    copied = contextvars.copy_context()
+    loop.call_soon_threadsafe(lambda: started.append(loop.create_task(run(), context=copied)))
     try:
         value, error = await asyncio.wrap_future(ended)
     except asyncio.CancelledError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import functools
 import gc
 import importlib
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyte_notebook import private
 from flyte_notebook.worker import context, handover, protocol, strays
+from flyte_notebook.worker.last_words import LastWords
 from flyte_notebook.worker.parent import EXIT_LOST
 from flyte_notebook.worker.raised import describe, user_traceback, with_pickled
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
     from typing import BinaryIO
+
+    from flyte_notebook.outcome import Raised
 
 FAREWELL_BOUND_S = 2.0
 """How long ``atexit`` handlers and the flushing of open files may take."""
@@ -74,6 +78,10 @@ class Channel:
         with contextlib.suppress(protocol.ChannelClosedError):
             self.tell({"kind": "cancel", "number": number})
 
+    def last_words(self) -> LastWords:
+        """Prepare what can be said without memory."""
+        return LastWords(self._sock, self._lock)
+
     def drop(self) -> None:
         """Close this process's copy of it, without a word."""
         self._sock.close()
@@ -115,7 +123,7 @@ def main(arguments: list[str]) -> None:
     entry: Callable[[BinaryIO], bytes] = named(arguments[0])
     channel = Channel(sock)
     os.register_at_fork(after_in_child=_forked)
-    channel.tell({"kind": "ready"})
+    channel.tell({"kind": "ready", "pid": os.getpid()})
     try:
         job = protocol.receive(sock)
     except protocol.ChannelClosedError:
@@ -125,9 +133,17 @@ def main(arguments: list[str]) -> None:
     if job["keeps_children"]:
         strays.keep_children()
     threading.Thread(target=channel.listen, name="flyte-notebook-channel", daemon=True).start()
-    context.connect(channel.tell, job["directory"].path)
+    context.connect(channel.tell, job["directory"].path, channel.last_words())
     _empty_main()
-    _farewell(_answer(channel, entry, job))
+    try:
+        status = _answer(channel, entry, job)
+    except BaseException as error:
+        if not isinstance(error, MemoryError):
+            with contextlib.suppress(BaseException):
+                traceback.print_exc()
+        context.fail()
+        raise  # a process that the task forked
+    _farewell(status)
 
 
 def _forked() -> None:
@@ -172,17 +188,31 @@ def _answer(to: Channel, entry: Callable[[BinaryIO], bytes], job: dict[str, Any]
                 answer = entry(file)
             finally:
                 context.body_ended()
+        context.step("sending")
         message = protocol.parcel(answer, context.directory)
     except private.OwnFileError as error:
         to.tell({"kind": "unusable", "why": str(error)})
         return 1
     except BaseException as error:
-        facts = describe(error)
+        at = context.at_step()
+        context.step("describing")
+        facts = _described(error)
+        if at != "describing":  # no error of the user's code, which was over
+            facts = dataclasses.replace(facts, step=at)
         to.tell({"kind": "raised", "raised": facts})
         to.tell({"kind": "raised", "raised": with_pickled(facts, error)})
         return 1
     to.tell({"kind": "answer", **message})
     return 0
+
+
+def _described(error: BaseException) -> Raised:
+    try:
+        return describe(error)
+    except MemoryError:  # the user's frames hold what has filled it, in cycles perhaps
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
+        return describe(error)
 
 
 def _finish(names: Sequence[str]) -> None:
@@ -220,11 +250,11 @@ def _farewell(status: int) -> None:
 
     ``os._exit`` because threads of user code or of the SDK must not keep a finished task alive.
     """
-    timer = threading.Timer(FAREWELL_BOUND_S, os._exit, (status,))
-    timer.daemon = True
-    with contextlib.suppress(RuntimeError):  # no thread is to be had: without a bound, then
-        timer.start()
     try:
+        with contextlib.suppress(RuntimeError, MemoryError):  # no thread is to be had: then the kernel's bound holds
+            timer = threading.Timer(FAREWELL_BOUND_S, os._exit, (status,))
+            timer.daemon = True
+            timer.start()
         _flush_files()  # first as well: a handler may take all the time there is
         _run_exit_handlers()
         _flush_files()

@@ -14,12 +14,15 @@ from flyte_notebook.reliance import lost_by
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flyte_notebook.endings import Step
     from flyte_notebook.outcome import Stage
     from flyte_notebook.reliance import Reliance
+    from flyte_notebook.worker.last_words import LastWords
 
 _tell: Callable[[dict[str, Any]], None] | None = None
 _at_end: Callable[[], object] | None = None
 _pid: int | None = None
+_words: LastWords | None = None
 
 formats = b""
 """How the notebook's shell shows values, as `flyte_notebook.notebook.formats` reads it; empty for what is usual."""
@@ -28,16 +31,16 @@ directory = ""
 """The directory of the session, which nobody else may enter; empty outside of a worker."""
 
 
-def connect(tell: Callable[[dict[str, Any]], None], place: str) -> None:
-    """Set the function that carries messages to the kernel, and the session's directory; called once by the worker."""
-    global _tell, _pid, directory
-    _tell, _pid, directory = tell, os.getpid(), place
+def connect(tell: Callable[[dict[str, Any]], None], place: str, words: LastWords | None = None) -> None:
+    """Set what carries messages to the kernel, and the session's directory; called once by the worker."""
+    global _tell, _pid, _words, directory
+    _tell, _pid, _words, directory = tell, os.getpid(), words, place
 
 
 def disconnect() -> None:
     """Tell nobody any more: this process was forked by a worker, and is none."""
-    global _tell  # noqa: PLW0603 - as above
-    _tell = None
+    global _tell, _words  # noqa: PLW0603 - as above
+    _tell = _words = None
 
 
 def forked() -> bool:
@@ -51,9 +54,34 @@ def at_end(call: Callable[[], object]) -> None:
     _at_end = call
 
 
+def step(name: Step) -> None:
+    """Say what the worker does now that the user's code is over; takes no memory."""
+    if _words is not None:
+        _words.step(name)
+
+
+def at_step() -> Step | None:
+    """Return what the worker has said that it does; ``None`` while the user's code is not over, and outside."""
+    return None if _words is None else _words.at
+
+
+def body_raised() -> None:
+    """Say that the user's code is over by an error of its own."""
+    if at_step() is None:
+        step("describing")
+
+
+def fail() -> None:
+    """End this worker: it can do no more, and says at what it failed. Returns where it is none."""
+    if _words is not None:
+        _words.fail()
+
+
 def body_ended() -> None:
     """Say that the user's code is over, before its values are pickled, or after: only the first time counts."""
     global _at_end
+    if at_step() is None:
+        step("handing over")
     call, _at_end = _at_end, None
     if call is not None:
         call()

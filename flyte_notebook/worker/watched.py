@@ -8,10 +8,11 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook.limiters.shared_memory import SharedObjects
 from flyte_notebook.trace import TraceRecorder
 from flyte_notebook.worker.asked import Asked
 from flyte_notebook.worker.sighting import errands
-from flyte_notebook.worker.witness import REST_S, Witness
+from flyte_notebook.worker.witness import HASTE_BOUND_S, REST_S, STAND_BOUND_S, Witness
 
 if TYPE_CHECKING:
     from flyte_notebook.limiters.base import Counters, TaskGroup
@@ -40,6 +41,8 @@ LEAVE_BYTES = 96 << 20
 """Up to so much memory is nothing to wait for; the kernel takes it back within milliseconds."""
 LEAVE_BOUND_S = 0.5
 """How long a worker that said that it ends may take before it is killed."""
+TIDY_BOUND_S = 0.3
+"""How long Python's own tracker may take to remove shared memory that nobody was seen to hold."""
 EMPTY_BOUND_S = 10.0
 """How long a killed group may take to empty (a process in an uninterruptible call) before we go on without it."""
 
@@ -54,6 +57,7 @@ class Watched:
         self.pid = pid
         self._witness = witness or Witness(pid)
         self._asked = Asked(pid)
+        self._shared = SharedObjects(errands.ask)
         self.over = False
         self._group = group
         self._tripped: Tripped | None = None
@@ -79,6 +83,7 @@ class Watched:
         self.usage_bytes = 0
         self.due_s = self.started_s = time.monotonic()
         self._limits = limits
+        self._shared.begin()
         self._recorder = TraceRecorder(first_interval_s=DENSE_S)
         self._interval_s = DENSE_S
         self._counters_due_s = 0.0
@@ -112,6 +117,7 @@ class Watched:
             self._tripped = reason
             self._witness.stand(now, memory=reason == "memory")
             self._witness.ended(now)
+            self._shared.stand(self._group.pids, HASTE_BOUND_S if reason == "memory" else STAND_BOUND_S)
         self._kill()
         self.due_s = time.monotonic()
 
@@ -131,9 +137,11 @@ class Watched:
     def leave(self, status: int) -> bool:
         """Take the worker's own word that it ends now, with this status; return whether that is its end.
 
-        It is not while others are in the group, who have to be ended first, when the attempt is being killed, and while
-        it has so much memory that the next attempt must wait for it.
+        It is not while others are in the group, who have to be ended first, when the attempt is being killed, while it
+        has so much memory that the next attempt must wait for it, and when it failed with shared memory.
         """
+        if status and self._shared.held:
+            return False
         if self._wait_status is not None or self._tripped is not None or self.pid is None:
             return False
         if self._group.sample() > LEAVE_BYTES or not self._group.alone(self.pid):
@@ -151,6 +159,7 @@ class Watched:
         before, self.usage_bytes = self.usage_bytes, used
         moved = abs(used - before) > MOVING_BYTES
         self._recorder.add(now - self.started_s, used)
+        self._shared.look(now, self._group.pids)
         self._asked.look(now, used, moved=moved)
         if self._group.exceeded():
             self.trip("memory")
@@ -204,11 +213,12 @@ class Watched:
     def _finish(self, now: float) -> None:
         """End what a worker that is gone has left, then let the group go."""
         ended_s = self._ended_s if self._ended_s is not None else now
-        if self._group.empty() or now - ended_s > EMPTY_BOUND_S:
-            self.over = True
-            return
-        self._group.kill()
         self.due_s = now + KILL_AGAIN_S
+        if self._group.empty() or now - ended_s > EMPTY_BOUND_S:
+            failed = self._tripped is not None or self._wait_status != 0
+            self.over = not failed or self._shared.settled(now)
+        elif self._tripped is not None or now - ended_s > TIDY_BOUND_S or not self._shared.unseen:
+            self._group.kill()
 
     def facts(self) -> dict[str, Any]:
         """Everything that was recorded, as JSON."""
@@ -236,6 +246,8 @@ class Watched:
             "peak_source": counters.peak_source if exact else "samples",
             "page_cache_bytes": counters.page_cache_bytes,
             "asked": self._asked.last,
+            "left": self._shared.left,
+            "held": [] if status else self._shared.held,
             **self._witness.facts(self._ended_s or time.monotonic(), reached_bytes=self._reached_bytes(counters)),
         }
 

@@ -28,6 +28,8 @@ NOT_KEPT = {
     ("WorkerReport", "raised"): "it may hold a pickle; what it means is in the failure",
     ("WorkerReport", "tripped"): "what it means is the failure's reason",
     ("WorkerReport", "tripped_detail"): "as above",
+    ("WorkerReport", "unanswered"): "as above",
+    ("WorkerReport", "left"): "what it means is in the failure's note",
     ("WorkerReport", "limit_reached"): "as above",
     ("WorkerReport", "machine_short"): "as above",
 }
