@@ -151,8 +151,8 @@ def pack(
     }
     spool = Spool(lambda: f"{directory}/{unique()}.payload")
     try:
-        files = named_pickles.dump(body, spool, name=call["task"].name, end=True)
-        pickling.CellPickler(spool).dump(pickling.sources_of(files))
+        written = named_pickles.dump(body, spool, name=call["task"].name, end=True)
+        pickling.CellPickler(spool).dump(pickling.sources_of(written.files))
         data = spool.finish()
     except BaseException:
         spool.discard()

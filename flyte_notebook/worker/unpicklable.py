@@ -6,6 +6,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.bound import monotonic_s
+from flyte_notebook.worker.outside import is_outside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,6 +79,8 @@ def _first_line(error: Exception) -> str:
 
 def _parts(obj: Any, path: str, reads: Callable[[types.FunctionType], dict[str, Any]]) -> Iterator[tuple[str, Any]]:
     """Yield the parts of an object that are pickled with it, each with its path."""
+    if is_outside(obj):
+        return
     if isinstance(obj, (dict, list, tuple, set, frozenset)):
         yield from _items(obj, path)
     elif isinstance(obj, types.FunctionType):
