@@ -13,7 +13,7 @@ from flyte_notebook.limits import Limits
 from flyte_notebook.private import UnwritableError
 from flyte_notebook.sdk import places, seam
 from flyte_notebook.sdk.unstarted import with_failure
-from flyte_notebook.worker import named_pickles, pickling
+from flyte_notebook.worker import elsewhere, named_pickles, pickling
 from flyte_notebook.worker.spool import Spool, SpoolReader
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ def pack(
     Raises `PicklingProblem`, which names the culprit, and `UnwritableError`.
     """
     body = {
+        "modules": elsewhere.Files(elsewhere.files()),  # read first: what follows may need them
         "call": call,
         "settings": seam.context_settings(),
         "init": seam.init_settings(),

@@ -32,7 +32,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 import cloudpickle
 
 from flyte_notebook import private
-from flyte_notebook.worker import outside, sharing
+from flyte_notebook.worker import elsewhere, outside, sharing, wrapped
 from flyte_notebook.worker.classes import KnownClasses
 from flyte_notebook.worker.code_objects import global_names, reduce_code, submodules_used
 from flyte_notebook.worker.ordinary import errors_only
@@ -159,6 +159,11 @@ class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
             return reached
         if (kind is types.FunctionType or issubclass(kind, type)) and getattr(obj, "__module__", None) == "__main__":
             self._travellers.append(obj)
+        if kind is types.ModuleType and (lost := elsewhere.lost(obj)):
+            raise outside.UnreachableError(lost)
+        made_again = wrapped.reduced(obj)
+        if made_again is not None and not (kind is types.FunctionType and _importable(obj)):
+            return made_again
         if kind is types.FunctionType and obj.__globals__ is self._namespace and not _importable(obj):
             return self._reduce_shared(obj)
         if kind is _CACHING and not _importable(obj) and type(obj.__wrapped__) is types.FunctionType:
