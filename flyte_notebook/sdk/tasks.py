@@ -56,7 +56,7 @@ def job_for(call: dict[str, Any], directory: str, *, root: bool, generators: Map
         unsent=unsent,
         max_attempts=attempts_of(task),
         limits=limits_of(task),
-        env_vars=dict(task.env_vars or {}),
+        env_vars={**(task.env_vars or {}), **seam.run_variables.get()},  # as a pod, where the last one stands
         inputs=input_facts(task, call.get("inputs")),
         call=call_facts(task, call.get("inputs")),
     )

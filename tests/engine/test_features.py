@@ -432,3 +432,37 @@ def test_max_runtime_counts_for_each_attempt() -> None:
     ran_s = [attempt.outcome.report.ran_s for attempt in fn.last_run.actions[0].attempts]
     assert 2 == len(ran_s)
     assert all(1.0 <= seconds < 3.0 for seconds in ran_s)
+
+
+speaking = flyte.TaskEnvironment(
+    name="speaking",
+    resources=flyte.Resources(cpu=1, memory="250Mi"),
+    env_vars={"FNB_OF_TASK": "task", "FNB_BOTH": "task"},
+)
+VARIABLES = ("FNB_OF_TASK", "FNB_OF_RUN", "FNB_BOTH", "USER_LOG_LEVEL")
+
+
+@speaking.task
+async def told() -> list[str | None]:
+    return [os.environ.get(name) for name in VARIABLES]
+
+
+@speaking.task
+async def told_to_both() -> list[list[str | None]]:
+    return [[os.environ.get(name) for name in VARIABLES], await told()]
+
+
+@speaking.task
+def told_to_a_sync_task() -> list[str | None]:
+    return [os.environ.get(name) for name in VARIABLES]
+
+
+def test_variables_of_a_run_reach_each_of_its_tasks() -> None:
+    """What ``flyte.with_runcontext`` sets is in the environment of all tasks of that run, before what they declare."""
+    given = {"FNB_OF_RUN": "run", "FNB_BOTH": "run"}
+    seen = ["task", "run", "run", "15"]
+    runner = flyte.with_runcontext(env_vars=given, user_log_level=15)
+    assert [seen, seen] == runner.run(told_to_both).outputs()[0]
+    assert seen == runner.run(told_to_a_sync_task).outputs()[0]
+    assert ["task", None, "task", None] == flyte.run(told).outputs()[0]
+    assert not os.environ.keys() & {"FNB_OF_TASK", "FNB_OF_RUN", "FNB_BOTH"}
