@@ -80,7 +80,8 @@ class Raised:
     user's first frame; ``lines`` are the user's frames in it, outermost first. ``refused`` is what a ``MemoryError``
     was about, ``None`` for any other class. ``cause`` is what a ``flyte.errors`` instance was raised from, without a
     traceback of its own: the exception of a nested task, which its caller let through. ``loaded_bytes`` is what the
-    values of ``fields`` or ``pickled`` take in memory when they are loaded, about.
+    values of ``fields`` or ``pickled`` take in memory when they are loaded, about. ``on_cluster`` are the fields of the
+    error that a caller on a cluster would get instead, ``None`` where it is this one.
     """
 
     type_name: str
@@ -94,6 +95,7 @@ class Raised:
     refused: RefusedAllocation | None = None
     cause: Raised | None = None
     loaded_bytes: int = 0
+    on_cluster: dict[str, Any] | None = None
 
     @property
     def weight_bytes(self) -> int:
