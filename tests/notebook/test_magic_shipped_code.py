@@ -29,8 +29,8 @@ def show(value, sep='.'):
     return f'any{sep}{value}'
 class Point: pass
 """
-REGISTERED = "@show.register(int)\ndef _(value, sep='.'):\n    return f'int{sep}{value + shift}'\nshift = 1\n"
-LISTED = "@show.register(list)\ndef _(value):\n    return [show(x) for x in value]"
+REGISTERED = "@show.register(int)\ndef impl(value, sep='.'):\n    return f'int{sep}{value + shift}'\nshift = 1\n"
+LISTED = "@show.register(list)\ndef impl(value):\n    return [show(x) for x in value]"
 METHOD = """import functools
 class Shower:
     name = 'shower'
@@ -76,11 +76,11 @@ CASES = {
     "with implementations": Case("print(show(1), show(True), show('a'))", DISPATCH + REGISTERED, "show(2)"),
     "with one for a class of the notebook": Case(
         "print(show(Point()), show(1)); print(show.__name__, show.__doc__)",
-        DISPATCH + "@show.register\ndef _(value: Point):\n    return 'a point'",
+        DISPATCH + "@show.register\ndef impl(value: Point):\n    return 'a point'",
         "show(Point())",
     ),
     "registered in the cell": Case(
-        "@show.register(str)\ndef _(value):\n    return 'a text'\nshow('x')",
+        "@show.register(str)\ndef impl(value):\n    return 'a text'\nshow('x')",
         DISPATCH + REGISTERED,
         "show(3), show('y')",
     ),
