@@ -28,7 +28,7 @@ from flyte_notebook.errors import (
 )
 from flyte_notebook.next_limit import Kill, next_limit
 from flyte_notebook.outcome import Failure, Raised, Success, Suggestion
-from flyte_notebook.semantics import Ended, in_reference, misread_on_cluster
+from flyte_notebook.semantics import Ended, arriving, in_reference, misread_on_cluster
 from flyte_notebook.stand_in import WorkerTraceback, as_raised, attach, attribute
 from flyte_notebook.units import format_duration, format_memory
 
@@ -154,7 +154,7 @@ def _verdict(job: Job, report: WorkerReport, original: BaseException | None) -> 
     if report.tripped == "memory" or report.oom_kills or killed_by_machine:
         return _out_of_memory(job, report)
     if report.raised is not None and original is not None:
-        return _raised(report, report.raised, original)
+        return _raised(job, report, report.raised, original)
     return _lost(job, report)
 
 
@@ -262,8 +262,8 @@ def _never_fits(job: Job, report: WorkerReport) -> _Verdict:
     )
 
 
-def _raised(report: WorkerReport, raised: Raised, original: BaseException) -> _Verdict:
-    """Decide on an exception of user code; a class of ``flyte.errors`` arrives as itself, any other as a user error."""
+def _raised(job: Job, report: WorkerReport, raised: Raised, original: BaseException) -> _Verdict:
+    """Decide on an exception of user code: `arriving` says for ``flyte.errors``, any other is a user error."""
     what = f"{raised.type_name}: {raised.message}" if raised.message else raised.type_name
     headline = f"raised {_one_line(what)}"
     code, message = raised.type_name, raised.message
@@ -271,7 +271,7 @@ def _raised(report: WorkerReport, raised: Raised, original: BaseException) -> _V
     if raised.fields is not None and isinstance(original, CustomError):
         code = original.code
     elif raised.fields is not None and isinstance(original, FlyteError):
-        error = original
+        error = arriving(original, raised.on_cluster, job.semantics)
     elif isinstance(original, SystemExit) or (raised.module, raised.type_name) == ("builtins", "SystemExit"):
         status = "0" if raised.message in {"", "None"} else raised.message
         message = f"sys.exit() was called in the task, with status {status}"

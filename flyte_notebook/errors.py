@@ -51,7 +51,9 @@ MAX_FIELDS_BYTES: Final = 1 << 20
 """So much of the values of an error travels, about, as it is in memory; what does not fit is left out."""
 
 _OWN_FIELDS: Final = frozenset({"code", "kind", "worker"})
-_ATTACHED: Final = frozenset({"failure", "recoverable"})
+ON_CLUSTER: Final = "on_cluster"
+"""The attribute of an error that leaves a task which holds the one that a caller on a cluster would get instead."""
+_ATTACHED: Final = frozenset({"failure", "recoverable", ON_CLUSTER})
 """What diagnosis hangs on an error for one attempt; it must not travel on into the next one."""
 
 

@@ -84,7 +84,8 @@ class Raised:
     was about, ``None`` for any other class. ``cause`` is what a ``flyte.errors`` instance was raised from, without a
     traceback of its own: the exception of a nested task, which its caller let through. ``loaded_bytes`` is what the
     values of ``fields`` or ``pickled`` take in memory when they are loaded, about. ``step`` is what the worker was at
-    where the user's code was over and had not raised it.
+    where the user's code was over and had not raised it. ``on_cluster`` are the fields of the error that a caller on a
+    cluster would get instead, ``None`` where it is this one.
     """
 
     type_name: str
@@ -99,6 +100,7 @@ class Raised:
     cause: Raised | None = None
     loaded_bytes: int = 0
     step: Step | None = None
+    on_cluster: dict[str, Any] | None = None
 
     @property
     def weight_bytes(self) -> int:

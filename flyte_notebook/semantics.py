@@ -1,22 +1,26 @@
 """Which error a failure becomes: the one that today's cluster raises, or the one that the published reference promises.
 
-For a few classes the two differ: the reference promises ``RetriesExhaustedError``, ``CustomError`` and
-``TaskInterruptedError``, and today's backend no longer sends them. An ``except`` clause that works here must work on a
-cluster, so ``cluster`` is the default; ``reference`` is there so that every class can be raised and caught for real.
+For some classes the two differ. The reference promises ``RetriesExhaustedError``, ``CustomError`` and
+``TaskInterruptedError``, and today's backend no longer sends them. Most classes of ``flyte.errors`` that a task raises
+arrive as a ``RuntimeUserError`` with their code, as the SDK's own conversion does not know them (`sdk.conversion`). An
+``except`` clause that works here must work on a cluster, so ``cluster`` is the default; ``reference`` is there so that
+every class can be raised and caught for real.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from flyte_notebook.errors import (
     CustomError,
+    FlyteError,
     OOMError,
     RetriesExhaustedError,
     RuntimeUserError,
     TaskInterruptedError,
     TaskTimeoutError,
+    rebuild,
 )
 
 _TIMEOUTS: Final = frozenset({"max_runtime", "max_queued_time", "deadline"})
@@ -66,6 +70,11 @@ def misread_on_cluster(error: BaseException) -> str:
                 "stays RuntimeUserError: choose another name for the exception"
             )
     return ""
+
+
+def arriving(error: FlyteError, on_cluster: dict[str, Any] | None, semantics: str) -> FlyteError:
+    """Return what an error of the SDK arrives as: itself, or what its own conversion makes of it on a cluster."""
+    return error if on_cluster is None or semantics == "reference" else rebuild(on_cluster)
 
 
 class Differing(NamedTuple):

@@ -55,6 +55,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "zmq": ("notebook.*",),
     "tornado": ("notebook.*",),
     "cloudpickle": ("worker.classes", "worker.pickling", "worker.relies"),
+    "numpy": ("worker.outside",),
     "pandas": ("trace",),
 }
 """The only rooms that may import a foreign library; one that is not listed has no home yet."""
@@ -73,6 +74,7 @@ DISTRIBUTIONS = {"IPython": "ipython"}
 UNDECLARED: dict[str, str] = {
     "connectrpc": "the SDK brings the one that it uses, and another one costs the cards of its errors",
     "flyteidl2": "the SDK brings the one that it speaks, and another one costs cells as tasks",
+    "numpy": "the user's; an array is made again only where there was one",
     "pandas": "the user's; what needs it says so",
     "traitlets": "IPython's own way to configure it",
 }

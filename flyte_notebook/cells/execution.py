@@ -24,7 +24,7 @@ from flyte_notebook.cells.returned import CellOutcome
 from flyte_notebook.cells.selection import IPYTHONS_OWN, is_code
 from flyte_notebook.cells.values import RESULT, Output, write_outputs
 from flyte_notebook.cells.version import COMPARED_BYTES, digest, digest_of_code
-from flyte_notebook.worker import body, child, context, named_pickles, pickling
+from flyte_notebook.worker import body, child, context, named_pickles, outside, pickling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -235,7 +235,8 @@ class _Before:
         }
         self._caches = {name: value.cache_info() for name, value in namespace.items() if type(value) is _CACHING}
         watched = [name for name in dict.fromkeys((*inputs, *carried)) if name not in surely]
-        self._digests = {name: digest(namespace[name]) for name in watched if type(namespace[name]) not in _IMMUTABLE}
+        self._digests = {name: _held_by(namespace[name]) for name in watched if type(namespace[name]) not in _IMMUTABLE}
+        self._outside = {name for name in (*inputs, *carried) if outside.is_shared(namespace[name])}
 
     def outcome(self, value: Any, *, has_value: bool, place: Callable[[], str]) -> CellOutcome:
         """Serialise what the namespace holds now that the notebook is to get."""
@@ -280,6 +281,7 @@ class _Before:
         named |= {name for name in self._cell.may_set if name in present and name not in self._known}
         named |= {name for name in present if self._is_new(name)}
         named |= set(self._changed_code())
+        named -= {name for name in self._outside & named if id(self._namespace[name]) == self._ids[name]}
         return sorted(name for name in named if not (name.startswith("__") and name.endswith("__")))
 
     def _is_module(self, name: str) -> bool:
@@ -330,14 +332,19 @@ class _Before:
                 continue
             value = self._namespace[name]
             if before is None:
-                if name in self._cell.called_on and digest(value, limit_bytes=COMPARED_BYTES) is None:
+                if name in self._cell.called_on and _held_by(value) is None:
                     perhaps.append(name)
                 continue
-            after = digest(value)
+            after = _held_by(value)
             # A value whose pickle is never the same twice says nothing.
-            if after != before and after == digest(value):
+            if after != before and after == _held_by(value):
                 changed.append(name)
         return tuple(changed), tuple(perhaps)
+
+
+def _held_by(value: Any) -> str | None:
+    """Return a digest of what this process holds of a value: what it shares with the notebook changed there, too."""
+    return digest(value, limit_bytes=COMPARED_BYTES, looks_outside=False)
 
 
 def _is_small(value: Any) -> bool:

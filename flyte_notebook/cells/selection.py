@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.cells import lookups
-from flyte_notebook.worker import named_pickles, pickling
+from flyte_notebook.worker import named_pickles, outside, pickling
 from flyte_notebook.worker.code_objects import global_uses
 from flyte_notebook.worker.pickling import PicklingProblem
+from flyte_notebook.worker.unpicklable import type_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -102,7 +103,8 @@ def _problem_with(
 def select(names: CellNames, namespace: Mapping[str, Any], *, inputs: Sequence[str] | None = None) -> Selection:
     """Return what a cell takes along from a notebook. ``inputs`` are the data inputs when the user named them.
 
-    Raises `UnknownNameError` when a name that the cell surely reads exists nowhere, or one in ``inputs`` does not.
+    Raises `UnknownNameError` when a name that the cell surely reads exists nowhere, or one in ``inputs`` does not, and
+    `CannotSendError` for a connection to a database.
     """
     wanted = dict.fromkeys(name for name in names.reads if name in namespace)
     wanted.update(dict.fromkeys(sorted(name for name in names.hints if name in namespace)))
@@ -122,6 +124,7 @@ def select(names: CellNames, namespace: Mapping[str, Any], *, inputs: Sequence[s
             code[name] = value
         elif inputs is None or name in inputs:
             data[name] = value
+    _refuse_connections(data)
     more = _looked_up(names, namespace, {**data, **code})
     code |= more.code
     may_set = frozenset(_globals_set(code.values()))
@@ -130,6 +133,12 @@ def select(names: CellNames, namespace: Mapping[str, Any], *, inputs: Sequence[s
         if not known and not _is_dunder(name):
             raise UnknownNameError(_unknown(name, namespace, f"name '{name}' is not defined"), name=name)
     return Selection(inputs=data, code=code, may_set=may_set, unimported=more.unimported, absent=more.absent)
+
+
+def _refuse_connections(data: Mapping[str, Any]) -> None:
+    for name, value in data.items():
+        if said := outside.connected(value):
+            raise CannotSendError(name, PicklingProblem(name, type_name(value), said))
 
 
 def is_code(value: Any) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from flyte_notebook.private import UnwritableError
-from flyte_notebook.worker import context, pickling
+from flyte_notebook.worker import context, outside, pickling
 from flyte_notebook.worker.spool import Spool, TooLargeError
 from flyte_notebook.worker.unpicklable import PicklingProblem, type_name
 
@@ -184,6 +184,8 @@ def _loads_again(value: Any, namespace: dict[str, Any]) -> bool:
 
 def shallow_bytes(value: Any) -> int:
     """Return the bytes that a value surely takes, from what it says of itself, in no time."""
+    if outside.is_outside(value):
+        return 0
     size_bytes = getattr(value, "nbytes", None)
     if isinstance(size_bytes, int) and not isinstance(value, type):
         return size_bytes

@@ -20,7 +20,7 @@ import typing
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.bound import open_file
-from flyte_notebook.worker import pickling
+from flyte_notebook.worker import outside, pickling
 from flyte_notebook.worker.code_objects import global_names
 
 if TYPE_CHECKING:
@@ -51,13 +51,14 @@ class TooLargeError(Exception):
     """A pickle is larger than was asked for."""
 
 
-def digest(value: Any, *, limit_bytes: int | None = COMPARED_BYTES) -> str | None:
+def digest(value: Any, *, limit_bytes: int | None = COMPARED_BYTES, looks_outside: bool = True) -> str | None:
     """Return a digest of a value; ``None`` if its pickle has more than ``limit_bytes`` or cannot be made.
 
     Equal digests mean equal content. The same content gives the same digest in another process of the same Python.
+    ``looks_outside``: the content of a file that is mapped counts, and not only which file it is.
     """
     try:
-        return _Digesting(limit_bytes).of(value)
+        return _Digesting(limit_bytes, looks_outside=looks_outside).of(value)
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - user code may raise anything
@@ -69,7 +70,7 @@ def digest_of_code(value: Any, *, without: Collection[str]) -> str:
 
     Of the globals that it reads, those named in ``without`` do not count.
     """
-    return _Digesting(COMPARED_BYTES, without=without).safely(value)
+    return _Digesting(COMPARED_BYTES, without=without, looks_outside=False).safely(value)
 
 
 def cell_version(source: str, code: Mapping[str, Any], *, without: Collection[str] = ()) -> str:
@@ -87,8 +88,9 @@ def cell_version(source: str, code: Mapping[str, Any], *, without: Collection[st
 class _Digesting:
     """One digest in the making: what it is inside of, so that functions that refer to themselves come to an end."""
 
-    def __init__(self, limit_bytes: int | None, *, without: Collection[str] = ()) -> None:
+    def __init__(self, limit_bytes: int | None, *, without: Collection[str] = (), looks_outside: bool = True) -> None:
         self.limit_bytes = limit_bytes
+        self.looks_outside = looks_outside
         self.without = frozenset(without)
         self._inside: dict[int, int] = {}
 
@@ -122,6 +124,9 @@ class _Digesting:
     def reduced(self, obj: Any) -> Any:
         """Return what stands for an object that is shipped by value, ``NotImplemented`` for all others."""
         kind = type(obj)
+        seen = outside.content(obj) if self.looks_outside else None
+        if seen is not None:
+            return str, (seen,)
         if kind is types.FunctionType or kind is _CACHING or isinstance(obj, type):
             return NotImplemented if _importable(obj) else self._code_like(obj)
         if kind is types.ModuleType:

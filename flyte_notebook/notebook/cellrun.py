@@ -292,6 +292,8 @@ class CellRun:
             if error.name in (said.inputs or ()):
                 raise UsageError(f"{MAGIC}: {error}") from None
             raise refusals.name_error(error, source, filename) from None
+        except CannotSendError as error:
+            raise UsageError(f"{MAGIC}: {error}") from None
         self._check_name(parts)
         environment = None if said.env is None else self._environment(said.env)
         found = library_settings.read()

@@ -22,6 +22,7 @@ from flyte.types import _pickle
 
 from flyte_notebook import private
 from flyte_notebook.bound import unique
+from flyte_notebook.sdk import seam
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +69,7 @@ def replace_paths(of_run: Callable[[Any], AbstractContextManager[tuple[str, str]
         return lambda: None
 
     async def run_local(self: Any, task: Any, *args: Any, **kwargs: Any) -> Any:
+        seam.run_variables.set(seam.variables_of(self))  # in the context of this run
         with of_run(task) as (raw_data, metadata):
             again = copy.copy(self)  # one object may begin many runs
             again._metadata_path = self._metadata_path or metadata

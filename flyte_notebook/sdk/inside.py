@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from flyte_notebook import private
 from flyte_notebook.cells import generators
 from flyte_notebook.diagnosis import diagnose
-from flyte_notebook.errors import InlineIOMaxBytesBreached
+from flyte_notebook.errors import ON_CLUSTER, InlineIOMaxBytesBreached
 from flyte_notebook.outcome import Failure
-from flyte_notebook.sdk import calls, celltask, ordinary, places, seam, tasks
+from flyte_notebook.sdk import calls, celltask, conversion, ordinary, places, seam, tasks
 from flyte_notebook.sdk.again import load_again
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.user_code import watched
+from flyte_notebook.stand_in import attach
 from flyte_notebook.worker import body, child, context, named_pickles, pickling, protocol
 
 if TYPE_CHECKING:
@@ -30,7 +31,20 @@ def canary(_file: BinaryIO) -> bytes:
 
 
 def execute(file: BinaryIO) -> bytes:
-    """Run one attempt and return its outputs, pickled. Raises what the user's code raised."""
+    """Run one attempt and return its outputs, pickled. Raises what the user's code raised.
+
+    An error of the SDK carries what a caller on a cluster would get for it, if that is another one.
+    """
+    try:
+        return _execute(file)
+    except BaseException as error:
+        elsewhere = conversion.as_from_cluster(error)
+        if elsewhere is not None:
+            attach(error, ON_CLUSTER, elsewhere)
+        raise
+
+
+def _execute(file: BinaryIO) -> bytes:
     pickling.by_name_everywhere()
     pickling.keep_code_whole()
     seam.settle_in_worker()

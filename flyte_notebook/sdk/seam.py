@@ -14,6 +14,8 @@ import inspect
 import logging
 import sys
 import weakref
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import flyte
@@ -32,7 +34,7 @@ from flyte_notebook.worker.code_objects import global_names
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     Dispatch = Callable[..., Awaitable[tuple[Any, Any]]]
 
@@ -54,6 +56,21 @@ INIT_FIELDS = (
     "sync_local_sys_paths",
 )
 """What ``flyte.init`` is given again in a worker; never the client, which belongs to the kernel."""
+
+
+run_variables: ContextVar[Mapping[str, str]] = ContextVar("run_variables", default=MappingProxyType({}))
+"""The environment variables of the run here: each of its actions has them."""
+
+
+def variables_of(runner: Any) -> dict[str, str]:
+    """Return the variables that a runner of ``flyte.with_runcontext`` has a cluster set for each action of its run."""
+    given = {
+        "LOG_LEVEL": getattr(runner, "_log_level", None),
+        "USER_LOG_LEVEL": getattr(runner, "_user_log_level", None),
+        "FLYTE_RESET_ROOT_LOGGER": "1" if getattr(runner, "_reset_root_logger", False) else None,
+        **(getattr(runner, "_env_vars", None) or {}),
+    }
+    return {str(name): str(value) for name, value in given.items() if value is not None}
 
 
 def replace_dispatch(dispatch: Dispatch) -> Callable[[], None]:
@@ -197,6 +214,7 @@ def context_settings() -> dict[str, Any]:
     data = _context.internal_ctx().data
     task_context = data.task_context
     return {
+        "variables": dict(run_variables.get()),
         "disable_run_cache": bool(task_context and task_context.disable_run_cache),
         "raw_data_path": data.raw_data_path,
         "preserve_original_types": data.preserve_original_types,
@@ -210,6 +228,7 @@ async def dispatch_here(call: dict[str, Any], settings: dict[str, Any], dispatch
     """
     replace_dispatch(dispatch)
     _run._run_mode_var.set("local")
+    run_variables.set(settings["variables"])
     with _attempt_context(call, settings):
         return await _sdk_direct_dispatch(**call, controller=create_controller("local"))
 

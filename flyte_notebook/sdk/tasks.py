@@ -13,7 +13,7 @@ from flyte_notebook.limits import Limits
 from flyte_notebook.private import UnwritableError
 from flyte_notebook.sdk import places, seam
 from flyte_notebook.sdk.unstarted import with_failure
-from flyte_notebook.worker import named_pickles, pickling
+from flyte_notebook.worker import elsewhere, named_pickles, pickling
 from flyte_notebook.worker.spool import Spool, SpoolReader
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def job_for(call: dict[str, Any], directory: str, *, root: bool, generators: Map
         unsent=unsent,
         max_attempts=attempts_of(task),
         limits=limits_of(task),
-        env_vars=dict(task.env_vars or {}),
+        env_vars={**(task.env_vars or {}), **seam.run_variables.get()},  # as a pod, where the last one stands
         inputs=input_facts(task, call.get("inputs")),
         call=call_facts(task, call.get("inputs")),
     )
@@ -143,6 +143,7 @@ def pack(
     Raises `PicklingProblem`, which names the culprit, and `UnwritableError`.
     """
     body = {
+        "modules": elsewhere.Files(elsewhere.files()),  # read first: what follows may need them
         "call": call,
         "settings": seam.context_settings(),
         "init": seam.init_settings(),
@@ -151,8 +152,8 @@ def pack(
     }
     spool = Spool(lambda: f"{directory}/{unique()}.payload")
     try:
-        files = named_pickles.dump(body, spool, name=call["task"].name, end=True)
-        pickling.CellPickler(spool).dump(pickling.sources_of(files))
+        written = named_pickles.dump(body, spool, name=call["task"].name, end=True)
+        pickling.CellPickler(spool).dump(pickling.sources_of(written.files))
         data = spool.finish()
     except BaseException:
         spool.discard()

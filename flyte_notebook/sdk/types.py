@@ -163,13 +163,16 @@ class CellInputTransformer(TypeTransformer[CellInput]):
         hashed = seam.is_cached(task_of_inputs.get())
         spool = Spool(new_value, hashed=hashed)
         try:
-            named_pickles.dump(python_val, spool, shared_namespace(), name=name)
+            written = named_pickles.dump(python_val, spool, shared_namespace(), name=name)
             data = spool.finish()
         except BaseException:
             spool.discard()
             raise
         literal = _new_literal()
-        literal.hash = (digest(python_val) or spool.hexdigest()) if hashed else ""
+        if hashed and written.reaches_outside:  # what is there is in no spool
+            literal.hash = digest(python_val, limit_bytes=None) or spool.hexdigest()
+        elif hashed:
+            literal.hash = digest(python_val) or spool.hexdigest()
         literal.metadata[TYPE_KEY] = type_name(python_val)
         literal.metadata[SIZE_KEY] = str(spool.position)
         if data is not None:

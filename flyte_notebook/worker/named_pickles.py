@@ -26,8 +26,8 @@ _TYPE_LIKE = (type, types.ModuleType, types.GenericAlias, types.UnionType)
 
 def dump(
     obj: Any, spool: Spool, namespace: dict[str, Any] | None = None, *, name: str = "value", end: bool = False
-) -> set[str]:
-    """Write ``obj`` to a spool, and what is to be known by name, if anything is; return the files of code in it.
+) -> pickling.CellPickler:
+    """Write ``obj`` to a spool, and what is to be known by name, if anything is; return what knows of what is in it.
 
     ``namespace`` as in `pickling.CellPickler`. ``end`` marks the end, for more to follow. Raises `PicklingProblem`,
     whose path begins with ``name``, and what the spool raises.
@@ -36,7 +36,7 @@ def dump(
     _dump(pickler, obj, namespace, name=name)
     if end:
         pickler.dump({})
-    return pickler.files
+    return pickler
 
 
 def dumps(

@@ -1,6 +1,6 @@
 """Pickling of notebook code and values; the only place that knows cloudpickle.
 
-Four things are added to cloudpickle:
+Five things are added to cloudpickle:
 
 - code travels with everything it carries, its file name included, whatever cloudpickle makes of it (`code_objects`);
 - the sentinels of `dataclasses` travel by name. cloudpickle ships them by value, after which
@@ -9,7 +9,8 @@ Four things are added to cloudpickle:
   that side's own namespace (``__main__`` of the worker, the user namespace of the kernel) instead of a private copy, so
   that a function that sets a global or calls another function behaves as it does in a plain cell;
 - *sources*: the text of notebook cells, kept in `linecache` only, travels along, so that tracebacks and
-  `inspect.getsource` work in a process that never saw the cells.
+  `inspect.getsource` work in a process that never saw the cells;
+- what stands for something outside of the process (a file that is mapped, shared memory) is had again (`outside`).
 
 Classes of ``__main__`` keep their identity over a round trip (cloudpickle tracks them); a class that the loading side
 knows already is not written over.
@@ -31,7 +32,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 import cloudpickle
 
 from flyte_notebook import private
-from flyte_notebook.worker import sharing
+from flyte_notebook.worker import elsewhere, outside, sharing, wrapped
 from flyte_notebook.worker.classes import KnownClasses
 from flyte_notebook.worker.code_objects import global_names, reduce_code, submodules_used
 from flyte_notebook.worker.ordinary import errors_only
@@ -126,6 +127,8 @@ class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     ) -> None:
         self.files: set[str] = set()
         """File names of all code pickled so far."""
+        self.reaches_outside = False
+        """Whether something was pickled of which the content is elsewhere: a file that is mapped, shared memory."""
         self._travellers: list[Any] = []
         note_file = self.files.add
 
@@ -150,8 +153,17 @@ class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     def reducer_override(self, obj: Any) -> Any:
         """Reduce functions of the shared namespace our way, all else cloudpickle's way."""
         kind = type(obj)
+        reached = outside.reduced(obj)
+        if reached is not None:
+            self.reaches_outside = True
+            return reached
         if (kind is types.FunctionType or issubclass(kind, type)) and getattr(obj, "__module__", None) == "__main__":
             self._travellers.append(obj)
+        if kind is types.ModuleType and (lost := elsewhere.lost(obj)):
+            raise outside.UnreachableError(lost)
+        made_again = wrapped.reduced(obj)
+        if made_again is not None and not (kind is types.FunctionType and _importable(obj)):
+            return made_again
         if kind is types.FunctionType and obj.__globals__ is self._namespace and not _importable(obj):
             return self._reduce_shared(obj)
         if kind is _CACHING and not _importable(obj) and type(obj.__wrapped__) is types.FunctionType:

@@ -12,7 +12,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from flyte_notebook.bound import open_file
-from flyte_notebook.errors import MAX_TEXT_CHARS, pack, sendable, short
+from flyte_notebook.errors import MAX_TEXT_CHARS, ON_CLUSTER, pack, sendable, short
 from flyte_notebook.outcome import Raised, SourceLine
 from flyte_notebook.stand_in import WorkerTraceback
 from flyte_notebook.worker import pickling
@@ -47,12 +47,15 @@ MAX_CAUSES_CHARS = MAX_TEXT_CHARS + 1_000
 def describe(error: BaseException) -> Raised:
     """Return the facts of an exception, without the exception itself. Never raises, whatever its ``__str__`` does."""
     cut = user_traceback(error.__traceback__)
+    # Taken off, so that it does not travel with the exception itself.
+    elsewhere = getattr(error, "__dict__", {}).pop(ON_CLUSTER, None)
     facts = _bare(error)
     return dataclasses.replace(
         facts,
         traceback=_traceback_text(error, cut),
         lines=user_lines(cut),
         recoverable=_recoverable(error),
+        on_cluster=None if elsewhere is None else pack(elsewhere),
         refused=refused_allocation(error),
         cause=None if facts.fields is None else _cause(error, MAX_CAUSES, MAX_CAUSES_CHARS),
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.bound import monotonic_s
+from flyte_notebook.worker.elsewhere import lost
+from flyte_notebook.worker.outside import is_outside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,9 +46,11 @@ def locate(
 
     ``attempt`` tries to pickle a part and returns its error; ``reads`` gives the globals of a function.
     """
-    path, current, deadline = name, obj, monotonic_s() + SEARCH_S
+    path, current, where, deadline = name, obj, "", monotonic_s() + SEARCH_S
     seen = {id(obj)}
     for _ in range(MAX_DEPTH):
+        if isinstance(current, functools.cached_property) and isinstance(current.func, types.FunctionType):
+            where = f"; {path} is defined on line {current.func.__code__.co_firstlineno}"
         for step, part in _parts(current, path, reads):
             if monotonic_s() > deadline:
                 break
@@ -60,7 +65,7 @@ def locate(
             break
         if monotonic_s() > deadline:
             break
-    return PicklingProblem(path, type_name(current), _first_line(error))
+    return PicklingProblem(path, type_name(current), _first_line(error) + where)
 
 
 def type_name(obj: Any) -> str:
@@ -78,6 +83,8 @@ def _first_line(error: Exception) -> str:
 
 def _parts(obj: Any, path: str, reads: Callable[[types.FunctionType], dict[str, Any]]) -> Iterator[tuple[str, Any]]:
     """Yield the parts of an object that are pickled with it, each with its path."""
+    if is_outside(obj) or (isinstance(obj, types.ModuleType) and lost(obj)):
+        return
     if isinstance(obj, (dict, list, tuple, set, frozenset)):
         yield from _items(obj, path)
     elif isinstance(obj, types.FunctionType):

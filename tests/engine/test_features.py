@@ -209,9 +209,10 @@ def test_an_oom_is_retried_like_the_rest() -> None:
 
 
 def test_a_non_recoverable_error_is_one_attempt() -> None:
-    """NonRecoverableError skips the retries and arrives as itself."""
-    with pytest.raises(flyte.errors.NonRecoverableError, match="no use"):
+    """NonRecoverableError skips the retries, and arrives as from a cluster."""
+    with pytest.raises(flyte.errors.RuntimeUserError, match="no use") as caught:
         outputs(give_up)
+    assert (flyte.errors.RuntimeUserError, "NonRecoverableError") == (caught.type, caught.value.code)
     assert fn.last_run is not None
     assert 1 == len(fn.last_run.actions[0].attempts)
 
@@ -334,8 +335,11 @@ def test_inline_inputs_and_outputs_are_bounded() -> None:
     assert "abab" == outputs(long_text, "ab", 2)
     with pytest.raises(flyte.errors.InlineIOMaxBytesBreached, match=r"input `text` .* max_inline_io_bytes=1000"):
         outputs(long_text, "a" * 2000, 1)
-    with pytest.raises(flyte.errors.InlineIOMaxBytesBreached, match=r"output `o0` .* max_inline_io_bytes=1000"):
+    with pytest.raises(flyte.errors.RuntimeUserError, match=r"output `o0` .* max_inline_io_bytes=1000") as caught:
         outputs(long_text, "a" * 100, 20)
+    assert (
+        "InlineIOMaxBytesBreached" == caught.value.code
+    )  # from the task: refused by whoever calls, the class is itself
 
 
 def test_a_call_outside_of_any_run_is_enforced() -> None:
@@ -408,14 +412,15 @@ def test_inputs_that_do_not_fit_name_their_variable(args: Any, kwargs: Any, vari
 
 
 def test_a_wrong_output_names_itself() -> None:
-    """An output of another type than declared is RuntimeDataValidationError with the output's name."""
+    """An output of another type than declared is an error that says so, with the output's name."""
 
     @env.task
     async def wrong() -> int:
         return "a"  # type: ignore[return-value]  # on purpose
 
-    with pytest.raises(flyte.errors.RuntimeDataValidationError, match="variable o0"):
+    with pytest.raises(flyte.errors.RuntimeUserError, match="variable o0") as caught:
         outputs(wrong)
+    assert "DataValidationError" == caught.value.code
 
 
 @env.task(timeout=1, retries=flyte.RetryStrategy(count=1, backoff=flyte.Backoff(base=timedelta(seconds=0.05))))
@@ -432,3 +437,56 @@ def test_max_runtime_counts_for_each_attempt() -> None:
     ran_s = [attempt.outcome.report.ran_s for attempt in fn.last_run.actions[0].attempts]
     assert 2 == len(ran_s)
     assert all(1.0 <= seconds < 3.0 for seconds in ran_s)
+
+
+@env.task
+async def call_blocking() -> int:
+    return cube(3)
+
+
+@env.task
+async def catch_from_below() -> list[str]:
+    try:
+        await call_blocking()
+    except flyte.errors.RuntimeUserError as error:
+        return [type(error).__name__, error.code]
+    return []
+
+
+def test_a_caller_catches_what_it_would_catch_on_a_cluster() -> None:
+    """A class that the SDK's conversion does not know is a user error for the task above, too."""
+    assert ["RuntimeUserError", "SyncTaskCallInAsyncContextError"] == outputs(catch_from_below)
+
+
+speaking = flyte.TaskEnvironment(
+    name="speaking",
+    resources=flyte.Resources(cpu=1, memory="250Mi"),
+    env_vars={"FNB_OF_TASK": "task", "FNB_BOTH": "task"},
+)
+VARIABLES = ("FNB_OF_TASK", "FNB_OF_RUN", "FNB_BOTH", "USER_LOG_LEVEL")
+
+
+@speaking.task
+async def told() -> list[str | None]:
+    return [os.environ.get(name) for name in VARIABLES]
+
+
+@speaking.task
+async def told_to_both() -> list[list[str | None]]:
+    return [[os.environ.get(name) for name in VARIABLES], await told()]
+
+
+@speaking.task
+def told_to_a_sync_task() -> list[str | None]:
+    return [os.environ.get(name) for name in VARIABLES]
+
+
+def test_variables_of_a_run_reach_each_of_its_tasks() -> None:
+    """What ``flyte.with_runcontext`` sets is in the environment of all tasks of that run, before what they declare."""
+    given = {"FNB_OF_RUN": "run", "FNB_BOTH": "run"}
+    seen = ["task", "run", "run", "15"]
+    runner = flyte.with_runcontext(env_vars=given, user_log_level=15)
+    assert [seen, seen] == runner.run(told_to_both).outputs()[0]
+    assert seen == runner.run(told_to_a_sync_task).outputs()[0]
+    assert ["task", None, "task", None] == flyte.run(told).outputs()[0]
+    assert not os.environ.keys() & {"FNB_OF_TASK", "FNB_OF_RUN", "FNB_BOTH"}

@@ -22,7 +22,11 @@ two differ. `fn.explain("OOMError")` says more about each.
 - `<run>-<action>-<attempt>` is the name of the attempt that failed, as on a cluster. `-` and `user`
   stand for an error without a worker: it came up in the notebook's own process, before or outside of any attempt.
 - **Semantics**: `cluster`, the default, raises what today's cluster raises. A few errors of the reference are no longer
-  sent by a cluster; they arrive after `%flyte semantics reference` or `fn.enable(semantics="reference")`.
+  sent by a cluster, and others lose their class between a task and its caller: the SDK's own conversion does not know
+  them, and gives a plain error with their code. All arrive after `%flyte semantics reference` or
+  `fn.enable(semantics="reference")`. The same holds for every class of `flyte.errors` that a task raises and that is
+  not in this table (`SyncTaskCallInAsyncContextError`, `NonRecoverableError`, ...): by default it is a
+  `RuntimeUserError` with its code.
 - A `RuntimeSystemError` with the code `Interrupted` has one attempt here. After `%flyte system_retries 2` or
   `fn.enable(system_retries=2)` a lost worker is replaced twice in a row before it arrives, with the code
   `MaxSystemFailuresExceeded` and a message as a cluster's, which retries on its own account.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 LOAD: Final = """%load_ext flyte_notebook
@@ -63,7 +63,7 @@ class Case:
     ``None`` for a class that has none. ``message`` is a regular expression for the whole text. ``line`` is the user's
     line that the traceback must show. ``interrupt_after`` is what the cell prints when it is to be interrupted.
     ``again`` tells
-    a second case of a class from its first.
+    a second case of a class from its first. ``is_promised``: what arrives is of the promised class.
     """
 
     promised: str
@@ -79,6 +79,7 @@ class Case:
     line: str = ""
     interrupt_after: str | None = None
     again: str = ""
+    is_promised: bool = True
 
     @property
     def name(self) -> str:
@@ -122,7 +123,7 @@ try:
 finally:
     sys.path.remove(str(folder))"""
 
-CASES: Final = (
+_CASES: Final = (
     Case(
         promised="OOMError",
         how="a task takes 600 MB under a limit of 250Mi",
@@ -369,4 +370,31 @@ CASES: Final = (
         )
     ),
 )
+
+UNKNOWN_TO_THE_CONVERSION: Final = {
+    "BaseRuntimeError": ("RuntimeUserError", "user", "BaseRuntimeError"),
+    "RuntimeDataValidationError-output": ("RuntimeUserError", "user", "DataValidationError"),
+    "InlineIOMaxBytesBreached": ("RuntimeUserError", "user", "InlineIOMaxBytesBreached"),
+    "OnlyAsyncIOSupportedError": ("RuntimeUserError", "user", "OnlyAsyncIOSupportedError"),
+    "UnionRpcError": ("RuntimeSystemError", "system", "UNAVAILABLE"),
+    "SlowDownError": ("RuntimeUserError", "user", "SlowDownError"),
+    "LogsNotYetAvailableError": ("RuntimeUserError", "user", "LogsNotYetAvailableError"),
+    "ActionNotFoundError": ("RuntimeUserError", "user", "ActionNotFoundError"),
+}
+"""Classes that the SDK's own conversion does not know, by case: class, kind and code of what a cluster makes of it."""
+
+
+def _in_both(case: Case) -> tuple[Case, ...]:
+    """Return a case as it is, or both with the semantics of the reference and with those of a cluster."""
+    if case.name not in UNKNOWN_TO_THE_CONVERSION:
+        return (case,)
+    arrives, kind, code = UNKNOWN_TO_THE_CONVERSION[case.name]
+    again = " ".join(filter(None, [case.again, "by default"]))
+    default = replace(
+        case, arrives=arrives, kind=kind, code=code, again=again, is_promised=case.promised == "BaseRuntimeError"
+    )
+    return replace(case, semantics="reference"), default
+
+
+CASES: Final = tuple(each for case in _CASES for each in _in_both(case))
 """In the order of what ends a run, what is asked of the SDK, and what only a cluster says."""

@@ -85,22 +85,41 @@ def test_what_a_cluster_says_arrives_as_the_sdk_takes_it(
 
 
 @pytest.mark.parametrize(
-    ("body", "arrives", "message"),
+    ("body", "arrives", "code", "message"),
     [
-        ("return blocking()", "SyncTaskCallInAsyncContextError", "Use `await blocking.aio(...)` instead"),
-        ("return await traced()", "TraceDoesNotAllowNestedTasksError", "inside a `flyte.trace`"),
+        (
+            "return blocking()",
+            "SyncTaskCallInAsyncContextError",
+            "SyncTaskCallInAsyncContextError",
+            "Use `await blocking.aio(...)` instead",
+        ),
+        (
+            "return await traced()",
+            "TraceDoesNotAllowNestedTasksError",
+            "TraceDoesNotAllowNestedTasksError",
+            "inside a `flyte.trace`",
+        ),
         (
             RESTRICTED,
             "RestrictedTypeError",
+            "RestrictedTypeUsage",
             "is restricted currently",
         ),
     ],
 )
-def test_wrong_uses_are_raised_as_the_sdk_raises_them(kernel: Kernel, body: str, arrives: str, message: str) -> None:
-    """The class itself, with a card, the attempt's name and the line."""
-    reply = kernel.run(task(body))
-    assert ("error", arrives) == (reply.status, reply.ename)
-    facts = kernel.value(f"facts({arrives!r})")
+@pytest.mark.parametrize("semantics", ["cluster", "reference"])
+def test_wrong_uses_arrive_as_from_a_cluster_or_as_the_sdk_raises_them(  # noqa: PLR0913, PLR0917 - parts of a case
+    kernel: Kernel, body: str, arrives: str, code: str, message: str, semantics: str
+) -> None:
+    """A user error with the code, or the class itself; with a card, the attempt's name and the line."""
+    kernel.run(f"%flyte semantics {semantics}").ok()
+    try:
+        reply = kernel.run(task(body))
+        facts = kernel.value(f"facts({arrives!r})")
+    finally:
+        kernel.run("%flyte semantics cluster").ok()
+    assert ("error", "RuntimeUserError" if semantics == "cluster" else arrives) == (reply.status, reply.ename)
+    assert (code, semantics == "reference") == (facts["code"], facts["promised"])
     assert message in facts["message"]
     assert (facts["worker"], "user") == (reply.failure["worker"], reply.failure["kind"])
     assert facts["worker"].endswith("-a0-0")

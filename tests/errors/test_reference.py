@@ -87,7 +87,7 @@ def test_the_error_arrives_as_promised(kernel: Kernel, observed: dict[str, dict[
             kernel.run("%flyte semantics cluster").ok()
     observed[case.name] = facts
     assert ("error", case.class_name) == (reply.status, reply.ename), reply.traceback
-    assert (case.class_name, True) == (facts["class"], facts["promised"])
+    assert (case.class_name, case.is_promised) == (facts["class"], facts["promised"])
     assert (case.kind, case.code) == (facts["kind"], facts["code"])
     assert re.fullmatch(case.message, facts["message"]), facts["message"]
     if case.in_task:
