@@ -59,6 +59,21 @@ is set in a module stay in the task, and are named once.
 
 {test_magic_state_in_code}
 
+## Values that stand for something outside
+
+A file that is mapped into memory (`mmap.mmap`, `numpy.memmap`, arrays over one) is mapped again, not copied: what the
+cell writes reaches the file, and only what it touches counts. Shared memory is attached by its name. Where the file is
+gone, the cell is refused before it starts; so are open files, sockets and connections to databases, by name.
+
+{test_magic_outside}
+
+## Code
+
+Code of the notebook travels with the cell, also where plain pickling refuses it; modules that no import would find are
+loaded again from their file.
+
+{test_magic_shipped_code}
+
 ## Widgets
 
 Progress (`IntProgress`, `FloatProgress`, what `tqdm.notebook` makes), texts and boxes of those live in the notebook
@@ -77,6 +92,8 @@ notebook's memory is not under the limit |
 | sees what a library keeps in itself (connections, caches, a seed of `torch`) | begins with the library as it \
 is imported | only known settings travel |
 | ends the kernel with `sys.exit()` or a crash | fails, and the notebook goes on | that is what it is for |
+| may lower its own limits until nothing works | ends with an error that says which step failed | a task always ends |
+| leaves shared memory behind when it is killed | what it made goes with it, unless somebody uses it | a pod's goes too |
 | asks with `input()` | one clear error | nobody can answer there |
 """
 
