@@ -93,7 +93,7 @@ notebook's memory is not under the limit |
 is imported | only known settings travel |
 | ends the kernel with `sys.exit()` or a crash | fails, and the notebook goes on | that is what it is for |
 | may lower its own limits until nothing works | ends with an error that says which step failed | a task always ends |
-| leaves shared memory behind when it is killed | what it made goes with it, unless somebody uses it | a pod's goes too |
+| leaves shared memory behind when it is killed | what it made goes with it, unless it is in use | a pod's goes too |
 | asks with `input()` | one clear error | nobody can answer there |
 """
 
