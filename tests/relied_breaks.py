@@ -232,6 +232,16 @@ def init_keeps_less(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_initialize, "_get_init_config", lambda: types.SimpleNamespace(org=before().org))
 
 
+def runs_keep_their_settings_elsewhere(patch: pytest.MonkeyPatch) -> None:
+    before = _run._Runner.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        before(self, *args, **kwargs)
+        self._settings = {"env_vars": self.__dict__.pop("_env_vars", None)}
+
+    patch.setattr(_run._Runner, "__init__", init)
+
+
 def reports_are_always_shown(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_report.Report, "get_final_report", lambda _self: "<html></html>")
 
@@ -309,6 +319,7 @@ BREAKS: dict[str, Break] = {
     "records": records_take_other_arguments,
     "runners": runners_keep_their_loop_elsewhere,
     "calls outside of runs": tasks_of_functions_have_their_own_call,
+    "settings of runs": runs_keep_their_settings_elsewhere,
     "blocking calls": tasks_of_functions_have_their_own_call,
     "kinds of calls": kinds_of_calls_are_kept_elsewhere,
     "waits": waits_are_elsewhere,

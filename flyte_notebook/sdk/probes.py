@@ -32,7 +32,7 @@ from flyte_notebook.sdk.tasks import SIZE_KEY
 from flyte_notebook.worker import context
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
 LOOKED_UP_S: Final = 0.001
 """Longer than looking up what is remembered, shorter than looking through all packages."""
@@ -161,34 +161,6 @@ def calls_outside_are_ours() -> None:
         expect(called == ("ours", (1,)), "a call outside of a run goes past us")
     finally:
         undo()
-
-
-def blocking_calls_find_no_loop() -> None:
-    environment = flyte.TaskEnvironment(name="flyte_notebook_blocking")
-    found: list[Any] = []
-
-    def blocking() -> None:
-        found.append(asyncio._get_running_loop())  # noqa: SLF001 - as in `body`
-
-    @contextlib.contextmanager
-    def around() -> Iterator[None]:
-        found.append("around")
-        loop = asyncio.get_running_loop()
-        asyncio._set_running_loop(None)  # noqa: SLF001 - as in `body`
-        try:
-            yield
-        finally:
-            asyncio._set_running_loop(loop)  # noqa: SLF001 - as in `body`
-
-    async def call() -> None:
-        environment.task(blocking)()
-
-    undo = calls.replace_sync_calls(around)
-    try:
-        asyncio.run(call())
-    finally:
-        undo()
-    expect(found == ["around", None], f"a call that blocks goes past us, or finds a running loop: {found}")
 
 
 def kinds_of_calls_are_told_apart() -> None:

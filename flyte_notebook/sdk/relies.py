@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from flyte_notebook.bound import to_json
 from flyte_notebook.reliance import Reliance, loss_of
-from flyte_notebook.sdk import probes, seam
+from flyte_notebook.sdk import probes, probes_of_runs, seam
 from flyte_notebook.worker import pickling
 from flyte_notebook.worker import relies as of_workers
 
@@ -130,12 +130,20 @@ ENTRIES: Final = (
         probe=probes.calls_outside_are_ours,
     ),
     Reliance(
+        key="settings of runs",
+        library="flyte",
+        behaviour="a runner of `flyte.with_runcontext` keeps environment variables and log levels under these names",
+        lost="environment variables and log levels of `flyte.with_runcontext` in local tasks",
+        names=("_env_vars", "_log_level", "_user_log_level", "_reset_root_logger"),
+        probe=probes_of_runs.settings_of_runs_are_known,
+    ),
+    Reliance(
         key="blocking calls",
         library="flyte",
         behaviour="`TaskTemplate.__call__` refuses a call that blocks where `asyncio.get_running_loop()` finds a loop",
         lost="calls of blocking tasks in the body of a cell",
         names=("_get_running_loop", "_set_running_loop"),
-        probe=probes.blocking_calls_find_no_loop,
+        probe=probes_of_runs.blocking_calls_find_no_loop,
     ),
     Reliance(
         key="kinds of calls",

@@ -1,0 +1,58 @@
+"""Probes of what a run and a call hand to the SDK: part of `probes`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import flyte
+
+from flyte_notebook.reliance import expect
+from flyte_notebook.sdk import calls, seam
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def settings_of_runs_are_known() -> None:
+    given: dict[str, tuple[Any, dict[str, str]]] = {
+        "env_vars": ({"FLYTE_NOTEBOOK_PROBE": "1"}, {"FLYTE_NOTEBOOK_PROBE": "1"}),
+        "log_level": (10, {"LOG_LEVEL": "10"}),
+        "user_log_level": (20, {"USER_LOG_LEVEL": "20"}),
+        "reset_root_logger": (True, {"FLYTE_RESET_ROOT_LOGGER": "1"}),
+    }
+    known = inspect.signature(flyte.with_runcontext).parameters  # an older SDK has fewer
+    runner = flyte.with_runcontext(**{name: value for name, (value, _) in given.items() if name in known})
+    found = seam.variables_of(runner)
+    own = {key: text for name, (_, set_) in given.items() if name in known for key, text in set_.items()}
+    expect(found == own and "FLYTE_NOTEBOOK_PROBE" in own, f"a run that was given variables and log levels has {found}")
+
+
+def blocking_calls_find_no_loop() -> None:
+    environment = flyte.TaskEnvironment(name="flyte_notebook_blocking")
+    found: list[Any] = []
+
+    def blocking() -> None:
+        found.append(asyncio._get_running_loop())  # noqa: SLF001 - as in `body`
+
+    @contextlib.contextmanager
+    def around() -> Iterator[None]:
+        found.append("around")
+        loop = asyncio.get_running_loop()
+        asyncio._set_running_loop(None)  # noqa: SLF001 - as in `body`
+        try:
+            yield
+        finally:
+            asyncio._set_running_loop(loop)  # noqa: SLF001 - as in `body`
+
+    async def call() -> None:
+        environment.task(blocking)()
+
+    undo = calls.replace_sync_calls(around)
+    try:
+        asyncio.run(call())
+    finally:
+        undo()
+    expect(found == ["around", None], f"a call that blocks goes past us, or finds a running loop: {found}")
