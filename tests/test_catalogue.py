@@ -54,7 +54,7 @@ FLYTE = catalogue.names()
 ONLY_IN_REFERENCE = {"CustomError", "RetriesExhaustedError", "TaskInterruptedError"}
 """What a local run raises only with ``semantics="reference"``."""
 
-LEFT_TO_THE_CODE = {"CustomError", "NonRecoverableError", "RuntimeDataValidationError"}
+LEFT_TO_THE_CODE = {"CustomError", "InlineIOMaxBytesBreached", "NonRecoverableError", "RuntimeDataValidationError"}
 """Caught as RuntimeUserError by their code, because that holds on a cluster too."""
 
 RUNNER = """

@@ -38,12 +38,13 @@ async def count(strict: bool) -> int:
     "InlineIOMaxBytesBreached": Words(
         meaning="The inputs or outputs that travel inline, with the messages between task and platform, are larger "
         "than `max_inline_io_bytes`.",
-        on_cluster="When such inputs are sent or outputs are written, above the bound of the task.",
+        on_cluster="When such inputs are sent or outputs are written, above the bound of the task. For outputs the "
+        "caller gets a RuntimeUserError with this code.",
         here="The same; the message names the largest value and both sizes. The SDK's own local mode ignores the "
         "bound.",
         real_here=True,
         recover=in_a_run(
-            "InlineIOMaxBytesBreached",
+            "RuntimeUserError",
             tasks="""
 @env.task(max_inline_io_bytes=10_000)
 async def write(letters: int) -> str:
@@ -51,6 +52,7 @@ async def write(letters: int) -> str:
 """,
             attempt="await write(50_000)",
             recover="(await write.override(max_inline_io_bytes=100_000)(50_000))[:9]",
+            only_code="InlineIOMaxBytesBreached",
             limited=True,
         ),
         prevent="Return a `flyte.io.File`, `Dir` or `DataFrame`: those travel by reference. Or raise "

@@ -201,11 +201,20 @@ class WatchdogGroup:
             self._over = False
             self._look_again_s = time.monotonic() + LOOK_SHARE * (time.monotonic() - now)
             return used_bytes
+        if self._came_or_went(members):  # whoever was looked at first shared its pages with others than the last one
+            self._judge(exact_bytes)
+            return min(used_bytes, exact_bytes)
         self._seen = seen
         self._twice_bytes = max(0, quick_bytes - exact_bytes)
         self._judge(exact_bytes)
         self._plan(exact_bytes, quick_bytes, cost_s=time.monotonic() - now)
         return exact_bytes
+
+    def _came_or_went(self, members: Sequence[Member]) -> bool:
+        """Whether the processes are others than those that were just looked at."""
+        self._table.refresh()
+        now = {member.pid for member in self._table.members(self._name) if member.quick_bytes()}
+        return now != {member.pid for member in members}
 
     def _plan(self, used_bytes: int, quick_bytes: int, *, cost_s: float) -> None:
         """Say when the next exact look may be, and by when it must be."""

@@ -21,7 +21,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from flyte_notebook.notebook import formats, widgets_in_worker
+from flyte_notebook.notebook import widgets_in_worker
 from flyte_notebook.reliance import Reliance
 from flyte_notebook.worker import context
 from flyte_notebook.worker.after_import import call_after_import
@@ -150,6 +150,8 @@ def _make_shell() -> Any:
         main.__dict__.pop(name, None)
     main.__dict__.update(results)
     if context.formats:
+        from flyte_notebook.notebook import formats  # noqa: PLC0415 - only where the notebook shows values its own way
+
         formats.make(shell, context.formats)
     builtins.get_ipython = start  # type: ignore[attr-defined]  # the shell itself sets it only while it runs a cell
     return shell

@@ -36,7 +36,7 @@ class Files:
 
 def files() -> dict[str, str]:
     """Return the files of modules that have one, and that an import would not find there now."""
-    places = {os.path.abspath(entry) for entry in sys.path}
+    places = {_absolute(str.__str__(entry)) for entry in _search_path() if isinstance(entry, str)}
     found = {}
     for name, module in list(sys.modules.items()):
         file = None if "." in name else _file(module)
@@ -48,6 +48,20 @@ def files() -> dict[str, str]:
         if private.exists(file):
             found[name] = file
     return found
+
+
+def _search_path() -> list[Any]:
+    try:
+        return list(sys.path)
+    except TypeError:  # anything may stand in its place
+        return []
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except OSError:  # the current directory is gone
+        return path
 
 
 def lost(module: ModuleType) -> str:
@@ -84,7 +98,7 @@ def _file(module: Any) -> str | None:
     origin = getattr(spec, "origin", None)
     if type(getattr(spec, "loader", None)).__name__ not in _LOADERS or not isinstance(origin, str):
         return None
-    return os.path.abspath(origin)
+    return _absolute(origin)
 
 
 def _is_package(file: str) -> bool:
@@ -97,4 +111,4 @@ def _ordinary(name: str) -> str | None:
         spec = importlib.machinery.PathFinder.find_spec(name)
     except Exception:
         return None
-    return None if spec is None or spec.origin is None else os.path.abspath(spec.origin)
+    return None if spec is None or spec.origin is None else _absolute(spec.origin)

@@ -142,8 +142,9 @@ def _array(array: Any, memory: mmap.mmap) -> Any:
 
 def _memory_of(obj: Any) -> mmap.mmap | None:
     """Return the mapping of a file that an array lies in, ``None`` for all else."""
-    numpy = sys.modules.get("numpy")
-    if numpy is None or type(obj) not in {numpy.ndarray, getattr(numpy, "memmap", None)} or not obj.size:
+    numpy = sys.modules.get("numpy")  # which another thread may be importing
+    arrays = [getattr(numpy, "ndarray", None), getattr(numpy, "memmap", None)]
+    if numpy is None or not any(type(obj) is kind for kind in arrays) or not obj.size:
         return None
     base = obj
     while base is not None and type(base) is not mmap.mmap:

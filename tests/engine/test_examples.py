@@ -168,7 +168,7 @@ def test_a_program_that_recovers_does_so(tmp_path: Path) -> None:
     assert 0 == done.status, done.stderr
     expected = {
         "flaky": "2",
-        "hopeless": "NonRecoverableError NonRecoverableError",
+        "hopeless": "RuntimeUserError NonRecoverableError",
         "slow": "MaxRuntimeExceededError MaxRuntimeExceededError",
         "in_time": "done",
         "fussy": "RuntimeUserError TooSmall",

@@ -49,7 +49,10 @@ class Row:
         if self.act in ENDING:
             return "RuntimeSystemError", "Interrupted"
         if (self.what, self.when) == ("input", "pickle"):
-            return ("UsageError", "") if self.how == "cell" else ("RuntimeDataValidationError", "DataValidationError")
+            code = "DataValidationError"
+            # What leaves a task keeps its class only where the SDK's own conversion knows it, as on a cluster.
+            called = "RuntimeDataValidationError" if "task" in self.how else "RuntimeUserError"
+            return ("UsageError", "") if self.how == "cell" else (called, code)
         if (self.how, self.what) == ("cell", "result"):
             return "RuntimeUserError", "PicklingProblem"
         if self.when == "pickle":

@@ -136,12 +136,13 @@ def test_the_shell_leaves_namespace_files_and_threads_alone(tmp_path: Path) -> N
         """
 import builtins, threading
 shell = get_ipython()
-print(open is builtins.open, threading.active_count(), shell.user_ns is globals(), shell.history_manager.enabled)
+names = sorted(thread.name for thread in threading.enumerate())
+print(open is builtins.open, names, shell.user_ns is globals(), shell.history_manager.enabled)
 """,
         tmp_path,
     )
-    assert text == "True 1 True False\n"
-    assert answer["new"] == ["__builtin__", "_dh", "_ih", "_oh", "builtins", "shell", "threading"]
+    assert text == "True ['MainThread'] True False\n"
+    assert answer["new"] == ["__builtin__", "_dh", "_ih", "_oh", "builtins", "names", "shell", "threading"]
     assert list(tmp_path.rglob("*")) == []
 
 
