@@ -6,6 +6,7 @@ retries, in the background, on a cluster) begin with fresh entropy, as on a clus
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pickle
 import sys
@@ -26,7 +27,12 @@ given: States | None = None
 
 def read() -> States:
     """Return the state of each generator that is loaded here, pickled, by the name of its module."""
-    return {name: pickle.dumps(_state(name), pickle.HIGHEST_PROTOCOL) for name in MODULES if loaded(name)}
+    found = {}
+    for name in MODULES:
+        if loaded(name):
+            with contextlib.suppress(AttributeError):  # another thread is importing it
+                found[name] = pickle.dumps(_state(name), pickle.HIGHEST_PROTOCOL)
+    return found
 
 
 def write(states: States) -> None:

@@ -72,6 +72,8 @@ def read() -> Settings:
         except CannotTravelError as problem:
             left.append(f"{library.what}: {problem} stays in the notebook")
             data = _pickled(problem.rest)
+        except AttributeError:  # another thread is importing it: nobody can have set anything there yet
+            continue
         except Exception as error:  # noqa: BLE001 - whatever stands in a library
             left.append(f"{library.what} stay in the notebook: {type(error).__name__}: {error}")
             continue
