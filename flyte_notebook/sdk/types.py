@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import warnings
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -251,8 +252,12 @@ class CellOutputsTransformer(TypeTransformer[CellOutputs]):
 def lost() -> str:
     """Return what does not work because the SDK's literals are not the known ones, and why; empty when all does."""
     try:
-        _new_literal()
-        ours, theirs = type(_binary_type(PICKLE_TAG)), type(TypeEngine.to_literal_type(int))
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # this loads the SDK's transformers, and a notebook may make errors of theirs
+            _new_literal()
+            ours, theirs = type(_binary_type(PICKLE_TAG)), type(TypeEngine.to_literal_type(int))
         why = "" if ours is theirs else f"it uses {theirs.__module__}.{theirs.__name__}"
     except Exception as error:  # noqa: BLE001 - whatever the import of another version, or a message of it, may raise
         why = f"{type(error).__name__}: {error}"
