@@ -253,9 +253,7 @@ def lost() -> str:
     """Return what does not work because the SDK's literals are not the known ones, and why; empty when all does."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # this loads the SDK's transformers, and a notebook may make errors of theirs
+            warnings.simplefilter("ignore")  # of the SDK's transformers, which this loads
             _new_literal()
             ours, theirs = type(_binary_type(PICKLE_TAG)), type(TypeEngine.to_literal_type(int))
         why = "" if ours is theirs else f"it uses {theirs.__module__}.{theirs.__name__}"
