@@ -12,6 +12,7 @@ import contextlib
 import functools
 import gc
 import logging
+import operator
 import pickle
 import sys
 import warnings
@@ -68,12 +69,11 @@ def read() -> Settings:
     left: list[str] = []
     for library in LIBRARIES:
         try:
-            data = _read(library)
-        except CannotTravelError as problem:
-            left.append(f"{library.what}: {problem} stays in the notebook")
-            data = _pickled(problem.rest)
-        except AttributeError:  # another thread is importing it: nobody can have set anything there yet
-            continue
+            try:
+                data = _read(library)
+            except CannotTravelError as problem:
+                left.append(f"{library.what}: {problem} stays in the notebook")
+                data = _pickled(problem.rest)
         except Exception as error:  # noqa: BLE001 - whatever stands in a library
             left.append(f"{library.what} stay in the notebook: {type(error).__name__}: {error}")
             continue
@@ -103,7 +103,10 @@ def made(packed: Mapping[str, bytes], source: str) -> Iterator[list[str]]:
 def _read(library: Library) -> bytes | None:
     if not loaded(library.module):
         return None
-    found = library.read(sys.modules[library.module])
+    try:
+        found = library.read(sys.modules[library.module])
+    except AttributeError:  # another thread is importing it: nobody can have set anything there yet
+        return None
     return None if found is None else _pickled(found)
 
 
@@ -122,7 +125,10 @@ def _seen(library: Library) -> bytes | None:
 
 def _write(library: Library, data: bytes | None, before: dict[str, bytes | None]) -> None:
     if data is not None:
-        _make(library, data)
+        try:
+            _make(library, data)
+        except Exception as error:  # noqa: BLE001 - the cell runs all the same
+            sys.stderr.write(f"[flyte_notebook: {library.what} cannot be set in the task: {error}]\n")
     before[library.what] = _seen(library)
 
 
@@ -174,14 +180,18 @@ def _write_warnings(_module: Any, found: list[Any]) -> None:
     filters: list[Any] = warnings.filters  # type: ignore[assignment]  # a list, said to be a sequence
     for action, message, (module, name), *where in found:
         if loaded(module):
-            filters.append((action, message, getattr(sys.modules[module], name), *where))
+            filters.append((action, message, _class(module, name), *where))
         else:  # of a library that the body may import: it is the newest then
             call_after_import(module, functools.partial(_insert, action, message, module, name, *where))
 
 
 def _insert(action: str, message: Any, module: str, name: str, *where: Any) -> None:
     filters: list[Any] = warnings.filters  # type: ignore[assignment]  # as above
-    filters.insert(0, (action, message, getattr(sys.modules[module], name), *where))
+    filters.insert(0, (action, message, _class(module, name), *where))
+
+
+def _class(module: str, name: str) -> Any:
+    return operator.attrgetter(name)(sys.modules[module])  # the name may have dots in it
 
 
 def _read_decimal(decimal: Any) -> Any:
@@ -224,7 +234,7 @@ def _read_logging(_module: Any) -> dict[str, Any]:
         of_a_library = name.partition(".")[0] in sys.modules and name != "__main__"
         if not of_a_library:
             unknown = [type(handler).__name__ for handler, said in handlers if not said]
-            left += [f"a {kind} of the logger {name or 'root'}" for kind in unknown]
+            left += [f"the {kind} of the logger {name or 'root'}" for kind in unknown]
         said = {
             "level": logger.level,
             "propagate": logger.propagate,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import decimal
+import logging
 import sys
 import types
+import warnings
 
 import pytest
 
@@ -24,3 +27,38 @@ def test_a_generator_that_is_being_imported_has_no_state_yet(monkeypatch: pytest
     """The others have."""
     monkeypatch.setitem(sys.modules, "numpy.random", types.ModuleType("numpy.random"))
     assert {"random"} == set(generators.read())
+
+
+def test_what_cannot_be_pickled_is_named_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another part of the same settings stays behind by itself."""
+    formatter = logging.Formatter("%(message)s")
+    formatter.converter = lambda *_: None  # type: ignore[assignment, return-value]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    monkeypatch.setattr(logging.root, "handlers", [handler, logging.Handler()])
+    found = library_settings.read()
+    assert any(said.startswith("logging stay in the notebook: ") for said in found.left)
+    assert "logging" not in found.packed
+
+
+class Outer:
+    class InnerWarning(Warning):
+        """One whose name has a dot in it."""
+
+
+def test_a_class_inside_of_a_class_may_be_filtered() -> None:
+    """Its name has a dot in it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Outer.InnerWarning)
+        packed = library_settings.read().packed
+    with library_settings.made(packed, ""), pytest.raises(Outer.InnerWarning):
+        warnings.warn("late", Outer.InnerWarning, stacklevel=1)
+
+
+def test_what_cannot_be_set_is_said_and_the_cell_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """One that is no pickle, say."""
+    before = decimal.getcontext().copy()
+    with library_settings.made({"the decimal context": b"nothing"}, ""):
+        pass
+    assert "[flyte_notebook: the decimal context cannot be set in the task: " in capsys.readouterr().err
+    assert repr(before) == repr(decimal.getcontext())

@@ -147,7 +147,7 @@ def test_what_cannot_travel_is_named_once_and_the_rest_goes(kernel: Kernel) -> N
     finally:
         kernel.run(RESTORED).ok()
     assert [
-        "logging: a Own of the logger root stays in the notebook",
+        "logging: the Own of the logger root stays in the notebook",
         "warning filters: a filter for the notebook's own class OwnWarning stays in the notebook",
     ] == first.notes
     assert [] == second.notes
