@@ -135,12 +135,12 @@ def take_along(
             continue
         size_bytes = 0 if isinstance(value, (types.FunctionType, type)) else deep_bytes(value)
         if size_bytes > min(LARGEST_BYTES, left_bytes):
-            absent[name] = format_memory(size_bytes)
+            absent[name] = f"({format_memory(size_bytes)}), too large to be taken along for look-ups; add -i {name}"
             continue
         try:
             pickling.dumps(value, home)
         except Exception:  # noqa: BLE001 - user code may raise anything
-            absent[name] = f"a {type_name(value)}, which cannot be pickled"
+            absent[name] = f"(a {type_name(value)}), which cannot be pickled; make it in the cell"
             continue
         left_bytes -= size_bytes
         values[name] = value
@@ -186,10 +186,7 @@ class Absent:
 
 def _refuse(absent: Absent, *_arguments: object) -> NoReturn:
     name, why = object.__getattribute__(absent, "_name"), object.__getattribute__(absent, "_why")
-    message = (
-        f"name '{name}' is not defined in the task: the notebook has it ({why}), and a name that is looked up while "
-        f"the cell runs is taken along only if it is small and can be pickled; add -i {name}"
-    )
+    message = f"name '{name}' is not defined in the task: the notebook has it {why}"
     raise NameError(message, name=name)
 
 

@@ -103,7 +103,7 @@ def test_what_cannot_be_pickled_is_named_in_the_error(kernel: Kernel) -> None:
     """As what is too large."""
     kernel.run(LARGE).ok()
     reply = kernel.run("%%flyte_task\neval('loc' + 'ked.acquire()')")
-    assert "the notebook has it (a _thread.lock, which cannot be pickled)" in reply.evalue
+    assert "the notebook has it (a _thread.lock), which cannot be pickled; make it in the cell" in reply.evalue
 
 
 def test_a_name_in_a_text_is_an_input(kernel: Kernel) -> None:
