@@ -61,7 +61,8 @@ class Proof:
             report = await run_canary(canary, self._link)
         except CanaryError as error:
             raise UnprovenError(str(error)) from error
-        self.baseline_bytes, self.no_line = report.trace.baseline_bytes, report.no_line
+        # It does nothing, so its peak is its baseline, which is not seen where it ended before somebody looked.
+        self.baseline_bytes, self.no_line = report.trace.baseline_bytes or report.trace.peak_bytes, report.no_line
         losses.settle(BY_KEY[LINES], self.no_line)
 
     async def _rehearse(self, rehearsal: str) -> None:

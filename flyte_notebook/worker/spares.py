@@ -316,6 +316,7 @@ class Spares:
         try:
             if fits:
                 spare.group.assign(message["name"], limits)
+                watched.take(limits)  # before it is told: it may be over before we go on
                 Sending(spare.sock, order, fds, self._events)
         except OSError:
             fits = False
@@ -326,7 +327,6 @@ class Spares:
         self._forget(spare)
         _close(fds)
         self._replace_due_s = 0.0 if self._in_demand else time.monotonic() + REPLACE_AFTER_S
-        watched.take(limits)
         self._start(message, watched)
 
     def _miss(self, spare: Spare) -> None:

@@ -69,9 +69,11 @@ class Watched:
         self.begin(limits)
 
     def take(self, limits: Limits) -> None:
-        """Give the worker, which stood ready, to an attempt that begins now: what was before is not its own."""
+        """Begin an attempt of a worker that stood ready, before it is told of it: what was before is not its own.
+
+        A short attempt may be over before the kernel says that it is ready, so this is the baseline until then.
+        """
         self.begin(limits)
-        # A short attempt may be over before the kernel says that it is ready.
         self._baseline_bytes = self._group.sample()
         self._ready_after_s = 0.0
         self._witness.begin(self._baseline_bytes)

@@ -108,6 +108,22 @@ def test_a_server_that_died_is_one_loss_however_many_were_asked_of_it() -> None:
     )
 
 
+def test_the_baseline_is_read_before_the_worker_is_told() -> None:
+    """A supervisor that loses the processor finds a short attempt over, and its memory given back: no baseline."""
+    assert "True" in run(
+        "until(lambda: standing() == spares.KEPT); spare = ready._spares[0]; pid = spare.watched.pid; taken = []\n"
+        "def send(*order):\n"
+        "    os.kill(pid, 9)\n"
+        "    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)\n"
+        "spares.Sending = send\n"
+        "ready._start = lambda message, watched: taken.append(watched)\n"
+        "order = dict.fromkeys(('entry', 'environ', 'cwd', 'sys_path', 'cpu_cores'))\n"
+        "ready._hand_over(spare, {'name': 'short', 'memory_bytes': 1 << 30, **order}, [])\n"
+        "print(taken[0].facts()['baseline_bytes'] > 10 << 20)\n"
+        "ready._leaving.append(taken[0])"
+    )
+
+
 def test_short_memory_sends_spares_away() -> None:
     """With little memory left on the machine nobody stands ready; with more they come back."""
     assert "done" in run(
