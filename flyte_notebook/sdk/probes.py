@@ -28,7 +28,7 @@ from flyte_notebook.outcome import Success, WorkerReport
 from flyte_notebook.reliance import expect
 from flyte_notebook.sdk import background_loop, calls, control_plane, data_paths, lazy, ordinary, rehearsal, seam, types
 from flyte_notebook.sdk.recording import Recording
-from flyte_notebook.sdk.tasks import SIZE_KEY
+from flyte_notebook.sdk.tasks import SIZE_KEY, probe_task
 from flyte_notebook.worker import context
 
 if TYPE_CHECKING:
@@ -164,15 +164,13 @@ def calls_outside_are_ours() -> None:
 
 
 def kinds_of_calls_are_told_apart() -> None:
-    environment = flyte.TaskEnvironment(name="flyte_notebook_kinds")
-
     def blocking() -> None:
         pass
 
     async def awaited() -> None:
         pass
 
-    kinds = [seam.is_sync(environment.task(function)) for function in (blocking, awaited)]
+    kinds = [seam.is_sync(probe_task(function)) for function in (blocking, awaited)]
     expect(kinds == [True, False], f"tasks of functions and coroutines seem to be {kinds}")
 
 
@@ -315,8 +313,7 @@ def runs_write_where_they_are_told() -> None:
             seam.replace_dispatch(dispatch),
         ]
         try:
-            task = flyte.TaskEnvironment(name="flyte_notebook_probe").task(_same)
-            value = flyte.with_runcontext(mode="local").run(task, 1).outputs()[0]
+            value = flyte.with_runcontext(mode="local").run(probe_task(_same), 1).outputs()[0]
         finally:
             for back in reversed(undo):
                 back()

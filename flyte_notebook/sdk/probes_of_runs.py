@@ -11,6 +11,7 @@ import flyte
 
 from flyte_notebook.reliance import expect
 from flyte_notebook.sdk import calls, seam
+from flyte_notebook.sdk.tasks import probe_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,6 @@ def settings_of_runs_are_known() -> None:
 
 
 def blocking_calls_find_no_loop() -> None:
-    environment = flyte.TaskEnvironment(name="flyte_notebook_blocking")
     found: list[Any] = []
 
     def blocking() -> None:
@@ -48,7 +48,7 @@ def blocking_calls_find_no_loop() -> None:
             asyncio._set_running_loop(loop)  # noqa: SLF001 - as in `body`
 
     async def call() -> None:
-        environment.task(blocking)()
+        probe_task(blocking)()
 
     undo = calls.replace_sync_calls(around)
     try:

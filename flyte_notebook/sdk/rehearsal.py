@@ -19,6 +19,7 @@ import flyte.models
 from flyte_notebook.bound import monotonic_s
 from flyte_notebook.sdk import background_loop, seam
 from flyte_notebook.sdk.inputs import NamingConversion
+from flyte_notebook.sdk.tasks import probe_task
 from flyte_notebook.sdk.user_code import watched
 from flyte_notebook.worker import context
 
@@ -61,12 +62,11 @@ class _Rehearsal(logging.Handler):
         self._mapped = 0
         self._alone = False
         self._both = asyncio.Event()
-        environment = flyte.TaskEnvironment(name="flyte_notebook_rehearsal")
-        self.add = environment.task(_add)
-        self.again = environment.task(retries=1)(_again)
-        self.fail = environment.task(_fail)
-        self.item = environment.task(_item)
-        self.outer = environment.task(self._outer())
+        self.add = probe_task(_add)
+        self.again = probe_task(_again, retries=1)
+        self.fail = probe_task(_fail)
+        self.item = probe_task(_item)
+        self.outer = probe_task(self._outer())
 
     def emit(self, record: logging.LogRecord) -> None:
         """Note what the SDK logs."""

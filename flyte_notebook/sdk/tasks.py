@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from flyte.extend import AsyncFunctionTaskTemplate
+from flyte.models import NativeInterface
+
 from flyte_notebook import units
 from flyte_notebook.bound import unique
 from flyte_notebook.errors import InlineIOMaxBytesBreached, RuntimeUserError
@@ -17,7 +20,7 @@ from flyte_notebook.worker import elsewhere, named_pickles, pickling
 from flyte_notebook.worker.spool import Spool, SpoolReader
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import BinaryIO
 
 TYPE_KEY = "python_type"
@@ -33,6 +36,21 @@ SHORT_TEXT = 60
 ENTRY = "flyte_notebook.sdk.inside:execute"
 ROOT_ACTION = "a0"
 """The name of a run's first action, as on a cluster."""
+
+
+def probe_task(function: Callable[..., Any], **settings: Any) -> Any:
+    """Return a task for a probe, as `flyte.TaskEnvironment.task` makes it, without an environment.
+
+    A new environment asks the interpreter for its caller's source file. That looks at each loaded module, and so loads
+    pandas, which the SDK imports only when it is needed: 0.4 s.
+    """
+    return AsyncFunctionTaskTemplate(
+        func=function,
+        name=f"flyte_notebook_probe.{function.__name__}",
+        short_name=function.__name__,
+        interface=NativeInterface.from_callable(function),
+        **settings,
+    )
 
 
 def job_for(call: dict[str, Any], directory: str, *, root: bool, generators: Mapping[str, bytes] | None = None) -> Job:
