@@ -10,7 +10,21 @@ from typing import ClassVar
 
 import pytest
 
-from flyte_notebook.history import Action, Attempt, History, Run, Runs
+from flyte_notebook.history import (
+    Action,
+    Attempt,
+    Call,
+    Cell,
+    FitTrial,
+    Grown,
+    History,
+    Purpose,
+    Rerun,
+    Run,
+    Runs,
+    SweepPoint,
+    purpose_of,
+)
 from flyte_notebook.limits import Limits
 from flyte_notebook.outcome import Failure, Success, WorkerReport
 from flyte_notebook.trace import MemoryTrace
@@ -215,8 +229,7 @@ def test_a_run_is_shown_in_one_line() -> None:
 
 def _ran(history: History, name: str, *, attempts: int = 1, rerun_of: str | None = None, using: str = "") -> Run:
     """Add a run of one action with some failed attempts."""
-    run = history.begin(name, "oomer")
-    run.rerun_of, run.rerun_with = rerun_of, using
+    run = history.begin(name, "oomer", Call() if rerun_of is None else Rerun(of=rerun_of, changed=using))
     action = run.begin_action("a0", "oomer", None, Limits())
     for number in range(attempts):
         worker = f"{name}-a0-{number}"
@@ -283,7 +296,7 @@ def test_a_rerun_that_has_not_begun_is_not_told() -> None:
     """It stands in the history before its first attempt."""
     history = History()
     _ran(history, "r1")
-    history.begin("r2", "oomer").rerun_of = "r1-a0-0"
+    history.begin("r2", "oomer", Rerun(of="r1-a0-0"))
     assert ["r1-a0-0"] == [worker for _, worker in _told(history, "r1-a0-0")]
 
 
@@ -374,3 +387,53 @@ def test_a_loaded_run_says_when_it_was_saved() -> None:
     assert f"<Run r1 of oomer: 0 actions, saved {run.saved_words}>" == repr(run)
     assert time.strftime("%Y-%m-%d %H:%M", time.localtime(1_800_000_000)) == run.saved_words
     assert not Run(name="r1", task_name="oomer").saved_words
+
+
+PURPOSES = [
+    Call(),
+    Cell(),
+    Cell(background=True),
+    Rerun(of="r1-a0-0", changed="1Gi", background=True),
+    Rerun(of="r1-a0-0", cell=True),
+    FitTrial(),
+    FitTrial(cell=True),
+]
+
+
+@pytest.mark.parametrize("purpose", PURPOSES, ids=repr)
+def test_the_purpose_of_a_run_is_known_from_its_facts(purpose: Purpose) -> None:
+    """They have flags for it, as the first version of them had."""
+    facts = Run(name="r", task_name="t", purpose=purpose).to_dict()
+    names = ("lands", "apart", "of_fit", "rerun_of", "rerun_with")
+    assert purpose == purpose_of(**{name: facts[name] for name in names})
+
+
+def test_a_run_whose_limit_grew_is_a_rerun_among_its_facts() -> None:
+    """What was shown together in the notebook is not told from other reruns in a file."""
+    facts = Run(name="r", task_name="t", purpose=Grown(of="r1-a0-0", limit="1Gi", cell=True)).to_dict()
+    assert ("r1-a0-0", "1Gi", True) == (facts["rerun_of"], facts["rerun_with"], facts["lands"])
+
+
+@pytest.mark.parametrize("purpose", [FitTrial(), SweepPoint()], ids=repr)
+def test_what_fails_in_an_experiment_is_not_the_last_failure(purpose: Purpose) -> None:
+    """Neither an attempt of it, nor the run itself: it was to find that out."""
+    history = History()
+    run = history.begin("r", "t", purpose)
+    failed = _failure()
+    history.record(run, run.begin_action("a0", "t", None, Limits()), replace(_attempt(1), outcome=failed))
+    history.end(run, failed)
+    assert (failed, None) == (run.failure, history.last_failure)
+
+
+def test_a_failure_is_told_again_with_more_words() -> None:
+    """In its run, and as the last one; another failure stays."""
+    history = History()
+    run = _ran(history, "r1")
+    failure = run.failure_of("r1-a0-0")
+    assert failure is not None
+    history.end(run, failure)
+    told = replace(failure, headline="more words")
+    history.retell(failure, told)
+    assert run.failure is told is history.last_failure
+    history.retell(failure, replace(failure, headline="others"))
+    assert run.failure is told is history.last_failure

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from flyte_notebook.engine.link import Handle, SupervisorLink
     from flyte_notebook.engine.pump import Sink
     from flyte_notebook.engine.request import Start
+    from flyte_notebook.history import Run
     from flyte_notebook.job import Job, Surroundings
     from flyte_notebook.outcome import Outcome, Stage, Tripped
 
@@ -56,11 +57,13 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """What a run was started from: where its output goes and what its workers see of the notebook.
+    """The run that an attempt belongs to, and what that was started from.
 
-    ``before`` and ``after`` name functions (``module:function``) that each worker calls around its job.
+    That is where its output goes and what its workers see of the notebook. ``before`` and ``after`` name functions
+    (``module:function``) that each worker calls around its job.
     """
 
+    run: Run
     sink: Sink
     surroundings: Surroundings
     before: tuple[str, ...] = ()

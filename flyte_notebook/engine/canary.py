@@ -9,6 +9,7 @@ from flyte_notebook.bound import from_json
 from flyte_notebook.engine.around import snapshot
 from flyte_notebook.engine.attempt import AttemptInWorker, Origin
 from flyte_notebook.engine.sinks import Nowhere
+from flyte_notebook.history import Run
 from flyte_notebook.job import Job
 from flyte_notebook.reliance import Loss
 
@@ -48,7 +49,8 @@ async def try_out(entry: str, link: SupervisorLink) -> dict[str, Loss | None]:
 
 async def _run(name: str, entry: str, link: SupervisorLink) -> WorkerReport:
     job = Job(label=name, run=name, action="a0", entry=entry, payload=b"")
-    origin = Origin(sink=Nowhere(), surroundings=snapshot(local=False))
+    run = Run(name=name, task_name=name)  # the history does not know it
+    origin = Origin(run=run, sink=Nowhere(), surroundings=snapshot(local=False))
     attempt = AttemptInWorker(job, origin, link, _no_call)
     report = await attempt.run()
     again = attempt.second_try(report)

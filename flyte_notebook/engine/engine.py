@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from flyte_notebook.engine.link import Prefork, Workers
     from flyte_notebook.engine.living import Living
     from flyte_notebook.engine.request import Start
-    from flyte_notebook.history import Run
     from flyte_notebook.job import Job
     from flyte_notebook.limits import Enforcement
     from flyte_notebook.outcome import Outcome
@@ -250,8 +249,7 @@ class Engine:
 
     async def _attempt(self, job: Job, origin: Origin, parent: Ticket | None) -> Outcome:
         """Run one attempt: wait for admission, supervise, diagnose, remember."""
-        run = self.history.begin(job.run, job.label)
-        run.begin_action(job.action, job.label, job.parent, job.limits)
+        origin.run.begin_action(job.action, job.label, job.parent, job.limits)
         living = self._living.begin(job)
         if origin.observer is not None:
             origin.observer.started(job)
@@ -262,9 +260,9 @@ class Engine:
         except asyncio.CancelledError:
             cut_short = living.worker.cut_short if living.worker is not None else None
             stopped = WorkerReport(tripped="stopped", enforcement=self._link.enforcement)
-            outcome = self._conclude(job, cut_short or stopped, run, origin, cancelled=True)
+            outcome = self._conclude(job, cut_short or stopped, origin, cancelled=True)
             if parent is None and isinstance(outcome, Failure):
-                run.failure = outcome  # nobody else hears of it
+                self.history.end(origin.run, outcome)  # the session does not hear of it
             raise
         finally:
             self._living.leave(living)
@@ -272,11 +270,9 @@ class Engine:
                 self._scheduler.release(living.ticket)
             if parent is not None:
                 self._scheduler.awaits_child(parent, -1)
-        return self._conclude(job, report, run, origin)
+        return self._conclude(job, report, origin)
 
-    def _conclude(
-        self, job: Job, report: WorkerReport, run: Run, origin: Origin, *, cancelled: bool = False
-    ) -> Outcome:
+    def _conclude(self, job: Job, report: WorkerReport, origin: Origin, *, cancelled: bool = False) -> Outcome:
         """Decide what became of an attempt, remember it, and tell who listens."""
         outcome = diagnose(job, report, unpickle=pickling.loads)
         self._living.conclude(job, outcome, cancelled=cancelled)
@@ -288,11 +284,10 @@ class Engine:
             trace=report.trace,
             duration_s=report.duration_s,
         )
-        self.history.record(run, run.begin_action(job.action, job.label, job.parent, job.limits), attempt)
-        if isinstance(outcome, Failure):
-            self.history.last_failure = outcome
-            if self.on_failure is not None:
-                self.on_failure(job)
+        action = origin.run.begin_action(job.action, job.label, job.parent, job.limits)
+        self.history.record(origin.run, action, attempt)
+        if isinstance(outcome, Failure) and self.on_failure is not None:
+            self.on_failure(job)
         if origin.observer is not None:
             origin.observer.ended(job, outcome)
         return outcome

@@ -7,13 +7,15 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.history.budget import Budget
+from flyte_notebook.history.purpose import CALL, SweepPoint
 from flyte_notebook.history.runs import Run
+from flyte_notebook.outcome import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from flyte_notebook.history.purpose import Purpose
     from flyte_notebook.history.runs import Action, Attempt
-    from flyte_notebook.outcome import Failure
 
 KEPT_RUNS = 200
 KEPT_BYTES = 256 << 20
@@ -25,6 +27,9 @@ class History:
 
     Where their attempts hold more than ``kept_bytes`` the oldest lose the values of their errors and most of their
     text, and where that is not enough they are forgotten.
+
+    Engine and session write here what becomes of a run; nobody else does. ``last_failure`` is that of the last attempt
+    or run which failed and was no experiment.
     """
 
     def __init__(self, kept: int = KEPT_RUNS, kept_bytes: int = KEPT_BYTES) -> None:
@@ -35,16 +40,16 @@ class History:
         self._lock = threading.Lock()
         self.last_failure: Failure | None = None
 
-    def begin(self, name: str, task_name: str, *, point: bool = False) -> Run:
-        """Return the run of that name, begun now if it is new; a ``point`` takes no other run's place."""
+    def begin(self, name: str, task_name: str, purpose: Purpose = CALL) -> Run:
+        """Return the run of that name, begun now if it is new; a point of a sweep takes no other run's place."""
         with self._lock:
             known = self.find(name)
             if known is not None:
                 return known
             for earlier in tuple(self._runs)[:-1]:
                 earlier.let_frames_go()
-            run = Run(name=name, task_name=task_name, point=point)
-            if point:
+            run = Run(name=name, task_name=task_name, purpose=purpose)
+            if isinstance(purpose, SweepPoint):
                 self._points[name] = run
             else:
                 self._runs.append(run)
@@ -54,11 +59,27 @@ class History:
 
     def record(self, run: Run, action: Action, attempt: Attempt) -> None:
         """Add an attempt that is over to its action."""
+        if isinstance(attempt.outcome, Failure) and not run.of_experiment:
+            self.last_failure = attempt.outcome
         with self._lock:
             action.attempts.append(attempt)
             self._budget.add(run, attempt)
             while self._budget.exceeded and len(self._runs) > 1 and self._runs[0] is not run:
                 self._budget.forget(self._runs.popleft())
+
+    def end(self, run: Run, failure: Failure | None) -> None:
+        """Say how a run ended; it may have another attempt, and end again."""
+        run.failure = failure
+        if failure is not None and not run.of_experiment:
+            self.last_failure = failure
+
+    def retell(self, before: Failure, told: Failure) -> None:
+        """Put a failure in the place of one that says less about the same attempt."""
+        run = self.run_of(before.worker)
+        if run is not None and run.failure is before:
+            run.failure = told
+        if self.last_failure is before:
+            self.last_failure = told
 
     def find(self, name: str) -> Run | None:
         """Return the run of that name, or ``None``."""

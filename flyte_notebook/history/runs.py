@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, overload
 
 from flyte_notebook.bound import to_json
+from flyte_notebook.history.purpose import CALL, Cell, FitTrial, Grown, Rerun, SweepPoint
 from flyte_notebook.outcome import Failure
 from flyte_notebook.trace import data_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from flyte_notebook.history.purpose import Purpose
     from flyte_notebook.limits import Limits
     from flyte_notebook.outcome import Outcome
     from flyte_notebook.trace import MemoryTrace
@@ -62,31 +64,23 @@ class Action:
 class Run:
     """One ``flyte.run`` or one cell: its actions, flat, in start order.
 
-    ``failure`` is why the run failed, ``None`` while it runs and when it succeeded, also if failures inside were
-    caught. ``outputs`` are the results of a cell by name; only the run that gave some last still has them, so that the
-    history does not keep everything that was ever returned. ``rerun_of`` is the worker whose failure was run again,
-    ``None`` for a run of its own, and ``rerun_with`` what was changed for it, in a few words. ``lands``: it is a cell
-    with ``%%flyte_task``, whose outputs belong in the notebook. ``apart``: no cell waited for it. ``of_fit``: it was to
-    find out whether a limit passes. ``growing``: it is one of several whose limit grew after each OOM; they are shown
-    together. ``point``: it is one of many of a sweep, which shows what they say together, and is never among those that
-    the history lists. ``advice`` is said of one that passed, in a few words. ``saved_s`` is when it was saved, in
-    seconds since 1970, of one that was loaded, which has no outputs and cannot be run again; ``None`` of a run of this
-    kernel.
+    ``purpose`` says what it is for. ``failure`` is why the run failed, ``None`` while it runs and when it succeeded,
+    also if failures inside were caught. ``returned`` is what a cell gave back, a
+    `flyte_notebook.cells.returned.ReturnedValues`, until it is in the notebook. ``outputs`` are the results of a cell
+    by name; only the run that gave some last still has them, so that the history does not keep everything that was ever
+    returned. ``cached``: the result came from the cache, and nothing ran. ``advice`` is said of one that passed, in a
+    few words. ``saved_s`` is when it was saved, in seconds since 1970, of one that was loaded, which has no outputs and
+    cannot be run again; ``None`` of a run of this kernel.
     """
 
     name: str
     task_name: str
+    purpose: Purpose = CALL
     actions: list[Action] = field(default_factory=list)
     failure: Failure | None = None
+    returned: Any = None
     outputs: dict[str, Any] = field(default_factory=dict)
     cached: bool = False
-    rerun_of: str | None = None
-    rerun_with: str = ""
-    lands: bool = False
-    apart: bool = False
-    of_fit: bool = False
-    growing: bool = False
-    point: bool = False
     advice: str = ""
     saved_s: float | None = None
     _frames_gone: bool = field(default=False, repr=False)
@@ -97,6 +91,33 @@ class Run:
         failed = "" if self.failure is None else f", {type(self.failure.error).__name__}"
         saved = "" if self.saved_s is None else f", saved {self.saved_words}"
         return f"<Run {self.name} of {self.task_name}: {count}{failed}{saved}>"
+
+    @property
+    def of_cell(self) -> bool:
+        """Whether it runs the task of a cell, whose outputs belong in the notebook."""
+        return isinstance(self.purpose, Cell) or getattr(self.purpose, "cell", False)
+
+    @property
+    def background(self) -> bool:
+        """Whether no cell waits for it."""
+        return getattr(self.purpose, "background", False)
+
+    @property
+    def of_experiment(self) -> bool:
+        """Whether it is to find out something about limits: then its failure is a finding."""
+        return isinstance(self.purpose, FitTrial | SweepPoint)
+
+    @property
+    def rerun_of(self) -> str | None:
+        """The worker whose failure was run again, ``None`` for a run of its own."""
+        return self.purpose.of if isinstance(self.purpose, Rerun | Grown) else None
+
+    @property
+    def rerun_with(self) -> str:
+        """What was changed for a rerun, in a few words."""
+        if isinstance(self.purpose, Grown):
+            return self.purpose.limit
+        return self.purpose.changed if isinstance(self.purpose, Rerun) else ""
 
     @property
     def saved_words(self) -> str:
@@ -169,9 +190,9 @@ class Run:
             "cached": self.cached,
             "rerun_of": self.rerun_of,
             "rerun_with": self.rerun_with,
-            "lands": self.lands,
-            "apart": self.apart,
-            "of_fit": self.of_fit,
+            "lands": self.of_cell,
+            "apart": self.background,
+            "of_fit": isinstance(self.purpose, FitTrial),
             "advice": self.advice,
             "failure": None if self.failure is None else self.failure.to_dict(),
             "outputs": sorted(self.outputs),

@@ -16,7 +16,7 @@ from operator import gt
 from typing import Any, Final, TypeVar, get_args
 
 from flyte_notebook import errors
-from flyte_notebook.history import FACTS_VERSION, Attempt, Run
+from flyte_notebook.history import FACTS_VERSION, Attempt, Run, purpose_of
 from flyte_notebook.job import InputFact
 from flyte_notebook.limits import CpuMechanism, Enforcement, Limits, MemoryMechanism
 from flyte_notebook.outcome import (
@@ -62,11 +62,13 @@ def run_from(facts: Any, *, saved_s: float | None = None) -> Run:  # noqa: ANN40
         name=_one(facts, "name", str),
         task_name=_one(facts, "task_name", str),
         cached=_one(facts, "cached", bool, False),
-        rerun_of=_maybe(facts, "rerun_of", str),
-        rerun_with=_one(facts, "rerun_with", str, ""),
-        lands=_one(facts, "lands", bool, False),
-        apart=_one(facts, "apart", bool, False),
-        of_fit=_one(facts, "of_fit", bool, False),
+        purpose=purpose_of(
+            lands=_one(facts, "lands", bool, False),
+            apart=_one(facts, "apart", bool, False),
+            of_fit=_one(facts, "of_fit", bool, False),
+            rerun_of=_maybe(facts, "rerun_of", str),
+            rerun_with=_one(facts, "rerun_with", str, ""),
+        ),
         advice=_one(facts, "advice", str, ""),
         saved_s=saved_s,
     )

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from flyte_notebook.bound import monotonic_s
@@ -183,31 +184,35 @@ class BackgroundRuns:
         ended: Callable[[BackgroundRun], Callable[[], object] | None],
     ) -> BackgroundRun:
         """Begin a run that no cell waits for, and that an interrupt leaves alone; its output goes to ``sink``."""
-        run.apart = True
         back = self._session.set_apart(run.name)
-
-        def in_thread() -> Any:
-            output.use(sink)
-            return call()
-
-        def over(handle: BackgroundRun) -> Callable[[], object] | None:
-            back()
-            try:
-                return ended(handle)
-            finally:
-                self._running.pop(run.name, None)
-
         handle = BackgroundRun(
             run.name,
-            in_thread,
-            stop=lambda: self._session.stop_run(run.name),
-            ended=over,
+            partial(_call_with_output_to, sink, call),
+            stop=partial(self._session.stop_run, run.name),
+            ended=partial(self._over, back, ended),
             meanwhile=self._meanwhile,
         )
         self._running[run.name] = handle
         return handle.start()
 
+    def _over(
+        self,
+        back: Callable[[], object],
+        ended: Callable[[BackgroundRun], Callable[[], object] | None],
+        handle: BackgroundRun,
+    ) -> Callable[[], object] | None:
+        back()
+        try:
+            return ended(handle)
+        finally:
+            self._running.pop(handle.name, None)
+
     def join(self) -> None:
         """Wait until each has noticed that the session is closed, for a bounded time."""
         for handle in list(self._running.values()):
             handle.join(JOIN_BOUND_S)
+
+
+def _call_with_output_to(sink: Sink, call: Callable[[], Any]) -> Any:
+    output.use(sink)
+    return call()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict, deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.bound import unique
 from flyte_notebook.cells.analysis import analyse
-from flyte_notebook.cells.returned import bind
 from flyte_notebook.errors import failure_in
 from flyte_notebook.notebook import output, relies
+from flyte_notebook.notebook.landing import land
 from flyte_notebook.notebook.reruns import NoRerunError, Rerun
 from flyte_notebook.outcome import Failure
 from flyte_notebook.overrides import Override, describe, read
@@ -159,11 +160,7 @@ class Cards:
         values = result.values
         if values is None:
             return "its value is in `fn.last_run.outputs`"
-        notes = bind(values, self.shell.user_ns)
-        for note in notes:
-            sink.display({"data": {"text/plain": f"[flyte_notebook: {note}]"}})
-        if values.outcome.shown is not None and not result.silent:
-            sink.display({"data": dict(values.outcome.shown)})
+        land(values, self.shell.user_ns, lambda data: sink.display({"data": data}), silent=result.silent)
         names = ", ".join(f"`{name}`" for name in values.outputs)
         return f"{names} {'is' if len(values.outputs) == 1 else 'are'} in the notebook" if names else ""
 
@@ -238,15 +235,11 @@ class Card:
         words = describe(override) or "the same settings"
         if self._form is not None:
             self._form.running(f"running with {words}; once it runs for half a second, a line shows it with Stop")
-        run = self._rerun.begin(override)
-        self._cards.background.begin(
-            run,
-            self._sink,
-            call=lambda: self._rerun.run(override, run),
-            ended=lambda ended: self._ended(ended, run, words),
-        )
+        run = self._rerun.begin(override, background=True)
+        call, ended = partial(self._rerun.run, override, run), partial(self._ended, run, words)
+        self._cards.background.begin(run, self._sink, call=call, ended=ended)
 
-    def _ended(self, ended: BackgroundRun, run: Run, words: str) -> Callable[[], object] | None:
+    def _ended(self, run: Run, words: str, ended: BackgroundRun) -> Callable[[], object] | None:
         """Show the end of a rerun; in its thread."""
         try:
             if ended.error is None:

@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook import capabilities, catalogue
+from flyte_notebook.history import FitTrial, Grown
 from flyte_notebook.notebook import completion, interrupts, loop, output, pump, relies, uncaught
 from flyte_notebook.notebook.background import BackgroundRuns
 from flyte_notebook.notebook.cards import Cards, warm
@@ -18,7 +19,6 @@ from flyte_notebook.notebook.magics import COMPLETIONS, FlyteMagics
 from flyte_notebook.notebook.render import CLASSES, Renderer
 from flyte_notebook.reliance import losses
 from flyte_notebook.sdk import background_loop, celltask, enforcement, lazy
-from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.views import live, tree
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Extension:
         self._undo.append(cards.close)
         self._undo.append(lazy.let_stand_ins_be_asked())
         self._undo.append(uncaught.install(self._shell, self._renderer, CLASSES).uninstall)
-        self._undo.append(celltask.last_outputs.listen(_keep_outputs))
+        self._undo.append(celltask.last_outputs.listen(session.take_outputs))
         magics = FlyteMagics(
             self._shell, self._renderer, cards, lambda: self.polling.silenced if self.polling is not None else None
         )
@@ -177,7 +177,9 @@ class Extension:
         """Show each run of this cell as a tree in which something failed that no card has told of."""
         shown = self._cards.shown if self._cards is not None else set()
         new = [run for run in enforcement.history if run.name not in self._ran_before]
-        ran = [run for run in new if not run.apart and not run.of_fit and not run.growing]
+        grown = {run.purpose.of for run in new if isinstance(run.purpose, Grown)}
+        ran = [run for run in new if not run.background and not isinstance(run.purpose, FitTrial | Grown)]
+        ran = [run for run in ran if not any(run.attempt(worker) for worker in grown)]  # shown with those
         untold = [run for run in ran if run.failed_workers - shown and not run.failed_workers & shown]
         for run in untold[-MOST_TREES:]:
             self._shell.display_pub.publish(data=tree.run_bundle(run), metadata={})
@@ -251,21 +253,6 @@ def unload(shell: Any) -> None:
     extension.unload()
     if getattr(asyncio, "_nest_patched", False):
         sys.stdout.write("flyte_notebook is unloaded; the patch of nest-asyncio2 stays until the kernel restarts.\n")
-
-
-def _keep_outputs(run_name: str, values: Any) -> None:
-    """Give a run what its cell gave back, by name; the value of the last expression is called ``result``."""
-    run = enforcement.history.find(run_name)
-    point = run is not None and run.point  # of a sweep: nobody asks what it gave back
-    if not point:
-        outputs = values.outputs
-        if values.outcome.has_value:
-            outputs["result"] = values.result
-        enforcement.history.keep_outputs(run_name, outputs)
-    if values.outcome.disposable or point:
-        values.outcome.discard()
-    spooled.end(run_name, failed=False)  # a result from the cache comes without the end of a run
-    celltask.last_outputs.take(run_name)  # nobody else asks for it: the values would stay in memory
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

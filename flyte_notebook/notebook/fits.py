@@ -29,7 +29,7 @@ def fit_again(line: str, namespace: Mapping[str, Any], session: Session) -> Show
     """Fit what ``line`` names, else the last run of this kernel. Raises UsageError, and what the task raised."""
     task, inputs = _named(line, namespace) if line else _last(namespace, session)
     try:
-        search = Fitting(session, task, lambda task, name, trial: session.run(task, (), inputs, name=name, trial=trial))
+        search = Fitting(session, task, lambda run, task, trial: session.run(run, task, (), inputs, trial=trial))
         return shown(search_and_show(search, fit_bundle))
     except (FitError, UnitError) as error:
         raise UsageError(f"{MAGIC}: {error}") from None
@@ -59,7 +59,7 @@ def _named(line: str, namespace: Mapping[str, Any]) -> tuple[Any, dict[str, Any]
 
 def _last(namespace: Mapping[str, Any], session: Session) -> tuple[Any, dict[str, Any]]:
     """Return the task of the last run and the inputs that it had; those of a cell also by their names."""
-    run = next((run for run in reversed(list(session.history)) if run.actions and not run.of_fit), None)
+    run = next((run for run in reversed(list(session.history)) if run.actions and not run.of_experiment), None)
     if run is None:
         raise UsageError(f"{MAGIC}: there is no run to fit; run a %%flyte_task cell first, or {HOW}")
     repeat = _repeat(run, session)
@@ -68,7 +68,7 @@ def _last(namespace: Mapping[str, Any], session: Session) -> tuple[Any, dict[str
     try:
         return repeat.task, repeat.arguments()
     except InputsGoneError:
-        if not run.lands:
+        if not run.of_cell:
             raise UsageError(f"{MAGIC}: the inputs of the last run are not kept; {HOW}") from None
     return repeat.task, _by_name(repeat.task, namespace, {})
 

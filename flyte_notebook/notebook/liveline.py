@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.bound import monotonic_s, unique
+from flyte_notebook.history import SweepPoint
 from flyte_notebook.notebook import relies
 from flyte_notebook.notebook.output import KernelSink
 from flyte_notebook.outcome import Success
@@ -100,7 +101,7 @@ class LiveLines:
 
         A point of a sweep has none either: the sweep has one.
         """
-        if _hushed.get() or run.point or not isinstance(sink, KernelSink):
+        if _hushed.get() or isinstance(run.purpose, SweepPoint) or not isinstance(sink, KernelSink):
             return
         with self._lock:
             if self._closing.is_set():

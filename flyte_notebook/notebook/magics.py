@@ -123,7 +123,7 @@ class FlyteMagics(Magics):
         try:
             rerun.check()
             rerun.check_override(override)
-            result = rerun.run(override, rerun.begin(override))
+            result = rerun.run(override, rerun.begin(override, background=False))
         except NoRerunError as error:
             raise UsageError(f"{options.RERUN}: {error}") from None
         self._cards.land(result, output.cell_sink(self._shell))

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.displayhook import DisplayHook
 
-from flyte_notebook.bound import unique
+from flyte_notebook import history
 from flyte_notebook.cells.version import digest
 from flyte_notebook.limiters import machine
 from flyte_notebook.overrides import Machine, Override, call_code, describe, magic_code, read
-from flyte_notebook.sdk import celltask, enforcement, settings
+from flyte_notebook.sdk import enforcement, settings
 from flyte_notebook.sdk.repeats import InputsGoneError, with_override
 from flyte_notebook.units import quantity_memory
 
@@ -72,7 +72,7 @@ class Rerun:
         self._namespace = namespace
         run = session.history.run_of(failure.worker)
         found = None if run is None else run.attempt(failure.worker)
-        self.lands = run is not None and run.lands and found is not None and found[0].parent is None
+        self.lands = run is not None and run.of_cell and found is not None and found[0].parent is None
         """Whether its outputs belong in the notebook: it is a cell's own task, not a task that something called."""
         self.started = found is not None
         """Whether there was an attempt at all; an error raised by hand, or a refusal, has none."""
@@ -132,14 +132,11 @@ class Rerun:
             limits=self.failure.limits,
         )
 
-    def begin(self, override: Override) -> Run:
+    def begin(self, override: Override, *, background: bool) -> Run:
         """Return the run in which it will be run again; it stands in the history from now on."""
-        short = self.failure.task_name.rpartition(".")[2] or "task"
-        run = self._session.history.begin(f"{short}-{unique()[:12]}", self.failure.task_name)
-        run.rerun_of = self._session.history.origin_of(self.failure.worker)
-        run.rerun_with = describe(override)
-        run.lands = self.lands
-        return run
+        origin = self._session.history.origin_of(self.failure.worker)
+        purpose = history.Rerun(of=origin, changed=describe(override), cell=self.lands, background=background)
+        return self._session.begin(self.failure.task_name, purpose)
 
     def run(self, override: Override, run: Run) -> Result:
         """Run it again, to its end. Raises what the task raised, or `NoRerunError`. Any thread."""
@@ -150,15 +147,10 @@ class Rerun:
         except BaseException:
             self._session.history.forget(run.name)  # nothing of it began
             raise
-        heard: list[ReturnedValues] = []
-        undo = celltask.last_outputs.listen(lambda name, values: heard.append(values) if name == run.name else None)
-        try:
-            value = self._session.run(task, (), arguments, name=run.name)
-        finally:
-            undo()
-        run.cached = not run.actions
+        value = self._session.run(run, task, (), arguments)
         if self.lands:
-            return Result(value=value, values=heard[-1] if heard else None, silent=_ends_in_semicolon(task))
+            values, run.returned = run.returned, None
+            return Result(value=value, values=values, silent=_ends_in_semicolon(task))
         self._session.history.keep_outputs(run.name, {"result": value})
         return Result(value=value)
 

@@ -16,6 +16,7 @@ from flyte_notebook.worker.pickling import PicklingProblem
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from flyte_notebook.history import Run
     from flyte_notebook.notebook.options import CellOptions
     from flyte_notebook.sdk.celltask import CellParts, CellTask
     from flyte_notebook.sdk.session import Session
@@ -69,7 +70,7 @@ class CellSweep:
         """Return the type that a task has for a value: values of one type share a task."""
         return None if self._over is None else type_of(self._over.name, value)
 
-    async def _call(self, value: Any, name: str, trial: Trial) -> None:
+    async def _call(self, run: Run, value: Any, trial: Trial) -> None:
         task, parts = self._by_type[self._kind(value)]
         inputs = dict(parts.inputs) if self._over is None else {**parts.inputs, self._over.name: value}
-        await self._session.run_point(trial.overridden(task), tuple(inputs.values()), {}, name=name, trial=trial)
+        await self._session.run_point(run, trial.overridden(task), tuple(inputs.values()), {}, trial=trial)

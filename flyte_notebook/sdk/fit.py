@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import flyte
 
 from flyte_notebook import fitting
-from flyte_notebook.bound import monotonic_s, unique
+from flyte_notebook.bound import monotonic_s
 from flyte_notebook.errors import RunAbortedError, failure_in
 from flyte_notebook.fitting import Fit, FitRun, Measure, TaskFit
+from flyte_notebook.history import FitTrial
 from flyte_notebook.limiters import machine
 from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk import enforcement
@@ -62,31 +63,37 @@ def check_task(task: Any) -> None:
 
 
 class Fitting:
-    """One search. ``call(task, name, trial)`` runs the task once, under that run name, and raises what it raised."""
+    """One search. ``call(run, task, trial)`` runs the task once, in that run, and raises what it raised."""
 
-    def __init__(self, session: Session, task: Any, call: Callable[[Any, str, Trial], object]) -> None:
-        """Take what is to be fitted; nothing starts. Raises `FitError`, TypeError or `UnitError`."""
+    def __init__(
+        self, session: Session, task: Any, call: Callable[[Run, Any, Trial], object], *, cell: bool = False
+    ) -> None:
+        """Take what is to be fitted, a ``cell`` for example; nothing starts.
+
+        Raises `FitError`, TypeError or `UnitError`.
+        """
         check_task(task)
         if session.engine.enforcement.memory == "none":
             raise FitError("nothing limits memory on this machine, so no limit can be fitted; fn.doctor() says why")
         self._session = session
         self._task = task
         self._call = call
+        self._purpose = FitTrial(cell=cell)
         self._room_bytes = int(ROOM * machine.available_bytes()) // fitting.MIB * fitting.MIB
         self._declared = {task.name: Declared.by(task)}
         self._seen: dict[str, list[Measure]] = {task.name: []}
         self._runs: list[FitRun] = []
         self._error: BaseException | None = None
         self._over = False
-        self.running = ""
-        """The name of the run that began last."""
+        self.running: Run | None = None
+        """The run that began last."""
         self._stopped = False
 
     def stop(self) -> None:
         """Have the search stopped; returns at once. It ends with ActionAbortedError. Thread-safe."""
         self._stopped = True
-        if self.running:
-            self._session.stop_run(self.running)
+        if self.running is not None:
+            self._session.stop_run(self.running.name)
 
     def run(self) -> Fit:
         """Search to the end and return what was found.
@@ -95,26 +102,30 @@ class Fitting:
         `known` tells afterwards.
         """
         global last  # noqa: PLW0603 - like the last run: one for the process
-        history = self._session.history
-        before, flakes = history.last_failure, 0
         try:
-            while len(self._runs) < fitting.MOST_RUNS and flakes < FLAKES:
-                steps = {name: fitting.step(seen, self._room_bytes) for name, seen in self._seen.items()}
-                asked = next((step for step in steps.values() if not step.settled), None)
-                if asked is None:
-                    break
-                limits = {name: self._limit(name, step.limit_bytes) for name, step in steps.items()}
-                error = self._one(limits, asked.why)
-                if error is not None and len(self._runs) <= 1:
-                    self._error = error
-                    raise error
-                measures = self._runs[-1].measures.values()
-                flakes += error is not None and not any(one.ended in {"memory", "time"} for one in measures)
-            self._over = True
-            history.last_failure = before  # what failed at a limit that was too small, was to fail
+            self._search()
             return self.known()
+        except BaseException as error:
+            self._session.blame(error)
+            raise
         finally:
             last = self.known()
+
+    def _search(self) -> None:
+        flakes = 0
+        while len(self._runs) < fitting.MOST_RUNS and flakes < FLAKES:
+            steps = {name: fitting.step(seen, self._room_bytes) for name, seen in self._seen.items()}
+            asked = next((step for step in steps.values() if not step.settled), None)
+            if asked is None:
+                break
+            limits = {name: self._limit(name, step.limit_bytes) for name, step in steps.items()}
+            error = self._one(limits, asked.why)
+            if error is not None and len(self._runs) <= 1:
+                self._error = error
+                raise error
+            measures = self._runs[-1].measures.values()
+            flakes += error is not None and not any(one.ended in {"memory", "time"} for one in measures)
+        self._over = True
 
     def show(self, bundle: Bundle) -> None:
         """Show what is known where output goes, when anything ran."""
@@ -169,13 +180,11 @@ class Fitting:
             raise RunAbortedError("the search for a limit was stopped")
         trial = Trial(limits=limits, room_bytes=self._room_bytes, muted=bool(self._runs))
         short = task.name.rpartition(".")[2] or "task"
-        run = session.history.begin(f"{short}-fit-{unique()[:12]}", task.name)
-        run.of_fit = True
-        self.running = run.name
+        run = self.running = session.begin(task.name, self._purpose, said=f"{short}-fit")
         began_s = monotonic_s()
         error: BaseException | None = None
         try:
-            self._call(trial.overridden(task), run.name, trial)
+            self._call(run, trial.overridden(task), trial)
         except Exception as raised:
             error = raised
             if not run.actions:  # nothing ran: its inputs were refused, or its override
@@ -284,7 +293,7 @@ def fit(
         finally:
             if enforcement.current() is opened:
                 enforcement.close_session()
-    search = Fitting(session, task, lambda task, name, trial: session.run(task, args, inputs, name=name, trial=trial))
+    search = Fitting(session, task, lambda run, task, trial: session.run(run, task, args, inputs, trial=trial))
     began(search)
     return search_and_show(search, bundle)
 

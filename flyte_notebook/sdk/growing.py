@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import flyte
 
-from flyte_notebook.bound import unique
 from flyte_notebook.errors import OOMError, UnschedulableError, failure_in
 from flyte_notebook.growing import Growth, exhausted, listed
+from flyte_notebook.history import CALL, Grown
 from flyte_notebook.outcome import Failure
 from flyte_notebook.overrides import resources_line
 from flyte_notebook.sdk import seam, tasks
@@ -25,7 +25,7 @@ from flyte_notebook.units import quantity_memory
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flyte_notebook.history import Attempt, History, Run
+    from flyte_notebook.history import Attempt, History, Purpose, Run
     from flyte_notebook.sdk.session import Session
 
 KILLED = "OOMKilled"
@@ -109,13 +109,8 @@ class Climb:
             return
         told = replace(failure, headline=f"{failure.headline}; {sentence}")
         error.failure = told  # type: ignore[attr-defined]  # as on every error that reaches the user
-        if self._history is None:
-            return
-        run = self._history.run_of(failure.worker)
-        if run is not None and run.failure is failure:
-            run.failure = told
-        if self._history.last_failure is failure:
-            self._history.last_failure = told
+        if self._history is not None:
+            self._history.retell(failure, told)
 
     def _is_own_kill(self, error: OOMError, failure: object) -> bool:
         """Whether it was this task that was killed, at its limit: not one that it called, not by a machine in need."""
@@ -125,17 +120,13 @@ class Climb:
 
     def begin(self, session: Session) -> Run:
         """Return the run of the attempt that comes next; the history knows it as a rerun of the first one."""
-        history = session.history
-        short = self._task.name.rpartition(".")[2] or "task"
-        run = history.begin(f"{short}-{unique()[:12]}", self._task.name)
-        first = None if self._first is None else history.run_of(self._first)
-        if first is not None:
-            first.growing = run.growing = True
-            run.lands = first.lands
-            run.rerun_of = self._first
-            run.rerun_with = quantity_memory(self.tried[-1])
-        self._history, self._run = history, run
-        return run
+        self._history = session.history
+        first = None if self._first is None else session.history.run_of(self._first)
+        purpose: Purpose = CALL
+        if self._first is not None and first is not None:
+            purpose = Grown(of=self._first, limit=quantity_memory(self.tried[-1]), cell=first.of_cell)
+        self._run = session.begin(self._task.name, purpose)
+        return self._run
 
     def passed(self) -> None:
         """Take that the attempt which ran last passed."""

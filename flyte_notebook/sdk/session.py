@@ -9,12 +9,12 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.bound import monotonic_s, sleep_s
+from flyte_notebook.bound import monotonic_s, sleep_s, unique
 from flyte_notebook.engine import Origin
 from flyte_notebook.engine.around import snapshot
 from flyte_notebook.engine.sinks import Nowhere, StandardSink
-from flyte_notebook.errors import InlineIOMaxBytesBreached, RunAbortedError
-from flyte_notebook.history import History, Run
+from flyte_notebook.errors import InlineIOMaxBytesBreached, RunAbortedError, failure_in
+from flyte_notebook.history import History, Run, SweepPoint
 from flyte_notebook.outcome import Failure, Success
 from flyte_notebook.reliance import losses
 from flyte_notebook.scheduler import MAX_PROCESSES
@@ -23,7 +23,8 @@ from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.recording import Recording
 from flyte_notebook.sdk.repeats import INLINE_BYTES, Repeats
 from flyte_notebook.sdk.spooled import spooled
-from flyte_notebook.sdk.unstarted import give_all_failures
+from flyte_notebook.sdk.types import last_outputs
+from flyte_notebook.sdk.unstarted import NOT_STARTED, failure_outside, give_all_failures
 from flyte_notebook.sdk.watching import Watching
 from flyte_notebook.stand_in import attach, attribute
 from flyte_notebook.worker import pickling
@@ -31,7 +32,9 @@ from flyte_notebook.worker import pickling
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from flyte_notebook.cells.returned import ReturnedValues
     from flyte_notebook.engine import Sink
+    from flyte_notebook.history import Purpose
     from flyte_notebook.job import Job, Semantics
     from flyte_notebook.progress import Progress
     from flyte_notebook.sdk.trials import Trial
@@ -50,6 +53,9 @@ _call_name: ContextVar[str | None] = ContextVar("_call_name", default=None)
 
 class Session:
     """One stretch of enforcement, from `open` to `close`. At most one is open in a process.
+
+    It owns the runs: `begin` and `run` start one, and what becomes of it is written here, or by the engine of each
+    attempt.
 
     ``sink`` is called where a run begins, in its context, and returns where the run's output goes. ``watch`` hears of
     each run that begins and that is over. ``trials`` are the runs of fits, by name, with the limits that hold in them.
@@ -189,36 +195,87 @@ class Session:
         begun = run is not None and any(action.outcome is None for action in run.actions)
         return begun or self.engine.progress(name) is not None
 
+    def begin(self, task_name: str, purpose: Purpose, *, said: str = "") -> Run:
+        """Return a run that begins now, with a name of its own: ``said``, else the task's, and what makes it unique."""
+        short = said or task_name.rpartition(".")[2] or "task"
+        return self.history.begin(f"{short}-{unique()[:12]}", task_name, purpose)
+
     def run(
         self,
+        run: Run,
         task: Any,
-        args: tuple[Any, ...],
+        args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
-        name: str,
         trial: Trial | None = None,
     ) -> Any:
-        """Run a task under a run name of our choice and return its native result; blocks.
+        """Run a task in a run that was begun, and return its native result; blocks.
 
         Inputs go by position as far as can be: some named ``task`` or ``self`` would collide with names of the SDK.
         With a ``trial`` its limits hold instead of those that tasks called inside declare, and no cache is asked.
         """
-        if trial is not None:
-            self.trials[name] = trial
-        try:
-            return seam.run_local(task, args, dict(kwargs or {}), name=name, uncached=trial is not None)
-        finally:
-            self.trials.pop(name, None)
+        with self._trying(run, trial):
+            value = seam.run_local(task, args, dict(kwargs or {}), name=run.name, uncached=trial is not None)
+        run.cached = not run.actions
+        return value
 
     async def run_point(
-        self, task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, name: str, trial: Trial
+        self, run: Run, task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, trial: Trial
     ) -> None:
         """Run a task once as a point of a sweep: as `run` with a ``trial``, awaited; what it returns is not kept."""
-        self.trials[name] = trial
+        with self._trying(run, trial):
+            await seam.run_local_async(task, args, dict(kwargs), name=run.name, uncached=True)
+
+    @contextmanager
+    def _trying(self, run: Run, trial: Trial | None) -> Iterator[None]:
+        if trial is not None:
+            self.trials[run.name] = trial
         try:
-            await seam.run_local_async(task, args, dict(kwargs), name=name, uncached=True)
+            yield
         finally:
-            self.trials.pop(name, None)
+            self.trials.pop(run.name, None)
+
+    def not_started(self, run: Run, error: BaseException) -> None:
+        """Write what a run failed with that has no attempt: we refused its task, or the SDK its inputs."""
+        if run.failure is None:
+            failure = failure_in(error) or failure_outside(error, run.task_name, NOT_STARTED)
+            attach(error, "failure", failure)
+            self.history.end(run, failure)
+
+    def stop_and_wait(self, run: Run, timeout_s: float) -> Failure | None:
+        """Stop a run that a cell was interrupted in; return the failure of what was stopped, if anything had begun."""
+        self.stop_run(run.name)
+        self.wait_until_over(run.name, timeout_s)
+        stopped = next((action.outcome for action in run.actions if _was_stopped(action.outcome)), None)
+        assert stopped is None or isinstance(stopped, Failure)
+        if stopped is not None:
+            self.history.end(run, stopped)
+        return stopped
+
+    def blame(self, error: BaseException | None) -> None:
+        """Take an error as the last failure that is the user's: an experiment ends with it."""
+        failure = failure_in(error)
+        if isinstance(failure, Failure):
+            self.history.last_failure = failure
+
+    def take_outputs(self, name: str, values: ReturnedValues) -> None:
+        """Give a run what its cell gave back. The value of the last expression is called ``result`` among its outputs.
+
+        Of a point of a sweep nobody asks for them.
+        """
+        run = self.history.find(name)
+        wanted = run is None or not isinstance(run.purpose, SweepPoint)
+        if wanted:
+            outputs = values.outputs
+            if values.outcome.has_value:
+                outputs["result"] = values.result
+            self.history.keep_outputs(name, outputs)
+        if run is not None and run.of_cell:
+            run.returned = values
+        if values.outcome.disposable or not wanted:
+            values.outcome.discard()
+        spooled.end(name, failed=False)  # a result from the cache comes without the end of a run
+        last_outputs.take(name)  # the run has them now
 
     @property
     def rich(self) -> bool:
@@ -271,7 +328,9 @@ class Session:
         seam.end_runners_with(controller)
         recorder = seam.recorder_of(controller)
         sink, trial = self._sink(), self.trials.get(job.run)
+        run = self.history.begin(job.run, job.label)
         origin = Origin(
+            run=run,
             sink=Nowhere() if trial is not None and trial.muted else sink,
             surroundings=snapshot(),
             before=BEFORE,
@@ -279,7 +338,6 @@ class Session:
             observer=None if recorder is None else Recording(recorder, call["action"].name),
         )
         self._say_what_is_not_enforced(call["task"], job, sink)
-        run = self.history.begin(job.run, job.label)
         self._watching.attempt(run, sink)
         failed = False
         try:
@@ -291,13 +349,14 @@ class Session:
         finally:
             spooled.end(job.run, failed=failed and trial is None)
         if isinstance(outcome, Success):
-            run.failure = None
+            self.history.end(run, None)
             if trial is None:
                 self.last_passed = job if len(job.payload) <= INLINE_BYTES else replace(job, payload=b"")
             self._watching.over(job.run)
             return pickling.loads(outcome.answer), None
-        run.failure = self.history.last_failure = _origin_of(outcome, run)
-        attach(outcome.error, "failure", run.failure)  # what the user is to see
+        failure = _origin_of(outcome, run)
+        self.history.end(run, failure)
+        attach(outcome.error, "failure", failure)  # what the user is to see
         last = outcome.attempt + 1 >= outcome.max_attempts
         if last or not attribute(outcome.error, "recoverable", False):
             self._watching.over(job.run)
@@ -316,6 +375,10 @@ class Session:
         if sentence not in self._said:
             self._said.add(sentence)
             sink.write("stderr", f"[flyte_notebook: {sentence}]\n")
+
+
+def _was_stopped(outcome: object) -> bool:
+    return isinstance(outcome, Failure) and outcome.reason == "stopped"
 
 
 def _origin_of(failure: Failure, run: Run) -> Failure:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flyte_notebook import sweeping
-from flyte_notebook.bound import monotonic_s, unique
+from flyte_notebook.bound import monotonic_s
 from flyte_notebook.errors import RunAbortedError, failure_in
+from flyte_notebook.history import SweepPoint
 from flyte_notebook.limiters import machine
 from flyte_notebook.outcome import Failure, Success
 from flyte_notebook.progress import Progress
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from flyte_notebook.sdk.session import Session
     from flyte_notebook.sweeping import Ended, Planned
 
-    Call = Callable[[Any, str, Trial], Awaitable[object]]
-    """Runs the task with one value, under a run name, in a trial."""
+    Call = Callable[[Run, Any, Trial], Awaitable[object]]
+    """Runs the task with one value, in a run and a trial."""
 
 MOST_AT_ONCE = 16
 STOP_BOUND_S = 3.0
@@ -58,7 +59,6 @@ class Sweeping:
     def __init__(self, session: Session, task: Any, plan: Plan, call: Call) -> None:
         """Take what is to be swept; nothing starts. Raises `SweepError`."""
         self.name = f"sweep of {_short(task)}"
-        self._id = unique()[:12]
         self._session = session
         self._task = task
         self._plan = plan
@@ -123,8 +123,6 @@ class Sweeping:
         """
         global last  # noqa: PLW0603 - like the last run: one for the process
         self._began_s = monotonic_s()
-        history = self._session.history
-        before = history.last_failure
         end_line = self._session.begin_group(self)
         try:
             background_loop.run_in_loop(self._all())
@@ -135,9 +133,6 @@ class Sweeping:
         finally:
             end_line()
             last = self.known()
-            failure = history.last_failure
-            if failure is not None and self._id in failure.worker:
-                history.last_failure = before  # what failed at a point is told by the sweep
         if self._refused is not None:
             raise self._refused
         if self._stopped:
@@ -175,19 +170,18 @@ class Sweeping:
 
     async def _one(self, planned: Planned) -> None:
         """Run one point, and take what it showed; out of the history it goes again."""
-        history = self._session.history
         limits = {} if planned.limit_bytes is None else {self._task.name: planned.limit_bytes}
         trial = Trial(limits=limits, room_bytes=None, muted=True, reserves=True)
-        run = history.begin(f"{_short(self._task)}-sweep-{self._id}-{planned.number}", self._task.name, point=True)
+        run = self._session.begin(self._task.name, SweepPoint(), said=f"{_short(self._task)}-sweep-{planned.number}")
         self._running.add(run.name)
         error: BaseException | None = None
         try:
-            await self._call(planned.value, run.name, trial)
+            await self._call(run, planned.value, trial)
         except Exception as raised:  # noqa: BLE001 - what a point fails with is what was asked
             error = raised
         finally:
             self._running.discard(run.name)
-            history.forget(run.name)
+            self._session.history.forget(run.name)
         failure = failure_in(error)
         if not run.actions:  # nothing ran: its inputs were refused, or its override
             self._refused = self._refused or error
@@ -347,9 +341,9 @@ def sweep(asked: Asked, *, yes: bool, bundle: Bundle, began: Callable[[Sweeping]
                 enforcement.close_session()
     over = asked.plan.over
 
-    async def call(value: Any, name: str, trial: Trial) -> None:
+    async def call(run: Run, value: Any, trial: Trial) -> None:
         given = dict(asked.inputs) if over is None else {**asked.inputs, over.name: value}
-        await session.run_point(trial.overridden(asked.task), asked.args, given, name=name, trial=trial)
+        await session.run_point(run, trial.overridden(asked.task), asked.args, given, trial=trial)
 
     found = _said("memory", lambda: Sweeping(session, asked.task, asked.plan, call))
     if not yes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flyte_notebook.errors import OOMError
-from flyte_notebook.history import Attempt, Run
+from flyte_notebook.history import Attempt, Rerun, Run
 from flyte_notebook.job import InputFact
 from flyte_notebook.limits import Enforcement, Limits
 from flyte_notebook.outcome import (
@@ -90,11 +90,7 @@ def full_run(name: str = "outer-1") -> Run:
         failure=FAILURE,
         outputs={"result": SECRET},
         cached=True,
-        rerun_of="earlier-a0-0",
-        rerun_with="1Gi",
-        lands=True,
-        apart=True,
-        of_fit=True,
+        purpose=Rerun(of="earlier-a0-0", changed="1Gi", cell=True, background=True),
         advice="64Mi would do",
     )
     success = Success(answer=SECRET.encode(), report=replace(REPORT, enforcement=HELD))

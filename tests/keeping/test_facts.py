@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NOT_KEPT = {
     ("Run", "outputs"): "values of the notebook",
+    ("Run", "returned"): "values of the notebook",
     ("Run", "saved_s"): "the file says it",
     ("Run", "_frames_gone"): "of this kernel",
     ("Run", "_by_name"): "made from the actions",

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from sessions import opened_for
 
+from flyte_notebook.history import Call, Cell
 from flyte_notebook.job import Job
 from flyte_notebook.overrides import Override
 from flyte_notebook.sdk import repeats
@@ -192,7 +193,7 @@ def test_a_plain_task_and_its_inputs_come_back(session: Session, tmp_path: Path)
     with values["file"].open_sync("rb") as file:
         assert b"content" == file.read()
     task = with_override(repeat.task, Override(memory_bytes=300 * MI))
-    again = failure_of(lambda: session.run(task, (), values, name="again"))
+    again = failure_of(lambda: session.run(session.begin(task.name, Call()), task, (), values))
     assert 300 * MI == again.limits.memory_bytes
     assert failure.message.partition(" [")[0] == again.message.partition(" [")[0]
 
@@ -232,7 +233,7 @@ def test_a_cell_and_its_pickled_inputs_come_back(session: Session) -> None:
     listed = [1, 2]
     parts = read_cell(f"used = ({', '.join(names)}, listed)\n1 / 0", {**names, "listed": listed}, filename="<c>")
     task = cell_task("cell", parts)
-    failure = failure_of(lambda: session.run(task, tuple(parts.inputs.values()), name="cell-1"))
+    failure = failure_of(lambda: session.run(session.begin("cell", Cell()), task, tuple(parts.inputs.values())))
     listed.append(3)
     repeat = session.repeats.find(failure.worker)
     values = repeat.arguments()
@@ -248,7 +249,9 @@ def test_a_cell_and_its_pickled_inputs_come_back(session: Session) -> None:
 def test_a_large_input_whose_file_is_gone_is_said(session: Session) -> None:
     """The SDK wraps what it met; the sentence is ours."""
     parts = read_cell("len(big)\n1 / 0", {"big": b"x" * (2 * MI)}, filename="<c>")
-    failure = failure_of(lambda: session.run(cell_task("cell", parts), tuple(parts.inputs.values()), name="cell-2"))
+    failure = failure_of(
+        lambda: session.run(session.begin("cell", Cell()), cell_task("cell", parts), tuple(parts.inputs.values()))
+    )
     repeat = session.repeats.find(failure.worker)
     for literal in repeat._inputs.proto_inputs.literals:
         Path(literal.value.scalar.blob.uri).unlink()
