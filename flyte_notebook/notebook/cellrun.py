@@ -22,7 +22,7 @@ from flyte_notebook.notebook.options import MAGIC
 from flyte_notebook.notebook.sweeps import CellSweep
 from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk import celltask, enforcement
-from flyte_notebook.sdk.fit import FitError, Fitting, search_and_show
+from flyte_notebook.sdk.fit import FitError, Fitting
 from flyte_notebook.sdk.growing import Climb
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.units import format_memory, quantity_memory
@@ -155,7 +155,7 @@ class CellRun:
 
         search = Fitting(self._session, task, call, cell=True)
         try:
-            found = search_and_show(search, fit_bundle)
+            found = search.run_and_show(fit_bundle)
         except FitError as error:
             raise UsageError(f"{MAGIC}: {error}") from None
         except KeyboardInterrupt as interrupt:

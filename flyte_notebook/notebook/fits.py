@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import UsageError
 
 from flyte_notebook.sdk import settings
-from flyte_notebook.sdk.fit import FitError, Fitting, search_and_show
+from flyte_notebook.sdk.fit import FitError, Fitting
 from flyte_notebook.sdk.repeats import InputsGoneError, Repeat
 from flyte_notebook.units import UnitError
 from flyte_notebook.views.fit import ShownFit, fit_bundle, shown
@@ -30,7 +30,7 @@ def fit_again(line: str, namespace: Mapping[str, Any], session: Session) -> Show
     task, inputs = _named(line, namespace) if line else _last(namespace, session)
     try:
         search = Fitting(session, task, lambda run, task, trial: session.run(run, task, (), inputs, trial=trial))
-        return shown(search_and_show(search, fit_bundle))
+        return shown(search.run_and_show(fit_bundle))
     except (FitError, UnitError) as error:
         raise UsageError(f"{MAGIC}: {error}") from None
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import UsageError
 
 from flyte_notebook.notebook.options import MAGIC
-from flyte_notebook.sdk.sweep import Sweeping, check_input, planned, run_and_show
+from flyte_notebook.sdk.sweep import Sweeping, check_input, planned
 from flyte_notebook.sdk.types import type_of
 from flyte_notebook.sweeping import SweepError
 from flyte_notebook.views.sweep import ShownSweep, shown, sweep_bundle
@@ -62,7 +62,7 @@ class CellSweep:
     def run(self) -> ShownSweep:
         """Run it and return what was found; when it ends before its end, show what is known, and raise."""
         try:
-            return shown(run_and_show(self._sweeping, sweep_bundle))
+            return shown(self._sweeping.run_and_show(sweep_bundle))
         except PicklingProblem as problem:
             raise UsageError(f"{MAGIC}: {problem}; make it in the cell, or leave it out with --inputs") from None
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import flyte
 
@@ -15,17 +15,17 @@ from flyte_notebook.fitting import Fit, FitRun, Measure, TaskFit
 from flyte_notebook.history import FitTrial
 from flyte_notebook.limiters import machine
 from flyte_notebook.outcome import Failure
-from flyte_notebook.sdk import enforcement
-from flyte_notebook.sdk.settings import is_task
+from flyte_notebook.sdk.experiment import TIME, Experiment, conduct, conduct_aio, short_name, was_stopped
+from flyte_notebook.sdk.settings import check_task
 from flyte_notebook.sdk.trials import Declared, Trial
 from flyte_notebook.trace import MemoryTrace
-from flyte_notebook.worker import context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from flyte_notebook.fitting import Ended, Verdict
     from flyte_notebook.history import Action, Run
+    from flyte_notebook.sdk.experiment import Bundle
     from flyte_notebook.sdk.session import Session
 
 ROOM = 0.9
@@ -33,19 +33,6 @@ ROOM = 0.9
 
 FLAKES = 2
 """So many runs may fail for a reason of their own after the first one passed."""
-
-STOP_BOUND_S = 3.0
-"""How long a search that was cancelled may take to end what it started."""
-
-TIME = frozenset({"max_runtime", "deadline", "max_queued_time"})
-
-
-class Bundle(Protocol):
-    """Says a fit in every form that is asked for, by MIME type."""
-
-    def __call__(self, fit: Fit, /, *, rich: bool) -> dict[str, Any]:
-        """Return the forms; plain text alone unless ``rich``."""
-
 
 last: Fit | None = None
 """What was found last, or known when it was interrupted."""
@@ -55,15 +42,11 @@ class FitError(RuntimeError):
     """Nothing can be fitted here; the text says why, and what to do."""
 
 
-def check_task(task: Any) -> None:
-    """Raise TypeError for what is no Flyte task."""
-    if not is_task(task):
-        what = "a function: decorate it with @env.task" if callable(task) else f"of type {type(task).__name__}"
-        raise TypeError(f"fit takes a Flyte task, and this is {what}")
-
-
-class Fitting:
+class Fitting(Experiment):
     """One search. ``call(run, task, trial)`` runs the task once, in that run, and raises what it raised."""
+
+    kind: ClassVar[str] = "fit"
+    error: ClassVar[type[Exception]] = FitError
 
     def __init__(
         self, session: Session, task: Any, call: Callable[[Run, Any, Trial], object], *, cell: bool = False
@@ -72,22 +55,20 @@ class Fitting:
 
         Raises `FitError`, TypeError or `UnitError`.
         """
-        check_task(task)
+        super().__init__(session, task)
+        check_task(task, "fit")
         if session.engine.enforcement.memory == "none":
             raise FitError("nothing limits memory on this machine, so no limit can be fitted; fn.doctor() says why")
-        self._session = session
-        self._task = task
         self._call = call
         self._purpose = FitTrial(cell=cell)
         self._room_bytes = int(ROOM * machine.available_bytes()) // fitting.MIB * fitting.MIB
         self._declared = {task.name: Declared.by(task)}
         self._seen: dict[str, list[Measure]] = {task.name: []}
         self._runs: list[FitRun] = []
-        self._error: BaseException | None = None
+        self._failed: BaseException | None = None
         self._over = False
         self.running: Run | None = None
         """The run that began last."""
-        self._stopped = False
 
     def stop(self) -> None:
         """Have the search stopped; returns at once. It ends with ActionAbortedError. Thread-safe."""
@@ -121,17 +102,16 @@ class Fitting:
             limits = {name: self._limit(name, step.limit_bytes) for name, step in steps.items()}
             error = self._one(limits, asked.why)
             if error is not None and len(self._runs) <= 1:
-                self._error = error
+                self._failed = error
                 raise error
             measures = self._runs[-1].measures.values()
             flakes += error is not None and not any(one.ended in {"memory", "time"} for one in measures)
         self._over = True
 
-    def show(self, bundle: Bundle) -> None:
-        """Show what is known where output goes, when anything ran."""
-        known = self.known()
-        if known.runs:
-            self._session.show({"data": bundle(known, rich=self._session.rich)})
+    @property
+    def measured(self) -> bool:
+        """Whether any run has begun."""
+        return bool(self._runs)
 
     def known(self) -> Fit:
         """Return what is known now."""
@@ -140,7 +120,7 @@ class Fitting:
         root = tasks[0]
         verdict: Verdict = root.verdict
         lacking = next((one for one in tasks if one.verdict == "never_fits"), None)
-        if self._error is not None:
+        if self._failed is not None:
             verdict = "failed" if lacking is None else "never_fits"
             root = replace(root, verdict="failed") if lacking is None else lacking
         best = tasks[0].recommended_bytes
@@ -148,12 +128,12 @@ class Fitting:
         return Fit(
             task_name=self._task.name,
             verdict=verdict,
-            headline=fitting.headline(root, len(self._runs), room_bytes=self._room_bytes, why=_why(self._error)),
+            headline=fitting.headline(root, len(self._runs), room_bytes=self._room_bytes, why=_why(self._failed)),
             tasks=tasks,
             runs=tuple(self._runs),
             resources=None if resources is None else flyte.Resources(**resources),
             enforced=self._session.engine.enforcement.memory_words,
-            error=self._error,
+            error=self._failed,
         )
 
     def _task_fit(self, name: str) -> TaskFit:
@@ -163,7 +143,7 @@ class Fitting:
             self._seen[name],
             room_bytes=self._room_bytes,
             declared_bytes=declared.memory_bytes,
-            interrupted=not self._over and self._error is None,
+            interrupted=not self._over and self._failed is None,
         )
         best = found.recommended_bytes
         return found if best is None else replace(found, line=declared.line(best))
@@ -179,8 +159,7 @@ class Fitting:
         if self._stopped:
             raise RunAbortedError("the search for a limit was stopped")
         trial = Trial(limits=limits, room_bytes=self._room_bytes, muted=bool(self._runs))
-        short = task.name.rpartition(".")[2] or "task"
-        run = self.running = session.begin(task.name, self._purpose, said=f"{short}-fit")
+        run = self.running = session.begin(task.name, self._purpose, said=f"{short_name(task)}-fit")
         began_s = monotonic_s()
         error: BaseException | None = None
         try:
@@ -194,9 +173,7 @@ class Fitting:
             self._declared = {**trial.declared, **self._declared}
             if run.actions:
                 self._record(run, trial, why, monotonic_s() - began_s)
-        failure = failure_in(error)
-        if isinstance(error, RunAbortedError) or (isinstance(failure, Failure) and failure.reason == "stopped"):
-            assert error is not None
+        if error is not None and was_stopped(error):
             raise error
         return error
 
@@ -269,54 +246,19 @@ def _refused(failure: Failure) -> bool:
     return raised is not None and raised.refused is not None and not raised.refused.by_hand
 
 
-def fit(
-    task: Any,
-    args: tuple[Any, ...],
-    inputs: Mapping[str, Any],
-    *,
-    bundle: Bundle,
-    began: Callable[[Fitting], object] = lambda _: None,
-) -> Fit:
-    """Find the smallest memory limit that a task passes with these inputs; see `flyte_notebook.fit`.
-
-    When it ends before it found one, what is known is shown where output goes, as ``bundle`` says it. ``began`` is
-    given the search when it begins.
-    """
-    check_task(task)
-    if context.in_worker():
-        raise FitError("fit starts runs of its own, and cannot inside a task; call it in the notebook or script")
-    session = enforcement.current()
-    if session is None:
-        opened = enforcement.open_session()
-        try:
-            return fit(task, args, inputs, bundle=bundle, began=began)
-        finally:
-            if enforcement.current() is opened:
-                enforcement.close_session()
-    search = Fitting(session, task, lambda run, task, trial: session.run(run, task, args, inputs, trial=trial))
-    began(search)
-    return search_and_show(search, bundle)
+def fit(task: Any, args: tuple[Any, ...], inputs: Mapping[str, Any], *, bundle: Bundle) -> Fit:
+    """Find the smallest memory limit that a task passes with these inputs; see `flyte_notebook.fit`."""
+    check_task(task, "fit")
+    found: Fit = conduct(Fitting, partial(_of_call, task, args, inputs), bundle)
+    return found
 
 
 async def fit_aio(task: Any, args: tuple[Any, ...], inputs: Mapping[str, Any], *, bundle: Bundle) -> Fit:
-    """As `fit`, in a thread of its own. When cancelled, the search is stopped."""
-    begun: list[Fitting] = []
-    thread = asyncio.ensure_future(asyncio.to_thread(fit, task, args, inputs, bundle=bundle, began=begun.append))
-    try:
-        return await asyncio.shield(thread)
-    except asyncio.CancelledError:
-        for search in begun:
-            search.stop()
-        await asyncio.wait({thread}, timeout=STOP_BOUND_S)
-        if thread.done() and not thread.cancelled():
-            thread.exception()  # that it was stopped
-        raise
+    """As `fit`, awaited. When cancelled, the search is stopped."""
+    check_task(task, "fit")
+    found: Fit = await conduct_aio(Fitting, partial(_of_call, task, args, inputs), bundle)
+    return found
 
 
-def search_and_show(search: Fitting, bundle: Bundle) -> Fit:
-    """Run a search; when it ends before its end, show what is known, and raise."""
-    try:
-        return search.run()
-    except BaseException:
-        search.show(bundle)
-        raise
+def _of_call(task: Any, args: tuple[Any, ...], inputs: Mapping[str, Any], session: Session) -> Fitting:
+    return Fitting(session, task, lambda run, task, trial: session.run(run, task, args, inputs, trial=trial))

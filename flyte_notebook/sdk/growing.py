@@ -19,7 +19,7 @@ from flyte_notebook.history import CALL, Grown
 from flyte_notebook.outcome import Failure
 from flyte_notebook.overrides import resources_line
 from flyte_notebook.sdk import seam, tasks
-from flyte_notebook.sdk.settings import is_task
+from flyte_notebook.sdk.settings import check_task
 from flyte_notebook.units import quantity_memory
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Climb:
     """
 
     def __init__(self, task: Any, growth: Growth) -> None:
-        check_task(task)
+        check_task(task, "retry_on_oom")
         self._task = task
         self._limits = growth.limits(tasks.limits_of(task).memory_bytes)
         self._first: str | None = None
@@ -145,13 +145,6 @@ class Climb:
         return (
             f"{self._task.name} passed with {quantity_memory(self.tried[-1])}, after OOM at {after}; keep {self.line}"
         )
-
-
-def check_task(task: Any) -> None:
-    """Raise TypeError for what is no Flyte task."""
-    if not is_task(task):
-        what = "a function: decorate it with @env.task" if callable(task) else f"of type {type(task).__name__}"
-        raise TypeError(f"retry_on_oom takes a Flyte task, and this is {what}")
 
 
 def overridden(task: Any, memory_bytes: int) -> Any:

@@ -48,6 +48,13 @@ def is_task(value: object) -> bool:
     return isinstance(value, TaskTemplate)
 
 
+def check_task(task: Any, who: str) -> None:
+    """Raise TypeError for what is no Flyte task."""
+    if not is_task(task):
+        what = "a function: decorate it with @env.task" if callable(task) else f"of type {type(task).__name__}"
+        raise TypeError(f"{who} takes a Flyte task, and this is {what}")
+
+
 def is_environment(value: object) -> bool:
     """Whether a value is a Flyte task environment."""
     return isinstance(value, flyte.TaskEnvironment)

@@ -10,7 +10,8 @@ import asyncio
 import threading
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from flyte_notebook import sweeping
 from flyte_notebook.bound import monotonic_s
@@ -19,17 +20,26 @@ from flyte_notebook.history import SweepPoint
 from flyte_notebook.limiters import machine
 from flyte_notebook.outcome import Failure, Success
 from flyte_notebook.progress import Progress
-from flyte_notebook.sdk import background_loop, enforcement, tasks
-from flyte_notebook.sdk.settings import is_task
+from flyte_notebook.sdk import background_loop, tasks
+from flyte_notebook.sdk.experiment import (
+    STOP_BOUND_S,
+    TIME,
+    Experiment,
+    conduct,
+    conduct_aio,
+    short_name,
+    was_stopped,
+)
+from flyte_notebook.sdk.settings import check_task
 from flyte_notebook.sdk.trials import Trial
 from flyte_notebook.sweeping import MemoryRange, Over, Plan, Point, Sweep, SweepError
 from flyte_notebook.units import format_memory, quantity_memory
-from flyte_notebook.worker import context
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
     from flyte_notebook.history import Run
+    from flyte_notebook.sdk.experiment import Bundle
     from flyte_notebook.sdk.session import Session
     from flyte_notebook.sweeping import Ended, Planned
 
@@ -37,36 +47,25 @@ if TYPE_CHECKING:
     """Runs the task with one value, in a run and a trial."""
 
 MOST_AT_ONCE = 16
-STOP_BOUND_S = 3.0
-"""How long a sweep that was stopped may take to end what it started."""
-
-TIME = frozenset({"max_runtime", "deadline", "max_queued_time"})
-
 last: Sweep | None = None
 """What was found last, or known when it was interrupted."""
 
 
-class Bundle(Protocol):
-    """Says a sweep in every form that is asked for, by MIME type."""
-
-    def __call__(self, sweep: Sweep, /, *, rich: bool) -> dict[str, Any]:
-        """Return the forms; plain text alone unless ``rich``."""
-
-
-class Sweeping:
+class Sweeping(Experiment):
     """One sweep. It is a `Group`: one live line, and one Stop for all of its runs."""
+
+    kind: ClassVar[str] = "sweep"
+    error: ClassVar[type[Exception]] = SweepError
 
     def __init__(self, session: Session, task: Any, plan: Plan, call: Call) -> None:
         """Take what is to be swept; nothing starts. Raises `SweepError`."""
-        self.name = f"sweep of {_short(task)}"
-        self._session = session
-        self._task = task
+        super().__init__(session, task)
+        self.name = f"sweep of {short_name(task)}"
         self._plan = plan
         self._call = call
         self._points: dict[int, Point] = {}
         self._running: set[str] = set()
         self._refused: BaseException | None = None
-        self._stopped = False
         self._began_s = monotonic_s()
         self._over = threading.Event()
         cores = tasks.limits_of(task).cpu_cores or 1.0
@@ -149,11 +148,10 @@ class Sweeping:
             **sweeping.plan_facts(self._plan),
         )
 
-    def show(self, bundle: Bundle) -> None:
-        """Show what is known where output goes, when anything was measured."""
-        known = self.known()
-        if known.points:
-            self._session.show({"data": bundle(known, rich=self._session.rich)})
+    @property
+    def measured(self) -> bool:
+        """Whether any point is known."""
+        return bool(self._points)
 
     async def _all(self) -> None:
         waiting = iter(self._plan)
@@ -172,7 +170,9 @@ class Sweeping:
         """Run one point, and take what it showed; out of the history it goes again."""
         limits = {} if planned.limit_bytes is None else {self._task.name: planned.limit_bytes}
         trial = Trial(limits=limits, room_bytes=None, muted=True, reserves=True)
-        run = self._session.begin(self._task.name, SweepPoint(), said=f"{_short(self._task)}-sweep-{planned.number}")
+        run = self._session.begin(
+            self._task.name, SweepPoint(), said=f"{short_name(self._task)}-sweep-{planned.number}"
+        )
         self._running.add(run.name)
         error: BaseException | None = None
         try:
@@ -182,11 +182,10 @@ class Sweeping:
         finally:
             self._running.discard(run.name)
             self._session.history.forget(run.name)
-        failure = failure_in(error)
         if not run.actions:  # nothing ran: its inputs were refused, or its override
             self._refused = self._refused or error
             self.stop()
-        elif isinstance(error, RunAbortedError) or (isinstance(failure, Failure) and failure.reason == "stopped"):
+        elif was_stopped(error):
             self.stop()
         else:
             self._points[planned.number] = _point(run, planned, error)
@@ -236,10 +235,6 @@ def _words(error: BaseException | None, task_name: str) -> str:
     return failure.headline if failure.task_name == task_name else f"{failure.task_name} {failure.headline}"
 
 
-def _short(task: Any) -> str:
-    return str(task.name.rpartition(".")[2]) or "task"
-
-
 def _shortest_s(session: Session, task_name: str) -> float | None:
     """Return the shortest run of a task that passed and is remembered, ``None`` without one; cells share one name."""
     ran = [
@@ -272,20 +267,18 @@ class Asked:
         over: str | Mapping[str, Sequence[Any]] | None,
     ) -> Asked:
         """Read a call. Raises `SweepError`, which names the argument, and TypeError for what is no task."""
-        if not is_task(task):
-            what = "a function: decorate it with @env.task" if callable(task) else f"of type {type(task).__name__}"
-            raise TypeError(f"sweep takes a Flyte task, and this is {what}")
+        check_task(task, "sweep")
         if memory is None and over is None:
             right = f'memory="{sweeping.RANGE}", or values of an input, over="{sweeping.VALUES}"'
             raise SweepError(f"nothing to sweep: give limits, {right}")
         known = list(task.native_interface.inputs)
         unknown = next((name for name in inputs if name not in known), None)
         if unknown is not None:
-            raise SweepError(f"{_short(task)} has no input {unknown}; it takes {', '.join(known) or 'nothing'}")
+            raise SweepError(f"{short_name(task)} has no input {unknown}; it takes {', '.join(known) or 'nothing'}")
         limits = _said("memory", lambda: None if memory is None else sweeping.parse_range(memory))
         values = _said("over", lambda: _over(over))
         if values is not None:
-            check_input(values, known, _short(task), "over")
+            check_input(values, known, short_name(task), "over")
             if values.name in inputs or values.name in known[: len(args)]:
                 raise SweepError(f"over: {values.name} is also given; leave it out of the inputs")
         return cls(task=task, plan=planned(limits, values), args=args, inputs=inputs)
@@ -323,54 +316,26 @@ def _said(name: str, read: Callable[[], Any]) -> Any:
         raise SweepError(f"{name}: {error}") from None
 
 
-def sweep(asked: Asked, *, yes: bool, bundle: Bundle, began: Callable[[Sweeping], object] = lambda _: None) -> Sweep:
-    """Run a task across limits and values; see `flyte_notebook.sweep`.
+def sweep(asked: Asked, *, yes: bool, bundle: Bundle) -> Sweep:
+    """Run a task across limits and values; see `flyte_notebook.sweep`."""
+    found: Sweep = conduct(Sweeping, partial(_of_call, asked, yes), bundle)
+    return found
 
-    When it ends before its end, what is known is shown where output goes, as ``bundle`` says it. ``began`` is given the
-    sweep when it begins.
-    """
-    if context.in_worker():
-        raise SweepError("sweep starts runs of its own, and cannot inside a task; call it in the notebook or script")
-    session = enforcement.current()
-    if session is None:
-        opened = enforcement.open_session()
-        try:
-            return sweep(asked, yes=yes, bundle=bundle, began=began)
-        finally:
-            if enforcement.current() is opened:
-                enforcement.close_session()
+
+async def sweep_aio(asked: Asked, *, yes: bool, bundle: Bundle) -> Sweep:
+    """As `sweep`, awaited. When cancelled, it is stopped."""
+    found: Sweep = await conduct_aio(Sweeping, partial(_of_call, asked, yes), bundle)
+    return found
+
+
+def _of_call(asked: Asked, yes: bool, session: Session) -> Sweeping:  # noqa: FBT001 - of a partial
     over = asked.plan.over
 
     async def call(run: Run, value: Any, trial: Trial) -> None:
         given = dict(asked.inputs) if over is None else {**asked.inputs, over.name: value}
         await session.run_point(run, trial.overridden(asked.task), asked.args, given, trial=trial)
 
-    found = _said("memory", lambda: Sweeping(session, asked.task, asked.plan, call))
+    found: Sweeping = _said("memory", lambda: Sweeping(session, asked.task, asked.plan, call))
     if not yes:
         found.ask("yes=True")
-    began(found)
-    return run_and_show(found, bundle)
-
-
-async def sweep_aio(asked: Asked, *, yes: bool, bundle: Bundle) -> Sweep:
-    """As `sweep`, in a thread of its own. When cancelled, it is stopped."""
-    begun: list[Sweeping] = []
-    thread = asyncio.ensure_future(asyncio.to_thread(sweep, asked, yes=yes, bundle=bundle, began=begun.append))
-    try:
-        return await asyncio.shield(thread)
-    except asyncio.CancelledError:
-        for one in begun:
-            one.stop()
-        await asyncio.wait({thread}, timeout=STOP_BOUND_S)
-        if thread.done() and not thread.cancelled():
-            thread.exception()  # that it was stopped
-        raise
-
-
-def run_and_show(found: Sweeping, bundle: Bundle) -> Sweep:
-    """Run a sweep; when it ends before its end, show what is known, and raise."""
-    try:
-        return found.run()
-    except BaseException:
-        found.show(bundle)
-        raise
+    return found
