@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from flyte_notebook.limiters import affinity
 from flyte_notebook.limiters.base import Counters, LimiterUnavailableError
-from flyte_notebook.limiters.control_groups import parse_counts, read
+from flyte_notebook.limiters.kernel_files import parse_counts, read
 from flyte_notebook.limiters.processes import PROC, LinuxProcesses
 from flyte_notebook.limits import Enforcement, Limits
 
