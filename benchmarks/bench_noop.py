@@ -2,8 +2,8 @@
 
 ``python benchmarks/bench_noop.py OTHER_PYTHON`` takes the interpreter of an environment with the other version; without
 one, this version stands on both sides, and the ratio says how much is chance. Cells alternate, so that both meet the
-same load. Memory is told by the pages that the worker has touched when its body runs: a control group counts in steps
-of 128 KiB.
+same load, and each begins when the workers of the one before have been replaced. Memory is told by the pages that the
+worker has touched when its body runs: a control group counts in steps of 128 KiB.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import resource
 import statistics
 import sys
+import time
 
 from kernels import Kernel
 
 ROUNDS = 60
 BOUND_MS = 1.0
 BOUND_KIB = 8.0
+PAUSE_S = 0.15
 PAGE_KIB = resource.getpagesize() // 1024
 
 SETUP = """%load_ext flyte_notebook
@@ -39,8 +41,9 @@ def main() -> None:
             kernel.run(SETUP)
             for _ in range(5):
                 kernel.run(NOTHING)
-        for _ in range(ROUNDS):
-            for name, kernel in both.items():
+        for number in range(ROUNDS):
+            for name, kernel in list(both.items())[:: 1 if number % 2 else -1]:
+                time.sleep(PAUSE_S)
                 took[name].append(kernel.run(NOTHING).took_ms)
                 grown[name].append(int(kernel.run(PAGES).printed) * PAGE_KIB)
     for name in both:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from flyte._internal.runtime.convert import convert_from_native_to_inputs
 
-from flyte_notebook.limiters.control_groups import own, read_number, remove_tree, write
+from flyte_notebook.limiters.control_groups import own, remove_tree
+from flyte_notebook.limiters.kernel_files import read_number, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -104,8 +104,11 @@ class Raised:
 
     @property
     def weight_bytes(self) -> int:
-        """What it takes in memory, about, with the exception loaded and those that it was raised from."""
-        own = sum(map(sys.getsizeof, (self.message, self.traceback, self.pickled)))
+        """What it takes in memory, about, with the exception loaded and those that it was raised from.
+
+        Without its pickle, which goes as soon as that is done.
+        """
+        own = sum(map(sys.getsizeof, (self.message, self.traceback)))
         return own + self.loaded_bytes + (0 if self.cause is None else self.cause.weight_bytes)
 
     def without_pickles(self) -> Raised:

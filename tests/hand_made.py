@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flyte_notebook.limiters.control_groups import own, parse_counts
+from flyte_notebook.limiters.control_groups import own
+from flyte_notebook.limiters.kernel_files import parse_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -35,11 +35,18 @@ class Held:
         type(self).living -= 1
 
 
-def failed(number: int, *, text: str = "x", loaded_mi: int = 10) -> Attempt:
+def failed(number: int, *, text: str = "x", loaded_mi: int = 10, pickled: bytes | None = None) -> Attempt:
     error = flyte.errors.RuntimeUserError("ValueError", text)
     error.__cause__ = cause = ValueError(text)
     cause.held = error.own = Held()  # type: ignore[attr-defined]
-    facts = Raised(type_name="ValueError", module="builtins", message=text, traceback=text, loaded_bytes=loaded_mi * MI)
+    facts = Raised(
+        type_name="ValueError",
+        module="builtins",
+        message=text,
+        traceback=text,
+        loaded_bytes=loaded_mi * MI,
+        pickled=pickled,
+    )
     report = WorkerReport(raised=facts, output_tail=text)
     failure = Failure(
         error=error,
@@ -95,6 +102,17 @@ def test_the_oldest_failures_lose_their_values_first() -> None:
     assert text == newest.message == str(newest.error)
     assert isinstance(newest.error.__cause__, ValueError)
     assert [] == [None for run in history if run.to_dict()["failure"] is None]
+
+
+def test_a_pickle_that_is_let_go_does_not_count() -> None:
+    """An error is loaded from it, and then it goes: no run is forgotten for what nobody holds."""
+    history = History(kept_bytes=64 * MI)
+    for number in range(100):
+        done = failed(number, pickled=bytes(2 * MI))
+        recorded(history, number, done)
+        assert isinstance(done.outcome, Failure)
+        done.outcome.let_pickle_go()
+    assert 100 == len(history)
 
 
 def test_one_run_of_many_failures_has_a_bound_too() -> None:

@@ -228,7 +228,7 @@ def _read_logging(_module: Any) -> dict[str, Any]:
     loggers: dict[str, dict[str, Any]] = {}
     left: list[str] = []
     for name, logger in [("", logging.root), *logging.root.manager.loggerDict.items()]:
-        if not isinstance(logger, logging.Logger) or name.partition(".")[0] in OF_THE_KERNEL:
+        if not isinstance(logger, logging.Logger) or _is_usual(logger) or name.partition(".")[0] in OF_THE_KERNEL:
             continue
         handlers = [(handler, _handler(handler)) for handler in logger.handlers]
         of_a_library = name.partition(".")[0] in sys.modules and name != "__main__"
@@ -241,18 +241,19 @@ def _read_logging(_module: Any) -> dict[str, Any]:
             "disabled": logger.disabled,
             "handlers": None if of_a_library else [said for _, said in handlers if said],
         }
-        usual: dict[str, Any] = {
-            "level": logging.WARNING if not name else 0,
-            "propagate": True,
-            "disabled": False,
-            "handlers": [],
-        }
-        if {**said, "handlers": said["handlers"] or []} != usual:
+        if not _is_usual(logger, handlers=said["handlers"]):
             loggers[name] = said
     found = {"disabled": logging.root.manager.disable, "loggers": loggers}
     if left:
         raise CannotTravelError(", ".join(left), found)
     return found
+
+
+def _is_usual(logger: logging.Logger, handlers: object = ...) -> bool:
+    """Whether a logger is as it was made, perhaps with other handlers; of hundreds nearly all are."""
+    level = logging.WARNING if logger is logging.root else logging.NOTSET
+    handlers = logger.handlers if handlers is ... else handlers
+    return not handlers and logger.level == level and logger.propagate and not logger.disabled
 
 
 def _handler(handler: logging.Handler) -> dict[str, Any] | None:
@@ -336,9 +337,10 @@ def _write_pandas(pd: Any, found: dict[str, Any]) -> None:
 
 
 def _read_matplotlib(mpl: Any) -> dict[str, Any]:
-    usual = dict.items(mpl.rcParamsDefault)
-    now = dict(dict.items(mpl.rcParams))
-    return {name: now[name] for name, value in usual if now[name] != value and not name.startswith(NOT_OF_A_TASK)}
+    now: dict[str, Any] = dict(dict.items(mpl.rcParams))
+    # Most are the same objects; to compare them would look at each.
+    others = [(name, value) for name, value in dict.items(mpl.rcParamsDefault) if now[name] is not value]
+    return {name: now[name] for name, value in others if now[name] != value and not name.startswith(NOT_OF_A_TASK)}
 
 
 def _write_matplotlib(mpl: Any, found: dict[str, Any]) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import sys
 import types
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from flyte_notebook.cells.scopes import IDENTIFIER
 from flyte_notebook.cells.values import deep_bytes
 from flyte_notebook.units import format_memory
 from flyte_notebook.worker import pickling
@@ -91,7 +91,7 @@ def looked_up(tree: ast.AST) -> tuple[bool, frozenset[str]]:
     """Return whether code looks names up when it runs, and the names that stand in its texts if it does."""
     finder = _Finder()
     finder.visit(tree)
-    words = (name for text in finder.texts for name in IDENTIFIER.findall(text))
+    words = (name for text in finder.texts for name in re.findall(r"[^\W\d]\w*", text))
     return finder.found, frozenset(words) if finder.found else frozenset()
 
 

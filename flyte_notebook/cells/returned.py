@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from flyte_notebook import private
 from flyte_notebook.cells.values import RESULT, Kept, Segment
-from flyte_notebook.limiters import machine
 from flyte_notebook.units import format_memory
 from flyte_notebook.worker import pickling
 from flyte_notebook.worker.spool import SpoolReader
@@ -104,7 +103,7 @@ class ReturnedValues:
         outcome: CellOutcome,
         namespace: dict[str, Any] | None = None,
         *,
-        available_bytes: Callable[[], int] = machine.available_bytes,
+        available_bytes: Callable[[], int] | None = None,
     ) -> None:
         self.outcome = outcome
         self.lost: dict[str, str] = {}
@@ -152,7 +151,9 @@ class ReturnedValues:
     def _refusal(self, segment: Segment) -> str | None:
         if segment.memory_bytes < HARMLESS_BYTES:
             return None
-        available_bytes = self._available_bytes()
+        from flyte_notebook.limiters import machine  # noqa: PLC0415 - a worker is given values, and seldom large ones
+
+        available_bytes = (self._available_bytes or machine.available_bytes)()
         if segment.memory_bytes + SPARE_BYTES <= available_bytes:
             return None
         return (

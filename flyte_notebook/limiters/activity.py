@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 
-from flyte_notebook.limiters.control_groups import read
+from flyte_notebook.limiters.kernel_files import read
 from flyte_notebook.limiters.processes import PROC
 
 NEARLY = 0.9

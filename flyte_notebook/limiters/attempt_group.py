@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from flyte_notebook.limiters import affinity
 from flyte_notebook.limiters.base import Counters
-from flyte_notebook.limiters.control_groups import kill_all, processes, read, remove_tree, write
+from flyte_notebook.limiters.control_groups import kill_all, processes, remove_tree
+from flyte_notebook.limiters.kernel_files import read, write
 from flyte_notebook.limiters.processes import ending
 
 if TYPE_CHECKING:

@@ -25,15 +25,12 @@ from flyte_notebook.limiters.control_groups import (
     Meter,
     clear,
     own,
-    parse_counts,
     prove_entry,
     quota_us,
-    read,
-    read_number,
     remove_tree,
     subdirectories,
-    write,
 )
+from flyte_notebook.limiters.kernel_files import parse_counts, read, read_number, write
 from flyte_notebook.limiters.room import Room
 from flyte_notebook.limits import Enforcement, Limits
 

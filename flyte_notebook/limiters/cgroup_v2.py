@@ -24,19 +24,8 @@ from typing import TYPE_CHECKING
 from flyte_notebook.limiters import affinity, process_count
 from flyte_notebook.limiters.attempt_group import AttemptGroup, fresh
 from flyte_notebook.limiters.base import Counters, LimiterUnavailableError
-from flyte_notebook.limiters.control_groups import (
-    CPU_PERIOD_US,
-    Meter,
-    clear,
-    own,
-    parse_counts,
-    prove_entry,
-    quota_us,
-    read,
-    read_number,
-    upwards,
-    write,
-)
+from flyte_notebook.limiters.control_groups import CPU_PERIOD_US, Meter, clear, own, prove_entry, quota_us, upwards
+from flyte_notebook.limiters.kernel_files import parse_counts, read, read_number, write
 from flyte_notebook.limiters.room import Room
 from flyte_notebook.limits import Enforcement, Limits
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from flyte_notebook.limiters import cgroup_v1, cgroup_v2
-from flyte_notebook.limiters.control_groups import own, read
+from flyte_notebook.limiters.control_groups import own
+from flyte_notebook.limiters.kernel_files import read
 
 if TYPE_CHECKING:
     from flyte_notebook.limits import Enforcement

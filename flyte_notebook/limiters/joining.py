@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flyte_notebook.limiters import affinity, control_groups
+from flyte_notebook.limiters import affinity, kernel_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -16,5 +16,5 @@ def join(doors: Sequence[str], cpus: Iterable[int]) -> None:
     For a process between fork and exec: system calls only. Raises OSError when the kernel refuses.
     """
     for door in doors:
-        control_groups.write(door, "0")  # "0" means itself
+        kernel_files.write(door, "0")  # "0" means itself
     affinity.bind(frozenset(cpus))

@@ -10,7 +10,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from flyte_notebook.limiters.control_groups import membership, own, parse_counts, read, read_number, upwards
+from flyte_notebook.limiters.control_groups import membership, own, upwards
+from flyte_notebook.limiters.kernel_files import parse_counts, read, read_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,8 @@ Documentation/admin-guide/cgroup-v1/pids.rst; the pids controller is the same in
 
 from __future__ import annotations
 
-from flyte_notebook.limiters.control_groups import read, read_number, upwards
+from flyte_notebook.limiters.control_groups import upwards
+from flyte_notebook.limiters.kernel_files import read, read_number
 
 MOST = 4096
 """What one attempt may have however large the machine is: far more than any pool of workers needs."""

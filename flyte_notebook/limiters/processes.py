@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from flyte_notebook.limiters.base import ATTEMPT_VARIABLE, SESSION_VARIABLE
-from flyte_notebook.limiters.control_groups import read
+from flyte_notebook.limiters.kernel_files import read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 
 from flyte_notebook.limiters import machine
-from flyte_notebook.limiters.control_groups import read_number, write
+from flyte_notebook.limiters.kernel_files import read_number, write
 
 SPARE_BYTES = 8 << 20
 """What is kept for the notebook's kernel and the supervisor between two calls of `Room.keep`."""

@@ -17,7 +17,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.limiters.control_groups import read
+from flyte_notebook.limiters.kernel_files import read
 from flyte_notebook.limiters.processes import listed
 
 if TYPE_CHECKING:

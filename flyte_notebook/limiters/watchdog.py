@@ -11,12 +11,13 @@ a fifth of the time.
 from __future__ import annotations
 
 import errno
+import sys
 import time
 from typing import TYPE_CHECKING
 
 from flyte_notebook.limiters import affinity
 from flyte_notebook.limiters.base import Counters, LimiterUnavailableError
-from flyte_notebook.limiters.control_groups import parse_counts, read
+from flyte_notebook.limiters.kernel_files import parse_counts, read
 from flyte_notebook.limiters.processes import PROC, LinuxProcesses
 from flyte_notebook.limits import Enforcement, Limits
 
@@ -86,7 +87,12 @@ class WatchdogGroup:
         self._pid: int | None = None
         self._over = self._was_over = False
         self._twice_bytes = 0  # what the quick sum counted more than once, at the last exact look
-        self._seen = frozenset[int]()
+        self._seen: dict[int, int] = {}
+        """The processes of the last exact look, and how much of each counts until the next one.
+
+        A process that is new at a look may still be being copied: what it gets after that is shared, so it counts with
+        what it had.
+        """
         self._look_again_s = self._look_by_s = 0.0
         self._machine_kills_before = _machine_oom_kills()
         self._last_counters = Counters()
@@ -122,7 +128,7 @@ class WatchdogGroup:
         if len(used) > 1:
             return self._with_shared([member for member in members if member.pid in used], used)
         self._twice_bytes = 0
-        self._seen = frozenset(used)
+        self._seen = dict.fromkeys(used, sys.maxsize)
         self._judge(quick_bytes)
         return quick_bytes
 
@@ -189,9 +195,9 @@ class WatchdogGroup:
         """
         now = time.monotonic()
         seen, quick_bytes = frozenset(used), sum(used.values())
-        known_bytes = sum(size for pid, size in used.items() if pid in self._seen)
+        known_bytes = sum(min(size, self._seen.get(pid, 0)) for pid, size in used.items())
         used_bytes = max(*used.values(), known_bytes - self._twice_bytes)
-        wanted = now >= self._look_by_s or seen != self._seen
+        wanted = now >= self._look_by_s or seen != self._seen.keys()
         accused = self._limit_bytes is not None and quick_bytes - self._twice_bytes > self._limit_bytes
         if now < self._look_again_s or not (wanted or accused):
             self._over = False  # not proven
@@ -204,7 +210,7 @@ class WatchdogGroup:
         if self._came_or_went(members):  # whoever was looked at first shared its pages with others than the last one
             self._judge(exact_bytes)
             return min(used_bytes, exact_bytes)
-        self._seen = seen
+        self._seen = {pid: sys.maxsize if pid in self._seen else size for pid, size in used.items()}
         self._twice_bytes = max(0, quick_bytes - exact_bytes)
         self._judge(exact_bytes)
         self._plan(exact_bytes, quick_bytes, cost_s=time.monotonic() - now)

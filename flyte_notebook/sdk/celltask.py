@@ -19,7 +19,6 @@ import flyte.errors
 from flyte.extend import AsyncFunctionTaskTemplate
 from flyte.models import MAX_INLINE_IO_BYTES, NativeInterface
 
-from flyte_notebook.cells.analysis import CellNames, analyse
 from flyte_notebook.cells.execution import Cell, run_cell
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues
 from flyte_notebook.cells.selection import Selection, select
@@ -32,6 +31,8 @@ from flyte_notebook.worker.sharing import shared_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from flyte_notebook.cells.analysis import CellNames
 
 __all__ = ["CellParts", "CellTask", "LastOutputs", "cell_task", "last_outputs", "lost", "read_cell"]
 
@@ -77,6 +78,8 @@ def read_cell(  # noqa: PLR0913 - what stands around a cell, each by name
     ``futures`` are compiler flags of earlier cells. Raises SyntaxError as running the cell would, and
     `UnknownNameError` for a name that exists nowhere.
     """
+    from flyte_notebook.cells.analysis import analyse  # noqa: PLC0415 - a worker reads no cell
+
     names = analyse(source, filename, futures=futures)
     return CellParts(
         source=source,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from flyte_notebook import private
 from flyte_notebook.cells import generators
-from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.errors import ON_CLUSTER, InlineIOMaxBytesBreached
 from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk import calls, celltask, conversion, ordinary, places, seam, tasks
@@ -106,6 +105,8 @@ async def _dispatch(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         raise
     if reply["facts"] is None:
         return pickling.loads(protocol.unpacked(reply)), None
+    from flyte_notebook.diagnosis import diagnose  # noqa: PLC0415 - 200 KiB, for tasks that call one that fails
+
     job, report = reply["facts"]
     outcome = diagnose(job, report, unpickle=pickling.loads)
     assert isinstance(outcome, Failure)

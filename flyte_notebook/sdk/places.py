@@ -24,7 +24,6 @@ import flyte.storage
 
 from flyte_notebook import private
 from flyte_notebook.bound import unique
-from flyte_notebook.limiters import life
 from flyte_notebook.sdk import data_paths, seam
 from flyte_notebook.sdk.inputs import task_of_inputs
 from flyte_notebook.sdk.spooled import spooled
@@ -71,6 +70,8 @@ class Places:
     @contextmanager
     def of_run(self, task: Any) -> Iterator[tuple[str, str]]:
         """Give paths for raw data and for metadata to one run of a task, and remove afterwards what is not to stay."""
+        from flyte_notebook.limiters import life  # noqa: PLC0415 - a worker begins no run
+
         try:
             home = self._new_home()
         except OSError as error:

@@ -24,7 +24,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook import private
-from flyte_notebook.worker import context, handover, protocol, strays
+from flyte_notebook.worker import context, handover, prctl, protocol
 from flyte_notebook.worker.last_words import LastWords
 from flyte_notebook.worker.parent import EXIT_LOST
 from flyte_notebook.worker.raised import describe, user_traceback, with_pickled
@@ -131,7 +131,7 @@ def main(arguments: list[str]) -> None:
     private.know(job["directory"])
     os.environ.update(job["environ"])
     if job["keeps_children"]:
-        strays.keep_children()
+        prctl.keep_orphans()
     threading.Thread(target=channel.listen, name="flyte-notebook-channel", daemon=True).start()
     context.connect(channel.tell, job["directory"].path, channel.last_words())
     _empty_main()

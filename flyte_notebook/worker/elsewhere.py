@@ -7,6 +7,7 @@ asks that before it looks anywhere else. What is in no ``sys.modules`` travels b
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
 import importlib.util
 import os
@@ -36,18 +37,28 @@ class Files:
 
 def files() -> dict[str, str]:
     """Return the files of modules that have one, and that an import would not find there now."""
-    places = {_absolute(str.__str__(entry)) for entry in _search_path() if isinstance(entry, str)}
     found = {}
-    for name, module in list(sys.modules.items()):
-        file = None if "." in name else _file(module)
-        if file is None or not is_user_file(file):
-            continue
+    for name, file in _of_the_user(tuple(sys.modules), tuple(map(id, sys.modules.values()))):
         place = os.path.dirname(os.path.dirname(file) if _is_package(file) else file)
-        if place in places and _ordinary(name) == file:
+        if place in _places() and _ordinary(name) == file:
             continue
         if private.exists(file):
             found[name] = file
     return found
+
+
+@functools.lru_cache(maxsize=1)
+def _of_the_user(_names: tuple[str, ...], _ids: tuple[int, ...]) -> list[tuple[str, str]]:
+    """Return the modules that belong neither to Python nor to an installed library, with their files.
+
+    That is asked for each cell, and seldom changes: the arguments say which modules there are.
+    """
+    named = [(name, _file(module)) for name, module in list(sys.modules.items()) if "." not in name]
+    return [(name, file) for name, file in named if file is not None and is_user_file(file)]
+
+
+def _places() -> set[str]:
+    return {_absolute(str.__str__(entry)) for entry in _search_path() if isinstance(entry, str)}
 
 
 def _search_path() -> list[Any]:

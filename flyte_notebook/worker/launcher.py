@@ -19,7 +19,6 @@ From the supervisor: ``fork`` with a socket for a new process. On that socket: `
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import signal
@@ -27,8 +26,8 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.limiters import control_groups, joining
-from flyte_notebook.worker import parent, protocol
+from flyte_notebook.limiters import joining, kernel_files
+from flyte_notebook.worker import parent, prctl, protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 CONTROL_FD = 3
 LOWEST_FREE_FD = 10
-PR_SET_NAME = 15
 NAME = b"fnb-launcher"
 """What the kernel calls it; see it with ``ps -o comm``."""
 OOM_SCORE_ADJ = "1000"
@@ -47,7 +45,7 @@ def main(arguments: list[str]) -> NoReturn:
     """Entry of the launcher process: the pid of the supervisor."""
     supervisor_pid = int(arguments[0])
     parent.depend_on(supervisor_pid)
-    ctypes.CDLL(None).prctl(PR_SET_NAME, NAME)
+    prctl.set_name(NAME)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # go-betweens end without a trace
     os.set_inheritable(CONTROL_FD, False)
     reader = protocol.ControlReader(socket.socket(fileno=CONTROL_FD))
@@ -114,7 +112,7 @@ def _prepare(order: dict[str, Any], fds: Sequence[int]) -> None:
     os.setsid()  # an interrupt of the notebook's process group must not reach it
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            control_groups.write("/proc/self/oom_score_adj", OOM_SCORE_ADJ)
+            kernel_files.write("/proc/self/oom_score_adj", OOM_SCORE_ADJ)
     joining.join(order["doors"], order["cpus"])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)

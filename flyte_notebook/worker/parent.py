@@ -1,17 +1,17 @@
-"""How a process ends with another one: the kernel kills it when its parent is gone (``PR_SET_PDEATHSIG``, prctl(2))."""
+"""How a process ends with another one: the kernel kills it when its parent is gone (prctl(2))."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 import time
 
+from flyte_notebook.worker import prctl
+
 EXIT_LOST = 70
 """The status of a process whose kernel or supervisor is gone."""
 
-PR_SET_PDEATHSIG = 1
 PARENT_BOUND_S = 5.0
 LOOK_EVERY_S = 0.0002
 
@@ -28,6 +28,6 @@ def depend_on(pid: int, *, after: int | None = None) -> None:
         if time.monotonic() > until_s or (after is not None and parent != after):
             os._exit(EXIT_LOST)
         time.sleep(LOOK_EVERY_S)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl.end_with_parent(signal.SIGKILL)
     if os.getppid() != pid:
         os._exit(EXIT_LOST)

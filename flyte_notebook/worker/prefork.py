@@ -35,9 +35,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.limiters import control_groups
+from flyte_notebook.limiters import kernel_files
 from flyte_notebook.limiters.base import ATTEMPT_VARIABLE
-from flyte_notebook.worker import child, handover, own_pages, parent, protocol
+from flyte_notebook.worker import child, handover, own_pages, parent, prctl, protocol
 from flyte_notebook.worker.likeness import ATTEMPT_NAME_BYTES
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 CONTROL_FD = 3
 LOWEST_FREE_FD = 10
-PR_SET_NAME = 15
 SPARE_NAME = b"fnb-spare"
 """What the kernel calls a worker that has no job yet; see it with ``ps -o comm``."""
 SERVER_NAME = b"fnb-server"
@@ -61,10 +60,8 @@ def main(arguments: list[str]) -> None:
     settings = json.loads(arguments[0])
     control = protocol.taken(CONTROL_FD)
     os.set_inheritable(CONTROL_FD, False)
-    libc = ctypes.CDLL(None)
-    was_called = ctypes.create_string_buffer(16)
-    libc.prctl(16, was_called)  # PR_GET_NAME
-    libc.prctl(PR_SET_NAME, SERVER_NAME)
+    was_called = prctl.name()
+    prctl.set_name(SERVER_NAME)
     try:
         runs, layout = _prepare(settings)
     except Exception as error:  # whatever it is: then each worker gets an interpreter of its own
@@ -78,10 +75,10 @@ def main(arguments: list[str]) -> None:
     spare, hold = _serve(control)
     # From here on this is a worker.
     own_pages.make_own(runs)
-    libc.prctl(PR_SET_NAME, SPARE_NAME)  # before it falls to the supervisor: of its children one is called the server
+    prctl.set_name(SPARE_NAME)  # before it falls to the supervisor: of its children one is called the server
     os.close(hold)
     order, fds = _stand_ready(spare, settings["supervisor_pid"], layout)
-    _become(order, fds, was_called.value, settings["after_fork"])
+    _become(order, fds, was_called, settings["after_fork"])
     child.main([order["entry"]])
 
 
@@ -156,7 +153,7 @@ def _go_between(message: dict[str, Any], spare: socket.socket) -> int:
     """Join the group, fork the worker, and end when it lets go. Returns what holds us, in the worker only."""
     try:
         for door in message["doors"]:
-            control_groups.write(door, "0")
+            kernel_files.write(door, "0")
         read, hold = os.pipe()
         if os.fork() == 0:
             os.close(read)
@@ -197,7 +194,7 @@ def _show_attempt(name: str) -> None:
 
 def _become(order: dict[str, Any], fds: list[int], name: bytes, after_fork: list[str]) -> None:
     """Take on what a fresh interpreter would have been started with."""
-    ctypes.CDLL(None).prctl(PR_SET_NAME, name)
+    prctl.set_name(name)
     # Out of the way of 1 to 3 first, so that none is written over while it is still needed.
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_FREE_FD) for fd in fds]
     for fd, above, target in zip(fds, high, (protocol.CHANNEL_FD, 1, 2), strict=True):

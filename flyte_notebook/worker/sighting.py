@@ -12,7 +12,7 @@ import time
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from flyte_notebook.limiters.control_groups import read
+from flyte_notebook.limiters.kernel_files import read
 
 if TYPE_CHECKING:
     from collections.abc import Callable

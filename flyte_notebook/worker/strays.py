@@ -12,7 +12,6 @@ they would count against the number of processes that a task may have, and nobod
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -23,19 +22,12 @@ from typing import NamedTuple
 from flyte_notebook.bound import monotonic_s
 from flyte_notebook.limiters.processes import listed, stat
 
-PR_SET_CHILD_SUBREAPER = 36
 MOST_ROUNDS = 50
 """How often one `end` looks again: some fork while they are being killed."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 """Of the start of a process in ``/proc/PID/stat``, which counts from boot (proc(5))."""
 PROC_CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children").exists()
 """Whether the kernel lists the children of a process (CONFIG_PROC_CHILDREN)."""
-
-
-def keep_children() -> None:
-    """Become the parent of whatever loses its own among what this process starts. Linux only: elsewhere nothing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 class Own(NamedTuple):

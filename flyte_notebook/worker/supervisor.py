@@ -16,7 +16,6 @@ means that the kernel is gone: everything is killed and removed.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import selectors
@@ -30,7 +29,7 @@ from flyte_notebook import private
 from flyte_notebook.limiters import selection
 from flyte_notebook.limiters.life import Life
 from flyte_notebook.limiters.processes import ending
-from flyte_notebook.worker import protocol, strays
+from flyte_notebook.worker import prctl, protocol, strays
 from flyte_notebook.worker.fresh import Fresh
 from flyte_notebook.worker.launching import Launcher
 from flyte_notebook.worker.spares import Spares
@@ -51,7 +50,6 @@ KERNEL_END_BOUND_S = 5.0
 STRAYS_AGAIN_S = 0.01
 ORPHANS_BOUND_S = 2.0
 """How long whoever is in no group is waited for: it ends by itself, or is nobody that we know of."""
-PR_SET_PDEATHSIG = 1
 
 
 class Supervisor:
@@ -88,7 +86,7 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_sigterm)
-        strays.keep_children()  # a forked worker falls to us; and no orphan escapes unseen
+        prctl.keep_orphans()  # a forked worker falls to us; and no orphan escapes unseen
         self.listen(self._control, self._on_control)
         self.listen(wake_read, lambda: _drain(wake_read))
         try:
@@ -329,7 +327,7 @@ def main(arguments: list[str]) -> None:
     fd, settings = int(arguments[0]), json.loads("".join(arguments[1:]))
     # The end of the socket says that the kernel is gone, unless a process that it forked holds a copy: then this does.
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        prctl.end_with_parent(signal.SIGTERM)
         if os.getppid() != settings["kernel_pid"]:
             return
     control = socket.socket(fileno=fd)

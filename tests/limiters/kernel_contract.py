@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 from limited import MIB, Children, empty_it, running, until
 
-from flyte_notebook.limiters.control_groups import parse_counts
+from flyte_notebook.limiters.kernel_files import parse_counts
 from flyte_notebook.limiters.selection import choose
 from flyte_notebook.limits import Limits
 

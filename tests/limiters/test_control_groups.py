@@ -18,18 +18,15 @@ from flyte_notebook.limiters.control_groups import (
     clear,
     kill_all,
     own_directory,
-    parse_counts,
     parse_membership,
     parse_mounts,
     processes,
     prove_entry,
     quota_us,
-    read,
-    read_number,
     remove_tree,
     upwards,
-    write,
 )
+from flyte_notebook.limiters.kernel_files import parse_counts, read, read_number, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

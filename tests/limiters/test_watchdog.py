@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from limited import MIB, Child, Children, empty_it, running, until
@@ -17,13 +18,14 @@ from flyte_notebook.limiters.cgroup_v1 import CgroupV1
 from flyte_notebook.limiters.life import session_name
 from flyte_notebook.limiters.portable import PsutilProcesses
 from flyte_notebook.limiters.processes import LinuxMember
-from flyte_notebook.limiters.watchdog import Watchdog
+from flyte_notebook.limiters.watchdog import Watchdog, WatchdogGroup
 from flyte_notebook.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from flyte_notebook.limiters.base import TaskGroup
+    from flyte_notebook.limiters.watchdog import Table
 
 pytestmark = pytest.mark.linux
 
@@ -144,6 +146,51 @@ def test_shared_pages_are_counted_once_also_far_below_the_limit(limiter: Watchdo
     child.line()
     assert 100 * MIB <= group.sample() <= highest <= 150 * MIB
     end(group, child)
+
+
+@dataclass
+class Process:
+    """A process that says what it is told to."""
+
+    pid: int
+    quick: int
+    exact: int
+
+    def quick_bytes(self) -> int:
+        return self.quick
+
+    def exact_bytes(self) -> int:
+        return self.exact
+
+
+class Processes:
+    """A table of such processes."""
+
+    poll_interval_s = 0.005
+
+    def __init__(self, *members: Process) -> None:
+        self.found = list(members)
+
+    def refresh(self) -> None:
+        pass
+
+    def members(self, _name: str) -> list[Process]:
+        return self.found
+
+
+def test_a_child_that_is_still_being_copied_is_not_counted_twice_afterwards() -> None:
+    """A look may come in the middle of a fork: what the child has after that is its parent's, until the next look."""
+    parent, child = Process(1, 110 * MIB, 110 * MIB), Process(2, MIB, MIB // 2)
+    table = Processes(parent)
+    group = WatchdogGroup("a", Limits(memory_bytes=1 << 40), cast("Table", table), Cpus())
+    assert 110 * MIB == group.sample()
+    table.found.append(child)
+    parent.exact = 110 * MIB - child.exact
+    assert 110 * MIB == group.sample()
+    child.quick = 110 * MIB
+    assert group.sample() <= 111 * MIB
+    parent.quick = 130 * MIB  # of a process that was there before, more is more
+    assert 130 * MIB <= group.sample() <= 131 * MIB
 
 
 @pytest.mark.usefixtures("patient")

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.linux
 
 PROGRAM = """
 import json, os, signal, sys, time
-from flyte_notebook.worker import strays
+from flyte_notebook.worker import prctl, strays
 
 def left(leave_running):
     "Start a process that ends at once and leaves a daemon, which leaves another one; return the pids of both."
@@ -49,7 +49,7 @@ def end(known=(), unborn_since_s=float("inf")):
     time.sleep(0.05)
     return again
 
-strays.keep_children()
+prctl.keep_orphans()
 strays.PROC_CHILDREN = sys.argv[1] == "listed by the kernel"
 found = {}
 pids = left(100)
