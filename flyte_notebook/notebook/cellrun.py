@@ -64,7 +64,6 @@ class CellRun:
         self._cell = cell
         self._cards = cards
         self._source = CellSource(shell, said, cell, line, self._note_once)
-        self._silent = bool(DisplayHook.semicolon_at_end_of_expression(cell))  # type: ignore[no-untyped-call]  # IPython's
         self._sink: output.Sink | None = None
         self._running: Run | None = None
         self.interrupted = False
@@ -259,7 +258,7 @@ class CellRun:
             self._show,
             notes=["the result is from the cache"] if run.cached else [],
             note_setting=self._note_setting,
-            silent=self._silent,
+            silent=bool(DisplayHook.semicolon_at_end_of_expression(self._cell)),  # type: ignore[no-untyped-call]  # theirs
         )
         return result
 
