@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from flyte_notebook.fitting import Fit
     from flyte_notebook.history import Action, Attempt, History, Run, Runs
     from flyte_notebook.outcome import Failure
-    from flyte_notebook.sdk.growing import RetryOnOom
+    from flyte_notebook.sdk.escalation import RetryOnOom
     from flyte_notebook.sweeping import Sweep
     from flyte_notebook.trace import MemoryTrace
     from flyte_notebook.views.comparison import Comparison
@@ -224,7 +224,7 @@ def save(run: Run, path: str | PathLike[str] | None = None) -> Path:
     be executed. Lines of source have the literals that stand in them. Notebooks may save at the same time. Raises
     RuntimeError where the file cannot be written or is none of ours; what was in it stays.
     """
-    result: Path = importlib.import_module("flyte_notebook.keeping").save(run, path)
+    result: Path = importlib.import_module("flyte_notebook.storage").save(run, path)
     return result
 
 
@@ -234,7 +234,7 @@ def load(path: str | PathLike[str] | None = None) -> Runs:
     They can be drawn, compared and exported as any other; they have no outputs and cannot be run again. Raises
     RuntimeError for a file that is not there, is damaged, or was written by a later version.
     """
-    found = importlib.import_module("flyte_notebook.keeping").load(path)
+    found = importlib.import_module("flyte_notebook.storage").load(path)
     result: Runs = importlib.import_module("flyte_notebook.views.saved").SavedRuns(found)
     return result
 
@@ -264,7 +264,7 @@ class _SweepCall:
         **inputs: Any,  # noqa: ANN401 - any inputs
     ) -> Sweep:
         home, view = _sweep_rooms()
-        asked = home.Asked.by(task, args, inputs, memory=memory, over=over)
+        asked = home.SweepRequest.by(task, args, inputs, memory=memory, over=over)
         result: Sweep = view.shown(home.sweep(asked, yes=yes, bundle=view.sweep_bundle))
         return result
 
@@ -280,7 +280,7 @@ class _SweepCall:
     ) -> Sweep:
         """As `sweep`, awaited; cancelling it stops the sweep."""
         home, view = _sweep_rooms()
-        asked = home.Asked.by(task, args, inputs, memory=memory, over=over)
+        asked = home.SweepRequest.by(task, args, inputs, memory=memory, over=over)
         result: Sweep = view.shown(await home.sweep_aio(asked, yes=yes, bundle=view.sweep_bundle))
         return result
 
@@ -312,14 +312,17 @@ def retry_on_oom(
     is raised and says what was tried. Raises ``TypeError`` for what is no task, and ``ValueError`` for a task without a
     memory limit, for one that is not below ``up_to``, and for a limit that would not grow.
     """
-    growing = importlib.import_module("flyte_notebook.growing")
-    growth = growing.growth_of(factor=factor, up_to=up_to, step=step)
-    result: RetryOnOom = importlib.import_module("flyte_notebook.sdk.growing").RetryOnOom(task, growth, _growing_bundle)
+    growth = importlib.import_module("flyte_notebook.escalation").growth_of(factor=factor, up_to=up_to, step=step)
+    result: RetryOnOom = importlib.import_module("flyte_notebook.sdk.escalation").RetryOnOom(
+        task, growth, _escalation_bundle
+    )
     return result
 
 
-def _growing_bundle(*args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - as of the view, loaded only now
-    bundle: dict[str, Any] = importlib.import_module("flyte_notebook.views.growing").growing_bundle(*args, **kwargs)
+def _escalation_bundle(*args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - as of the view, loaded only now
+    bundle: dict[str, Any] = importlib.import_module("flyte_notebook.views.escalation").escalation_bundle(
+        *args, **kwargs
+    )
     return bundle
 
 

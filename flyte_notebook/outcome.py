@@ -152,7 +152,7 @@ class Growth:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class PendingAllocation:
     """The last large allocation that the worker still held: ``size_bytes`` at once, on ``before_bytes`` in use."""
 
     size_bytes: int
@@ -195,7 +195,7 @@ class WorkerReport:
     last_line: LastLine | None = None
     grew: tuple[Growth, ...] = ()
     no_line: str = ""
-    asked: Asked | None = None
+    asked: PendingAllocation | None = None
     machine_bytes: int | None = None
     unanswered: Unanswered | None = None
     left: tuple[Left, ...] = ()

@@ -19,10 +19,10 @@ from flyte_notebook.endings import Left, Unanswered
 from flyte_notebook.job import InputFact, Job
 from flyte_notebook.limits import Enforcement, Limits
 from flyte_notebook.outcome import (
-    Asked,
     Failure,
     Growth,
     LastLine,
+    PendingAllocation,
     Raised,
     RefusedAllocation,
     SourceLine,
@@ -146,7 +146,7 @@ def test_an_oom_suggests_twice_the_memory_and_why() -> None:
 
 def test_what_the_report_knows_is_in_the_suggestion() -> None:
     """The allocation that was being filled, and the machine: facts of the report, not of this machine."""
-    asked = Asked(size_bytes=4_000 * MI, before_bytes=100 * MI)
+    asked = PendingAllocation(size_bytes=4_000 * MI, before_bytes=100 * MI)
     suggestion = _failed(replace(OOM, asked=asked, machine_bytes=2_000 * MI)).suggestions[0]
     assert (4_100 * MI) * 1.1 <= (suggestion.limits.memory_bytes or 0)
     assert "asked for about 3.9 GiB at once, on top of 100 MiB in use" in suggestion.sentence

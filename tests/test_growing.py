@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from flyte_notebook.growing import MOST_ATTEMPTS, Growth, GrowthError, exhausted, growth_of, listed, parse_growth
+from flyte_notebook.escalation import MOST_ATTEMPTS, Growth, GrowthError, exhausted, growth_of, listed, parse_growth
 from flyte_notebook.units import UnitError, parse_memory, quantity_memory
 
 MI = 1 << 20

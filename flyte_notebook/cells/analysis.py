@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flyte_notebook.cells import lookups
-from flyte_notebook.cells.ledger import Ledger
+from flyte_notebook.cells.name_flow import NameFlow
 from flyte_notebook.cells.scopes import called_on, facts_of, hinted_by, is_get_ipython, mutated_by
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def analyse(source: str, filename: str = "<cell>", *, futures: int = 0) -> CellN
     )
 
 
-class _Reader(Ledger, ast.NodeVisitor):
+class _Reader(NameFlow, ast.NodeVisitor):
     """Follows the statements of a cell in order."""
 
     def visit_If(self, node: ast.If) -> None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from flyte_notebook import private
 from flyte_notebook.bound import monotonic_s
 from flyte_notebook.endings import Left
-from flyte_notebook.engine import parcels, seen
+from flyte_notebook.engine import blobs, source_lines
 from flyte_notebook.engine.around import at_start
 from flyte_notebook.engine.link import SupervisorError
-from flyte_notebook.engine.pump import Pump
+from flyte_notebook.engine.output_pump import Pump
 from flyte_notebook.engine.request import opened, request
 from flyte_notebook.engine.returning import Returning
 from flyte_notebook.limiters import machine, shared_memory
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from flyte_notebook.endings import Unanswered
     from flyte_notebook.engine.link import Handle, SupervisorLink
-    from flyte_notebook.engine.pump import Sink
+    from flyte_notebook.engine.output_pump import Sink
     from flyte_notebook.engine.request import Start
     from flyte_notebook.history import Run
     from flyte_notebook.job import Job, Surroundings
@@ -160,7 +160,7 @@ class AttemptInWorker:
             if self._answered is None and facts.get("held"):  # it ended by itself, as if all were well
                 facts["left"] = await asyncio.to_thread(shared_memory.clear, dict(facts["held"]))
             if self._answered is not None:
-                self._answer = await parcels.unpacked(self._answered)
+                self._answer = await blobs.unpacked(self._answered)
         except SupervisorError as error:
             self._lost = str(error)
         except BaseException:
@@ -363,10 +363,10 @@ class AttemptInWorker:
             output_tail=tail,
             duration_s=facts.get("duration_s", duration_s),
             ready_after_s=facts.get("ready_after_s"),
-            last_line=seen.last_line(facts),
-            grew=seen.grew(facts),
+            last_line=source_lines.last_line(facts),
+            grew=source_lines.grew(facts),
             no_line=facts.get("no_line", ""),
-            asked=seen.asked(facts),
+            asked=source_lines.asked(facts),
             unanswered=unanswered,
             left=tuple(Left(**left) for left in facts.get("left", ())),
             machine_bytes=machine.capacity_bytes() if tripped == "memory" or facts.get("oom_kills") else None,

@@ -17,10 +17,10 @@ from flyte_notebook.bound import monotonic_s
 from flyte_notebook.diagnosis import diagnose
 from flyte_notebook.engine.actions import Actions
 from flyte_notebook.engine.attempt import AttemptInWorker, Origin
+from flyte_notebook.engine.blobs import parcelled
+from flyte_notebook.engine.in_flight import AttemptsInFlight
 from flyte_notebook.engine.link import SupervisorError, SupervisorLink
-from flyte_notebook.engine.living import LivingAttempts
 from flyte_notebook.engine.loop import Loop
-from flyte_notebook.engine.parcels import parcelled
 from flyte_notebook.engine.proof import Proof, UnprovenError
 from flyte_notebook.engine.request import above_standard, places
 from flyte_notebook.history import Attempt, History
@@ -32,8 +32,8 @@ from flyte_notebook.worker import pickling
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flyte_notebook.engine.in_flight import InFlight
     from flyte_notebook.engine.link import Prefork, Workers
-    from flyte_notebook.engine.living import Living
     from flyte_notebook.engine.request import Start
     from flyte_notebook.job import Job
     from flyte_notebook.limits import Enforcement
@@ -73,7 +73,7 @@ class Engine:
         with above_standard():
             self._loop = Loop()
         self._thread = threading.Thread(target=self._serve, name="flyte-notebook-engine", daemon=True)
-        self._living = LivingAttempts()
+        self._in_flight = AttemptsInFlight()
         self._actions = Actions()
         self._closed = False
         self._begun: concurrent.futures.Future[None] | None = None
@@ -171,7 +171,7 @@ class Engine:
     @property
     def active(self) -> int:
         """How many attempts wait or run now. Thread-safe."""
-        return len(self._living)
+        return len(self._in_flight)
 
     def call(self, coroutine: Any) -> concurrent.futures.Future[Any]:  # noqa: ANN401 - any coroutine
         """Run a coroutine on the engine's loop. Thread-safe."""
@@ -186,22 +186,22 @@ class Engine:
 
         Takes no lock: it is called from signal handlers.
         """
-        count = self._living.stoppable
-        self._loop.call_soon_threadsafe(self._living.stop_all)
+        count = self._in_flight.stoppable
+        self._loop.call_soon_threadsafe(self._in_flight.stop_all)
         return count
 
     def stop_run(self, run: str) -> None:
         """Have one run stopped, as `stop_all` does with every run. Thread-safe, takes no lock."""
-        self._loop.call_soon_threadsafe(self._living.stop_run, run)
+        self._loop.call_soon_threadsafe(self._in_flight.stop_run, run)
 
     def forget_run(self, run: str) -> None:
         """Say that no attempt of a run comes any more, though one was expected. Thread-safe, idempotent."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, and everything forgotten
-            self._loop.call_soon_threadsafe(self._living.forget, run)
+            self._loop.call_soon_threadsafe(self._in_flight.forget, run)
 
     def progress(self, run: str) -> Progress | None:
         """Return how a run stands, ``None`` if it has not begun or is over. Thread-safe."""
-        return self._living.progress(run)
+        return self._in_flight.progress(run)
 
     def close(self) -> None:
         """Stop everything, end the supervisor and the thread; returns when they are gone. Thread-safe, idempotent."""
@@ -215,7 +215,7 @@ class Engine:
             self._thread.join(CLOSE_BOUND_S)
 
     async def _close(self) -> None:
-        self._living.stop_all()
+        self._in_flight.stop_all()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -250,24 +250,24 @@ class Engine:
     async def _attempt(self, job: Job, origin: Origin, parent: Ticket | None) -> Outcome:
         """Run one attempt: wait for admission, supervise, diagnose, remember."""
         origin.run.begin_action(job.action, job.label, job.parent, job.limits)
-        living = self._living.begin(job)
+        attempt = self._in_flight.begin(job)
         if origin.observer is not None:
             origin.observer.started(job)
         if parent is not None:
             self._scheduler.awaits_child(parent, +1)
         try:
-            report = await self._admit_and_supervise(living, origin)
+            report = await self._admit_and_supervise(attempt, origin)
         except asyncio.CancelledError:
-            cut_short = living.worker.cut_short if living.worker is not None else None
+            cut_short = attempt.worker.cut_short if attempt.worker is not None else None
             stopped = WorkerReport(tripped="stopped", enforcement=self._link.enforcement)
             outcome = self._conclude(job, cut_short or stopped, origin, cancelled=True)
             if parent is None and isinstance(outcome, Failure):
                 self.history.end(origin.run, outcome)  # the session does not hear of it
             raise
         finally:
-            self._living.leave(living)
-            if living.ticket is not None:
-                self._scheduler.release(living.ticket)
+            self._in_flight.leave(attempt)
+            if attempt.ticket is not None:
+                self._scheduler.release(attempt.ticket)
             if parent is not None:
                 self._scheduler.awaits_child(parent, -1)
         return self._conclude(job, report, origin)
@@ -275,7 +275,7 @@ class Engine:
     def _conclude(self, job: Job, report: WorkerReport, origin: Origin, *, cancelled: bool = False) -> Outcome:
         """Decide what became of an attempt, remember it, and tell who listens."""
         outcome = diagnose(job, report, unpickle=pickling.loads)
-        self._living.conclude(job, outcome, cancelled=cancelled)
+        self._in_flight.conclude(job, outcome, cancelled=cancelled)
         attempt = Attempt(
             number=job.attempt + 1,
             worker=job.worker,
@@ -292,11 +292,11 @@ class Engine:
             origin.observer.ended(job, outcome)
         return outcome
 
-    async def _admit_and_supervise(self, living: Living, origin: Origin) -> WorkerReport:
-        if living.job.unsent:
-            return self._not_run(living.job.unsent)
+    async def _admit_and_supervise(self, attempt: InFlight, origin: Origin) -> WorkerReport:
+        if attempt.job.unsent:
+            return self._not_run(attempt.job.unsent)
         began_s = monotonic_s()
-        tripped, detail = await self._living.wait_for_place(living, self._scheduler)
+        tripped, detail = await self._in_flight.wait_for_place(attempt, self._scheduler)
         queued_for_s = monotonic_s() - began_s
         if tripped is not None:
             return WorkerReport(
@@ -306,22 +306,22 @@ class Engine:
             await self._proof.isolated()
         except UnprovenError as error:
             raise EngineError(str(error)) from error
-        report = await self._supervise(living, origin)
-        again = None if living.worker is None else living.worker.second_try(report)
+        report = await self._supervise(attempt, origin)
+        again = None if attempt.worker is None else attempt.worker.second_try(report)
         if again is not None:
-            report = await self._supervise(living, origin, again)
+            report = await self._supervise(attempt, origin, again)
         return replace(report, queued_for_s=queued_for_s)
 
-    async def _supervise(self, living: Living, origin: Origin, start: Start = "any") -> WorkerReport:
+    async def _supervise(self, attempt: InFlight, origin: Origin, start: Start = "any") -> WorkerReport:
         async def call(request: dict[str, Any]) -> dict[str, Any]:
-            return await self._nested(living, request, origin)
+            return await self._nested(attempt, request, origin)
 
         try:
             await self._ensure_supervisor()
-            living.worker = AttemptInWorker(living.job, origin, self._link, call, start=start)
-            if living.stopped:
-                living.worker.stop()
-            return await living.worker.run()
+            attempt.worker = AttemptInWorker(attempt.job, origin, self._link, call, start=start)
+            if attempt.stopped:
+                attempt.worker.stop()
+            return await attempt.worker.run()
         except (OSError, SupervisorError) as error:
             return self._not_run(error)
 
@@ -330,7 +330,7 @@ class Engine:
         detail = f"no worker could be run: {error}"
         return WorkerReport(tripped_detail=detail, enforcement=self._link.enforcement)
 
-    async def _nested(self, parent: Living, request: dict[str, Any], origin: Origin) -> dict[str, Any]:
+    async def _nested(self, parent: InFlight, request: dict[str, Any], origin: Origin) -> dict[str, Any]:
         """Run a task that a worker called, as its sibling; return the reply for the worker."""
         caller = parent.job
         job: Job = replace(
@@ -367,9 +367,9 @@ class Engine:
             await self._ensure_supervisor()
 
     def _on_usage(self) -> None:
-        for living in self._living:
-            if living.ticket is not None and living.worker is not None:
-                living.ticket.usage_bytes = living.worker.usage_bytes
+        for attempt in self._in_flight:
+            if attempt.ticket is not None and attempt.worker is not None:
+                attempt.ticket.usage_bytes = attempt.worker.usage_bytes
         self._scheduler.reported()
 
 

@@ -20,7 +20,7 @@ from flyte_notebook.limiters.base import ATTEMPT_VARIABLE, SESSION_VARIABLE
 from flyte_notebook.limiters.life import LOG, Life
 from flyte_notebook.limits import Enforcement
 from flyte_notebook.worker import protocol
-from flyte_notebook.worker.likeness import ATTEMPT_NAME_BYTES
+from flyte_notebook.worker.fingerprint import ATTEMPT_NAME_BYTES
 
 if TYPE_CHECKING:
     import socket

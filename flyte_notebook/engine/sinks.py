@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flyte_notebook.engine.pump import StreamName
+    from flyte_notebook.engine.output_pump import StreamName
 
 
 class StandardSink:

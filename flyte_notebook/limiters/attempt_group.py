@@ -57,22 +57,22 @@ class AttemptGroup:
         count: Callable[[], Counters | None],
         limit: Callable[[Limits], float | None],
         limits: Limits,
-        dealer: affinity.Cpus,
+        cpu_allocator: affinity.Cpus,
         set_alarm: Callable[[int], None] | None = None,
     ) -> None:
         self.alarm = None if set_alarm is None else os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._set_alarm = set_alarm
         self._directories = tuple(directories)
-        self.doors = tuple(f"{directory}/cgroup.procs" for directory in directories)
+        self.procs_files = tuple(f"{directory}/cgroup.procs" for directory in directories)
         self._meter = meter
         self._count = count
         self._limit = limit
-        self._dealer = dealer
+        self._cpu_allocator = cpu_allocator
         self._pid: int | None = None
         self._last_counters = Counters()
         self._home: tuple[str, ...] = ()
         try:
-            self.cpus = dealer.take(limit(limits))
+            self.cpus = cpu_allocator.take(limit(limits))
         except OSError:
             meter.close()
             self._close_alarm()
@@ -80,7 +80,7 @@ class AttemptGroup:
 
     def assign(self, name: str, limits: Limits) -> None:  # noqa: ARG002 - a directory keeps its name
         """Set the limits of a group that had none. Raises OSError when the kernel refuses."""
-        self.cpus = self._dealer.take(self._limit(limits))
+        self.cpus = self._cpu_allocator.take(self._limit(limits))
         affinity.bind(self.cpus, self._pid or 0)
 
     def attach(self, pid: int) -> None:
@@ -143,7 +143,7 @@ class AttemptGroup:
             remove_tree(directory)
         self._meter.close()
         self._close_alarm()
-        self._dealer.give_back(self.cpus)
+        self._cpu_allocator.give_back(self.cpus)
         self.cpus = frozenset()
 
     def _close_alarm(self) -> None:

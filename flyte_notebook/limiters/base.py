@@ -56,7 +56,7 @@ class TaskGroup(Protocol):
     """Descriptor that can be read when usage comes near the limit, once it is set; ``None`` where the kernel does not
     tell that."""
 
-    doors: tuple[str, ...]
+    procs_files: tuple[str, ...]
     """Files to which a process writes "0" in order to join; none where nothing has to be written."""
 
     cpus: frozenset[int]

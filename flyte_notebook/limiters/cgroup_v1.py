@@ -102,7 +102,7 @@ class CgroupV1:
                 count=lambda: _count(memory, limit_bytes),
                 limit=limit,
                 limits=limits,
-                dealer=self._cpus,
+                cpu_allocator=self._cpus,
                 set_alarm=lambda alarm: _set_alarm(alarm, memory, limit_bytes),
             )
 

@@ -88,7 +88,7 @@ class CgroupV2:
                 count=lambda: _count(directory),
                 limit=limit,
                 limits=limits,
-                dealer=self._cpus,
+                cpu_allocator=self._cpus,
             )
 
     def keep_room(self) -> None:

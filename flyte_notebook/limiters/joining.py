@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
-def join(doors: Sequence[str], cpus: Iterable[int]) -> None:
-    """Put the calling process into a group, given its ``doors`` and ``cpus``; see `limiters.base.TaskGroup`.
+def join(procs_files: Sequence[str], cpus: Iterable[int]) -> None:
+    """Put the calling process into a group, given its ``procs_files`` and ``cpus``; see `limiters.base.TaskGroup`.
 
     For a process between fork and exec: system calls only. Raises OSError when the kernel refuses.
     """
-    for door in doors:
+    for door in procs_files:
         kernel_files.write(door, "0")  # "0" means itself
     affinity.bind(frozenset(cpus))

@@ -75,15 +75,15 @@ class Watchdog:
 class WatchdogGroup:
     """One attempt: a set of processes that grows as they start others."""
 
-    doors: tuple[str, ...] = ()
+    procs_files: tuple[str, ...] = ()
     alarm: int | None = None
 
-    def __init__(self, name: str, limits: Limits, table: Table, dealer: affinity.Cpus) -> None:
+    def __init__(self, name: str, limits: Limits, table: Table, cpu_allocator: affinity.Cpus) -> None:
         self._name = name
         self._limit_bytes = limits.memory_bytes
         self._table = table
-        self._dealer = dealer
-        self.cpus = dealer.take(limits.cpu_cores)
+        self._cpu_allocator = cpu_allocator
+        self.cpus = cpu_allocator.take(limits.cpu_cores)
         self._pid: int | None = None
         self._over = self._was_over = False
         self._twice_bytes = 0  # what the quick sum counted more than once, at the last exact look
@@ -116,7 +116,7 @@ class WatchdogGroup:
             self._table.adopt(self._pid, name)
         self._limit_bytes = limits.memory_bytes
         self.poll_interval_s = self._table.poll_interval_s if limits.memory_bytes is not None else None
-        self.cpus = self._dealer.take(limits.cpu_cores)
+        self.cpus = self._cpu_allocator.take(limits.cpu_cores)
         affinity.bind(self.cpus, self._pid or 0)
 
     def sample(self) -> int:
@@ -186,7 +186,7 @@ class WatchdogGroup:
         self.counters()
         self.removed = True
         self._table.forget(self._name)
-        self._dealer.give_back(self.cpus)
+        self._cpu_allocator.give_back(self.cpus)
 
     def _with_shared(self, members: Sequence[Member], used: Mapping[int, int]) -> int:
         """Return what is surely in use: the exact sum, when an exact look is due, else what is known since the last.

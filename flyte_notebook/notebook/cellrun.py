@@ -11,8 +11,8 @@ from IPython.core.error import UsageError
 
 from flyte_notebook.cells import generators
 from flyte_notebook.errors import BaseRuntimeError, OOMError, RunAbortedError, UnschedulableError
+from flyte_notebook.escalation import GrowthError
 from flyte_notebook.fitting import would_do
-from flyte_notebook.growing import GrowthError
 from flyte_notebook.history import Cell
 from flyte_notebook.limiters import machine
 from flyte_notebook.notebook import liveline, output
@@ -22,12 +22,12 @@ from flyte_notebook.notebook.options import MAGIC
 from flyte_notebook.notebook.sweeps import CellSweep
 from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk import celltask, enforcement
+from flyte_notebook.sdk.escalation import OomEscalation
 from flyte_notebook.sdk.fit import FitError, Fitting
-from flyte_notebook.sdk.growing import Climb
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.units import format_memory, quantity_memory
+from flyte_notebook.views.escalation import escalation_bundle
 from flyte_notebook.views.fit import fit_bundle
-from flyte_notebook.views.growing import growing_bundle
 from flyte_notebook.views.sweep import sweep_bundle
 from flyte_notebook.worker.pickling import PicklingProblem
 
@@ -77,7 +77,7 @@ class CellRun:
         if self._said.sweeps:
             return self._sweep()
         task, parts = self._source.read()
-        climb = self._climb(task)
+        escalation = self._escalation(task)
         if self._said.name is not None:
             self._shell.user_ns[self._said.name] = task
         if self._said.fit:
@@ -86,49 +86,49 @@ class CellRun:
         if self._said.background:
             return self._in_background(run, task, parts)
         try:
-            run = self._growing(climb, run, task, parts)
+            run = self._escalating(escalation, run, task, parts)
         except KeyboardInterrupt as interrupt:
             self.interrupted = True
             raise self._aborted(self._running, interrupt) from None
-        if climb is not None and climb.grown:
-            self._keep_grown(climb)
+        if escalation is not None and escalation.grown:
+            self._keep_grown(escalation)
         else:
             self._advise(run)
         self._shell.compile.flags |= parts.names.futures  # later cells have them too
         return self._land(run)
 
-    def _climb(self, task: CellTask) -> Climb | None:
+    def _escalation(self, task: CellTask) -> OomEscalation | None:
         """Return how the limit grows, ``None`` where it does not. Raises UsageError where it cannot."""
         growth = self._said.on_oom
         if growth is None:
             return None
         try:
-            climb = Climb(task, growth)
+            escalation = OomEscalation(task, growth)
         except GrowthError as error:
             raise UsageError(f"{MAGIC}: --on-oom: {error}") from None
         self._check_room(f"--on-oom: {quantity_memory(growth.cap_bytes)}", growth.cap_bytes)
-        return climb
+        return escalation
 
-    def _growing(self, climb: Climb | None, run: Run, task: CellTask, parts: CellParts) -> Run:
+    def _escalating(self, escalation: OomEscalation | None, run: Run, task: CellTask, parts: CellParts) -> Run:
         """Run to the end, again with more memory after each OOM where the limit may grow; return the last run."""
         self._running = run
-        while climb is not None:
+        while escalation is not None:
             try:
-                self._to_its_end(run, climb.task, parts)
+                self._to_its_end(run, escalation.task, parts)
             except (OOMError, UnschedulableError) as error:
-                climb.failed(error)
-                run = self._running = climb.begin(self._session)
+                escalation.failed(error)
+                run = self._running = escalation.begin(self._session)
             else:
                 return run
         self._to_its_end(run, task, parts)
         return run
 
-    def _keep_grown(self, climb: Climb) -> None:
+    def _keep_grown(self, escalation: OomEscalation) -> None:
         """Show how the limit grew, and have the notebook's name hold what passed."""
-        self._show(climb.bundle(self._session, growing_bundle))
+        self._show(escalation.bundle(self._session, escalation_bundle))
         if self._said.name is not None:
-            self._shell.user_ns[self._said.name] = climb.task
-            kept = quantity_memory(climb.tried[-1])
+            self._shell.user_ns[self._said.name] = escalation.task
+            kept = quantity_memory(escalation.tried[-1])
             self._show({"text/plain": f"[flyte_notebook: `{self._said.name}` has a limit of {kept} from now on]"})
 
     def _advise(self, run: Run) -> None:

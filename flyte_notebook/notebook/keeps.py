@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
 
-from flyte_notebook.keeping import StoreError, load, save
+from flyte_notebook.storage import StoreError, load, save
 from flyte_notebook.views.saved import SavedRuns
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from IPython.core.error import UsageError
 
-from flyte_notebook.growing import EXAMPLE, Growth, parse_growth
+from flyte_notebook.escalation import EXAMPLE, Growth, parse_growth
 from flyte_notebook.notebook.literals import keep_literals
 from flyte_notebook.overrides import Override
 from flyte_notebook.sweeping import RANGE, VALUES, MemoryRange, Over, SweepError, parse_over, parse_range

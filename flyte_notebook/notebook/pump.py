@@ -28,7 +28,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.capabilities import Finding
-from flyte_notebook.notebook.bell import Bell
+from flyte_notebook.notebook.waker import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +107,7 @@ class ShellPump:
     def wait(self, future: concurrent.futures.Future[Any]) -> None:
         """Block until a future is done, and deliver meanwhile. An interrupt ends the wait, as it ends any other."""
         try:
-            bell = Bell(future)
+            bell = Waker(future)
         except OSError:  # no descriptor is left
             while not future.done():
                 self.pump()

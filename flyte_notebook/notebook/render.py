@@ -10,7 +10,7 @@ from flyte_notebook.errors import ROOTS, failure_in
 from flyte_notebook.notebook.refusals import CellTextError
 from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk.control_plane import rpc_errors
-from flyte_notebook.sdk.unstarted import IN_THE_NOTEBOOK, THIS_CELL, failure_outside
+from flyte_notebook.sdk.failures_without_attempt import IN_THE_NOTEBOOK, THIS_CELL, failure_outside
 from flyte_notebook.views import text
 from flyte_notebook.worker.pickling import PicklingProblem
 from flyte_notebook.worker.raised import user_lines

@@ -15,7 +15,7 @@ from typing import Any
 from flyte.types import TypeEngine
 
 from flyte_notebook.errors import RuntimeUserError
-from flyte_notebook.sdk.unstarted import failure_outside
+from flyte_notebook.sdk.failures_without_attempt import failure_outside
 from flyte_notebook.stand_in import attach
 from flyte_notebook.worker.ordinary import words_of
 

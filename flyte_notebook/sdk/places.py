@@ -25,9 +25,9 @@ import flyte.storage
 from flyte_notebook import private
 from flyte_notebook.bound import unique
 from flyte_notebook.sdk import data_paths, seam
+from flyte_notebook.sdk.failures_without_attempt import not_run
 from flyte_notebook.sdk.inputs import task_of_inputs
 from flyte_notebook.sdk.spooled import spooled
-from flyte_notebook.sdk.unstarted import not_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,12 +19,12 @@ from flyte_notebook.outcome import Failure, Success
 from flyte_notebook.reliance import losses
 from flyte_notebook.scheduler import MAX_PROCESSES
 from flyte_notebook.sdk import ahead, background_loop, calls, ordinary, places, relies, seam, tasks
+from flyte_notebook.sdk.failures_without_attempt import NOT_STARTED, failure_outside, give_all_failures
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.recording import Recording
 from flyte_notebook.sdk.repeats import INLINE_BYTES, Repeats
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.types import last_outputs
-from flyte_notebook.sdk.unstarted import NOT_STARTED, failure_outside, give_all_failures
 from flyte_notebook.sdk.watching import Watching
 from flyte_notebook.stand_in import attach, attribute
 from flyte_notebook.worker import pickling

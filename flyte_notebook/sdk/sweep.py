@@ -248,7 +248,7 @@ def _shortest_s(session: Session, task_name: str) -> float | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class SweepRequest:
     """What a call in Python asks for: a task with its inputs, and the plan."""
 
     task: Any
@@ -265,7 +265,7 @@ class Asked:
         *,
         memory: str | None,
         over: str | Mapping[str, Sequence[Any]] | None,
-    ) -> Asked:
+    ) -> SweepRequest:
         """Read a call. Raises `SweepError`, which names the argument, and TypeError for what is no task."""
         check_task(task, "sweep")
         if memory is None and over is None:
@@ -316,19 +316,19 @@ def _said(name: str, read: Callable[[], Any]) -> Any:
         raise SweepError(f"{name}: {error}") from None
 
 
-def sweep(asked: Asked, *, yes: bool, bundle: Bundle) -> Sweep:
+def sweep(asked: SweepRequest, *, yes: bool, bundle: Bundle) -> Sweep:
     """Run a task across limits and values; see `flyte_notebook.sweep`."""
     found: Sweep = conduct(Sweeping, partial(_of_call, asked, yes), bundle)
     return found
 
 
-async def sweep_aio(asked: Asked, *, yes: bool, bundle: Bundle) -> Sweep:
+async def sweep_aio(asked: SweepRequest, *, yes: bool, bundle: Bundle) -> Sweep:
     """As `sweep`, awaited. When cancelled, it is stopped."""
     found: Sweep = await conduct_aio(Sweeping, partial(_of_call, asked, yes), bundle)
     return found
 
 
-def _of_call(asked: Asked, yes: bool, session: Session) -> Sweeping:  # noqa: FBT001 - of a partial
+def _of_call(asked: SweepRequest, yes: bool, session: Session) -> Sweeping:  # noqa: FBT001 - of a partial
     over = asked.plan.over
 
     async def call(run: Run, value: Any, trial: Trial) -> None:

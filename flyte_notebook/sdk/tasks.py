@@ -15,7 +15,7 @@ from flyte_notebook.job import CallFacts, InputFact, Job
 from flyte_notebook.limits import Limits
 from flyte_notebook.private import UnwritableError
 from flyte_notebook.sdk import places, seam
-from flyte_notebook.sdk.unstarted import with_failure
+from flyte_notebook.sdk.failures_without_attempt import with_failure
 from flyte_notebook.worker import elsewhere, named_pickles, pickling
 from flyte_notebook.worker.spool import Spool, SpoolReader
 

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from flyte_notebook.worker import protocol
-from flyte_notebook.worker.likeness import Likeness
+from flyte_notebook.worker.fingerprint import EnvironmentFingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ class Server:
     ) -> None:
         """Start it. Raises OSError."""
         self.begun_s = time.monotonic()
-        self.likeness: Likeness | None = None
+        self.fingerprint: EnvironmentFingerprint | None = None
         self._settings = settings
         self._events = events
         self._fit = fit
@@ -49,7 +49,13 @@ class Server:
         # A pipe, as the output of a worker is; nobody reads what an import may say.
         self._output, output = os.pipe()
         own = json.dumps({**settings["own"], "supervisor_pid": os.getpid()})
-        order = {"argv": [*settings["argv"], own], "environ": settings["environ"], "doors": (), "cpus": (), "cwd": None}
+        order = {
+            "argv": [*settings["argv"], own],
+            "environ": settings["environ"],
+            "procs_files": (),
+            "cpus": (),
+            "cwd": None,
+        }
         try:
             self._launch = launcher.launch(
                 order,
@@ -78,17 +84,17 @@ class Server:
 
     def difference(self, message: Message) -> str:
         """Return what would make a fresh interpreter another one for this attempt; empty when nothing would."""
-        assert self.likeness is not None
-        return self.likeness.difference(
+        assert self.fingerprint is not None
+        return self.fingerprint.difference(
             executable=message["argv"][0],
             environ=message["environ"],
             sys_path=message["sys_path"],
             cwd=message["cwd"],
         )
 
-    def fork(self, doors: Sequence[str], sock: socket.socket) -> None:
-        """Ask for a worker that joins a group by these doors and holds this socket. Raises OSError."""
-        protocol.send_control(self._sock, {"kind": "fork", "doors": doors}, [sock.fileno()])
+    def fork(self, procs_files: Sequence[str], sock: socket.socket) -> None:
+        """Ask for a worker that joins a group by these ``procs_files`` and holds this socket. Raises OSError."""
+        protocol.send_control(self._sock, {"kind": "fork", "procs_files": procs_files}, [sock.fileno()])
 
     def end(self) -> None:
         """Kill it; whoever waits for children collects it. Idempotent."""
@@ -114,7 +120,7 @@ class Server:
             if message["kind"] == "unfit":
                 self._unfit(message["why"])
                 return
-            self.likeness = Likeness(
+            self.fingerprint = EnvironmentFingerprint(
                 executable=self._settings["argv"][0],
                 environ=self._settings["environ"],
                 sys_path=message["sys_path"],

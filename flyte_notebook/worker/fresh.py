@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from flyte_notebook.limits import Limits
 from flyte_notebook.worker import handover, protocol
+from flyte_notebook.worker.line_attribution import LineAttribution
 from flyte_notebook.worker.watched import Watched
-from flyte_notebook.worker.witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +73,7 @@ class Fresh:
                 ours.callback(_remove, group)
                 order = {key: message[key] for key in ("argv", "environ", "cwd")}
                 launch = self._launcher.launch(
-                    {**order, "doors": group.doors, "cpus": sorted(group.cpus)},
+                    {**order, "procs_files": group.procs_files, "cpus": sorted(group.cpus)},
                     [stdout, stderr, channel, stack.fileno()],
                     started=lambda launch: self._started(message, launch),
                     failed=lambda why: self._failed(number, why),
@@ -117,11 +117,11 @@ class Fresh:
         assert launch.pid is not None
         if launch.status is None:  # else its pid may be somebody else's already
             starting.group.attach(launch.pid)
-        witness = Witness(launch.pid, why="its memory was not handed over")
-        watched = Watched(launch.pid, starting.group, _limits(message), witness)
+        attribution = LineAttribution(launch.pid, why="its memory was not handed over")
+        watched = Watched(launch.pid, starting.group, _limits(message), attribution)
         if launch.status is not None:
             watched.died(launch.status)
-        self._expect_stacks(starting.stacks, witness)
+        self._expect_stacks(starting.stacks, attribution)
         self._start(message, watched)
 
     def _failed(self, number: int, why: str) -> None:
@@ -131,7 +131,7 @@ class Fresh:
     def _refuse(self, number: int, why: str) -> None:
         self._tell({"kind": "refused", "id": number, "error": why})
 
-    def _expect_stacks(self, sock: socket.socket, witness: Witness) -> None:
+    def _expect_stacks(self, sock: socket.socket, attribution: LineAttribution) -> None:
         """Wait for the interpreter to hand over what its stacks are read through; its end ends that, too."""
         reader = protocol.ControlReader(sock)
 
@@ -144,7 +144,7 @@ class Fresh:
                 if not messages:
                     return  # not whole yet
             for message, fds in messages:
-                witness.give(*handover.received(message, fds))
+                attribution.give(*handover.received(message, fds))
             self._events.ignore(sock)
             sock.close()
 

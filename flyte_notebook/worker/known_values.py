@@ -1,6 +1,6 @@
 """Known values: what Python says that its own objects hold, and whether it stands where a shape says.
 
-A shape is contradicted when something else stands there. Several objects bear witness for each offset, so that nothing
+A shape is contradicted when something else stands there. Several objects are compared for each offset, so that nothing
 agrees by chance.
 """
 

@@ -1,6 +1,7 @@
 """The launcher: a process that forks and executes what the supervisor starts, and does nothing else.
 
-It is exec'd by the supervisor and has one thread, so it may fork; the supervisor has more (`sighting`), and never does.
+It is exec'd by the supervisor and has one thread, so it may fork; the supervisor has more (`stack_sample`), and never
+does.
 Who is whose parent::
 
     supervisor ──exec──> launcher ──fork──> go-between ──fork──> the program's process
@@ -113,7 +114,7 @@ def _prepare(order: dict[str, Any], fds: Sequence[int]) -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             kernel_files.write("/proc/self/oom_score_adj", OOM_SCORE_ADJ)
-    joining.join(order["doors"], order["cpus"])
+    joining.join(order["procs_files"], order["cpus"])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
     null = os.open(os.devnull, os.O_RDONLY)

@@ -160,7 +160,7 @@ class Launcher:
     ) -> Launch:
         """Start a program, whose descriptors from 1 on are copies of ``fds``; see `Launch.begin`. Raises OSError.
 
-        ``order`` holds its ``argv`` and ``environ``, the ``doors`` and ``cpus`` of its group, and ``cwd``, or ``None``.
+        ``order`` holds ``argv``, ``environ``, the ``procs_files`` and ``cpus`` of its group, and ``cwd`` or ``None``.
         """
         ready, self._ready = self._ready, None
         if ready is not None and not ready.over:

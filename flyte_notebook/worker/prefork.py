@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 from flyte_notebook.limiters import kernel_files
 from flyte_notebook.limiters.base import ATTEMPT_VARIABLE
 from flyte_notebook.worker import child, handover, own_pages, parent, prctl, protocol
-from flyte_notebook.worker.likeness import ATTEMPT_NAME_BYTES
+from flyte_notebook.worker.fingerprint import ATTEMPT_NAME_BYTES
 
 if TYPE_CHECKING:
     import socket
@@ -152,7 +152,7 @@ def _serve(control: socket.socket) -> tuple[socket.socket, int]:
 def _go_between(message: dict[str, Any], spare: socket.socket) -> int:
     """Join the group, fork the worker, and end when it lets go. Returns what holds us, in the worker only."""
     try:
-        for door in message["doors"]:
+        for door in message["procs_files"]:
             kernel_files.write(door, "0")
         read, hold = os.pipe()
         if os.fork() == 0:

@@ -20,10 +20,10 @@ from flyte_notebook.limiters import machine
 from flyte_notebook.limits import Limits
 from flyte_notebook.worker import handover, protocol, strays
 from flyte_notebook.worker.forkserver import ENDED, Server
+from flyte_notebook.worker.line_attribution import LineAttribution
 from flyte_notebook.worker.sending import Sending
 from flyte_notebook.worker.spare import Spare, Waiting
 from flyte_notebook.worker.watched import Watched
-from flyte_notebook.worker.witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,7 +147,7 @@ class Spares:
         """The monotonic time at which `tick` is to be called."""
         dues = [watched.due_s for watched in self._leaving]
         dues += [self._replace_due_s] if self._replace_due_s else []
-        starting = self._server is not None and self._server.likeness is None
+        starting = self._server is not None and self._server.fingerprint is None
         if self._waiting or self._spares or self._missed is not None or starting:
             dues.append(self._look_due_s)
         return min(dues, default=float("inf"))
@@ -207,7 +207,7 @@ class Spares:
         if missed is not None and missed is self._server:
             self._fail("a worker ended before it was ready")
         server = self._server
-        if server is not None and server.likeness is None and now - server.begun_s > START_BOUND_S:
+        if server is not None and server.fingerprint is None and now - server.begun_s > START_BOUND_S:
             self._settle(f"the server that workers are forked from took more than {START_BOUND_S:.0f} s to start")
         for spare in [spare for spare in self._spares if spare.watched is None and now - spare.born_s > BIRTH_BOUND_S]:
             self._lose(spare, f"a worker took more than {BIRTH_BOUND_S:.0f} s to be forked")
@@ -219,9 +219,9 @@ class Spares:
     def _serve(self) -> None:
         """Give workers to those who wait, and see to it that more come."""
         server = self._server
-        if server is None or server.likeness is None:
+        if server is None or server.fingerprint is None:
             return
-        if self._waiting and server.likeness.outdated:
+        if self._waiting and server.fingerprint.outdated:
             self._begin_anew()
             return
         for waiting in [waiting for waiting in self._waiting if not waiting.suits]:
@@ -277,7 +277,7 @@ class Spares:
             spare = Spare(ours, protocol.ControlReader(ours), group)
             self._spares.append(spare)
             self._events.listen(ours, lambda: self._read(spare))
-            self._server.fork(group.doors, theirs)
+            self._server.fork(group.procs_files, theirs)
         except (BrokenPipeError, ConnectionResetError):
             self._lose_server()  # one loss, however many are asked of it before its end is heard of
         except OSError as error:
@@ -297,7 +297,9 @@ class Spares:
         for message, fds in messages:
             reader, why = handover.received(message, fds)
             if message["kind"] == "ready":
-                spare.watched = Watched(message["pid"], spare.group, Limits(), Witness(message["pid"], reader, why))
+                spare.watched = Watched(
+                    message["pid"], spare.group, Limits(), LineAttribution(message["pid"], reader, why)
+                )
                 spare.group.attach(message["pid"])
                 self._failures = 0
                 if not self._proven:

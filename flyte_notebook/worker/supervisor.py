@@ -3,7 +3,7 @@
 Why a process: it outlives a killed kernel and cleans up after it; its clock does not wait for the kernel's interpreter
 lock; and for an ordinary user under cgroup v2 only a process inside the delegated scope may put others into groups
 there. It is small (no asyncio, no Flyte), and decides nothing about meaning. It waits for nobody but in its loop, and
-forks nobody, as threads of it read stacks (`sighting`): whatever it starts is forked by the launcher (`launching`).
+forks nobody, as threads of it read stacks (`stack_sample`): whatever it starts is forked by the launcher (`launching`).
 
 Workers are forked from a server that has done the imports (`spares`), or else start as fresh interpreters (`fresh`).
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.limiters.shared_memory import SharedObjects
 from flyte_notebook.trace import TraceRecorder
-from flyte_notebook.worker.asked import Asked
-from flyte_notebook.worker.sighting import errands
-from flyte_notebook.worker.witness import HASTE_BOUND_S, REST_S, STAND_BOUND_S, Witness
+from flyte_notebook.worker.allocation_probe import AllocationProbe
+from flyte_notebook.worker.line_attribution import HASTE_BOUND_S, REST_S, STAND_BOUND_S, LineAttribution
+from flyte_notebook.worker.stack_sample import errands
 
 if TYPE_CHECKING:
     from flyte_notebook.limiters.base import Counters, TaskGroup
@@ -53,10 +53,12 @@ class Watched:
     ``pid`` is ``None`` where no process is known: then only the group has to become empty.
     """
 
-    def __init__(self, pid: int | None, group: TaskGroup, limits: Limits, witness: Witness | None = None) -> None:
+    def __init__(
+        self, pid: int | None, group: TaskGroup, limits: Limits, attribution: LineAttribution | None = None
+    ) -> None:
         self.pid = pid
-        self._witness = witness or Witness(pid)
-        self._asked = Asked(pid)
+        self._attribution = attribution or LineAttribution(pid)
+        self._asked = AllocationProbe(pid)
         self._shared = SharedObjects(errands.ask)
         self.over = False
         self._group = group
@@ -76,7 +78,7 @@ class Watched:
         self.begin(limits)
         self._baseline_bytes = self._group.sample()
         self._ready_after_s = 0.0
-        self._witness.begin(self._baseline_bytes)
+        self._attribution.begin(self._baseline_bytes)
         self._asked.begin(self._baseline_bytes)
         self._asked.look(self.started_s, self._baseline_bytes)
 
@@ -117,8 +119,8 @@ class Watched:
         now = time.monotonic()
         if self._wait_status is None and self._tripped is None:
             self._tripped = reason
-            self._witness.stand(now, memory=reason == "memory")
-            self._witness.ended(now)
+            self._attribution.stand(now, memory=reason == "memory")
+            self._attribution.ended(now)
             self._shared.stand(self._group.pids, HASTE_BOUND_S if reason == "memory" else STAND_BOUND_S)
         self._kill()
         self.due_s = time.monotonic()
@@ -133,8 +135,8 @@ class Watched:
         """Take the exit status of the worker, as ``waitpid`` gave it."""
         self._wait_status = status
         self._ended_s = self.due_s = time.monotonic()
-        self._witness.ended(self._ended_s)
-        self._witness.close()
+        self._attribution.ended(self._ended_s)
+        self._attribution.close()
 
     def leave(self, status: int) -> bool:
         """Take the worker's own word that it ends now, with this status; return whether that is its end.
@@ -170,7 +172,7 @@ class Watched:
             if self._group.counters().oom_kills:
                 # A child may have been the victim: the attempt is over for all of them. Where the task stands now, it
                 # may have come to since.
-                self._witness.ended(now)
+                self._attribution.ended(now)
                 self.trip("memory")
             elif self._tripped is None and self.pid is not None and not self._group.holds(self.pid):
                 self._lost = "its process was moved out of its limits' group, so it was ended"
@@ -178,8 +180,8 @@ class Watched:
         for reason, end_s in self._ends.items():
             if now >= end_s:
                 self.trip(reason)
-        self._witness.look(now, used)
-        if self._alarm_asked_s is None and now - self.started_s > ALARM_AFTER_S and self._witness.sees:
+        self._attribution.look(now, used)
+        if self._alarm_asked_s is None and now - self.started_s > ALARM_AFTER_S and self._attribution.sees:
             self._alarm_asked_s = now
             errands.ask(self._group.set_alarm)
         self._interval_s = self._next_interval_s(now, used, moved=moved)
@@ -191,11 +193,11 @@ class Watched:
 
     def _next_interval_s(self, now: float, used: int, *, moved: bool) -> float:
         """Return when to look again: soon while memory moves, in time for an allocation that would reach the limit."""
-        if not self._witness.sees:
+        if not self._attribution.sees:
             dense = moved or now - self.started_s < DENSE_FOR_S
             return DENSE_S if dense else min(SPARSE_S, self._interval_s * 1.5)
         if moved:
-            return max(FASTEST_S, COST_SHARE * self._witness.cost_s)
+            return max(FASTEST_S, COST_SHARE * self._attribution.cost_s)
         longest_s = DENSE_S if now - self.started_s < DENSE_FOR_S else REST_S
         limit_bytes = self._limits.memory_bytes
         if limit_bytes is not None and not self._is_called(now):
@@ -250,7 +252,7 @@ class Watched:
             "asked": self._asked.last,
             "left": self._shared.left,
             "held": [] if status else self._shared.held,
-            **self._witness.facts(self._ended_s or time.monotonic(), reached_bytes=self._reached_bytes(counters)),
+            **self._attribution.facts(self._ended_s or time.monotonic(), reached_bytes=self._reached_bytes(counters)),
         }
 
     def _reached_bytes(self, counters: Counters) -> int | None:
@@ -259,6 +261,6 @@ class Watched:
 
     def release(self) -> None:
         """Remove the group of an attempt that is over."""
-        self._witness.close()
+        self._attribution.close()
         with contextlib.suppress(OSError):
             self._group.remove()

@@ -177,7 +177,7 @@ def test_a_run_that_is_cancelled_between_two_attempts_is_over(session: Session, 
     async def begin_and_cancel() -> None:
         run = asyncio.ensure_future(flyte.with_runcontext(mode="local", name="left").run.aio(fails_then_waits))
         await asyncio.to_thread(wait_for, session, "left", lambda found: found.again_in_s)
-        assert 1 == session.engine._living.stoppable
+        assert 1 == session.engine._in_flight.stoppable
         run.cancel()
         with pytest.raises(asyncio.CancelledError):
             await run

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flyte_notebook.engine.pump import LIVE_BYTES, READ_BYTES, TAIL_BYTES, Pump
+from flyte_notebook.engine.output_pump import LIVE_BYTES, READ_BYTES, TAIL_BYTES, Pump
 
 if TYPE_CHECKING:
     from collections.abc import Callable

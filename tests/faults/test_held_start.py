@@ -30,7 +30,7 @@ def choosing(*, session):
     def group(name, limits):
         made = make(name, limits)
         if name.startswith("held"):
-            made.doors = (*made.doors, PIPE)
+            made.procs_files = (*made.procs_files, PIPE)
         return made
     limiter.group = group
     return limiter

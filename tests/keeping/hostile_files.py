@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ran import full_run, small_run
 
-from flyte_notebook.keeping import StoreError, load, save, store
+from flyte_notebook.storage import StoreError, load, save, store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

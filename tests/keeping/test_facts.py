@@ -10,8 +10,8 @@ import pytest
 from ran import FAILURE, SECRET, full_run, small_run
 
 from flyte_notebook import errors
-from flyte_notebook.keeping import FactsError, run_from
 from flyte_notebook.outcome import Failure, Success
+from flyte_notebook.storage import FactsError, run_from
 
 if TYPE_CHECKING:
     from flyte_notebook.history import Run

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from ran import full_run, small_run
 
-from flyte_notebook.keeping import StoreError, default_path, load, save, store
+from flyte_notebook.storage import StoreError, default_path, load, save, store
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ WRITER = """
 import sys
 sys.path.insert(0, {tests!r})
 from ran import small_run
-from flyte_notebook.keeping import save, store
+from flyte_notebook.storage import save, store
 store.BUSY_S = 100.0  # one that is unlucky waits for all runs of the other
 print(flush=True)
 sys.stdin.readline()

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flyte_notebook.history import CALL, Cell, FitTrial, Rerun
-from flyte_notebook.keeping import run_from
-from flyte_notebook.keeping.store import load
 from flyte_notebook.outcome import Failure
+from flyte_notebook.storage import run_from
+from flyte_notebook.storage.store import load
 
 if TYPE_CHECKING:
     from flyte_notebook.history import Run

@@ -85,7 +85,7 @@ class Children:
         if pid == 0:
             try:
                 os.setsid()
-                joining.join(group.doors, group.cpus)
+                joining.join(group.procs_files, group.cpus)
                 os.dup2(write, 1)
                 marks = {SESSION_VARIABLE: session or self.session, ATTEMPT_VARIABLE: name}
                 os.execve(sys.executable, [sys.executable, "-S", "-E", "-c", PRELUDE + code], {**os.environ, **marks})  # noqa: S606 - our own interpreter

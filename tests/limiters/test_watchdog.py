@@ -363,7 +363,7 @@ def test_a_kill_by_the_machines_kernel_is_told_apart(limiter: Watchdog, session:
     assert 0 == group.counters().machine_oom_kills
     machine = CgroupV1(session)
     small = machine.group("machine", Limits(memory_bytes=80 * MIB))
-    group.doors = small.doors  # the child enters the small machine
+    group.procs_files = small.procs_files  # the child enters the small machine
     child = children.start(group, "use(200)")
     assert children.finish(child, group) == -signal.SIGKILL
     counters = group.counters()

@@ -10,7 +10,7 @@ import time
 
 import zmq
 
-from flyte_notebook.notebook.bell import Bell
+from flyte_notebook.notebook.waker import Waker
 
 LONG_S = 30.0
 
@@ -23,7 +23,7 @@ def test_the_end_of_the_future_ends_the_wait() -> None:
     for future in (done, later):
         began_s = time.monotonic()
         timer = threading.Timer(0.2, lambda: later.done() or later.set_result(2))
-        with Bell(future) as bell:
+        with Waker(future) as bell:
             timer.start()
             bell.wait(LONG_S)
         assert future.done()
@@ -37,7 +37,7 @@ def test_a_message_ends_the_wait_and_can_still_be_read() -> None:
     with zmq.Context() as context, context.socket(zmq.PAIR) as ours, context.socket(zmq.PAIR) as theirs:
         ours.bind("inproc://bell")
         theirs.connect("inproc://bell")
-        with Bell(future) as bell:
+        with Waker(future) as bell:
             assert 0 == ours.getsockopt(zmq.EVENTS) & zmq.POLLIN
             began_s = time.monotonic()
             bell.wait(0.2, ours)
@@ -53,7 +53,7 @@ def test_a_future_that_is_done_after_the_wait_writes_to_nobody() -> None:
     """Its descriptors are given back, and what gets their numbers hears nothing."""
     future: concurrent.futures.Future[int] = concurrent.futures.Future()
     before = len(os.listdir("/dev/fd"))  # noqa: PTH208 - one way to count on each system
-    with Bell(future):
+    with Waker(future):
         pass
     ours, theirs = socket.socketpair()
     with ours, theirs:

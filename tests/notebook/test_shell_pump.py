@@ -559,7 +559,7 @@ def test_without_a_descriptor_a_cell_waits_all_the_same(monkeypatch: pytest.Monk
     def none_left(_future: object) -> None:
         raise OSError(errno.EMFILE, "too many open files")
 
-    monkeypatch.setattr("flyte_notebook.notebook.pump.Bell", none_left)
+    monkeypatch.setattr("flyte_notebook.notebook.pump.Waker", none_left)
     future: concurrent.futures.Future[int] = concurrent.futures.Future()
     timer = threading.Timer(0.2, future.set_result, (1,))
     timer.start()

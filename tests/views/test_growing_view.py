@@ -10,7 +10,7 @@ from flyte_notebook.history import Attempt
 from flyte_notebook.limits import Limits
 from flyte_notebook.outcome import Success, WorkerReport
 from flyte_notebook.trace import MemoryTrace
-from flyte_notebook.views.growing import growing_bundle, growing_html, growing_text
+from flyte_notebook.views.escalation import escalation_bundle, escalation_html, escalation_text
 
 MI = 1 << 20
 NASTY = "<script>alert(1)</script>\x1b[31m"
@@ -40,7 +40,7 @@ STORY = (
 
 def test_every_attempt_is_said_and_what_to_keep() -> None:
     """The peak of a killed attempt is a lower bound, that of the last one is measured: less would do."""
-    text = growing_text("oomer", STORY, KEEP)
+    text = escalation_text("oomer", STORY, KEEP)
     assert "oomer passed with 1000Mi, after OOM at 250Mi and 500Mi" in text
     assert ["at least 250 MiB", "at least 500 MiB"] == [
         cell for cell in ("at least 250 MiB", "at least 500 MiB") if cell in text
@@ -51,12 +51,12 @@ def test_every_attempt_is_said_and_what_to_keep() -> None:
 
 def test_one_that_needed_nearly_all_is_told_no_less() -> None:
     """Where little would be saved nothing is said of it."""
-    assert "would do" not in growing_text("oomer", (*STORY[:2], ("", attempt(1_000, 900, passed=True))), KEEP)
+    assert "would do" not in escalation_text("oomer", (*STORY[:2], ("", attempt(1_000, 900, passed=True))), KEEP)
 
 
 def test_the_page_shows_one_chart_and_is_safe() -> None:
     """The same words, a picture of all attempts, and nothing of a name that is markup."""
-    bundle = growing_bundle(NASTY, STORY, NASTY)
+    bundle = escalation_bundle(NASTY, STORY, NASTY)
     page = bundle["text/html"]
     assert "<script" not in page
     assert "\x1b" not in page + bundle["text/plain"].replace(NASTY, "")
@@ -67,10 +67,10 @@ def test_the_page_shows_one_chart_and_is_safe() -> None:
 
 def test_a_result_from_the_cache_has_no_attempt_to_show() -> None:
     """The last attempt of the story was killed, and what passed never ran."""
-    assert "its result is from the cache" in growing_text("oomer", STORY[:2], KEEP)
-    assert "<img" not in growing_html("oomer", (), KEEP)
+    assert "its result is from the cache" in escalation_text("oomer", STORY[:2], KEEP)
+    assert "<img" not in escalation_html("oomer", (), KEEP)
 
 
 def test_plain_text_alone_where_nothing_rich_can_be_shown() -> None:
     """A terminal gets the words."""
-    assert ["text/plain"] == list(growing_bundle("oomer", STORY, KEEP, rich=False))
+    assert ["text/plain"] == list(escalation_bundle("oomer", STORY, KEEP, rich=False))

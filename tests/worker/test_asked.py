@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flyte_notebook.worker.asked import Asked
+from flyte_notebook.worker.allocation_probe import AllocationProbe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,7 @@ def tell(process: subprocess.Popen[str], size_mi: int) -> None:
 
 def test_an_allocation_is_known_before_any_of_it_is_used(child: subprocess.Popen[str]) -> None:
     """Its size, and what was in use before; a small one after it changes nothing, a large one takes its place."""
-    asked = Asked(child.pid)
+    asked = AllocationProbe(child.pid)
     asked.begin(10 * MI)
     asked.look(0.0, 10 * MI)
     assert asked.last is None
@@ -71,7 +71,7 @@ def test_an_allocation_is_known_before_any_of_it_is_used(child: subprocess.Popen
 
 def test_what_was_given_back_is_forgotten(child: subprocess.Popen[str]) -> None:
     """An allocation that is gone explains no kill."""
-    asked = Asked(child.pid)
+    asked = AllocationProbe(child.pid)
     asked.look(0.0, 0)
     tell(child, 300)
     asked.look(1.0, 0)
@@ -83,7 +83,7 @@ def test_what_was_given_back_is_forgotten(child: subprocess.Popen[str]) -> None:
 
 def test_a_process_that_is_gone_leaves_what_was_known(child: subprocess.Popen[str]) -> None:
     """The kernel takes its memory away at once, and says zero of a process that nobody has waited for yet."""
-    asked = Asked(child.pid)
+    asked = AllocationProbe(child.pid)
     asked.look(0.0, 0)
     tell(child, 300)
     asked.look(1.0, 0)
@@ -94,12 +94,12 @@ def test_a_process_that_is_gone_leaves_what_was_known(child: subprocess.Popen[st
     child.wait()
     asked.look(3.0, 0)
     assert asked.last is not None
-    assert Asked(None).last is None
+    assert AllocationProbe(None).last is None
 
 
 def test_it_looks_when_memory_moved_and_not_too_often(child: subprocess.Popen[str]) -> None:
     """A rest costs nothing, and a look so soon after another one neither."""
-    asked = Asked(child.pid)
+    asked = AllocationProbe(child.pid)
     asked.look(0.0, 0)
     tell(child, 300)
     asked.look(1.0, 0, moved=False)

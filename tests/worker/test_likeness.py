@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flyte_notebook.sdk.ahead import PREFORK
-from flyte_notebook.worker.likeness import OF_AN_ATTEMPT, READ_AT_START, Likeness
+from flyte_notebook.worker.fingerprint import OF_AN_ATTEMPT, READ_AT_START, EnvironmentFingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,8 +40,8 @@ print(*sorted(read))
 """
 
 
-def server(sys_path: list[str]) -> Likeness:
-    return Likeness(
+def server(sys_path: list[str]) -> EnvironmentFingerprint:
+    return EnvironmentFingerprint(
         executable="/py",
         environ={"HOME": "/me", "A": "1"},
         sys_path=sys_path,
@@ -92,14 +92,14 @@ def test_a_difference_is_said(changes: dict[str, Any], words: str) -> None:
 def test_a_file_that_would_be_imported_instead_is_found(tmp_path: Path, name: str) -> None:
     """A local file with the name of a module that the server has imported is found, also when it is made later."""
     name = name.replace(".cpython-3X.so", importlib.machinery.EXTENSION_SUFFIXES[0])
-    likeness = server(["/lib"])
+    fingerprint = server(["/lib"])
     here = asked(["", "/lib"], cwd=str(tmp_path))
-    assert "" == likeness.difference(**here)
+    assert "" == fingerprint.difference(**here)
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
     os.utime(tmp_path, ns=(1, 1))  # a clock that ticks slowly must not hide it from this test
-    assert name.partition("/")[0] in likeness.difference(**here)
-    assert "" == likeness.difference(**asked(["/lib", str(tmp_path)])), "behind the installed ones it hides nothing"
+    assert name.partition("/")[0] in fingerprint.difference(**here)
+    assert "" == fingerprint.difference(**asked(["/lib", str(tmp_path)])), "behind the installed ones it hides nothing"
 
 
 @pytest.mark.parametrize("name", ["flyte", "flyte/data.csv", "json.txt", "json.tar.gz", "json_.py"])
@@ -114,8 +114,8 @@ def test_an_installed_package_makes_it_outdated(tmp_path: Path) -> None:
     """What was installed after the server had imported is noticed."""
     place = tmp_path / "site-packages"
     place.mkdir()
-    likeness = server([str(place)])
-    assert not likeness.outdated
+    fingerprint = server([str(place)])
+    assert not fingerprint.outdated
     (place / "news").mkdir()
     os.utime(place, ns=(1, 1))
-    assert likeness.outdated
+    assert fingerprint.outdated

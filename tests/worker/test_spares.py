@@ -94,7 +94,7 @@ def test_idle_spares_go() -> None:
 def test_who_waits_for_the_end_waits_for_the_server_too() -> None:
     """A server that was killed is there until it is collected: on a busy machine it takes its time to go."""
     assert "False True" in run(
-        "spares.KEPT = 0; until(lambda: ready._server.likeness); pid = ready._server.pid; ready.close(); "
+        "spares.KEPT = 0; until(lambda: ready._server.fingerprint); pid = ready._server.pid; ready.close(); "
         "before = ready.gone; until(lambda: ready.gone); print(before, not os.path.exists(f'/proc/{pid}'))"
     )
 

@@ -46,7 +46,7 @@ def choosing(*, session, choose=selection.choose):
     def group(name, limits):
         made = make(name, limits)
         if name.startswith("held"):
-            made.doors = (*made.doors, sys.argv[3])
+            made.procs_files = (*made.procs_files, sys.argv[3])
         return made
 
     limiter.group = group

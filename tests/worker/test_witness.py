@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flyte_notebook.worker import sighting
-from flyte_notebook.worker import witness as witness_module
+from flyte_notebook.worker import line_attribution as witness_module
+from flyte_notebook.worker import stack_sample
+from flyte_notebook.worker.line_attribution import LineAttribution
 from flyte_notebook.worker.pystack import Place, Thread
-from flyte_notebook.worker.sighting import STUCK_S, Lookout
-from flyte_notebook.worker.witness import Witness
+from flyte_notebook.worker.stack_sample import STUCK_S, SamplerThread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,16 +57,16 @@ class Reader:
 
 
 @pytest.fixture
-def lookout(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lookout]:
+def lookout(monkeypatch: pytest.MonkeyPatch) -> Iterator[SamplerThread]:
     """Give the test a thread of its own that looks."""
-    own = Lookout()
-    monkeypatch.setattr(witness_module, "lookout", own)
+    own = SamplerThread()
+    monkeypatch.setattr(witness_module, "sampler", own)
     yield own
     own.close()
 
 
 def begun(reader: Reader) -> Any:
-    witness: Any = Witness(1)
+    witness: Any = LineAttribution(1)
     witness.give(reader, "")
     return witness
 
@@ -120,7 +120,7 @@ def test_with_several_threads_the_one_is_blamed_whose_page_faults_grew(monkeypat
     """The thread that writes to fresh memory is meant; when a task is stopped for its time, the oldest is."""
     witness = begun(Reader((HERE,), (THERE,)))
     faults = {0: 1_000, 1: 10}
-    monkeypatch.setattr(sighting, "_activity", lambda _, native_id: (faults[native_id], False))
+    monkeypatch.setattr(stack_sample, "_activity", lambda _, native_id: (faults[native_id], False))
     looked(witness, 0.0, 1 * MIB)
     faults[1] += 500
     looked(witness, 0.1, 9 * MIB)
@@ -142,7 +142,7 @@ def thread(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         said["faults"] += said["writes"]
         return said["faults"], said["waits"]
 
-    monkeypatch.setattr(sighting, "_activity", activity)
+    monkeypatch.setattr(stack_sample, "_activity", activity)
     return said
 
 
@@ -208,7 +208,7 @@ def test_what_the_kernel_saw_and_no_sample_did_is_the_last_lines() -> None:
     assert [[*HERE, 250 * MIB]] == witness.facts(0.1, reached_bytes=250 * MIB)["grew"]
 
 
-def test_nobody_waits_for_a_process_whose_memory_is_held(lookout: Lookout) -> None:
+def test_nobody_waits_for_a_process_whose_memory_is_held(lookout: SamplerThread) -> None:
     """While one process cannot be read, looking at it returns at once, a kill is not held up, and others are seen."""
     stuck, free = Reader((HERE,)), Reader((THERE,))
     stuck.gate.clear()
@@ -231,7 +231,7 @@ def test_nobody_waits_for_a_process_whose_memory_is_held(lookout: Lookout) -> No
 def test_a_worker_without_an_attempt_is_not_looked_at() -> None:
     """A spare is looked at from the moment it is given an attempt."""
     reader: Any = Reader((HERE,))
-    witness = Witness(1, reader)
+    witness = LineAttribution(1, reader)
     assert not witness.sees
     witness.begin(10 * MIB)
     assert witness.sees

@@ -53,7 +53,7 @@ async def hog(level: int) -> int:
 
 
 async def with_more_memory(level: int) -> str:
-    """Climb the tiers until it fits; a plain function, not a task."""
+    """OomEscalation the tiers until it fits; a plain function, not a task."""
     for memory in TIERS:
         try:
             await hog.override(resources=flyte.Resources(cpu=1, memory=memory))(level)

@@ -18,7 +18,7 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _DATA_FIELD: Final = 5
 
 
-class Asked:
+class AllocationProbe:
     """The last large allocation of one process that it still holds."""
 
     def __init__(self, pid: int | None) -> None:

@@ -6,8 +6,8 @@ import logging
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
+from flyte_notebook.escalation import listed
 from flyte_notebook.fitting import less_than
-from flyte_notebook.growing import listed
 from flyte_notebook.outcome import Failure
 from flyte_notebook.units import format_duration, format_memory, quantity_memory
 from flyte_notebook.views import chart
@@ -32,17 +32,17 @@ _STYLE: Final = style_of(_CLASS) + f".{_CLASS}{{--fnb-bad:var(--fnb-used)}}\n"
 _HEAD: Final = ("attempt", "limit", "", "peak", "took")
 
 
-def growing_bundle(task_name: str, story: Story, kept: str, *, rich: bool = True) -> dict[str, Any]:
+def escalation_bundle(task_name: str, story: Story, kept: str, *, rich: bool = True) -> dict[str, Any]:
     """Return the MIME bundle: ``text/html`` and ``text/plain``, the second alone unless ``rich``.
 
     ``story`` are all attempts in order, each with what tells it from the others (`History.story`); ``kept`` is the line
     to keep.
     """
-    words = {"text/plain": growing_text(task_name, story, kept)}
-    return {"text/html": growing_html(task_name, story, kept), **words} if rich else words
+    words = {"text/plain": escalation_text(task_name, story, kept)}
+    return {"text/html": escalation_html(task_name, story, kept), **words} if rich else words
 
 
-def growing_text(task_name: str, story: Story, kept: str) -> str:
+def escalation_text(task_name: str, story: Story, kept: str) -> str:
     """Return it as a few lines of text."""
     rows = [_HEAD, *_rows(story)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
@@ -53,7 +53,7 @@ def growing_text(task_name: str, story: Story, kept: str) -> str:
     return "\n".join([first, "", *table, "", keep, *(f"  {sentence}" for sentence in _less(story))]) + "\n"
 
 
-def growing_html(task_name: str, story: Story, kept: str) -> str:
+def escalation_html(task_name: str, story: Story, kept: str) -> str:
     """Return it as one ``section`` element without scripts, safe for any input."""
     name = line(task_name, 80)
     titles = "".join(f"<th>{title}</th>" for title in _HEAD)

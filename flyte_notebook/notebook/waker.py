@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import zmq
 
 
-class Bell:
+class Waker:
     """Rings when a future is done. A context manager; for one thread. Raises OSError where no descriptor is left."""
 
     def __init__(self, future: concurrent.futures.Future[Any]) -> None:
@@ -29,7 +29,7 @@ class Bell:
         self._closed = False
         future.add_done_callback(self._ring)
 
-    def __enter__(self) -> Bell:  # noqa: PYI034 - Self is of Python 3.11
+    def __enter__(self) -> Waker:  # noqa: PYI034 - Self is of Python 3.11
         return self
 
     def __exit__(self, *_error: object) -> None:

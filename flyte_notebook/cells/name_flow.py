@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from flyte_notebook.cells.scopes import Facts
 
 
-class Ledger(ast.NodeVisitor):
+class NameFlow(ast.NodeVisitor):
     """What is known of the names of a cell at the statement reached; visitors of statements write to it."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import flyte
 
 from flyte_notebook.errors import OOMError, UnschedulableError, failure_in
-from flyte_notebook.growing import Growth, exhausted, listed
+from flyte_notebook.escalation import Growth, exhausted, listed
 from flyte_notebook.history import CALL, Grown
 from flyte_notebook.outcome import Failure
 from flyte_notebook.overrides import resources_line
@@ -41,7 +41,7 @@ class Bundle(Protocol):
         """Return the forms; plain text alone unless ``rich``."""
 
 
-class Climb:
+class OomEscalation:
     """One call of a task whose limit grows: which limit is next, and what becomes of it.
 
     ``tried`` are the limits so far, the last one may still run. Raises TypeError for what is no task, and `GrowthError`
@@ -168,14 +168,14 @@ class RetryOnOom(metaclass=_Named):
     """What `flyte_notebook.retry_on_oom` returns: called and awaited like its task."""
 
     def __init__(self, task: Any, growth: Growth, bundle: Bundle | None = None) -> None:
-        """Take a task and how its limit grows; ``bundle`` says it. Raises as `Climb` does."""
-        Climb(task, growth)
+        """Take a task and how its limit grows; ``bundle`` says it. Raises as `OomEscalation` does."""
+        OomEscalation(task, growth)
         self._task = task
         self._growth = growth
         self._bundle = bundle
 
     def __repr__(self) -> str:
-        limits = listed(Climb(self._task, self._growth).tried)
+        limits = listed(OomEscalation(self._task, self._growth).tried)
         return f"<{self._task.name} from {limits}, more after each OOM up to {quantity_memory(self._growth.cap_bytes)}>"
 
     def __getattr__(self, name: str) -> Any:
@@ -188,15 +188,15 @@ class RetryOnOom(metaclass=_Named):
         """Call the task, again with more memory after each OOM; a coroutine where the task's own call gives one."""
         if not seam.is_sync(self._task):
             return self._awaited(args, kwargs, aio=False)
-        climb = Climb(self._task, self._growth)
+        escalation = OomEscalation(self._task, self._growth)
         while True:
             try:
-                with _named(climb) as task:
+                with _named(escalation) as task:
                     value = task(*args, **kwargs)
             except (OOMError, UnschedulableError) as error:
-                climb.failed(error)
+                escalation.failed(error)
             else:
-                self._tell(climb)
+                self._tell(escalation)
                 return value
 
     async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -204,40 +204,40 @@ class RetryOnOom(metaclass=_Named):
         return await self._awaited(args, kwargs, aio=True)
 
     async def _awaited(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, aio: bool) -> Any:
-        climb = Climb(self._task, self._growth)
+        escalation = OomEscalation(self._task, self._growth)
         while True:
             try:
-                with _named(climb) as task:
+                with _named(escalation) as task:
                     called = task.aio(*args, **kwargs) if aio else task(*args, **kwargs)
                 value = await called
             except (OOMError, UnschedulableError) as error:
-                climb.failed(error)
+                escalation.failed(error)
             else:
-                self._tell(climb)
+                self._tell(escalation)
                 return value
 
-    def _tell(self, climb: Climb) -> None:
+    def _tell(self, escalation: OomEscalation) -> None:
         """Say what to keep, when the limit has grown."""
-        if not climb.grown:
+        if not escalation.grown:
             return
-        climb.passed()
+        escalation.passed()
         session = _outermost()
         if session is not None and self._bundle is not None:
-            session.show({"data": climb.bundle(session, self._bundle)})
+            session.show({"data": escalation.bundle(session, self._bundle)})
         else:
-            sys.stderr.write(f"[flyte_notebook: {climb.words}]\n")
+            sys.stderr.write(f"[flyte_notebook: {escalation.words}]\n")
 
 
 @contextmanager
-def _named(climb: Climb) -> Iterator[Any]:
+def _named(escalation: OomEscalation) -> Iterator[Any]:
     """Give the task to call; where its call is a run of its own, that run is known as a rerun of the first."""
-    session = _outermost() if climb.grown else None
+    session = _outermost() if escalation.grown else None
     if session is None:
-        yield climb.task
+        yield escalation.task
         return
-    run = climb.begin(session)
+    run = escalation.begin(session)
     with session.call_named(run.name):
-        yield climb.task
+        yield escalation.task
 
 
 def _outermost() -> Session | None:

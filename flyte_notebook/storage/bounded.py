@@ -11,7 +11,7 @@ import re
 import sys
 from typing import Any, Final
 
-from flyte_notebook.keeping.facts import FactsError
+from flyte_notebook.storage.facts import FactsError
 
 MAX_PARSED_BYTES: Final = 44 << 20
 """So much the values in one text may take."""

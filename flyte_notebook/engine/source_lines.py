@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flyte_notebook.outcome import Asked, Growth, LastLine, SourceLine
+from flyte_notebook.outcome import Growth, LastLine, PendingAllocation, SourceLine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,10 +36,10 @@ def grew(facts: Mapping[str, Any]) -> tuple[Growth, ...]:
     )
 
 
-def asked(facts: Mapping[str, Any]) -> Asked | None:
+def asked(facts: Mapping[str, Any]) -> PendingAllocation | None:
     """Return the last large allocation, ``None`` when none was seen."""
     seen = facts.get("asked")
-    return None if seen is None else Asked(size_bytes=seen[0], before_bytes=seen[1])
+    return None if seen is None else PendingAllocation(size_bytes=seen[0], before_bytes=seen[1])
 
 
 def _line(file: str, number: int, function: str) -> SourceLine:

@@ -38,7 +38,7 @@ STUCK_S: Final = 0.3
 MOST_STUCK: Final = 8
 
 
-class Sighting:
+class StackSample:
     """One look at all threads of a process. What it found stands here when it is ``done``.
 
     ``seen`` are the threads that are in the user's code, the oldest first; ``None`` when they could not be read. What
@@ -111,7 +111,7 @@ def _activity(pid: int | None, native_id: int) -> tuple[int, bool]:
         return 0, False
 
 
-class Lookout:
+class SamplerThread:
     """A thread for what may take long, started when it is first asked."""
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class Lookout:
         if self._thread is None or (stuck and self._stuck < MOST_STUCK):
             self._stuck += stuck
             self._busy_since_s = None
-            self._thread = threading.Thread(target=self._serve, name="flyte-notebook-lookout", daemon=True)
+            self._thread = threading.Thread(target=self._serve, name="flyte-notebook-sampler", daemon=True)
             self._thread.start()
         self._queue.put(work)
 
@@ -150,8 +150,8 @@ class Lookout:
             self._busy_since_s = None
 
 
-lookout = Lookout()
+sampler = SamplerThread()
 """The one of this process that looks."""
 
-errands = Lookout()
+errands = SamplerThread()
 """The one that does what nobody waits for."""

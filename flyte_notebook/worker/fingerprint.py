@@ -51,7 +51,7 @@ ATTEMPT_NAME_BYTES = 128
 _SUFFIXES = tuple(importlib.machinery.all_suffixes())
 
 
-class Likeness:
+class EnvironmentFingerprint:
     """What the server that forks was started with and has imported.
 
     ``modules`` are the top-level names of what it has imported, ``namespaces`` those of them that have no file of their

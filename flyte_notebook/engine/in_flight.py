@@ -40,7 +40,7 @@ class NotAdmittedError(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class Living:
+class InFlight:
     """An attempt that waits for admission or runs. Thousands of them may wait, so each is small."""
 
     job: Job
@@ -56,18 +56,18 @@ class _Run:
     """One run: its tally and its attempts, which are the keys, in order of submission and of admission."""
 
     tally: Tally
-    queued: dict[Living, None] = field(default_factory=dict)
-    admitted: dict[Living, None] = field(default_factory=dict)
+    queued: dict[InFlight, None] = field(default_factory=dict)
+    admitted: dict[InFlight, None] = field(default_factory=dict)
     sleeps: bool = False
     """Whether its root is between two attempts."""
 
 
-class LivingAttempts:
+class AttemptsInFlight:
     """The attempts that wait or run."""
 
     def __init__(self, clock: Callable[[], float] = monotonic_s) -> None:
         self._clock = clock
-        self._attempts: set[Living] = set()
+        self._attempts: set[InFlight] = set()
         self._runs: dict[str, _Run] = {}
         self._stopped: set[str] = set()
         self._sleeping = 0
@@ -81,21 +81,21 @@ class LivingAttempts:
         """How many attempts wait or run, and how many runs are between two attempts. Thread-safe."""
         return len(self._attempts) + self._sleeping
 
-    def begin(self, job: Job) -> Living:
+    def begin(self, job: Job) -> InFlight:
         """Return a new one, which waits for admission."""
-        living = Living(job)
-        self._attempts.add(living)
+        attempt = InFlight(job)
+        self._attempts.add(attempt)
         run = self._runs.get(job.run)
         if run is None:
             run = self._runs[job.run] = _Run(Tally(job, self._clock()))
         self._sleep(run, sleeps=run.sleeps and job.parent is not None)
         run.tally.began(job)
-        run.queued[living] = None
-        return living
+        run.queued[attempt] = None
+        return attempt
 
-    async def wait_for_place(self, living: Living, scheduler: Scheduler) -> tuple[Tripped | None, str]:
+    async def wait_for_place(self, attempt: InFlight, scheduler: Scheduler) -> tuple[Tripped | None, str]:
         """Wait for admission; return why it was not granted, or ``None``."""
-        job = living.job
+        job = attempt.job
         if self.is_stopped(job.run):
             return "stopped", ""
         bound_s, bound = job.queue_bound(monotonic_s())
@@ -104,10 +104,10 @@ class LivingAttempts:
         place: asyncio.Future[Ticket] | None = None
         clock: asyncio.TimerHandle | None = None
         try:
-            place = living.place = scheduler.admit(job.limits)
+            place = attempt.place = scheduler.admit(job.limits)
             if bound_s != float("inf"):
                 clock = asyncio.get_running_loop().call_later(bound_s, _turn_away, place, bound)
-            self.admit(living, await place)
+            self.admit(attempt, await place)
         except NotAdmittedError as refused:
             return refused.tripped, ""
         except NeverFitsError as error:
@@ -117,26 +117,26 @@ class LivingAttempts:
         finally:
             if clock is not None:
                 clock.cancel()
-            if place is not None and living.ticket is None:
+            if place is not None and attempt.ticket is None:
                 scheduler.give_up(place)
-            living.place = None
+            attempt.place = None
 
-    def admit(self, living: Living, ticket: Ticket) -> None:
+    def admit(self, attempt: InFlight, ticket: Ticket) -> None:
         """Give it the right to run."""
-        living.ticket = ticket
-        run = self._runs.get(living.job.run)
+        attempt.ticket = ticket
+        run = self._runs.get(attempt.job.run)
         if run is not None:
-            run.queued.pop(living, None)
-            run.admitted[living] = None
-            run.tally.admitted(living.job)
+            run.queued.pop(attempt, None)
+            run.admitted[attempt] = None
+            run.tally.admitted(attempt.job)
 
-    def leave(self, living: Living) -> None:
+    def leave(self, attempt: InFlight) -> None:
         """Take it out: it neither waits nor runs any more."""
-        self._attempts.discard(living)
-        run = self._runs.get(living.job.run)
+        self._attempts.discard(attempt)
+        run = self._runs.get(attempt.job.run)
         if run is not None:
-            run.queued.pop(living, None)
-            run.admitted.pop(living, None)
+            run.queued.pop(attempt, None)
+            run.admitted.pop(attempt, None)
 
     def conclude(self, job: Job, outcome: Outcome, *, cancelled: bool = False) -> None:
         """Count what became of an attempt; the end of a run's root is the end of the run, unless it comes again."""
@@ -168,18 +168,18 @@ class LivingAttempts:
     def stop_run(self, run: str) -> None:
         """Stop the attempts of one run, and those that would still come."""
         self._stopped.add(run)
-        for living in self:
-            if living.job.run == run:
-                _stop(living)
+        for attempt in self:
+            if attempt.job.run == run:
+                _stop(attempt)
 
     def stop_all(self) -> None:
         """As `stop_run`, for every run."""
         self._stopped.update(name for name, run in self._runs.items() if run.sleeps)
-        for living in self:
-            self._stopped.add(living.job.run)
-            _stop(living)
+        for attempt in self:
+            self._stopped.add(attempt.job.run)
+            _stop(attempt)
 
-    def __iter__(self) -> Iterator[Living]:
+    def __iter__(self) -> Iterator[InFlight]:
         """Yield them all; stopping one may take it out."""
         return iter(tuple(self._attempts))
 
@@ -189,38 +189,38 @@ class LivingAttempts:
         if run is None:
             return None
         now_s = self._clock()
-        living = [*_first(run.admitted, SHOWN_WITH_WORKER), *_first(run.queued, SHOWN_QUEUED)]
-        return run.tally.progress([_seen(one, now_s) for one in living], now_s)
+        shown = [*_first(run.admitted, SHOWN_WITH_WORKER), *_first(run.queued, SHOWN_QUEUED)]
+        return run.tally.progress([_seen(one, now_s) for one in shown], now_s)
 
     def _sleep(self, run: _Run, *, sleeps: bool) -> None:
         self._sleeping += sleeps - run.sleeps
         run.sleeps = sleeps
 
 
-def _seen(living: Living, now_s: float) -> LiveAttempt:
-    worker = living.worker
+def _seen(attempt: InFlight, now_s: float) -> LiveAttempt:
+    worker = attempt.worker
     return live_attempt(
-        living.job,
-        admitted=living.ticket is not None,
+        attempt.job,
+        admitted=attempt.ticket is not None,
         ready_s=None if worker is None else worker.ready_s,
         usage_bytes=0 if worker is None else worker.usage_bytes,
         now_s=now_s,
     )
 
 
-def _first(attempts: dict[Living, None], count: int) -> list[Living]:
+def _first(attempts: dict[InFlight, None], count: int) -> list[InFlight]:
     """Return the first few keys of a dictionary that another thread changes."""
     while True:
         with contextlib.suppress(RuntimeError):  # changed in the middle: a collection of garbage lets others run
             return list(itertools.islice(attempts, count))
 
 
-def _stop(living: Living) -> None:
-    living.stopped = True
-    if living.place is not None and not living.place.done():
-        living.place.set_exception(NotAdmittedError("stopped"))
-    if living.worker is not None:
-        living.worker.stop()
+def _stop(attempt: InFlight) -> None:
+    attempt.stopped = True
+    if attempt.place is not None and not attempt.place.done():
+        attempt.place.set_exception(NotAdmittedError("stopped"))
+    if attempt.worker is not None:
+        attempt.worker.stop()
 
 
 def _comes_again(job: Job, outcome: Failure) -> bool:

@@ -1,6 +1,6 @@
 """How a memory limit grows from one attempt to the next after an OOM: by a factor or a step, up to a cap.
 
-Pure: attempts are started by `flyte_notebook.sdk.growing`.
+Pure: attempts are started by `flyte_notebook.sdk.escalation`.
 """
 
 from __future__ import annotations

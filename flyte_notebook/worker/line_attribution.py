@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from flyte_notebook.worker.sighting import Sighting, lookout
+from flyte_notebook.worker.stack_sample import StackSample, sampler
 
 if TYPE_CHECKING:
     from flyte_notebook.worker.pystack import Place, StackReader
-    from flyte_notebook.worker.sighting import Seen
+    from flyte_notebook.worker.stack_sample import Seen
 
 STEP_BYTES: Final = 256 << 10
 """A change that is looked into. Control groups count in batches of 64 pages for each CPU."""
@@ -45,7 +45,7 @@ _At: TypeAlias = "tuple[tuple[Place, ...], float]"
 """A stack, the innermost line first, and when it was seen."""
 
 
-class Witness:
+class LineAttribution:
     """Watches the lines of one process. ``reader`` is ``None`` where stacks cannot be read, and ``why`` says why."""
 
     def __init__(self, pid: int | None, reader: StackReader | None = None, why: str = "") -> None:
@@ -71,7 +71,7 @@ class Witness:
         self._asked_s = self._forgot_s = float("-inf")
         self._ended_s: float | None = None
         self._stopped = False
-        self._pending: Sighting | None = None
+        self._pending: StackSample | None = None
         self._faults: dict[int, int] = {}
         self._blamed_id: int | None = None
         self._grew: dict[Place, int] = {}
@@ -154,8 +154,8 @@ class Witness:
         if forget:
             self._forgot_s = now
         self._asked_s = now
-        self._pending = Sighting(self._pid, self._reader, forget=forget, change_bytes=change_bytes, oldest=oldest)
-        lookout.ask(self._pending.run)
+        self._pending = StackSample(self._pid, self._reader, forget=forget, change_bytes=change_bytes, oldest=oldest)
+        sampler.ask(self._pending.run)
 
     def _wait(self, bound_s: float) -> bool:
         """Wait until nothing is asked any more; whether that came to be."""

@@ -25,8 +25,8 @@ from urllib.parse import quote
 from flyte_notebook import private
 from flyte_notebook.bound import clock_s, monotonic_s
 from flyte_notebook.history import Runs
-from flyte_notebook.keeping import bounded
-from flyte_notebook.keeping.facts import FactsError, run_from
+from flyte_notebook.storage import bounded
+from flyte_notebook.storage.facts import FactsError, run_from
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
