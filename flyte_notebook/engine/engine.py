@@ -20,7 +20,6 @@ from flyte_notebook.engine.attempt import AttemptInWorker, Origin
 from flyte_notebook.engine.blobs import parcelled
 from flyte_notebook.engine.in_flight import AttemptsInFlight
 from flyte_notebook.engine.link import SupervisorError, SupervisorLink
-from flyte_notebook.engine.loop import Loop
 from flyte_notebook.engine.proof import Proof, UnprovenError
 from flyte_notebook.engine.request import above_standard, places
 from flyte_notebook.history import Attempt, History
@@ -47,6 +46,14 @@ CLOSE_BOUND_S = 10.0
 
 class EngineError(RuntimeError):
     """The engine could not start, or isolates nothing; the text says why."""
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """A loop whose clock goes on when a notebook stops its own, and whose kind no policy of a notebook's chooses."""
+
+    def time(self) -> float:
+        """Return the time that bounds of waits are measured by."""
+        return monotonic_s()
 
 
 class Engine:

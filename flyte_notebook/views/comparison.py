@@ -10,10 +10,9 @@ from flyte_notebook.units import format_duration, format_memory
 from flyte_notebook.views import chart
 from flyte_notebook.views.compared import Row, rows_of
 from flyte_notebook.views.lines import MAX_LINES, chart_words
-from flyte_notebook.views.markup import NO_MATH, line
+from flyte_notebook.views.markup import columns, line, section, table
 from flyte_notebook.views.overlay import Overlay
 from flyte_notebook.views.style import style_of
-from flyte_notebook.views.tables import columns, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -78,10 +77,7 @@ def comparison_html(comparison: Comparison) -> str:
     more = [f'<p class="fnb-soft">{words}</p>' for words in _more(rows)]
     body = "\n".join([_chart(comparison), table(("", *HEAD), shown, f"{len(rows)} compared"), *more])
     label = line(", ".join(row.label for row in rows[-MAX_LINES:]))
-    return (
-        f'<section class="{_CLASS}" role="region" aria-label="Comparison of {label}"><style>{_STYLE}</style>\n'
-        f'<div class="fnb-body {NO_MATH}">\n{body}\n</div></section>'
-    )
+    return section(_CLASS, f"Comparison of {label}", _STYLE, body)
 
 
 def row_cells(row: Row) -> tuple[str, ...]:

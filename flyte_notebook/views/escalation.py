@@ -12,7 +12,7 @@ from flyte_notebook.outcome import Failure
 from flyte_notebook.units import format_duration, format_memory, quantity_memory
 from flyte_notebook.views import chart
 from flyte_notebook.views.lines import chart_words, lines_of
-from flyte_notebook.views.markup import NO_MATH, code_block, line, with_code
+from flyte_notebook.views.markup import code_block, columns, line, section, with_code
 from flyte_notebook.views.style import style_of
 from flyte_notebook.views.text import clean_line
 
@@ -45,12 +45,8 @@ def escalation_bundle(task_name: str, story: Story, kept: str, *, rich: bool = T
 def escalation_text(task_name: str, story: Story, kept: str) -> str:
     """Return it as a few lines of text."""
     rows = [_HEAD, *_rows(story)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    table = [
-        "  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
     first, keep = f"{clean_line(task_name, 80)} {headline(story)}", f"  keep: {kept}"
-    return "\n".join([first, "", *table, "", keep, *(f"  {sentence}" for sentence in _less(story))]) + "\n"
+    return "\n".join([first, "", *columns(rows), "", keep, *(f"  {sentence}" for sentence in _less(story))]) + "\n"
 
 
 def escalation_html(task_name: str, story: Story, kept: str) -> str:
@@ -59,13 +55,13 @@ def escalation_html(task_name: str, story: Story, kept: str) -> str:
     titles = "".join(f"<th>{title}</th>" for title in _HEAD)
     rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in _rows(story))
     less = "".join(f'<p class="fnb-soft">{escape(sentence)}</p>' for sentence in _less(story))
-    return (
-        f'<section class="{_CLASS}" role="region" aria-label="Memory limit of {name}"><style>{_STYLE}</style>\n'
-        f'<div class="fnb-body {NO_MATH}">\n<h3><bdi>{name}</bdi> <small>grown on OOM</small></h3>'
+    body = (
+        f"<h3><bdi>{name}</bdi> <small>grown on OOM</small></h3>"
         f'<p dir="auto">{with_code(headline(story))}</p>\n{_chart(story)}\n'
         f"<div><table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table></div>\n"
-        f"<div><h4>Keep</h4>{code_block(kept)}{less}</div>\n</div></section>"
+        f"<div><h4>Keep</h4>{code_block(kept)}{less}</div>"
     )
+    return section(_CLASS, f"Memory limit of {name}", _STYLE, body)
 
 
 def headline(story: Story) -> str:

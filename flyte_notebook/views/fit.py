@@ -11,9 +11,8 @@ from flyte_notebook.fitting import MARGIN, Fit, Measure
 from flyte_notebook.units import format_duration, format_memory, quantity_memory
 from flyte_notebook.views import chart
 from flyte_notebook.views.lines import Line, chart_words
-from flyte_notebook.views.markup import NO_MATH, code_block, line, with_code
+from flyte_notebook.views.markup import code_block, columns, line, section, table, with_code
 from flyte_notebook.views.style import style_of
-from flyte_notebook.views.tables import columns, table
 from flyte_notebook.views.text import clean_line
 
 if TYPE_CHECKING:
@@ -105,11 +104,8 @@ def fit_html(fit: Fit) -> str:
     said = [f"Others would say: {_others(fit.task)}"] if _others(fit.task) else []
     parts += [f'<p class="fnb-soft">{with_code(sentence)}</p>' for sentence in (*said, *_notes(fit))]
     body = "\n".join(part for part in parts if part)
-    return (
-        f'<section class="{_CLASS}" data-verdict="{fit.verdict}" data-memory="{fit.memory or ""}" role="region" '
-        f'aria-label="Memory limit of {name}"><style>{_STYLE}</style>\n<div class="fnb-body {NO_MATH}">\n{body}\n'
-        "</div></section>"
-    )
+    attributes = f' data-verdict="{fit.verdict}" data-memory="{fit.memory or ""}"'
+    return section(_CLASS, f"Memory limit of {name}", _STYLE, body, attributes)
 
 
 _NOTHING: Final = Measure(limit_bytes=0, ended="unclear")

@@ -15,7 +15,7 @@ from flyte_notebook.units import format_memory
 from flyte_notebook.views import chart
 from flyte_notebook.views.details import details_html, meaning_html
 from flyte_notebook.views.lines import chart_words, lines_of
-from flyte_notebook.views.markup import NO_MATH, code_block, folded, line, with_code
+from flyte_notebook.views.markup import code_block, folded, line, section, with_code
 from flyte_notebook.views.style import STYLE
 from flyte_notebook.views.text import (
     GREW_TITLE,
@@ -92,10 +92,7 @@ def failure_html(failure: Failure, *, story: Story = (), reruns: Sequence[str] =
         details_html(failure),
     ]
     body = "\n".join(part for part in parts if part)
-    return (
-        f'<section class="flyte-notebook-card"{attributes} role="region" aria-label="{label}">'
-        f'<style>{STYLE}</style>\n<div class="fnb-body {NO_MATH}">\n{body}\n</div></section>'
-    )
+    return section("flyte-notebook-card", label, STYLE, body, attributes)
 
 
 def _heading(failure: Failure) -> str:

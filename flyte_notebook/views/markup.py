@@ -1,11 +1,14 @@
-"""Pieces of HTML that every view uses; what a task wrote goes through here, escaped."""
+"""Pieces that every view uses: frames, rows, code. What a task wrote goes through here, escaped."""
 
 from __future__ import annotations
 
 from html import escape
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from flyte_notebook.views.text import clean, clean_line
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 NO_MATH: Final = "tex2jax_ignore mathjax_ignore"
 """Classes without which JupyterLab sets "$5 and $6" as a formula."""
@@ -37,3 +40,29 @@ def folded(summary: str, text: str) -> str:
 def code_block(code: str, characters: int = 2_000) -> str:
     """Return a line or program as code, with a class by which a page finds it."""
     return f'<pre class="fnb-run">{escape(clean(code, characters))}</pre>'
+
+
+def section(css_class: str, label: str, style: str, body: str, attributes: str = "") -> str:
+    """Return the frame of a view: one ``section`` without scripts. Everything is escaped already.
+
+    ``attributes`` begin with a space.
+    """
+    return (
+        f'<section class="{css_class}"{attributes} role="region" aria-label="{label}"><style>{style}</style>\n'
+        f'<div class="fnb-body {NO_MATH}">\n{body}\n</div></section>'
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], label: str) -> str:
+    """Return rows as an HTML table below a label, escaped."""
+    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<div><h4>{label}</h4><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines of text, their cells below one another; there is at least one row."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Final
 from flyte_notebook.history import Runs
 from flyte_notebook.views.compared import rows_of
 from flyte_notebook.views.comparison import HEAD, row_cells
-from flyte_notebook.views.markup import NO_MATH
+from flyte_notebook.views.markup import columns, section, table
 from flyte_notebook.views.style import style_of
-from flyte_notebook.views.tables import columns, table
 from flyte_notebook.views.text import clean_line
 
 if TYPE_CHECKING:
@@ -48,10 +47,7 @@ def saved_html(runs: Runs) -> str:
     cells = list(map(_cells, runs[-MAX_RUNS:]))
     more = "".join(f'<p class="fnb-soft">{words}</p>' for words in _more(runs))
     body = table(("run", "saved", *HEAD), cells, "Saved runs") if cells else "<p>no run is saved</p>"
-    return (
-        f'<section class="{_CLASS}" role="region" aria-label="Saved runs"><style>{_STYLE}</style>\n'
-        f'<div class="fnb-body {NO_MATH}">\n{body}{more}\n</div></section>'
-    )
+    return section(_CLASS, "Saved runs", _STYLE, f"{body}{more}")
 
 
 def _cells(run: Run) -> tuple[str, ...]:

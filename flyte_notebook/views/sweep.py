@@ -10,9 +10,8 @@ from typing import Any, Final
 from flyte_notebook.sweeping import Ended, Point, Sweep, value_words
 from flyte_notebook.units import format_duration, format_memory
 from flyte_notebook.views import sweep_chart
-from flyte_notebook.views.markup import NO_MATH, line, with_code
+from flyte_notebook.views.markup import columns, line, section, table, with_code
 from flyte_notebook.views.style import style_of
-from flyte_notebook.views.tables import columns, table
 from flyte_notebook.views.text import clean_line
 
 logger = logging.getLogger("flyte_notebook.views")
@@ -76,11 +75,8 @@ def sweep_html(sweep: Sweep) -> str:
         *(f'<p class="fnb-soft">{with_code(note)}</p>' for note in (*sweep.notes, _ran(sweep))),
     ]
     body = "\n".join(part for part in parts if part)
-    return (
-        f'<section class="{_CLASS}" data-points="{len(sweep.points)}" data-planned="{sweep.planned}" role="region" '
-        f'aria-label="Sweep of {name}"><style>{_STYLE}</style>\n<div class="fnb-body {NO_MATH}">\n{body}\n'
-        "</div></section>"
-    )
+    attributes = f' data-points="{len(sweep.points)}" data-planned="{sweep.planned}"'
+    return section(_CLASS, f"Sweep of {name}", _STYLE, body, attributes)
 
 
 def _is_grid(sweep: Sweep) -> bool:
