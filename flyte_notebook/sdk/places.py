@@ -17,7 +17,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import flyte
 import flyte.storage
@@ -173,9 +173,34 @@ def new_transport() -> str:
 
 
 def stays(task: Any) -> bool:
-    """Whether files that a run of a task writes may be referred to later: by a cache, or by what it returns."""
-    outputs = task.native_interface.outputs.values()
-    return seam.is_cached(task) or not all(_is_whole(kind) for kind in outputs)
+    """Whether files that a run of a task writes may be referred to later.
+
+    By a cache, by what it returns, or by an input that remembers where it was uploaded to.
+    """
+    interface = task.native_interface
+    whole = all(_is_whole(kind) for kind in interface.outputs.values())
+    return seam.is_cached(task) or not whole or any(_remembers(kind) for kind, _ in interface.inputs.values())
+
+
+def _remembers(kind: Any, around: tuple[type, ...] = ()) -> bool:
+    """Whether values of a type are uploaded once, when a task is first given them: tables and files of the SDK.
+
+    ``around`` are classes that have it as a part.
+    """
+    if any(_remembers(argument, around) for argument in get_args(kind)):
+        return True
+    if not isinstance(kind, type) or kind in around:
+        return False
+    around = (*around, kind)
+    parts: Any = {} if not hasattr(kind, "__dataclass_fields__") and not hasattr(kind, "model_fields") else _hints(kind)
+    return kind.__module__.startswith("flyte.io") or any(_remembers(part, around) for part in parts.values())
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(kind)
+    except Exception:  # noqa: BLE001 - what a user wrote may name anything
+        return {}
 
 
 def _is_whole(kind: Any) -> bool:

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import cloudpickle
 import flyte
@@ -28,6 +29,7 @@ from flyte_notebook import private
 from flyte_notebook.limiters.life import LOCK, LOG
 from flyte_notebook.sdk import places
 from flyte_notebook.sdk.celltask import cell_task, read_cell
+from flyte_notebook.sdk.types import CellInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +53,11 @@ async def doubled(value: bytearray) -> bytearray:
 @env.task
 async def calls(value: bytearray) -> int:
     return len(await doubled(value)) + len(await doubled(value))
+
+
+@env.task
+async def table_sum(table: flyte.io.DataFrame) -> int:
+    return int((await table.open(pd.DataFrame).all())["value"].sum())
 
 
 @env.task
@@ -170,6 +177,12 @@ def test_a_file_that_is_returned_stays(session: Session, lasting: Path) -> None:
     before = files(lasting)
     assert 2000 == outputs(filed_inside, 2000)
     assert before == files(lasting)
+
+
+def test_a_table_that_is_given_twice_is_there_twice(session: Session) -> None:
+    """It is uploaded once, where the first run has its files, and says so itself from then on."""
+    table = flyte.io.DataFrame.from_df(pd.DataFrame({"value": range(10)}))
+    assert [45, 45] == [outputs(table_sum, table) for _ in range(2)]
 
 
 def test_a_report_stays(session: Session, lasting: Path) -> None:
@@ -411,6 +424,44 @@ with fn.enable():
     )
     assert "3000000\n" in done.stdout, done.stderr
     assert "cached ones too" in done.stdout
+
+
+@dataclass
+class Holds:
+    """Has a table of the SDK."""
+
+    table: flyte.io.DataFrame
+
+
+@dataclass
+class Itself:
+    """Has others of its kind."""
+
+    others: list[Itself]
+
+
+@pytest.mark.parametrize(
+    ("kind", "remembers"),
+    [
+        (int, False),
+        (bytearray, False),
+        (pd.DataFrame, False),
+        (list[str], False),
+        (object, False),
+        (Any, False),
+        (Annotated[CellInput, "x"], False),
+        (flyte.io.DataFrame, True),
+        (flyte.io.File, True),
+        (list[flyte.io.Dir], True),
+        (flyte.io.File | None, True),
+        (Holds, True),
+        (dict[str, Holds], True),
+        (Itself, False),
+    ],
+)
+def test_which_inputs_remember_their_files(kind: Any, remembers: bool) -> None:  # noqa: FBT001 - a table
+    """Those of the SDK, and what has one; what is pickled does not, and neither does a cell's input."""
+    assert remembers == places._remembers(kind)
 
 
 @pytest.mark.parametrize(
