@@ -7,7 +7,9 @@ errors down, to see that the benchmark notices. ``--quick`` makes everything ten
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import statistics
 import subprocess
@@ -17,6 +19,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import budget
 import flyte
@@ -62,6 +65,10 @@ ROWS = {
     ),
     "supervisor": Row(name="SIGKILL of the supervisor to the error of the task that runs", unit="s", bar=2.0),
     "worker": Row(name="SIGKILL of a worker to the error of its task", unit="s", bar=2.0),
+    "server": Row(name="SIGKILL of the server that forks workers to the result of the next run", unit="s", bar=2.0),
+    "loop": Row(name="a result that ends the SDK's loop when it is loaded, to its error", unit="s", bar=2.0),
+    "descriptors": Row(name="a run that begins without descriptors, to its error", unit="s", bar=2.0),
+    "disk": Row(name="a large input on a full disk, to its error", unit="s", bar=2.0),
     "next": Row(name="the next run after the supervisor was lost, as a whole", unit="s", bar=5.0),
 }
 
@@ -79,6 +86,28 @@ def waits(place: str) -> None:
 def nothing() -> int:
     """Do nothing."""
     return 0
+
+
+class Exits:
+    """Ends the thread that loads it, unless something is in the way."""
+
+    def __setstate__(self, _state: object) -> None:
+        """Exit."""
+        raise SystemExit(3)
+
+
+@env.task
+def gives_exits() -> Exits:
+    """Return what cannot be loaded."""
+    made = Exits()
+    made.__dict__["one"] = 1
+    return made
+
+
+@env.task
+def length(value: bytes) -> int:
+    """Return how long a value is."""
+    return len(value)
 
 
 def marked(mark: str) -> list[int]:
@@ -160,20 +189,87 @@ def lost_s(place: Path, *, supervisor: bool, broken: bool) -> float:
     raise AssertionError("the task did not fail")
 
 
+def error_s(task: Any, *arguments: Any, broken: bool) -> float:  # noqa: ANN401 - any task, any inputs
+    """Run what fails; return how long that takes."""
+    began_s = time.monotonic()
+    try:
+        flyte.run(task, *arguments)
+    except (flyte.errors.BaseRuntimeError, OSError, TypeError):
+        if broken:
+            time.sleep(3)
+        return time.monotonic() - began_s
+    raise AssertionError("it did not fail")
+
+
+def without_server_s() -> float:
+    """Kill the server that workers are forked from; return how long the next run takes, as a whole."""
+    session = enforcement.current()
+    assert session is not None
+    supervisor = session.engine.supervisor_pid
+    for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            if "fnb-server" in Path(f"/proc/{pid}/comm").read_text():
+                os.kill(int(pid), signal.SIGKILL)
+    began_s = time.monotonic()
+    flyte.run(nothing)
+    return time.monotonic() - began_s
+
+
+def without_descriptors_s(*, broken: bool) -> float:
+    """Have a run begin when no descriptor is left; return how long its error takes."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(int(name) for name in os.listdir("/proc/self/fd")) + 2  # noqa: PTH208 - only the names
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, before[1]))
+    filled: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                filled.append(os.open(os.devnull, os.O_RDONLY))
+        return error_s(nothing, broken=broken)
+    finally:
+        for fd in filled:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def full_disk_s(rounds: int, place: Path, *, broken: bool) -> list[float]:
+    """Give tasks an input that a disk of 4 MiB has no room for; return how long each error takes. Root only."""
+    if os.geteuid() != 0:
+        return []
+    subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], check=True)
+    tempfile.tempdir = str(place)
+    try:
+        with fn.enable():
+            session = enforcement.current()
+            assert session is not None
+            session.engine.wait_until_proven()
+            return [error_s(length, os.urandom(8 << 20), broken=broken) for _ in range(rounds)]
+    finally:
+        tempfile.tempdir = None
+        subprocess.run(["/bin/umount", str(place)], check=True)
+
+
 def measured(rounds: int, *, broken: bool) -> dict[str, list[float]]:
     """Return all times by the key of their row."""
     found: dict[str, list[float]] = {key: [] for key in ROWS}
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         found["kernel"] = [killed_kernel_s(place, broken=broken) for _ in range(rounds)]
+        few = max(3, rounds // 5)
+        disk = place / "disk"
+        disk.mkdir()
+        found["disk"] = full_disk_s(few, disk, broken=broken)
         with fn.enable():
-            for _ in range(max(3, rounds // 5)):
+            for _ in range(few):
                 found["worker"].append(lost_s(place, supervisor=False, broken=broken))
                 found["supervisor"].append(lost_s(place, supervisor=True, broken=broken))
                 began_s = time.monotonic()
                 flyte.run(nothing)
                 found["next"].append(time.monotonic() - began_s)
-    return found
+                found["server"].append(without_server_s())
+                found["loop"].append(error_s(gives_exits, broken=broken))
+                found["descriptors"].append(without_descriptors_s(broken=broken))
+    return {key: times for key, times in found.items() if times}
 
 
 def main() -> None:
@@ -188,7 +284,7 @@ def main() -> None:
     }
     late = sum(took_s > 0.5 for took_s in found["kernel"])  # noqa: PLR2004 - the bar of that row
     note = f"{len(found['kernel']) - late} of {len(found['kernel'])} kernels were gone within 0.5 s"
-    budget.report("faults", ROWS, columns, (note,))
+    budget.report("faults", {key: ROWS[key] for key in found}, columns, (note,))
 
 
 if __name__ == "__main__":
