@@ -64,6 +64,7 @@ ROWS = {
         why="processes take a while to give their memory back",
     ),
     "supervisor": Row(name="SIGKILL of the supervisor to the error of the task that runs", unit="s", bar=2.0),
+    "stopped": Row(name="SIGSTOP of the supervisor to the error of the task that runs", unit="s", bar=2.0),
     "worker": Row(name="SIGKILL of a worker to the error of its task", unit="s", bar=2.0),
     "server": Row(name="SIGKILL of the server that forks workers to the result of the next run", unit="s", bar=2.0),
     "loop": Row(name="a result that ends the SDK's loop when it is loaded, to its error", unit="s", bar=2.0),
@@ -160,8 +161,8 @@ def killed_kernel_s(place: Path, *, broken: bool) -> float:
     return took_s
 
 
-def lost_s(place: Path, *, supervisor: bool, broken: bool) -> float:
-    """Kill the supervisor or the worker while a task runs; return how long its error takes to come."""
+def lost_s(place: Path, *, supervisor: bool, broken: bool, by: signal.Signals = signal.SIGKILL) -> float:
+    """Kill or stop the supervisor or the worker while a task runs; return how long its error takes to come."""
     file = place / uuid.uuid4().hex
     run = flyte.with_runcontext(mode="local")
     killed_s: list[float] = []
@@ -174,7 +175,7 @@ def lost_s(place: Path, *, supervisor: bool, broken: bool) -> float:
         pid = session.engine.supervisor_pid if supervisor else int(file.read_text())
         assert pid is not None
         killed_s.append(time.monotonic())
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, by)
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -263,6 +264,7 @@ def measured(rounds: int, *, broken: bool) -> dict[str, list[float]]:
             for _ in range(few):
                 found["worker"].append(lost_s(place, supervisor=False, broken=broken))
                 found["supervisor"].append(lost_s(place, supervisor=True, broken=broken))
+                found["stopped"].append(lost_s(place, supervisor=True, broken=broken, by=signal.SIGSTOP))
                 began_s = time.monotonic()
                 flyte.run(nothing)
                 found["next"].append(time.monotonic() - began_s)

@@ -15,7 +15,7 @@ from flyte_notebook import private
 from flyte_notebook.bound import to_json
 from flyte_notebook.engine import around
 from flyte_notebook.engine.request import above_standard
-from flyte_notebook.limiters import cgroup_v2, selection
+from flyte_notebook.limiters import activity, cgroup_v2, selection
 from flyte_notebook.limiters.base import ATTEMPT_VARIABLE, SESSION_VARIABLE
 from flyte_notebook.limiters.life import LOG, Life
 from flyte_notebook.limits import Enforcement
@@ -39,11 +39,13 @@ WORKERS_BOUND_S = 35.0
 WORKERS_VARIABLE = "FLYTE_NOTEBOOK_WORKERS"
 """Environment variable: ``fresh`` gives each attempt an interpreter of its own, where workers could be forked."""
 
-LOOK_EVERY_S = 5.0
-SILENT_LOOKS = 6
+LOOK_EVERY_S = 0.5
+STOPPED_LOOKS = 2
+SILENT_LOOKS = 60
 """While attempts run the supervisor says something ten times a second; after so many looks in vain it is given up.
 
-Counted by looks, not by the clock: a machine that slept, or all of us frozen together, is no fault of its own.
+One that somebody has stopped (SIGSTOP) holds no limits, and is given up after `STOPPED_LOOKS`. Counted by looks, not by
+the clock: a machine that slept, or all of us frozen together, is no fault of its own.
 """
 
 _BOOT = (
@@ -300,6 +302,9 @@ class SupervisorLink:
         self._silent_looks += 1
         if not self._handles:
             self._look = None
+        elif self._silent_looks > STOPPED_LOOKS and self._process is not None and activity.stopped(self._process.pid):
+            self._process.kill()
+            self._lost_unasked(SupervisorError("the supervisor process was stopped (SIGSTOP), and holds no limits"))
         elif self._silent_looks > SILENT_LOOKS:
             said_s = SILENT_LOOKS * LOOK_EVERY_S
             self._lost_unasked(SupervisorError(f"the supervisor process has said nothing for {said_s:g} s"))

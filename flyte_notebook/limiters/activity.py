@@ -36,6 +36,12 @@ def activity(pid: int) -> tuple[int, ...] | None:
     return None if fields[0] in "DTt" else tuple(map(int, (fields[7], fields[9], fields[11], fields[12])))
 
 
+def stopped(pid: int) -> bool:
+    """Whether somebody has stopped a process (SIGSTOP), as far as that can be seen here; a debugger is not meant."""
+    text = read(f"/proc/{pid}/stat") if PROC else None
+    return text is not None and text[text.rindex(")") + 2 :].startswith("T")
+
+
 def reached(pid: int) -> tuple[str, int, int] | None:
     """Return a limit that a process has (nearly) reached, its bytes, and those in use; ``None`` if there is none."""
     used = (read(f"/proc/{pid}/statm") or "").split()

@@ -201,11 +201,13 @@ def test_a_supervisor_that_reads_no_more_does_not_hang_the_notebook(
 def test_a_supervisor_that_says_nothing_is_given_up(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped while a task runs it keeps no bounds: it is missed, the task fails with that, all ends, the next works.
+    """Where it keeps no bounds it is missed: the task fails with that, all ends, the next works.
 
-    What is thirty seconds elsewhere is one and a half for this one, from where it is stopped, and what is six is one.
+    What is thirty seconds elsewhere is one and a half for this one, from where it is silent, and what is six is one.
+    That it is stopped, which is how it is made silent here, is not seen.
     """
     monkeypatch.setattr(link, "CLOSE_BOUND_S", 1.0)
+    monkeypatch.setattr(link, "STOPPED_LOOKS", 1_000)
     flyte.run(add, 1, 2)
     before = session.engine.supervisor_pid
     assert before is not None
@@ -214,6 +216,7 @@ def test_a_supervisor_that_says_nothing_is_given_up(
         def stop() -> None:
             os.kill(before, signal.SIGSTOP)
             patch.setattr(link, "LOOK_EVERY_S", 0.25)
+            patch.setattr(link, "SILENT_LOOKS", 6)
 
         errors = lose(session, [tmp_path / "place"], stop)
     assert "the supervisor process has said nothing for 1.5 s" in str(errors[0])
@@ -221,3 +224,21 @@ def test_a_supervisor_that_says_nothing_is_given_up(
     assert 3 == flyte.run(add, 1, 2).outputs()[0]
     pids = [int(pid) for pid in (tmp_path / "place").read_text().split()]
     until(lambda: not any(alive(pid) for pid in pids), under_load(GONE_S))
+
+
+def test_a_supervisor_that_is_stopped_is_given_up_at_once(session: Session, tmp_path: Path) -> None:
+    """With the bounds as they are everywhere: its task fails within seconds, with the reason, and the next works."""
+    flyte.run(add, 1, 2)
+    before = session.engine.supervisor_pid
+    assert before is not None
+    stopped_s: list[float] = []
+
+    def stop() -> None:
+        os.kill(before, signal.SIGSTOP)
+        stopped_s.append(time.monotonic())
+
+    errors = lose(session, [tmp_path / "place"], stop)
+    assert time.monotonic() - stopped_s[0] < under_load(20)
+    assert "the supervisor process was stopped (SIGSTOP)" in str(errors[0])
+    assert flyte.errors.RuntimeSystemError is type(errors[0])
+    assert 3 == flyte.run(add, 1, 2).outputs()[0]
