@@ -51,7 +51,7 @@ class CallFacts:
 class Job:
     """One attempt of one action.
 
-    ``entry`` is the ``module:function`` that the worker calls with the payload, which nobody in between reads: the
+    ``entry`` is the ``module:function`` that the worker calls with the payload, which is not read in between: the
     bytes ``payload``, or the file ``payload_path``, which goes when the job is done. ``unsent`` says why there is none.
     ``attempt`` counts from 0, as ``flyte.ctx().attempt_number`` does; ``max_attempts`` is retries + 1.
     ``parent`` is the action name of the action that asked for this one, ``None`` for the root of a run.

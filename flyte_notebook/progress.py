@@ -74,8 +74,8 @@ class Progress:
     living first, and the first few of those that wait; there may be more. ``tasks`` are the rows of the tree, callers
     before callees, the root first. ``attempt`` (from 1) and ``max_attempts`` are the root's. ``failed_code`` is the
     code of the last failure while something sleeps before its next attempt, ``None`` otherwise; ``again_in_s`` is how
-    long the root still sleeps, ``None`` where it does not or nobody knows. ``words`` say how many runs stand that are
-    watched as one, instead of all of the above; empty for a run.
+    long the root still sleeps, ``None`` where it does not or that is not known. ``words`` say how many runs stand that
+    are watched as one, instead of all of the above; empty for a run.
     """
 
     run: str

@@ -26,7 +26,7 @@ DEFAULT_RESERVE_BYTES = 256 << 20
 MAX_PROCESSES = 64
 POLL_S = 0.2
 OTHERS_EVERY_S = 0.2
-"""How often it is looked at what other programs hold while nobody waits."""
+"""How often the memory of other programs is read while no attempt waits."""
 OTHERS_FOR_S = 0.5
 """How long that counts: as long as a report of usage may be old (0.1 s), and back to the look before that (0.3 s)."""
 OTHERS_BOUND_S = 10.0

@@ -174,7 +174,7 @@ class ReturnedValues:
 
 
 class _Reopened:
-    """The stream, open only while a value is read from it: nobody has to close it."""
+    """The stream, open only while a value is read from it: it need not be closed."""
 
     def __init__(self, outcome: CellOutcome) -> None:
         self._outcome = outcome

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SHOWN_WITH_WORKER = 64
 SHOWN_QUEUED = 8
-"""How many attempts of a run stand in its `Progress`; more would be rows that nobody reads."""
+"""How many attempts of a run stand in its `Progress`; more rows would not be read."""
 
 
 class NotAdmittedError(Exception):

@@ -125,11 +125,11 @@ class AttemptGroup:
             kill_all(directory)
 
     def empty(self) -> bool:
-        """Whether nobody is left; the kernel does not list zombies."""
+        """Whether no process is left; the kernel does not list zombies."""
         return not any(processes(directory) for directory in self._directories)
 
     def alone(self, pid: int) -> bool:
-        """Whether the kernel lists nobody else."""
+        """Whether the kernel lists no other process."""
         return all(set(processes(directory)) <= {pid} for directory in self._directories[:1])
 
     def pids(self) -> list[int]:

@@ -105,7 +105,7 @@ class WatchdogGroup:
         self._table.adopt(pid, self._name)
 
     def holds(self, pid: int) -> bool:  # noqa: ARG002 - of the protocol
-        """Return True: nobody can leave."""
+        """Return True: no process can leave."""
         return True
 
     def assign(self, name: str, limits: Limits) -> None:
@@ -133,7 +133,7 @@ class WatchdogGroup:
         return quick_bytes
 
     def set_alarm(self) -> None:
-        """Do nothing: nobody tells."""
+        """Do nothing: there is no alarm here."""
 
     def exceeded(self) -> bool:
         """Whether the last sample was above the limit, for certain."""
@@ -164,12 +164,12 @@ class WatchdogGroup:
             member.kill()
 
     def empty(self) -> bool:
-        """Whether nobody is left alive."""
+        """Whether no process is left alive."""
         self._table.refresh(full=True)
         return not any(member.alive() for member in self._table.members(self._name))
 
     def alone(self, pid: int) -> bool:
-        """Whether nobody else is alive."""
+        """Whether no other process is alive."""
         self._table.refresh(full=True)
         return not any(member.alive() for member in self._table.members(self._name) if member.pid != pid)
 

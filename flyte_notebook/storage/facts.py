@@ -169,7 +169,7 @@ def _report(facts: dict[str, Any], line: SourceLine | None) -> WorkerReport:
 
 
 def _error(facts: dict[str, Any]) -> BaseException:
-    """Return an error of the class that is named; its code is run by nobody, not even its ``__init__``."""
+    """Return an error of the class that is named; its code is not run, not even its ``__init__``."""
     name, message = _one(facts, "error", str)[:_NAME], _one(facts, "message", str)
     known = vars(errors).get(name)
     fields: dict[str, Any] | None = None

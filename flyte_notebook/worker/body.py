@@ -1,8 +1,8 @@
 """The main thread of a worker, as the body of a cell finds it: with a running event loop that is the body's own.
 
 So it is in a notebook's kernel, whether the cell awaits or not: signal handlers can be set, ``get_running_loop`` finds
-a loop, ``create_task`` works. The SDK runs beside it, in a thread with a loop of its own: a body that blocks holds up
-nobody but itself.
+a loop, ``create_task`` works. The SDK runs beside it, in a thread with a loop of its own: a body that blocks
+delays only itself.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ async def pending() -> list[str]:
 
 @contextlib.contextmanager
 def as_in_thread() -> Iterator[None]:
-    """Let a block of a body find no running loop: what it calls may block, which here holds up nobody."""
+    """Let a block of a body find no running loop: what it calls may block, which delays nothing else here."""
     if not has_loop():
         yield
         return

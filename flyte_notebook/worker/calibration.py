@@ -1,4 +1,4 @@
-"""The shape of an interpreter that nobody has written down, found by looking for known values in its memory.
+"""The shape of an interpreter that is not known in advance, found by looking for known values in its memory.
 
 An offset is taken when the value stands there in every object that was planted for it, and nowhere else. The search
 assumes what has been so from 3.13 to 3.15: a thread leads to its frame, the frame of a generator is inside of it, a

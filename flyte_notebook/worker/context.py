@@ -38,7 +38,7 @@ def connect(tell: Callable[[dict[str, Any]], None], place: str, words: LastWords
 
 
 def disconnect() -> None:
-    """Tell nobody any more: this process was forked by a worker, and is none."""
+    """Send nothing any more: this process was forked by a worker, and is none."""
     global _tell, _words  # noqa: PLW0603 - as above
     _tell = _words = None
 

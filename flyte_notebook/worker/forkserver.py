@@ -46,7 +46,7 @@ class Server:
         self._unfit = unfit
         self._lost = lost
         self._sock, theirs = socket.socketpair()
-        # A pipe, as the output of a worker is; nobody reads what an import may say.
+        # A pipe, as the output of a worker is; what an import prints is not read.
         self._output, output = os.pipe()
         own = json.dumps({**settings["own"], "supervisor_pid": os.getpid()})
         order = {

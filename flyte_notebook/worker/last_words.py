@@ -71,7 +71,7 @@ class LastWords:
             self._lock.release()
 
     def _take_back(self) -> None:
-        """Set the limits of this process as they were before the body, as far as nobody has lowered the hard ones."""
+        """Set the limits of this process as they were before the body, unless the hard ones were lowered."""
         for kind, before in self._limits:
             try:
                 resource.setrlimit(kind, before)

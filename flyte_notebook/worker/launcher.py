@@ -10,7 +10,7 @@ Who is whose parent::
 
 as it is the subreaper of its children (prctl(2)). Each process has a socket to the supervisor: it says its pid there,
 waits for its order, joins its group, and executes, which closes the socket: its end without a word of failure is
-success. So nobody waits for a process that the kernel holds on the way. One that has said its pid can be killed; one
+success. So nothing waits for a process that the kernel holds on the way. One that has said its pid can be killed; one
 that has not finds its socket closed, and ends.
 
 From the supervisor: ``fork`` with a socket for a new process. On that socket: ``born``, ``failed`` to the supervisor,

@@ -93,7 +93,7 @@ class Launch:
         self._failed(why)
 
     def give_up(self) -> None:
-        """Kill it, whether its program runs or not; nobody is told. Idempotent.
+        """Kill it, whether its program runs or not; without a message. Idempotent.
 
         One that is not born yet finds its socket closed, and ends.
         """
@@ -206,7 +206,7 @@ class Launcher:
         return min((launch.due_s for launch in self._launches if not launch.over), default=float("inf"))
 
     def tick(self, now: float) -> None:
-        """Give up what takes too long, and a launcher that forks nobody; see to it that a process stands ready."""
+        """Give up what takes too long, and a launcher that does not fork; see to it that a process stands ready."""
         for launch in [launch for launch in self._launches if not launch.over and launch.due_s <= now]:
             launch.fail(f"its process took more than {LAUNCH_BOUND_S:g} s to start, and was killed")
             if launch.pid is None:

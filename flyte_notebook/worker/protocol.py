@@ -29,7 +29,7 @@ STACK_FD = 4
 """Where a fresh interpreter finds the socket on which it hands over what its stacks are read through."""
 
 INLINE_BYTES = 1 << 20
-"""A payload above this travels as a file in the session directory, so that nobody holds it twice."""
+"""A payload above this travels as a file in the session directory, so that it is not held twice."""
 
 MAX_FRAME_BYTES = 32 << 20
 """More than any message of ours holds: large values travel as files. A length above it is refused unread."""

@@ -43,7 +43,7 @@ REPLACE_AFTER_S = 0.02
 """How long a spare that was taken is not replaced, unless somebody waits: the attempt needs the processor now."""
 IDLE_S = 60.0
 SHORT_BYTES = 512 << 20
-"""With less memory than this available, beyond what an attempt asks for, nobody stands ready."""
+"""With less memory than this available, beyond what an attempt asks for, no spare is kept."""
 LOOK_EVERY_S = 1.0
 MISSED_LOOK_S = 0.1
 """How long the end of a server may take to be heard of after that of a worker that it was forking."""
@@ -177,7 +177,7 @@ class Spares:
 
     @property
     def gone(self) -> bool:
-        """Whether nobody is left who stood ready, and no server."""
+        """Whether no spare and no server is left."""
         return not self._leaving and not self._spares and not self._ended_servers
 
     def _begin(self) -> None:

@@ -1,4 +1,4 @@
-"""Reading stacks in a thread of its own, so that nobody waits for the memory of a process that the kernel holds.
+"""Reading stacks in a thread of its own, so that nothing else waits for the memory of a process that the kernel holds.
 
 Reading another process's memory takes that process's lock of its mappings, which a fork holds: in a storm of forks for
 seconds, and nothing but SIGKILL ends the wait (``mmap_lock``, kernel mm/memory.c, ``__access_remote_vm``). The thread
@@ -154,4 +154,4 @@ sampler = SamplerThread()
 """The one of this process that looks."""
 
 errands = SamplerThread()
-"""The one that does what nobody waits for."""
+"""The thread for work that nothing waits for."""

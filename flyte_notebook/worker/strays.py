@@ -6,7 +6,8 @@ and of the supervisor when the worker is gone. So a child of the supervisor that
 helpers belongs to an attempt that is over.
 
 A worker collects none of those: what has ended stays below it as a zombie until the worker ends. In a control group
-they would count against the number of processes that a task may have, and nobody can hide: no worker keeps them there.
+they would count against the number of processes that a task may have, and no process can hide: no worker keeps them
+there.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Own(NamedTuple):
 def end(*own: Own) -> bool:
     """Kill each child of this process that is none of those, and all below it; return whether one may be left.
 
-    All are stopped first, so that nobody forks any more when the first is killed.
+    All are stopped first, so that none forks any more when the first is killed.
     """
     if sys.platform != "linux":
         return False

@@ -164,7 +164,7 @@ class Supervisor:
             self.listen(watched.alarm, lambda: _alarmed(watched))
 
     def _let_go(self, number: int, status: int) -> None:
-        """Report an attempt whose worker ends by itself; the end of the process is nobody's time."""
+        """Report an attempt whose worker ends by itself; process teardown is not counted in the duration."""
         watched = self._watched[number]
         if watched.leave(status):
             del self._watched[number]
@@ -178,7 +178,7 @@ class Supervisor:
             self._end_strays()
         telling = now >= self._usage_due_s
         for number, watched in list(self._watched.items()):
-            if telling or watched.due_s <= now:  # awake anyway: what rests is looked at then, and wakes nobody itself
+            if telling or watched.due_s <= now:  # awake anyway, so idle attempts need no wake-up of their own
                 watched.look(now)
             if watched.over:
                 del self._watched[number]
@@ -228,7 +228,7 @@ class Supervisor:
     def _end_strays(self) -> None:
         """Kill what the attempts that are over have left, as far as it is known to be theirs by now.
 
-        In a control group nobody can hide, and nobody is kept by the worker: there the orphans of attempts that go on
+        No process can leave a control group, and the worker keeps none: there the orphans of attempts that go on
         are our children too.
         """
         if self._limiter.enforcement.memory != "watchdog":

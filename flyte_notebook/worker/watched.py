@@ -42,7 +42,7 @@ LEAVE_BYTES = 96 << 20
 LEAVE_BOUND_S = 0.5
 """How long a worker that said that it ends may take before it is killed."""
 TIDY_BOUND_S = 0.3
-"""How long Python's own tracker may take to remove shared memory that nobody was seen to hold."""
+"""How long Python's own tracker may take to remove shared memory that no process was seen to hold."""
 EMPTY_BOUND_S = 10.0
 """How long a killed group may take to empty (a process in an uninterruptible call) before we go on without it."""
 
@@ -206,7 +206,7 @@ class Watched:
         return min(longest_s, max(self._interval_s, FASTEST_S) * 1.5)
 
     def _is_called(self, now: float) -> bool:
-        """Whether the kernel calls when usage comes near the limit, so that nobody has to look for that."""
+        """Whether the kernel calls when usage comes near the limit, so that it need not be polled."""
         asked_s = self._alarm_asked_s
         return self._group.alarm is not None and asked_s is not None and now - asked_s > ALARM_BOUND_S
 
