@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from flyte_notebook.fitting.advice import MARGIN, POD_BYTES, Saying, less_than, others_say, recommend, would_do
 from flyte_notebook.fitting.found import Fit, FitRun, TaskFit, Verdict, headline, task_fit
-from flyte_notebook.fitting.search import MIB, MOST_RUNS, Ended, Measure, Step, edge, step, tolerance
+from flyte_notebook.fitting.search import MIB, MOST_RUNS, Measure, Step, TrialEnd, edge, step, tolerance
 
 __all__ = [
     "MARGIN",
     "MIB",
     "MOST_RUNS",
     "POD_BYTES",
-    "Ended",
     "Fit",
     "FitRun",
     "Measure",
     "Saying",
     "Step",
     "TaskFit",
+    "TrialEnd",
     "Verdict",
     "edge",
     "headline",

@@ -41,7 +41,7 @@ REPEATS: Final = 5
 
 MOST_RUNS: Final = 12
 
-Ended: TypeAlias = Literal["passed", "memory", "time", "other", "unclear"]
+TrialEnd: TypeAlias = Literal["passed", "memory", "time", "other", "unclear"]
 """How a task ended in one run: ``memory`` and ``time`` at its limits, ``unclear`` when another task ended the run."""
 
 
@@ -54,7 +54,7 @@ class Measure:
     """
 
     limit_bytes: int
-    ended: Ended
+    ended: TrialEnd
     peak_bytes: int | None = None
     counted_bytes: int | None = None
 

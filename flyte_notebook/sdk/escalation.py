@@ -32,7 +32,7 @@ KILLED = "OOMKilled"
 """The code of a kill for memory; the SDK makes an OOMError of other codes too, by a part of their name."""
 
 
-class Bundle(Protocol):
+class StoryBundle(Protocol):
     """Says in every form that is asked for how a limit grew, by MIME type."""
 
     def __call__(
@@ -133,7 +133,7 @@ class OomEscalation:
         if self._run is not None:
             self._run.cached = not self._run.actions
 
-    def bundle(self, session: Session, bundle: Bundle) -> dict[str, Any]:
+    def bundle(self, session: Session, bundle: StoryBundle) -> dict[str, Any]:
         """Return how the limit grew, in every form."""
         story = () if self._first is None else session.history.story(self._first)
         return bundle(self._task.name, story, self.line, rich=session.rich)
@@ -167,7 +167,7 @@ class _Named(type):
 class RetryOnOom(metaclass=_Named):
     """What `flyte_notebook.retry_on_oom` returns: called and awaited like its task."""
 
-    def __init__(self, task: Any, growth: Growth, bundle: Bundle | None = None) -> None:
+    def __init__(self, task: Any, growth: Growth, bundle: StoryBundle | None = None) -> None:
         """Take a task and how its limit grows; ``bundle`` says it. Raises as `OomEscalation` does."""
         OomEscalation(task, growth)
         self._task = task

@@ -23,7 +23,7 @@ from flyte_notebook.trace import MemoryTrace
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from flyte_notebook.fitting import Ended, Verdict
+    from flyte_notebook.fitting import TrialEnd, Verdict
     from flyte_notebook.history import Action, Run
     from flyte_notebook.sdk.experiment import Bundle
     from flyte_notebook.sdk.session import Session
@@ -214,7 +214,7 @@ def _why(error: BaseException | None) -> str:
 def _measure(actions: list[Action], limit_bytes: int, room_bytes: int, *, passed: bool) -> Measure:
     """Return what one run showed of all calls of one task. ``passed``: the run did, so its caller took what failed."""
     ways = {_ended(action, at_room=limit_bytes >= room_bytes, passed=passed) for action in actions}
-    order: tuple[Ended, ...] = ("memory", "time", "other", "unclear", "passed")
+    order: tuple[TrialEnd, ...] = ("memory", "time", "other", "unclear", "passed")
     traces = [attempt.trace for action in actions for attempt in action.attempts]
     return Measure(
         limit_bytes=limit_bytes,
@@ -224,7 +224,7 @@ def _measure(actions: list[Action], limit_bytes: int, room_bytes: int, *, passed
     )
 
 
-def _ended(action: Action, *, at_room: bool, passed: bool) -> Ended:
+def _ended(action: Action, *, at_room: bool, passed: bool) -> TrialEnd:
     failures = [
         attempt.outcome
         for attempt in action.attempts

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from flyte_notebook.history import Run
     from flyte_notebook.sdk.experiment import Bundle
     from flyte_notebook.sdk.session import Session
-    from flyte_notebook.sweeping import Ended, Planned
+    from flyte_notebook.sweeping import Planned, PointEnd
 
     Call = Callable[[Run, Any, Trial], Awaitable[object]]
     """Runs the task with one value, in a run and a trial."""
@@ -208,7 +208,7 @@ def _point(run: Run, planned: Planned, error: BaseException | None) -> Point:
     )
 
 
-def _ended(error: BaseException | None, task_name: str) -> Ended:
+def _ended(error: BaseException | None, task_name: str) -> PointEnd:
     """Return how a point ended; what another task was refused that it called is an error of its own."""
     failure = failure_in(error)
     if error is None:

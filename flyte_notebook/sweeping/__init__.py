@@ -5,7 +5,7 @@ Pure: runs are started by `flyte_notebook.sdk.sweep`.
 
 from __future__ import annotations
 
-from flyte_notebook.sweeping.found import ENDS, Ended, Need, Point, Sweep, formula, plan_facts, value_words
+from flyte_notebook.sweeping.found import ENDS, Need, Point, PointEnd, Sweep, formula, plan_facts, value_words
 from flyte_notebook.sweeping.plan import (
     RANGE,
     VALUES,
@@ -26,13 +26,13 @@ __all__ = [
     "ENDS",
     "RANGE",
     "VALUES",
-    "Ended",
     "MemoryRange",
     "Need",
     "Over",
     "Plan",
     "Planned",
     "Point",
+    "PointEnd",
     "Sweep",
     "SweepError",
     "Trend",

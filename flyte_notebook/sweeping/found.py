@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from flyte_notebook.sweeping.plan import Plan, Spacing
 
-Ended: TypeAlias = Literal["passed", "OOM", "timeout", "error"]
+PointEnd: TypeAlias = Literal["passed", "OOM", "timeout", "error"]
 """``OOM`` is a kill at the limit that was swept, ``timeout`` any bound in time, ``error`` everything else."""
 
-ENDS: Final[tuple[Ended, ...]] = ("passed", "OOM", "timeout", "error")
+ENDS: Final[tuple[PointEnd, ...]] = ("passed", "OOM", "timeout", "error")
 _SHOWN_VALUE: Final = 24
 _PLAIN: Final = (int, float, str, type(None))
 
@@ -35,7 +35,7 @@ class Point:
     number: int
     limit_bytes: int | None
     value: Any
-    outcome: Ended
+    outcome: PointEnd
     duration_s: float
     peak_bytes: int | None = None
     counted_bytes: int | None = None
@@ -203,7 +203,7 @@ def formula(line: Trend, name: str) -> str:
     return f"memory = {format_memory(line.base_bytes)} {sign} {each} × {name}"
 
 
-def _nowhere(sweep: Sweep, ended: Ended) -> str:
+def _nowhere(sweep: Sweep, ended: PointEnd) -> str:
     """Return what there is to say when every point failed in the same way."""
     where = ["limit"] if len(sweep.limits) > 1 else []
     where += [f"value of {sweep.input_name}"] if sweep.input_name is not None else []

@@ -7,7 +7,7 @@ from dataclasses import fields
 from html import escape
 from typing import Any, Final
 
-from flyte_notebook.sweeping import Ended, Point, Sweep, value_words
+from flyte_notebook.sweeping import Point, PointEnd, Sweep, value_words
 from flyte_notebook.units import format_duration, format_memory
 from flyte_notebook.views import sweep_chart
 from flyte_notebook.views.markup import columns, line, section, table, with_code
@@ -24,7 +24,7 @@ _CLASS: Final = "flyte-notebook-sweep"
 _STYLE: Final = style_of(_CLASS) + (
     f".{_CLASS}{{--fnb-bad:var(--fnb-used)}}\n.{_CLASS} .fnb-body td,.{_CLASS} .fnb-body th{{white-space:nowrap}}\n"
 )
-_MARKS: Final[dict[Ended, str]] = {"passed": "✓", "OOM": "✗", "timeout": "▲", "error": "◆"}
+_MARKS: Final[dict[PointEnd, str]] = {"passed": "✓", "OOM": "✗", "timeout": "▲", "error": "◆"}
 
 
 class ShownSweep(Sweep):

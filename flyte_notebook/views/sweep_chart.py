@@ -9,7 +9,7 @@ import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from flyte_notebook.sweeping import Ended, Need, Point, Sweep, Trend, value_words
+from flyte_notebook.sweeping import Need, Point, PointEnd, Sweep, Trend, value_words
 from flyte_notebook.units import format_memory
 from flyte_notebook.views.paper import (
     BAD,
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
     from flyte_notebook.views.paper import Axes, Figure
 
-    Marks = defaultdict[Ended, list[tuple[float, float]]]
+    Marks = defaultdict[PointEnd, list[tuple[float, float]]]
 
 HEIGHT: Final = 214.0
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 112.0, 38.0, 38.0
 
 SLOW, OTHER = "#9a6700", "#7b3fa0"
-LOOKS: Final[dict[Ended, tuple[str, str, float, bool]]] = {
+LOOKS: Final[dict[PointEnd, tuple[str, str, float, bool]]] = {
     "passed": ("o", LATEST, 6.0, True),
     "OOM": ("x", BAD, 7.0, False),
     "timeout": ("^", SLOW, 7.0, False),
@@ -67,7 +67,7 @@ _LETTERS: Final = 12
 _DIGITS: Final = 6
 
 
-class Place(NamedTuple):
+class Spot(NamedTuple):
     """One axis: where a value stands, as a part of it, and its ticks with their words."""
 
     start: float
@@ -181,7 +181,7 @@ def _over_input(sweep: Sweep, title: str) -> Figure:
     return figure
 
 
-def _line(axes: Axes, sweep: Sweep, line: Trend, places: Place, memory: Scale) -> None:
+def _line(axes: Axes, sweep: Sweep, line: Trend, places: Spot, memory: Scale) -> None:
     """Draw the fitted line as far as was measured, and dashed to what it predicts."""
     width, height = _size()
 
@@ -204,14 +204,14 @@ def _line(axes: Axes, sweep: Sweep, line: Trend, places: Place, memory: Scale) -
         put_text(axes, x + 8, middle, row, weight="normal" if number else "bold")
 
 
-def _steps(start: float, end: float, places: Place) -> list[float]:
+def _steps(start: float, end: float, places: Spot) -> list[float]:
     count = 24 if places.powers else 1
     if places.powers and start > 0:
         return [start * (end / start) ** (step / count) for step in range(count + 1)]
     return [start + (end - start) * step / count for step in range(count + 1)]
 
 
-def _grounds(axes: Axes, places: Place, scale: Scale) -> None:
+def _grounds(axes: Axes, places: Spot, scale: Scale) -> None:
     """Draw both axes."""
     width, height = _size()
     axes.set_xlim(0, width)
@@ -222,22 +222,22 @@ def _grounds(axes: Axes, places: Place, scale: Scale) -> None:
     axes.grid(visible=True, axis="y", color=GRID, linewidth=0.8)
 
 
-def _limit_places(limits: Sequence[int], *, powers: bool) -> Place:
+def _limit_places(limits: Sequence[int], *, powers: bool) -> Spot:
     """Return the axis of limits: each is a tick where there is room, written as in the range: ``1.5Gi``."""
     words = [format_memory(limit).replace(" ", "").removesuffix("B") for limit in limits]
     aside = (limits[-1] - limits[0]) * 0.04 or 1
-    bare = Place(limits[0] - aside, limits[-1] + aside, powers, ())
+    bare = Spot(limits[0] - aside, limits[-1] + aside, powers, ())
     if powers:
-        bare = Place(limits[0] / 1.06, limits[-1] * 1.06, powers, ())
+        bare = Spot(limits[0] / 1.06, limits[-1] * 1.06, powers, ())
     return bare._replace(ticks=tuple(_roomy(bare, list(zip(map(float, limits), words, strict=True)))))
 
 
-def _value_places(sweep: Sweep, line: Trend | None) -> Place:
+def _value_places(sweep: Sweep, line: Trend | None) -> Spot:
     """Return the axis of values: numbers where they stand, anything else side by side."""
     names = [_tick_words(value) for value in sweep.values]
     if not sweep.numbers:
         places = [(float(place), name) for place, name in enumerate(names)]
-        bare = Place(-0.5, len(places) - 0.5, powers=False, ticks=())
+        bare = Spot(-0.5, len(places) - 0.5, powers=False, ticks=())
         return bare._replace(ticks=tuple(_roomy(bare, places)))
     ticks = sorted((float(value), name) for value, name in zip(sweep.values, names, strict=True))
     if line is not None and line.next_bytes is not None and line.next_value > ticks[-1][0]:
@@ -245,7 +245,7 @@ def _value_places(sweep: Sweep, line: Trend | None) -> Place:
     low, high = ticks[0][0], ticks[-1][0]
     powers = low > 0 and high / low > WIDE
     aside = 0.05 * (high - low) or 1.0
-    bare = Place(low / 1.2, high * 1.2, powers, ()) if powers else Place(low - aside, high + aside, powers, ())
+    bare = Spot(low / 1.2, high * 1.2, powers, ()) if powers else Spot(low - aside, high + aside, powers, ())
     return bare._replace(ticks=tuple(_roomy(bare, ticks)))
 
 
@@ -255,7 +255,7 @@ def _tick_words(value: Any) -> str:  # noqa: ANN401 - any value of an input
     return f"{value:g}" if len(words) > _DIGITS and isinstance(value, int) else clean_line(words, _LETTERS)
 
 
-def _roomy(places: Place, ticks: list[tuple[float, str]]) -> Iterator[tuple[float, str]]:
+def _roomy(places: Spot, ticks: list[tuple[float, str]]) -> Iterator[tuple[float, str]]:
     """Yield the ticks whose words do not cover those of an earlier one; the last one always."""
     width, _ = _size()
     last_at, last_words = places.part(ticks[-1][0]) * width, ticks[-1][1]
@@ -297,7 +297,7 @@ def _series_words(axes: Axes, ends: list[tuple[float, float, str]]) -> None:
         put_text(axes, width + 9, middle, words)
 
 
-def _legend(axes: Axes, outcomes: Sequence[Ended], *, peaks: bool = False) -> None:
+def _legend(axes: Axes, outcomes: Sequence[PointEnd], *, peaks: bool = False) -> None:
     """Write above the picture what each mark means, of those that are there."""
     _, height = _size()
     x = -LEFT + 14
@@ -324,7 +324,7 @@ def _put_marks(axes: Axes, marks: Marks, *, faint: bool = False) -> None:
         axes.plot(*_columns(places), **_look(outcome, faint=faint))
 
 
-def _look(outcome: Ended, *, faint: bool = False) -> dict[str, Any]:
+def _look(outcome: PointEnd, *, faint: bool = False) -> dict[str, Any]:
     marker, color, size, filled = LOOKS[outcome]
     return {
         "linestyle": "none",
@@ -338,7 +338,7 @@ def _look(outcome: Ended, *, faint: bool = False) -> dict[str, Any]:
     }
 
 
-def _at(places: Place, time: Scale, point: Point) -> tuple[float, float]:
+def _at(places: Spot, time: Scale, point: Point) -> tuple[float, float]:
     width, height = _size()
     return places.part(point.limit_bytes or 0) * width, time.part(point.duration_s) * height
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MI = 1 << 20
 NASTY = "<script>alert(1)</script>\x1b[31m"
-ENDS: tuple[sweeping.Ended, ...] = ("passed", "OOM", "timeout", "error")
+ENDS: tuple[sweeping.PointEnd, ...] = ("passed", "OOM", "timeout", "error")
 
 
 def sweep(memory: str | None = "128Mi:512Mi:4", *values: Any, name: str = "x", words: str = "boom") -> Sweep:
