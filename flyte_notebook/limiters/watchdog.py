@@ -22,7 +22,7 @@ from flyte_notebook.limiters.processes import PROC, LinuxProcesses
 from flyte_notebook.limits import Enforcement, Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from flyte_notebook.limiters.portable import PsutilProcesses
     from flyte_notebook.limiters.processes import Member, Table
@@ -202,7 +202,7 @@ class WatchdogGroup:
         if now < self._look_again_s or not (wanted or accused):
             self._over = False  # not proven
             return used_bytes
-        exact_bytes = _exact_bytes(members, bound_s=LOOK_BOUND_S + LOOK_S_PER_BYTE * quick_bytes)
+        exact_bytes = _exact_bytes(members, self._seen.keys(), bound_s=LOOK_BOUND_S + LOOK_S_PER_BYTE * quick_bytes)
         if exact_bytes is None:
             self._over = False
             self._look_again_s = time.monotonic() + LOOK_SHARE * (time.monotonic() - now)
@@ -237,16 +237,18 @@ class WatchdogGroup:
         self._was_over = self._was_over or self._over
 
 
-def _exact_bytes(members: Sequence[Member], *, bound_s: float) -> int | None:
+def _exact_bytes(members: Sequence[Member], known: Collection[int], *, bound_s: float) -> int | None:
     """Return the exact sum, or ``None`` when it takes longer than that: the clocks of the attempts must not wait.
 
-    The kernel lets nobody look into a process that is just being copied, and a fork bomb consists of those.
+    The kernel refuses a look into a process that is just being copied, and a fork bomb consists of those. What such a
+    process has is its parent's, so it counts with nothing unless it was ``known`` before.
     """
     until_s = time.monotonic() + bound_s
     used_bytes = 0
     for member in members:
         exact_bytes = member.exact_bytes()
-        used_bytes += (member.quick_bytes() or 0) if exact_bytes is None else exact_bytes
+        refused_bytes = (member.quick_bytes() or 0) if exact_bytes is None and member.pid in known else 0
+        used_bytes += refused_bytes if exact_bytes is None else exact_bytes
         if time.monotonic() > until_s:
             return None
     return used_bytes

@@ -154,12 +154,12 @@ class Process:
 
     pid: int
     quick: int
-    exact: int
+    exact: int | None
 
     def quick_bytes(self) -> int:
         return self.quick
 
-    def exact_bytes(self) -> int:
+    def exact_bytes(self) -> int | None:
         return self.exact
 
 
@@ -191,6 +191,15 @@ def test_a_child_that_is_still_being_copied_is_not_counted_twice_afterwards() ->
     assert group.sample() <= 111 * MIB
     parent.quick = 130 * MIB  # of a process that was there before, more is more
     assert 130 * MIB <= group.sample() <= 131 * MIB
+
+
+def test_a_child_that_cannot_be_looked_into_counts_with_nothing() -> None:
+    """The kernel refuses it while it is being copied: what it has is its parent's."""
+    table = Processes(Process(1, 110 * MIB, 110 * MIB))
+    group = WatchdogGroup("a", Limits(memory_bytes=1 << 40), cast("Table", table), Cpus())
+    assert 110 * MIB == group.sample()
+    table.found.append(Process(2, 110 * MIB, None))
+    assert 110 * MIB == group.sample()
 
 
 @pytest.mark.usefixtures("patient")
