@@ -158,6 +158,8 @@ class CellRun:
         except FitError as error:
             raise UsageError(f"{MAGIC}: {error}") from None
         except KeyboardInterrupt as interrupt:
+            for run in passed:
+                run.returned = None  # nothing lands, and the history keeps the run
             self.interrupted = True
             raise self._aborted(search.running, interrupt) from None
         self._show(fit_bundle(found))

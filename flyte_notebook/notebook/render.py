@@ -102,12 +102,9 @@ class Renderer:
         return file if found is None else " ".join(found)
 
 
-def of_this_process(error: BaseException, task_name: str = THIS_CELL, why: str = IN_THE_NOTEBOOK) -> Failure:
-    """Return the failure that an error of the SDK stands for when it came from no attempt of a task.
-
-    ``why`` says so in a few words.
-    """
-    return failure_outside(error, task_name, why, wanted=lambda line: not _is_of_a_magic(line))
+def of_this_process(error: BaseException) -> Failure:
+    """Return the failure that an error of the SDK stands for when it came from no attempt of a task."""
+    return failure_outside(error, THIS_CELL, IN_THE_NOTEBOOK, wanted=lambda line: not _is_of_a_magic(line))
 
 
 def _is_of_a_magic(line: SourceLine) -> bool:
