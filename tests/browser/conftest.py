@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -16,13 +17,13 @@ from typing import TYPE_CHECKING
 import capabilities
 import documents
 import pytest
+from pages import PATIENCE_S, expect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from playwright.sync_api import Browser, Locator, Page
 
-PATIENCE_S = 30
 TOKEN = "for-tests"  # noqa: S105 - of a server on the loopback that lives as long as the tests
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -81,6 +82,10 @@ class Notebook:
     def cell(self, index: int) -> Locator:
         """Return a cell, input and outputs."""
         return self.page.locator(f".jp-Notebook .jp-Cell[data-windowed-list-index='{index}']")
+
+    def gives(self, index: int, value: str) -> None:
+        """Run a cell to its end, and hold its last line to a value."""
+        expect(self.run(index)).to_have_text(re.compile(rf"(^|\n){re.escape(value)}\s*$"), use_inner_text=True)
 
     def start(self, index: int) -> Locator:
         """Run a cell without waiting for its end; return its outputs."""

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+from pages import expect
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,14 +53,14 @@ GAP = """(badge) => {
 def test_a_cell_that_needs_too_much_shows_its_card_and_the_notebook_goes_on(opened: Opening, screenshots: Path) -> None:
     """The card says what died and why, in both themes; the traceback is short; the next cell runs."""
     notebook = opened("first_look.ipynb", CELLS)
-    assert "memory: " in notebook.run(0).inner_text()
+    expect(notebook.run(0)).to_contain_text("memory: ")
     outputs = notebook.run(1)
     card = outputs.locator("section.flyte-notebook-card")
-    said = {name: card.get_attribute(f"data-{name}") for name in ("error", "kind", "code")}
-    assert {"error": "OOMError", "kind": "user", "code": "OOMKilled"} == said
+    for name, value in {"error": "OOMError", "kind": "user", "code": "OOMKilled"}.items():
+        expect(card).to_have_attribute(f"data-{name}", value)
     worker = card.get_attribute("data-worker") or ""
     assert re.fullmatch(r"oomer-[0-9a-f]+-a0-0", worker)
-    assert "needed more than 250 MiB; was killed" in card.inner_text()
+    expect(card).to_contain_text("needed more than 250 MiB; was killed")
 
     badges = card.locator("dl > div")
     assert [f"kind user, code OOMKilled, worker {worker}"] == [
@@ -71,7 +72,7 @@ def test_a_cell_that_needs_too_much_shows_its_card_and_the_notebook_goes_on(open
     assert traceback.startswith("OOMError: needed more than 250 MiB")
     assert len(traceback.splitlines()) <= 5
 
-    assert "6" == notebook.run(2).inner_text().strip().splitlines()[-1]
+    notebook.gives(2, "6")
 
     for theme in ("Light", "Dark"):
         notebook.theme(theme)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import documents
 import pytest
+from pages import expect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,18 +73,19 @@ def test_the_line_comes_and_its_stop_is_heard_while_the_cell_blocks(
     line = notebook.cell(1).locator(".flyte-notebook-live")
     meter = line.get_by_role("meter")
     meter.and_(notebook.page.locator("[aria-valuenow='87'], [aria-valuenow='88']")).wait_for()
-    assert re.search(r"oomer\s*\d+\.\d s\s*running\s*2\d\d of 250 MiB", line.inner_text())
+    expect(line).to_have_text(re.compile(r"oomer\s*\d+\.\d s\s*running\s*2\d\d of 250 MiB"))
     for theme in ("Dark", "Light"):
         notebook.theme(theme)
         notebook.page.locator("#jupyterlab-splash").wait_for(state="detached")
         notebook.cell(1).screenshot(path=screenshots / f"live_{theme.lower()}.png")
     notebook.cell(1).get_by_role("button", name="Stop").click()
     notebook.cell(1).locator("[data-mime-type='application/vnd.jupyter.stderr']").wait_for()
-    assert "ActionAbortedError" in notebook.cell(1).inner_text()
+    expect(notebook.cell(1)).to_contain_text("ActionAbortedError")
     line.wait_for(state="detached")
     notebook.page.wait_for_function(IDLE)  # a cell that fails takes those with it that wait
     notebook.run(2)
-    assert re.search(r"live\.fill · \S+ s · peak 1\d\d MiB of 250 MiB", notebook.cell(2).inner_text())
+    ended = re.compile(r"live\.fill · \S+ s · peak 1\d\d MiB of 250 MiB")
+    expect(notebook.cell(2)).to_have_text(ended, use_inner_text=True)
     notebook.cell(2).screenshot(path=screenshots / "live_ended.png")
     notebook.page.evaluate(SAVE)
     saved = documents.read(lab.place / "live_line.ipynb")
@@ -100,7 +102,6 @@ def _progress_of_a_task_moves(notebook: Notebook, screenshots: Path) -> None:
     for width in ("50%", "100%"):
         bar.and_(notebook.page.locator(f"[style*='width: {width}']")).wait_for()
     notebook.page.wait_for_function(IDLE)
-    shown = notebook.cell(3).inner_text()
-    assert "Button(description='press'" in shown
-    assert "model not found" not in shown
+    expect(notebook.cell(3)).to_contain_text("Button(description='press'")
+    assert "model not found" not in notebook.cell(3).inner_text()
     notebook.cell(3).screenshot(path=screenshots / "progress_of_a_task.png")

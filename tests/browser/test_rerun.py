@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from pages import expect
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,9 +31,8 @@ def test_a_click_runs_the_cell_again_with_more_memory_and_its_outputs_land(
     notebook.run(0)
     outputs = notebook.run(1)
     card = outputs.locator("section.flyte-notebook-card")
-    assert ("OOMError", "user", "OOMKilled") == tuple(
-        card.get_attribute(f"data-{name}") for name in ("error", "kind", "code")
-    )
+    for name, value in {"error": "OOMError", "kind": "user", "code": "OOMKilled"}.items():
+        expect(card).to_have_attribute(f"data-{name}", value)
     form = outputs.locator(".flyte-notebook-form")
     memory = form.get_by_label("Memory", exact=True)
     memory.wait_for()
@@ -45,13 +45,13 @@ def test_a_click_runs_the_cell_again_with_more_memory_and_its_outputs_land(
 
     memory.fill("6OOMi")
     form.get_by_role("alert").wait_for()
-    assert form.get_by_role("button", name="Rerun").is_disabled()
+    expect(form.get_by_role("button", name="Rerun")).to_be_disabled()
     notebook.cell(1).screenshot(path=screenshots / f"{front}_form_problem_light.png")
     memory.fill("600Mi")
     form.get_by_role("alert").wait_for(state="detached")
-    assert 'await oomer.override(resources=flyte.Resources(memory="600Mi"))(x=x)' in form.inner_text()
+    expect(form).to_contain_text('await oomer.override(resources=flyte.Resources(memory="600Mi"))(x=x)')
     form.get_by_role("button", name="Rerun").click()
     outputs.get_by_text("✓ rerun with 600Mi succeeded").first.wait_for()
     form.get_by_label("Memory", exact=True).wait_for(state="detached")
     notebook.cell(1).screenshot(path=screenshots / f"{front}_rerun_passed_light.png")
-    assert "50000001" == notebook.run(2).inner_text().strip().splitlines()[-1]
+    notebook.gives(2, "50000001")

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from pages import expect
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,8 +35,8 @@ def _is_whole(notebook: Notebook) -> None:
     notebook.page.wait_for_selector("section.flyte-notebook-card", state="visible")
     notebook.page.wait_for_timeout(3_000)  # JupyterLab looks for a widget for two seconds before it complains
     card = notebook.cell(1).locator("section.flyte-notebook-card")
-    assert "needed more than 250 MiB" in card.inner_text()
-    assert card.locator("img.fnb-chart").evaluate("image => image.naturalWidth") > 0
+    expect(card).to_contain_text("needed more than 250 MiB")
+    expect(card.locator("img.fnb-chart")).not_to_have_js_property("naturalWidth", 0)
     shown = notebook.page.locator("body").inner_text()
     assert [] == [words for words in LOST if words in shown]
     assert notebook.page.evaluate("window.hurt") is None
@@ -78,7 +79,7 @@ def test_a_saved_card_is_whole_without_its_kernel(opened: Opening, screenshots: 
     page.goto((opened.lab.place / "saved.html").as_uri())
     card = page.locator("section.flyte-notebook-card").first
     card.wait_for()
-    assert card.locator("img.fnb-chart").evaluate("image => image.naturalWidth") > 0
+    expect(card.locator("img.fnb-chart")).not_to_have_js_property("naturalWidth", 0)
     assert page.evaluate("window.hurt") is None
     assert [] == [words for words in LOST if words in page.locator("body").inner_text()]
     page.screenshot(path=screenshots / "nbconvert_light.png", full_page=True)

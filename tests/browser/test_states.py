@@ -5,9 +5,11 @@ One notebook with one kernel, in which each test runs cells of its own.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
+from pages import expect
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,11 +84,11 @@ def test_a_variable_that_changed_meanwhile_is_asked_about(first: Notebook, scree
     question = outputs.get_by_role("button", name="Replace")
     question.wait_for()
     _shoot(notebook, 1, screenshots, "asked")
-    assert "'mine'" == notebook.run(3).inner_text().strip().splitlines()[-1]
+    notebook.gives(3, "'mine'")
     notebook.show(1)
     question.click()
     outputs.get_by_text("is in the notebook").first.wait_for()
-    assert "15000000" == notebook.run(3).inner_text().strip().splitlines()[-1]
+    notebook.gives(3, "15000000")
 
 
 def test_a_rerun_that_fails_shows_both_attempts_on_one_card(first: Notebook, screenshots: Path) -> None:
@@ -95,9 +97,9 @@ def test_a_rerun_that_fails_shows_both_attempts_on_one_card(first: Notebook, scr
     outputs = notebook.run(4)
     _rerun(outputs, "150Mi")
     outputs.get_by_text("✗ rerun with 150Mi: OOMError").first.wait_for()
-    assert 1 == outputs.locator("section.flyte-notebook-card").count()
-    words = outputs.locator("img.fnb-chart").get_attribute("alt") or ""
-    assert "rerun 1 (150Mi) used up to 150 MiB of 150 MiB allowed and was killed" in words
+    expect(outputs.locator("section.flyte-notebook-card")).to_have_count(1)
+    words = re.compile(r"rerun 1 \(150Mi\) used up to 150 MiB of 150 MiB allowed and was killed")
+    expect(outputs.locator("img.fnb-chart")).to_have_attribute("alt", words)
     _shoot(notebook, 4, screenshots, "failed_again")
     _rerun(outputs, "300Mi")
     outputs.get_by_text("✓ rerun with 300Mi succeeded").first.wait_for()
@@ -112,7 +114,7 @@ def test_what_a_program_caught_is_a_tree_whose_failures_open(first: Notebook, sc
     failed.focus()
     notebook.page.keyboard.press("Enter")
     outputs.locator("section.flyte-notebook-card").first.wait_for(state="visible")
-    assert "(caught)" in outputs.inner_text()
+    expect(outputs).to_contain_text("(caught)")
     _shoot(notebook, 5, screenshots, "caught_tree")
     notebook.run(6)
     _shoot(notebook, 6, screenshots, "runs")
@@ -127,7 +129,7 @@ def test_the_form_answers_after_the_page_was_loaded_again(opened: Opening, first
     outputs = notebook.cell(7).locator(".jp-OutputArea")
     _rerun(outputs, "300Mi")
     outputs.get_by_text("✓ rerun with 300Mi succeeded").first.wait_for()
-    assert "15000001" == notebook.run(8).inner_text().strip().splitlines()[-1]
+    notebook.gives(8, "15000001")
 
 
 def test_stop_is_heard_and_everything_is_readable_on_a_narrow_page(
