@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "flyte_notebook"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("bound", "units", "errors", "reliance", "supported", "tested"),
+    ("bound", "units", "errors", "reliance", "supported", "tested", "userfiles"),
     ("endings", "limits", "private", "trace"),
     ("job", "next_limit", "outcome", "semantics", "stand_in"),
     ("diagnosis", "catalogue.*", "fitting.*", "escalation", "sweeping.*", "history.*", "overrides", "progress"),

@@ -11,15 +11,14 @@ import ast
 import enum
 import functools
 import hashlib
-import os
 import pickle
 import sys
-import sysconfig
 import types
 import typing
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.bound import open_file
+from flyte_notebook.userfiles import is_user_file
 from flyte_notebook.worker import outside, pickling
 from flyte_notebook.worker.code_objects import global_names
 
@@ -332,9 +331,7 @@ def _is_builtin(obj: Any) -> bool:
 def _module_version(module: types.ModuleType) -> str:
     """Return a module's name; for a module of the user's own the digest of its file too."""
     file = getattr(module, "__file__", None)
-    if not isinstance(file, str) or not file.endswith(".py") or "site-packages" in file or "dist-packages" in file:
-        return module.__name__
-    if file.startswith((sysconfig.get_path("stdlib") + os.sep, os.path.dirname(os.__file__) + os.sep)):  # noqa: PTH120 - the SDK's paths are strings
+    if not isinstance(file, str) or not file.endswith(".py") or not is_user_file(file):
         return module.__name__
     try:
         with open_file(file, "rb") as text:

@@ -12,7 +12,7 @@ from IPython.core.displayhook import DisplayHook
 
 from flyte_notebook.notebook import output, pump, shell_in_worker, widgets_in_worker
 from flyte_notebook.reliance import Reliance, expect
-from flyte_notebook.worker.userfiles import is_user_file
+from flyte_notebook.userfiles import is_user_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook import private
-from flyte_notebook.worker.userfiles import is_user_file
+from flyte_notebook.userfiles import is_user_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -30,13 +30,13 @@ import os
 import random
 import signal
 import sys
-import sysconfig
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.limiters import kernel_files
 from flyte_notebook.limiters.base import ATTEMPT_VARIABLE
+from flyte_notebook.userfiles import is_user_file
 from flyte_notebook.worker import child, handover, own_pages, parent, prctl, protocol
 from flyte_notebook.worker.fingerprint import ATTEMPT_NAME_BYTES
 
@@ -111,14 +111,9 @@ def _prepare(settings: dict[str, Any]) -> tuple[tuple[own_pages.Run, ...], dict[
 
 def _foreign_module() -> str:
     """Return a module that was loaded from neither the standard library, nor site-packages, nor this package."""
-    paths = sysconfig.get_paths()
-    homes = (paths["stdlib"], paths["platstdlib"], str(Path(__file__).parent.parent))
     for name, module in sorted(sys.modules.items()):
         file = _file(module)
-        if file is None or name == "__main__":
-            continue
-        inside = any(file.startswith(home + os.sep) for home in homes)
-        if not inside and not {"site-packages", "dist-packages"} & set(Path(file).parts):
+        if file is not None and name != "__main__" and is_user_file(file):
             return file
     return ""
 

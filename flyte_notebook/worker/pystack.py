@@ -23,9 +23,9 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from flyte_notebook.userfiles import is_user_file
 from flyte_notebook.worker.layout import OF_GENERATOR, UNTAGGED, WIDTHS
 from flyte_notebook.worker.linetable import line_of
-from flyte_notebook.worker.userfiles import is_user_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

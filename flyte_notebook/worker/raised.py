@@ -15,9 +15,9 @@ from flyte_notebook.bound import open_file
 from flyte_notebook.errors import MAX_TEXT_CHARS, ON_CLUSTER, pack, sendable, short
 from flyte_notebook.outcome import Raised, SourceLine
 from flyte_notebook.stand_in import WorkerTraceback
+from flyte_notebook.userfiles import is_user_file
 from flyte_notebook.worker import pickling
 from flyte_notebook.worker.allocation import refused_allocation
-from flyte_notebook.worker.userfiles import is_user_file
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType

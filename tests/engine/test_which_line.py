@@ -441,6 +441,7 @@ def in_steps() -> None:
         time.sleep(PAUSE_S)
 
 
+@pytest.mark.alone
 def test_a_line_that_sleeps_is_not_what_took_the_memory() -> None:
     """A loop that leaks and waits is seen waiting nearly always: the growth stands beside the line that leaks.
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from stack_programs import eventually, started
 
-from flyte_notebook.worker import linetable, pystack, selfread, shapes, userfiles
+from flyte_notebook import userfiles
+from flyte_notebook.worker import linetable, pystack, selfread, shapes
 from flyte_notebook.worker.layout import Layout, Shape
 from flyte_notebook.worker.pystack import Place, StackReader, Thread
 

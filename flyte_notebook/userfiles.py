@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import sysconfig
 from functools import cache
+from pathlib import Path
 
-HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+HERE = str(Path(__file__).parent) + os.sep
 
 
 def is_user_file(filename: str) -> bool:
