@@ -25,6 +25,9 @@ MOST_PROCESSES = 8
 """So many test side by side at most, each with what it starts; ``-n 2`` asks for another number."""
 
 TOLD = pytest.StashKey[set[str]]()
+NOW = pytest.StashKey["leaks.Snapshot | None"]()
+"""What was there at the end of the last test, if nothing that outlives a test has come or gone since."""
+PROOFS = frozenset({"_session_leaves_nothing", "_module_leaves_nothing"})
 
 PURE = (
     *("cells", "keeping", "views", "test_architecture.py", "test_diagnosis.py", "test_errors.py", "test_exports.py"),
@@ -118,6 +121,7 @@ def pytest_collection_finish() -> None:
     """Leave what was imported out of all searches for cycles: half a second each."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000)  # a tenth of the searches; what a test leaves open in a cycle `leaks.settle` looks for
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # before the clock of the test begins
@@ -161,6 +165,21 @@ def _no_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
 def _test_of(item: pytest.Item) -> str:
     """Return the name of a test as ``may_skip.toml`` has it, with its parameters."""
     return "::".join([item.path.relative_to(HERE).as_posix(), *item.nodeid.split("::")[1:]])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> Generator[None]:
+    """Look anew after a fixture of more than one test: what it started is there before the next one."""
+    result = yield
+    if fixturedef.scope != "function" and fixturedef.argname not in PROOFS:
+        request.config.stash[NOW] = None
+    return result
+
+
+def pytest_fixture_post_finalizer(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> None:
+    """Look anew after the end of such a fixture."""
+    if fixturedef.scope != "function" and fixturedef.argname not in PROOFS:
+        request.config.stash[NOW] = None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -207,10 +226,12 @@ def _folder(node: pytest.Item | pytest.Module) -> str:
 
 def _proof(request: pytest.FixtureRequest, who: str, leave: frozenset[str] = frozenset()) -> Iterator[None]:
     told = request.config.stash.setdefault(TOLD, set())
-    before = leaks.Snapshot.take()
+    before = request.config.stash.get(NOW, None) or leaks.Snapshot.take()
+    request.config.stash[NOW] = before
     yield
+    lines, request.config.stash[NOW] = leaks.settled(before, leave=leave)
     # What a test was blamed for is not its module's fault as well: a leak is told once, by the innermost who saw it.
-    left = {line.partition(" (")[0]: line for line in leaks.settle(before, leave=leave)}
+    left = {line.partition(" (")[0]: line for line in lines}
     news = [line for name, line in left.items() if name not in told]
     told.update(left)
     if news:

@@ -191,7 +191,7 @@ class Opening:
 @pytest.fixture(scope="package")
 def front(lab: Lab, chromium: Browser) -> Opening:
     """Give the one page that has JupyterLab open, in which notebooks are opened one after the other."""
-    page = chromium.new_page(device_scale_factor=2)
+    page = chromium.new_page()
     page.set_default_timeout(PATIENCE_S * 1000)
     return Opening(lab, page)
 
