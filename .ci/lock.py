@@ -2,7 +2,7 @@
 
 python .ci/lock.py fits [LOCK]          ends with 1 and one line that says why this Python does not fit the lock
 python .ci/lock.py select LOCK EXTRA    prints the part of the lock that an extra needs, with what it stands on
-python .ci/lock.py update [OPTION...]   makes both locks and flyte_notebook/tested.py anew; options are those of uv
+python .ci/lock.py update [OPTION...]   makes both locks and flyte_notebook/core/tested.py anew; options are those of uv
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def update(options: list[str]) -> None:
     compile_lock(newest, pythons, WHEELS, ["--extra=lab", "--extra=test", "--extra=lint", *options], project[BUILD])
     lowest = ["--extra=lab", "--extra=test", "--resolution=lowest-direct", *options]
     compile_lock(oldest, pythons[:1], WHEELS[:1], lowest, project[BUILD])
-    write(ROOT / "flyte_notebook" / "tested.py", tested(newest.read_text()))
+    write(ROOT / "flyte_notebook" / "core" / "tested.py", tested(newest.read_text()))
 
 
 def compile_lock(

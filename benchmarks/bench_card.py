@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from flyte_notebook.trace import MemoryTrace
-from flyte_notebook.views import chart
+from flyte_notebook.core.trace import MemoryTrace
+from flyte_notebook.views.charts import chart
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -32,12 +32,12 @@ from fit_programs import MIB
 from matplotlib.figure import Figure
 
 import flyte_notebook as fn
-from flyte_notebook.fitting import POD_BYTES
+from flyte_notebook.experiments.fitting import POD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flyte_notebook.fitting import Fit
+    from flyte_notebook.experiments.fitting import Fit
 
 OUT = Path("build", "bench")
 MOST_RUNS = 3

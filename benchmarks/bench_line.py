@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 import budget
 from budget import Row
 
-from flyte_notebook.worker import handover, protocol
+from flyte_notebook.worker.process import handover, protocol
 
 if TYPE_CHECKING:
-    from flyte_notebook.worker.pystack import StackReader
+    from flyte_notebook.worker.stacks.pystack import StackReader
 
 INTERVALS_S = (0.002, 0.005, 0.02, 0.1)
 BAR_PERCENT = 2
@@ -34,7 +34,7 @@ COUNT = 1_000_000
 PROGRAM = """
 import socket, sys, time
 sys.path[:] = sys.argv[2].split(":")
-from flyte_notebook.worker import handover
+from flyte_notebook.worker.process import handover
 with socket.socket(fileno=int(sys.argv[1])) as sock:
     handover.send(sock, {"kind": "stack", **handover.layout_message()})
 def step(n):

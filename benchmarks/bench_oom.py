@@ -28,10 +28,10 @@ from budget import Row
 from pool_work import MIB
 
 import flyte_notebook as fn
-from flyte_notebook.diagnosis import diagnose
+from flyte_notebook.core.diagnosis import diagnose
+from flyte_notebook.core.limits import Limits
 from flyte_notebook.engine import engine as engine_module
 from flyte_notebook.limiters import joining, selection
-from flyte_notebook.limits import Limits
 from flyte_notebook.sdk import enforcement
 
 if TYPE_CHECKING:

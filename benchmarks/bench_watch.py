@@ -24,8 +24,8 @@ import psutil
 from budget import Row
 from kernels import Kernel
 
-from flyte_notebook.trace import TraceRecorder
-from flyte_notebook.worker import watched
+from flyte_notebook.core.trace import TraceRecorder
+from flyte_notebook.worker.process import watched
 
 MIB = 1 << 20
 DAY_S = 24 * 3600

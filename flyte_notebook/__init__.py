@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
     from flyte_notebook.capabilities import Doctor
     from flyte_notebook.catalogue import Explanation
-    from flyte_notebook.fitting import Fit
+    from flyte_notebook.core.outcome import Failure
+    from flyte_notebook.core.trace import MemoryTrace
+    from flyte_notebook.experiments.fitting import Fit
+    from flyte_notebook.experiments.sweeping import Sweep
     from flyte_notebook.history import Action, Attempt, History, Run, Runs
-    from flyte_notebook.outcome import Failure
     from flyte_notebook.sdk.escalation import RetryOnOom
-    from flyte_notebook.sweeping import Sweep
-    from flyte_notebook.trace import MemoryTrace
-    from flyte_notebook.views.comparison import Comparison
+    from flyte_notebook.views.experiments.comparison import Comparison
 
     errors: ModuleType
     runs: History
@@ -84,15 +84,15 @@ __all__ = [
 _HOMES = {
     "Action": "flyte_notebook.history",
     "Attempt": "flyte_notebook.history",
-    "Comparison": "flyte_notebook.views.comparison",
+    "Comparison": "flyte_notebook.views.experiments.comparison",
     "Doctor": "flyte_notebook.capabilities",
     "Explanation": "flyte_notebook.catalogue",
-    "Failure": "flyte_notebook.outcome",
-    "Fit": "flyte_notebook.fitting",
-    "MemoryTrace": "flyte_notebook.trace",
+    "Failure": "flyte_notebook.core.outcome",
+    "Fit": "flyte_notebook.experiments.fitting",
+    "MemoryTrace": "flyte_notebook.core.trace",
     "Run": "flyte_notebook.history",
     "Runs": "flyte_notebook.history",
-    "Sweep": "flyte_notebook.sweeping",
+    "Sweep": "flyte_notebook.experiments.sweeping",
 }
 
 
@@ -170,7 +170,7 @@ def explain(thing: object) -> Explanation:
     nothing has, with the closest ones, and TypeError for what is no error.
     """
     catalogue = importlib.import_module("flyte_notebook.catalogue")
-    view = importlib.import_module("flyte_notebook.views.explanation")
+    view = importlib.import_module("flyte_notebook.views.failures.explanation")
     result: Explanation = view.shown(catalogue.explain(thing))
     return result
 
@@ -189,14 +189,14 @@ class _FitCall:
 
     def __call__(self, task: Any, /, *args: Any, **inputs: Any) -> Fit:  # noqa: ANN401 - any task, any inputs
         search = importlib.import_module("flyte_notebook.sdk.fit")
-        view = importlib.import_module("flyte_notebook.views.fit")
+        view = importlib.import_module("flyte_notebook.views.experiments.fit")
         result: Fit = view.shown(search.fit(task, args, inputs, bundle=view.fit_bundle))
         return result
 
     async def aio(self, task: Any, /, *args: Any, **inputs: Any) -> Fit:  # noqa: ANN401 - any task, any inputs
         """As `fit`, awaited; cancelling it stops the search."""
         search = importlib.import_module("flyte_notebook.sdk.fit")
-        view = importlib.import_module("flyte_notebook.views.fit")
+        view = importlib.import_module("flyte_notebook.views.experiments.fit")
         result: Fit = view.shown(await search.fit_aio(task, args, inputs, bundle=view.fit_bundle))
         return result
 
@@ -211,7 +211,7 @@ def compare(*things: Any, **named: Any) -> Comparison:  # noqa: ANN401 - runs, a
     ``compare(before=run_a, after=run_b)`` names them. A run with many actions stands for the one with the highest peak.
     The chart shows the last six. Raises TypeError for what cannot be compared, and ValueError for nothing at all.
     """
-    result: Comparison = importlib.import_module("flyte_notebook.views.comparison").compared(things, named)
+    result: Comparison = importlib.import_module("flyte_notebook.views.experiments.comparison").compared(things, named)
     return result
 
 
@@ -235,7 +235,7 @@ def load(path: str | PathLike[str] | None = None) -> Runs:
     RuntimeError for a file that is not there, is damaged, or was written by a later version.
     """
     found = importlib.import_module("flyte_notebook.storage").load(path)
-    result: Runs = importlib.import_module("flyte_notebook.views.saved").SavedRuns(found)
+    result: Runs = importlib.import_module("flyte_notebook.views.history.saved").SavedRuns(found)
     return result
 
 
@@ -286,7 +286,8 @@ class _SweepCall:
 
 
 def _sweep_rooms() -> tuple[Any, Any]:
-    return importlib.import_module("flyte_notebook.sdk.sweep"), importlib.import_module("flyte_notebook.views.sweep")
+    names = ("flyte_notebook.sdk.sweep", "flyte_notebook.views.experiments.sweep")
+    return importlib.import_module(names[0]), importlib.import_module(names[1])
 
 
 sweep = _SweepCall()
@@ -312,7 +313,8 @@ def retry_on_oom(
     is raised and says what was tried. Raises ``TypeError`` for what is no task, and ``ValueError`` for a task without a
     memory limit, for one that is not below ``up_to``, and for a limit that would not grow.
     """
-    growth = importlib.import_module("flyte_notebook.escalation").growth_of(factor=factor, up_to=up_to, step=step)
+    pure = importlib.import_module("flyte_notebook.experiments.escalation")
+    growth = pure.growth_of(factor=factor, up_to=up_to, step=step)
     result: RetryOnOom = importlib.import_module("flyte_notebook.sdk.escalation").RetryOnOom(
         task, growth, _escalation_bundle
     )
@@ -320,7 +322,7 @@ def retry_on_oom(
 
 
 def _escalation_bundle(*args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - as of the view, loaded only now
-    bundle: dict[str, Any] = importlib.import_module("flyte_notebook.views.escalation").escalation_bundle(
+    bundle: dict[str, Any] = importlib.import_module("flyte_notebook.views.experiments.escalation").escalation_bundle(
         *args, **kwargs
     )
     return bundle
@@ -337,7 +339,7 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
 
 
 def _figure_of(run: Run) -> Any:  # noqa: ANN401 - a matplotlib Figure; its library is loaded only now
-    return importlib.import_module("flyte_notebook.views.chart").run_figure(run)
+    return importlib.import_module("flyte_notebook.views.charts.chart").run_figure(run)
 
 
 _draw_runs_with(_figure_of)
@@ -356,7 +358,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - public names that are loade
         return None if home.last is None else view.shown(home.last)
     if name == "last_fit":
         found = importlib.import_module("flyte_notebook.sdk.fit").last
-        return None if found is None else importlib.import_module("flyte_notebook.views.fit").shown(found)
+        return None if found is None else importlib.import_module("flyte_notebook.views.experiments.fit").shown(found)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)
 

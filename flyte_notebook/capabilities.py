@@ -7,19 +7,19 @@ import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flyte_notebook import supported
+from flyte_notebook.core import supported
+from flyte_notebook.core.reliance import losses
+from flyte_notebook.core.tested import VERSIONS
+from flyte_notebook.core.units import format_cpu, format_memory
 from flyte_notebook.limiters import machine
-from flyte_notebook.reliance import losses
 from flyte_notebook.sdk import enforcement, places
-from flyte_notebook.tested import VERSIONS
-from flyte_notebook.units import format_cpu, format_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from flyte_notebook.core.limits import Enforcement
+    from flyte_notebook.core.reliance import Loss
     from flyte_notebook.engine.link import Workers
-    from flyte_notebook.limits import Enforcement
-    from flyte_notebook.reliance import Loss
     from flyte_notebook.sdk.session import Session
 
 EXACTNESS = {

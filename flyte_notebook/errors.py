@@ -19,7 +19,7 @@ Where our own classes hang in the SDK's tree::
             ├── OOMError, TaskTimeoutError, ...
             └── UnschedulableError    ours: this machine can never admit the task
     ValueError
-    └── UnitError                     ours, in `flyte_notebook.units`
+    └── UnitError                     ours, in `flyte_notebook.core.units`
 
 Most of the SDK's classes do not survive pickling, because their ``__init__`` takes other arguments than ``args``.
 `pack` turns an error into plain values, `rebuild` turns those into an error of the same class with the same fields.

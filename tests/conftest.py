@@ -9,7 +9,7 @@ import signal
 import tempfile
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import leaks
 import pytest
@@ -56,6 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     before, before_tempdir = dict(os.environ), tempfile.tempdir
     place = tempfile.mkdtemp(prefix="tests-")
+    config.pluginmanager.register(LooksAnew())
     names = ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "XDG_CACHE_HOME")
     own = {name: str(Path(place, name.lower())) for name in names}
     # Which fonts there are takes matplotlib seconds to find out.
@@ -167,19 +168,27 @@ def _test_of(item: pytest.Item) -> str:
     return "::".join([item.path.relative_to(HERE).as_posix(), *item.nodeid.split("::")[1:]])
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> Generator[None]:
-    """Look anew after a fixture of more than one test: what it started is there before the next one."""
-    result = yield
-    if fixturedef.scope != "function" and fixturedef.argname not in PROOFS:
-        request.config.stash[NOW] = None
-    return result
+class LooksAnew:
+    """What a fixture of more than one test starts is there before the next test.
 
+    A plugin of its own: pytest does not ask this file about fixtures of the session.
+    """
 
-def pytest_fixture_post_finalizer(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> None:
-    """Look anew after the end of such a fixture."""
-    if fixturedef.scope != "function" and fixturedef.argname not in PROOFS:
-        request.config.stash[NOW] = None
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any, request: pytest.FixtureRequest) -> Generator[None, object, object]:
+        """Forget what was there before it began."""
+        try:
+            return (yield)
+        finally:
+            self._forget(fixturedef, request)
+
+    def pytest_fixture_post_finalizer(self, fixturedef: Any, request: pytest.FixtureRequest) -> None:
+        """Forget what was there before it ended."""
+        self._forget(fixturedef, request)
+
+    def _forget(self, fixturedef: Any, request: pytest.FixtureRequest) -> None:
+        if fixturedef.scope != "function" and fixturedef.argname not in PROOFS:
+            request.config.stash[NOW] = None
 
 
 @pytest.fixture(scope="session", autouse=True)

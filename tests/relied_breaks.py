@@ -31,7 +31,8 @@ from flyte.types import TypeEngine, _pickle
 from flyteidl2.core import literals_pb2  # type: ignore[import-untyped]  # generated, without types
 
 from flyte_notebook.sdk import control_plane, lazy, rehearsal
-from flyte_notebook.worker import own_pages, pickling
+from flyte_notebook.worker.process import own_pages
+from flyte_notebook.worker.values import pickling
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -36,8 +36,9 @@ def opened_for(module: ModuleType) -> Iterator[Session]:
 
 
 def give_supervisors(patch: pytest.MonkeyPatch, **settings: float) -> None:
-    """Start supervisors with other bounds: ``spares__IDLE_S=1.0`` is ``flyte_notebook.worker.spares.IDLE_S``."""
+    """Start supervisors with other bounds: ``spares__IDLE_S=1.0`` is ``IDLE_S`` of ``worker.process.spares``."""
     for name, value in settings.items():
         module, _, bound = name.partition("__")
-        setting = f"import flyte_notebook.worker.{module} as its; assert its.{bound}; its.{bound} = {value!r}; main("
+        its = f"flyte_notebook.worker.process.{module}"
+        setting = f"import {its} as its; assert its.{bound}; its.{bound} = {value!r}; main("
         patch.setattr(link, "_BOOT", link._BOOT.replace("main(", setting))

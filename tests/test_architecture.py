@@ -20,13 +20,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "flyte_notebook"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("bound", "units", "errors", "reliance", "supported", "tested", "userfiles"),
-    ("endings", "limits", "private", "trace"),
-    ("job", "next_limit", "outcome", "semantics", "stand_in"),
-    ("diagnosis", "catalogue.*", "fitting.*", "escalation", "sweeping.*", "history.*", "overrides", "progress"),
+    ("errors", *(f"core.{name}" for name in ("bound", "reliance", "supported", "tested", "units", "userfiles"))),
+    ("core.__init__", "core.endings", "core.limits", "core.private", "core.trace"),
+    ("core.job", "core.next_limit", "core.outcome", "core.semantics", "core.stand_in"),
+    ("core.diagnosis", "core.overrides", "core.progress", "catalogue.*", "experiments.*", "history.*"),
     ("storage.*", "limiters.*"),
     ("worker.*",),
-    ("scheduler",),
     ("engine.*",),
     ("cells.*",),
     ("sdk.*",),
@@ -45,18 +44,18 @@ HOMES: dict[str, tuple[str, ...]] = {
     "flyte": ("sdk.*", "errors"),
     "flyteidl2": ("sdk.*",),
     "connectrpc": ("sdk.*",),
-    "ipywidgets": ("notebook.widgets_of_tasks", "views.card", "views.live"),
-    "matplotlib": ("views.paper",),
-    "IPython": ("notebook.*",),
+    "ipywidgets": ("notebook.widgets_of_tasks", "views.failures.card", "views.history.live"),
+    "matplotlib": ("views.charts.paper",),
+    "IPython": ("notebook.*", "cells.formats", "cells.shell_in_worker"),
     "ipykernel": ("notebook.*",),
-    "nest_asyncio2": ("notebook.*", "worker.body"),
+    "nest_asyncio2": ("notebook.*", "worker.process.body"),
     "psutil": ("limiters.*",),
-    "traitlets": ("notebook.*", "views.card", "views.live"),
+    "traitlets": ("notebook.*", "cells.shell_in_worker", "views.failures.card", "views.history.live"),
     "zmq": ("notebook.*",),
     "tornado": ("notebook.*",),
-    "cloudpickle": ("worker.classes", "worker.pickling", "worker.relies"),
-    "numpy": ("worker.outside",),
-    "pandas": ("trace",),
+    "cloudpickle": ("worker.values.classes", "worker.values.pickling", "worker.relies"),
+    "numpy": ("worker.values.outside",),
+    "pandas": ("core.trace",),
 }
 """The only rooms that may import a foreign library; one that is not listed has no home yet."""
 
@@ -106,38 +105,38 @@ REPLACEABLE = frozenset(
 
 AHEAD_OF_USER_CODE = (
     "limiters.*",
-    "worker.allocation_probe",
-    "worker.calibration",
-    "worker.forkserver",
-    "worker.fresh",
-    "worker.launcher",
-    "worker.launching",
-    "worker.layout",
-    "worker.fingerprint",
-    "worker.own_pages",
-    "worker.parent",
-    "worker.prefork",
-    "worker.pystack",
-    "worker.stack_sample",
-    "worker.spare",
-    "worker.spares",
-    "worker.supervisor",
-    "worker.watched",
-    "worker.line_attribution",
+    "worker.stacks.allocation_probe",
+    "worker.stacks.calibration",
+    "worker.process.forkserver",
+    "worker.process.fresh",
+    "worker.process.launcher",
+    "worker.process.launching",
+    "worker.stacks.layout",
+    "worker.process.fingerprint",
+    "worker.process.own_pages",
+    "worker.process.parent",
+    "worker.process.prefork",
+    "worker.stacks.pystack",
+    "worker.stacks.stack_sample",
+    "worker.process.spare",
+    "worker.process.spares",
+    "worker.process.supervisor",
+    "worker.process.watched",
+    "worker.stacks.line_attribution",
     "sdk.probes",
 )
 """Modules that run in a process without user code, or before it."""
 
 MAY_USE: dict[tuple[str, str], str] = {
-    ("bound", "time.sleep"): "bound here",
-    ("bound", "os.urandom"): "bound here",
-    ("bound", "open"): "bound here",
-    ("private", "open"): "bound here",
-    ("private", "os.unlink"): "bound here",
-    ("private", "os.link"): "bound here",
-    ("worker.allocation", "os.urandom"): "compared with what a line calls, and not called",
-    ("worker.protocol", "socket.socket"): "bound here",
-    ("worker.protocol", "socket.socketpair"): "bound here",
+    ("core.bound", "time.sleep"): "bound here",
+    ("core.bound", "os.urandom"): "bound here",
+    ("core.bound", "open"): "bound here",
+    ("core.private", "open"): "bound here",
+    ("core.private", "os.unlink"): "bound here",
+    ("core.private", "os.link"): "bound here",
+    ("worker.stacks.allocation", "os.urandom"): "compared with what a line calls, and not called",
+    ("worker.process.protocol", "socket.socket"): "bound here",
+    ("worker.process.protocol", "socket.socketpair"): "bound here",
     ("sdk.places", "os.makedirs"): "a directory that a user named, as the SDK makes it",
 }
 """Uses of what may be replaced, (module, name) -> reason."""
@@ -151,6 +150,10 @@ HEAVY = ("flyte", "IPython", "ipywidgets", "matplotlib", "numpy", "asyncio")
 
 NEVER_IN_A_WORKER = ("IPython", "ipywidgets", "matplotlib", "numpy", "pandas")
 """What a worker must not load before user code asks: it would count against the user's limit."""
+
+
+MODULE_NAME = re.compile(rf"{PACKAGE}\.[a-z_]+(\.[a-z_]+)*(:\w+)?")
+"""A string that names a module of ours, or something in one. Names of loggers are names of rooms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +184,10 @@ class Module:
         return self.name == "" or self.name.endswith(".__init__")
 
     def imports(self) -> Iterator[Import]:
-        """Yield every import, also inside functions, under ``TYPE_CHECKING`` and by ``import_module``."""
+        """Yield every import, also inside functions, under ``TYPE_CHECKING``, and of a module that a string names.
+
+        Those are ``import_module("flyte_notebook.views")`` and ``"flyte_notebook.sdk.inside:execute"``.
+        """
         tree = ast.parse(self.text)
         blocks = [
             node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
@@ -196,6 +202,10 @@ class Module:
                 names = self._from(node)
             elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
                 names = [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]
+            elif isinstance(node, ast.Constant) and MODULE_NAME.fullmatch(str(node.value)):
+                name = str(node.value).partition(":")[0]
+                place = ROOT.joinpath(*name.split("."))
+                names = [name] if place.exists() or place.with_suffix(".py").exists() else []
             else:
                 continue
             how = {"for_types": id(node) in for_types, "deferred": id(node) in deferred}
@@ -207,7 +217,7 @@ class Module:
             own = [PACKAGE, *[part for part in self.name.split(".") if part and part != "__init__"]]
             up = node.level - 1 if self.is_package else node.level
             base = ".".join([*own[: len(own) - up], *([node.module] if node.module else [])])
-        # "from flyte_notebook.worker import protocol" imports a module; "... import Limits" a name inside one.
+        # "from flyte_notebook.worker import relies" imports a module; "... import Limits" a name inside one.
         return [f"{base}.{alias.name}" if base.partition(".")[0] == PACKAGE else base for alias in node.names]
 
 
@@ -426,7 +436,7 @@ def test_nothing_of_ours_depends_on_what_user_code_replaces() -> None:
 def test_a_use_of_what_may_be_replaced_is_found(text: str) -> None:
     """Called, imported, handed on or taken as a default: it is found, but not where no user code runs."""
     assert replaceable_uses([Module(name="engine.pump", text=text)])
-    assert not replaceable_uses([Module(name="worker.supervisor", text=text)])
+    assert not replaceable_uses([Module(name="worker.process.supervisor", text=text)])
 
 
 def test_excuses_are_still_needed() -> None:
@@ -446,12 +456,12 @@ def test_importing_the_package_is_light() -> None:
 
 def test_the_worker_loads_neither_notebook_nor_plot() -> None:
     """What the worker loads counts against the user's limit: no IPython, no widgets, no plots."""
-    assert set() == loaded_by(f"import {PACKAGE}.worker.child") & set(NEVER_IN_A_WORKER)
+    assert set() == loaded_by(f"import {PACKAGE}.worker.process.child") & set(NEVER_IN_A_WORKER)
 
 
 def test_the_supervisor_loads_no_flyte_and_no_loop() -> None:
     """The supervisor is small, and so is the launcher, each process of which begins as a copy of it."""
-    assert set() == loaded_by(f"import {PACKAGE}.worker.supervisor, {PACKAGE}.worker.launcher") & set(HEAVY)
+    assert set() == loaded_by(f"from {PACKAGE}.worker.process import launcher, supervisor") & set(HEAVY)
 
 
 def test_only_processes_with_one_thread_fork() -> None:
@@ -462,8 +472,8 @@ def test_only_processes_with_one_thread_fork() -> None:
         for node in ast.walk(ast.parse(module.text))
         if isinstance(node, ast.Call) and ast.unparse(node.func) in {"os.fork", "os.forkpty", "pty.fork"}
     }
-    assert {"worker.launcher", "worker.launching", "worker.prefork"} == found
-    (where,) = [module for module in MODULES if module.name == "worker.launching"]
+    assert {"worker.process.launcher", "worker.process.launching", "worker.process.prefork"} == found
+    (where,) = [module for module in MODULES if module.name == "worker.process.launching"]
     choices = [node for node in ast.walk(ast.parse(where.text)) if isinstance(node, ast.If)]
     (elsewhere,) = [node for node in choices if any("os.fork" in ast.unparse(inner) for inner in node.orelse)]
     assert "sys.platform == 'linux'" == ast.unparse(elsewhere.test)
@@ -491,27 +501,32 @@ def test_no_path_of_a_machine_is_in_the_tree() -> None:
     ("name", "text", "words"),
     [
         ("somewhere", "", "find its room"),
-        ("units", "import flyte_notebook.limits", "units:1 (floor 0) imports limits (floor 1)"),
-        ("units", "def f():\n    from flyte_notebook.limits import Limits", "units:2 (floor 0) imports limits"),
-        ("units", "if TYPE_CHECKING:\n    from flyte_notebook import limits", "units:2 (floor 0) imports limits"),
-        ("units", "from .limits import Limits", "units:1 (floor 0) imports limits (floor 1)"),
-        ("limits", "from flyte_notebook import trace", "limits:1 (floor 1) imports trace (floor 1)"),
+        ("core.units", "import flyte_notebook.core.limits", "units:1 (floor 0) imports core.limits (floor 1)"),
         (
-            "limiters.base",
-            "from ..worker import protocol",
-            "limiters.base:1 (floor 4) imports worker.protocol (floor 5)",
+            "core.units",
+            "def f():\n    from flyte_notebook.core.limits import Limits",
+            "units:2 (floor 0) imports core.lim",
         ),
-        ("worker.child", "import flyte_notebook", "worker.child:1 (floor 5) imports flyte_notebook (floor 13)"),
-        ("worker.child", "importlib.import_module('flyte_notebook.sdk.seam')", "imports sdk.seam (floor 9)"),
-        ("views.card", "from flyte_notebook.worker import protocol", "views.card:1 (floor 10) imports worker.protocol"),
-        ("views.card", "from flyte_notebook import capabilities", "(floor 10) imports capabilities (floor 11)"),
-        ("views.card", "from flyte_notebook import Run", "views.card:1 (floor 10) imports flyte_notebook (floor 13)"),
+        (
+            "core.units",
+            "if TYPE_CHECKING:\n    from flyte_notebook.core import limits",
+            "(floor 0) imports core.limits",
+        ),
+        ("core.units", "from .limits import Limits", "core.units:1 (floor 0) imports core.limits (floor 1)"),
+        ("core.limits", "from flyte_notebook.core import trace", "limits:1 (floor 1) imports core.trace (floor 1)"),
+        ("limiters.base", "from ..worker import relies", "limiters.base:1 (floor 4) imports worker.relies (floor 5)"),
+        ("worker.relies", "import flyte_notebook", "worker.relies:1 (floor 5) imports flyte_notebook (floor 12)"),
+        ("worker.relies", "importlib.import_module('flyte_notebook.sdk.seam')", "imports sdk.seam (floor 8)"),
+        ("worker.relies", "ENTRY = 'flyte_notebook.sdk.seam:run_local'", "imports sdk.seam (floor 8)"),
+        ("views.style", "from flyte_notebook.worker import relies", "style:1 (floor 9) imports worker.relies"),
+        ("views.style", "from flyte_notebook import capabilities", "(floor 9) imports capabilities (floor 10)"),
+        ("views.style", "from flyte_notebook import Run", "views.style:1 (floor 9) imports flyte_notebook (floor 12)"),
         ("notebook.magics", "from flyte_notebook.nowhere import x", "which is in no room"),
     ],
 )
 def test_an_import_against_the_floors_is_found(name: str, text: str, words: str) -> None:
     """Each way to import upward or sideways is found, with module, line and floors."""
-    others = ["", "units", "limits", "trace", "capabilities", "limiters.base", "worker.protocol", "sdk.seam"]
+    others = ["", "core.units", "core.limits", "core.trace", "capabilities", "worker.relies", "sdk.seam"]
     modules = [Module(name=other, text="") for other in others if other != name] + [Module(name=name, text=text)]
     (wrong,) = broken_floors(modules)
     assert words in wrong
@@ -520,15 +535,23 @@ def test_an_import_against_the_floors_is_found(name: str, text: str, words: str)
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("limits", "from flyte_notebook.units import parse"),
-        ("views.card", "from flyte_notebook.views import chart\nfrom . import chart\nfrom .chart import draw"),
-        ("views.card", "from flyte_notebook.history import Run"),
-        ("", "from flyte_notebook import notebook\nfrom .limits import Limits"),
+        ("core.limits", "from flyte_notebook.core.units import parse"),
+        ("views.style", "from flyte_notebook.views.charts import chart\nfrom . import text\nfrom .text import line"),
+        ("views.style", "from flyte_notebook.history import Run"),
+        ("", "from flyte_notebook import notebook\nfrom .core.limits import Limits"),
     ],
 )
 def test_an_import_down_or_within_the_room_is_fine(name: str, text: str) -> None:
     """Lower floors and neighbours in the same folder may be imported."""
-    others = ["", "units", "limits", "history.__init__", "views.chart", "notebook.__init__"]
+    others = [
+        "",
+        "core.units",
+        "core.limits",
+        "history.__init__",
+        "views.text",
+        "views.charts.chart",
+        "notebook.__init__",
+    ]
     modules = [Module(name=other, text="") for other in others if other != name] + [Module(name=name, text=text)]
     assert [] == broken_floors(modules)
 
@@ -536,8 +559,12 @@ def test_an_import_down_or_within_the_room_is_fine(name: str, text: str) -> None
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("worker.child", "import flyte", "worker.child:1 imports flyte, whose home is sdk.*, errors"),
-        ("views.html", "def f():\n    import matplotlib.pyplot as plt", "views.html:2 imports matplotlib"),
+        ("worker.process.child", "import flyte", "worker.process.child:1 imports flyte, whose home is sdk.*, errors"),
+        (
+            "views.failures.html",
+            "def f():\n    import matplotlib.pyplot as plt",
+            "views.failures.html:2 imports matplotlib",
+        ),
         ("sdk.seam", "from IPython.display import display", "sdk.seam:1 imports IPython"),
         ("units", "import requests", "units:1 imports requests, which has no home"),
         ("units", "from typing_extensions import Self", "units:1 imports typing_extensions, which has no home"),

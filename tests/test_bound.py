@@ -7,7 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook import bound
+from flyte_notebook.core import bound
 
 if TYPE_CHECKING:
     import pytest

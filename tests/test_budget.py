@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import flyte.errors
 import pytest
 
+from flyte_notebook.core.limits import Limits
+from flyte_notebook.core.outcome import MAX_LINE_CHARS, Failure, Raised, Success, WorkerReport
+from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.errors import MAX_FIELDS_BYTES, MAX_NAME_CHARS, MAX_TEXT_CHARS, pack, rebuild
 from flyte_notebook.history import Action, Attempt, History, Run
 from flyte_notebook.history.budget import KEPT_CHARS
-from flyte_notebook.limits import Limits
-from flyte_notebook.outcome import MAX_LINE_CHARS, Failure, Raised, Success, WorkerReport
-from flyte_notebook.trace import MemoryTrace
-from flyte_notebook.worker import raised
+from flyte_notebook.worker.process import raised
 
 if TYPE_CHECKING:
     from collections.abc import Callable

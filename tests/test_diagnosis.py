@@ -14,11 +14,11 @@ from flyte._internal.runtime import convert
 from flyteidl2.core import execution_pb2
 
 from flyte_notebook import errors
-from flyte_notebook.diagnosis import diagnose
-from flyte_notebook.endings import Left, Unanswered
-from flyte_notebook.job import InputFact, Job
-from flyte_notebook.limits import Enforcement, Limits
-from flyte_notebook.outcome import (
+from flyte_notebook.core.diagnosis import diagnose
+from flyte_notebook.core.endings import Left, Unanswered
+from flyte_notebook.core.job import InputFact, Job
+from flyte_notebook.core.limits import Enforcement, Limits
+from flyte_notebook.core.outcome import (
     Failure,
     Growth,
     LastLine,
@@ -29,7 +29,7 @@ from flyte_notebook.outcome import (
     Success,
     WorkerReport,
 )
-from flyte_notebook.trace import MemoryTrace
+from flyte_notebook.core.trace import MemoryTrace
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -60,24 +60,33 @@ FIELDS: dict[tuple[str, str], tuple[str, ...]] = {
         *("name", "actions", "failure", "outputs", "to_dict", "to_json", "to_pandas", "figure", "saved_s"),
     ),
     ("history", "Runs"): ("names",),
-    ("views.comparison", "Comparison"): ("rows", "figure"),
+    ("views.experiments.comparison", "Comparison"): ("rows", "figure"),
     ("history", "Action"): ("name", "task_name", "parent", "limits", "attempts", "outcome"),
     ("history", "Attempt"): ("number", "limits", "outcome", "trace", "duration_s"),
-    ("outcome", "Failure"): (
+    ("core.outcome", "Failure"): (
         *("error", "kind", "code", "worker", "message", "reason", "line", "traceback", "output_tail"),
         *("suggestions", "to_dict", "to_json"),
     ),
-    ("fitting", "Fit"): (
+    ("experiments.fitting", "Fit"): (
         *("memory", "memory_bytes", "resources", "line", "tasks", "runs", "verdict", "headline", "to_dict"),
     ),
-    ("sweeping", "Sweep"): ("points", "frontier", "trend", "headline", "notes", "interrupted", "planned", "to_dict"),
-    ("sweeping", "Point"): ("limit_bytes", "value", "outcome", "duration_s", "peak_bytes", "words"),
+    ("experiments.sweeping", "Sweep"): (
+        "points",
+        "frontier",
+        "trend",
+        "headline",
+        "notes",
+        "interrupted",
+        "planned",
+        "to_dict",
+    ),
+    ("experiments.sweeping", "Point"): ("limit_bytes", "value", "outcome", "duration_s", "peak_bytes", "words"),
     ("catalogue", "Explanation"): (
         *("name", "meaning", "kind", "codes", "raised_on_cluster", "raised_here", "real_here"),
         *("recover", "prevent", "related", "signature", "bases", "facts"),
     ),
-    ("outcome", "SourceLine"): ("file", "number", "text"),
-    ("trace", "MemoryTrace"): (
+    ("core.outcome", "SourceLine"): ("file", "number", "text"),
+    ("core.trace", "MemoryTrace"): (
         *("times_s", "memory_bytes", "limit_bytes", "baseline_bytes", "peak_bytes", "peak_source"),
         *("to_pandas", "to_json"),
     ),

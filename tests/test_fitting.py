@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flyte_notebook import fitting
-from flyte_notebook.fitting import Measure, step, task_fit
-from flyte_notebook.trace import MemoryTrace
+from flyte_notebook.core.trace import MemoryTrace
+from flyte_notebook.experiments import fitting
+from flyte_notebook.experiments.fitting import Measure, step, task_fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,16 @@ from fractions import Fraction
 
 import pytest
 
-from flyte_notebook.escalation import MOST_ATTEMPTS, Growth, GrowthError, exhausted, growth_of, listed, parse_growth
-from flyte_notebook.units import UnitError, parse_memory, quantity_memory
+from flyte_notebook.core.units import UnitError, parse_memory, quantity_memory
+from flyte_notebook.experiments.escalation import (
+    MOST_ATTEMPTS,
+    Growth,
+    GrowthError,
+    exhausted,
+    growth_of,
+    listed,
+    parse_growth,
+)
 
 MI = 1 << 20
 

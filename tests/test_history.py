@@ -10,6 +10,9 @@ from typing import ClassVar
 
 import pytest
 
+from flyte_notebook.core.limits import Limits
+from flyte_notebook.core.outcome import Failure, Success, WorkerReport
+from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.history import (
     Action,
     Attempt,
@@ -25,9 +28,6 @@ from flyte_notebook.history import (
     SweepPoint,
     purpose_of,
 )
-from flyte_notebook.limits import Limits
-from flyte_notebook.outcome import Failure, Success, WorkerReport
-from flyte_notebook.trace import MemoryTrace
 
 
 def _attempt(number: int) -> Attempt:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flyte_notebook.tested import VERSIONS
+from flyte_notebook.core.tested import VERSIONS
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -147,7 +147,7 @@ def test_the_lock_fits_each_python_that_the_package_says_it_runs_on() -> None:
 
 def test_the_tested_versions_are_those_of_the_lock() -> None:
     """What the package says that it was tested with is what the lock holds."""
-    assert lock.tested(TEXTS[NEWEST]) == (ROOT / "flyte_notebook" / "tested.py").read_text("utf-8")
+    assert lock.tested(TEXTS[NEWEST]) == (ROOT / "flyte_notebook" / "core" / "tested.py").read_text("utf-8")
     assert list(lock.RELIED) == list(VERSIONS)
 
 

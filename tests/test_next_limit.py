@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from flyte_notebook.fitting import less_than, would_do
-from flyte_notebook.next_limit import Kill, next_limit
-from flyte_notebook.trace import MemoryTrace
-from flyte_notebook.units import parse_memory
+from flyte_notebook.core.next_limit import Kill, next_limit
+from flyte_notebook.core.trace import MemoryTrace
+from flyte_notebook.core.units import parse_memory
+from flyte_notebook.experiments.fitting import less_than, would_do
 
 MI = 1 << 20
 BASE = 38 * MI

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flyte_notebook.limits import Limits
-from flyte_notebook.notebook.options import parse_override
-from flyte_notebook.overrides import (
+from flyte_notebook.core.limits import Limits
+from flyte_notebook.core.overrides import (
     MOST_RETRIES,
     Machine,
     Override,
@@ -25,10 +24,11 @@ from flyte_notebook.overrides import (
     seconds_text,
     timeout_code,
 )
-from flyte_notebook.units import CPU_EXAMPLE, DURATION_EXAMPLE, MEMORY_EXAMPLE
+from flyte_notebook.core.units import CPU_EXAMPLE, DURATION_EXAMPLE, MEMORY_EXAMPLE
+from flyte_notebook.notebook.options import parse_override
 
 if TYPE_CHECKING:
-    from flyte_notebook.overrides import FieldName
+    from flyte_notebook.core.overrides import FieldName
 
 MI = 2**20
 GI = 2**30

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flyte_notebook import private
-from flyte_notebook.private import NotPrivateError, UnwritableError
+from flyte_notebook.core import private
+from flyte_notebook.core.private import NotPrivateError, UnwritableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from flyte_notebook.job import Job
-from flyte_notebook.limits import Limits
-from flyte_notebook.progress import DEEPEST, MOST_TASKS, LiveAttempt, Tally, TaskCount, live_attempt
+from flyte_notebook.core.job import Job
+from flyte_notebook.core.limits import Limits
+from flyte_notebook.core.progress import DEEPEST, MOST_TASKS, LiveAttempt, Tally, TaskCount, live_attempt
 
 
 def job(action: str, parent: str | None = None, label: str = "square", **more: int) -> Job:

@@ -10,12 +10,13 @@ import pytest
 import relied_table
 from relied_breaks import BREAKS
 
-from flyte_notebook import capabilities, supported
-from flyte_notebook.limits import Enforcement
-from flyte_notebook.reliance import Losses, Reliance
+from flyte_notebook import capabilities
+from flyte_notebook.core import supported
+from flyte_notebook.core.limits import Enforcement
+from flyte_notebook.core.reliance import Losses, Reliance
+from flyte_notebook.core.tested import VERSIONS
 from flyte_notebook.sdk import control_plane, lazy, probes
 from flyte_notebook.sdk import relies as of_sdk
-from flyte_notebook.tested import VERSIONS
 from flyte_notebook.worker import relies as of_workers
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flyte_notebook.limits import Limits
-from flyte_notebook.scheduler import (
+from flyte_notebook.core.limits import Limits
+from flyte_notebook.engine.scheduler import (
     DEFAULT_RESERVE_BYTES,
     OTHERS_BOUND_S,
     OTHERS_FOR_S,

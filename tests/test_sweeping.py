@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flyte_notebook import sweeping
-from flyte_notebook.sweeping import Over, Plan, Point, Sweep, SweepError, parse_over, parse_range, trend_of
+from flyte_notebook.experiments import sweeping
+from flyte_notebook.experiments.sweeping import Over, Plan, Point, Sweep, SweepError, parse_over, parse_range, trend_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

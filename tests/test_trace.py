@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flyte_notebook.trace import MAX_POINTS, MemoryTrace, TraceRecorder, compact_sizes, compact_times
+from flyte_notebook.core.trace import MAX_POINTS, MemoryTrace, TraceRecorder, compact_sizes, compact_times
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from flyte_notebook.units import (
+from flyte_notebook.core.units import (
     UnitError,
     format_cpu,
     format_duration,

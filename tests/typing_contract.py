@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from typing import assert_type
 
     import flyte_notebook as fn
+    from flyte_notebook.core.limits import Limits
+    from flyte_notebook.core.outcome import Failure, Outcome, SourceLine, Suggestion, TerminationReason
+    from flyte_notebook.core.trace import MemoryTrace
     from flyte_notebook.history import Action, Attempt, History, Run
-    from flyte_notebook.limits import Limits
-    from flyte_notebook.outcome import Failure, Outcome, SourceLine, Suggestion, TerminationReason
-    from flyte_notebook.trace import MemoryTrace
 
     def reads_history(history: History) -> None:
         """Read runs, actions and attempts."""

@@ -8,8 +8,8 @@ import traceback
 from typing import TYPE_CHECKING
 
 from flyte_notebook.catalogue.mistakes import classic_mistake
+from flyte_notebook.core.userfiles import is_user_file
 from flyte_notebook.errors import RuntimeUserError, failure_in
-from flyte_notebook.userfiles import is_user_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,7 +24,8 @@ from flyte_notebook.cells.returned import CellOutcome
 from flyte_notebook.cells.selection import IPYTHONS_OWN, is_code
 from flyte_notebook.cells.values import RESULT, Output, write_outputs
 from flyte_notebook.cells.version import COMPARED_BYTES, digest, digest_of_code
-from flyte_notebook.worker import body, child, context, named_pickles, outside, pickling
+from flyte_notebook.worker.process import body, child, context
+from flyte_notebook.worker.values import named_pickles, outside, pickling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -12,7 +12,7 @@ import pickle
 import sys
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.worker.after_import import call_after_import, loaded
+from flyte_notebook.worker.process.after_import import call_after_import, loaded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,9 +15,9 @@ import types
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from flyte_notebook.cells.values import deep_bytes
-from flyte_notebook.units import format_memory
-from flyte_notebook.worker import pickling
-from flyte_notebook.worker.unpicklable import type_name
+from flyte_notebook.core.units import format_memory
+from flyte_notebook.worker.values import pickling
+from flyte_notebook.worker.values.unpicklable import type_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -9,11 +9,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from flyte_notebook import private
 from flyte_notebook.cells.values import RESULT, Kept, Segment
-from flyte_notebook.units import format_memory
-from flyte_notebook.worker import pickling
-from flyte_notebook.worker.spool import SpoolReader
+from flyte_notebook.core import private
+from flyte_notebook.core.units import format_memory
+from flyte_notebook.worker.process.spool import SpoolReader
+from flyte_notebook.worker.values import pickling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -9,7 +9,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flyte_notebook.worker.code_objects import global_uses
+from flyte_notebook.worker.values.code_objects import global_uses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.cells import lookups
-from flyte_notebook.worker import named_pickles, outside, pickling
-from flyte_notebook.worker.code_objects import global_uses
-from flyte_notebook.worker.pickling import PicklingProblem
-from flyte_notebook.worker.unpicklable import type_name
+from flyte_notebook.worker.values import named_pickles, outside, pickling
+from flyte_notebook.worker.values.code_objects import global_uses
+from flyte_notebook.worker.values.pickling import PicklingProblem
+from flyte_notebook.worker.values.unpicklable import type_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

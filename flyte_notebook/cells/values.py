@@ -11,10 +11,11 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from flyte_notebook.private import UnwritableError
-from flyte_notebook.worker import context, outside, pickling
-from flyte_notebook.worker.spool import Spool, TooLargeError
-from flyte_notebook.worker.unpicklable import PicklingProblem, type_name
+from flyte_notebook.core.private import UnwritableError
+from flyte_notebook.worker.process import context
+from flyte_notebook.worker.process.spool import Spool, TooLargeError
+from flyte_notebook.worker.values import outside, pickling
+from flyte_notebook.worker.values.unpicklable import PicklingProblem, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

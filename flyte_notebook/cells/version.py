@@ -17,10 +17,10 @@ import types
 import typing
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.bound import open_file
-from flyte_notebook.userfiles import is_user_file
-from flyte_notebook.worker import outside, pickling
-from flyte_notebook.worker.code_objects import global_names
+from flyte_notebook.core.bound import open_file
+from flyte_notebook.core.userfiles import is_user_file
+from flyte_notebook.worker.values import outside, pickling
+from flyte_notebook.worker.values.code_objects import global_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

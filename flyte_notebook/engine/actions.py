@@ -6,11 +6,11 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flyte_notebook.outcome import Failure
+from flyte_notebook.core.outcome import Failure
 
 if TYPE_CHECKING:
-    from flyte_notebook.job import Job
-    from flyte_notebook.outcome import Outcome
+    from flyte_notebook.core.job import Job
+    from flyte_notebook.core.outcome import Outcome
 
 KEPT_ACTIONS = 20_000
 """So many are remembered; of one that is forgotten the next attempt is the first."""

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.job import Surroundings
+from flyte_notebook.core.job import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

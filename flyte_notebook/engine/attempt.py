@@ -9,9 +9,12 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flyte_notebook import private
-from flyte_notebook.bound import monotonic_s
-from flyte_notebook.endings import Left
+from flyte_notebook.core import private
+from flyte_notebook.core.bound import monotonic_s
+from flyte_notebook.core.endings import Left
+from flyte_notebook.core.outcome import Raised, WorkerReport
+from flyte_notebook.core.reliance import Loss, losses
+from flyte_notebook.core.trace import MemoryTrace, compact_sizes, compact_times
 from flyte_notebook.engine import blobs, source_lines
 from flyte_notebook.engine.around import at_start
 from flyte_notebook.engine.link import SupervisorError
@@ -19,22 +22,19 @@ from flyte_notebook.engine.output_pump import Pump
 from flyte_notebook.engine.request import opened, request
 from flyte_notebook.engine.returning import Returning
 from flyte_notebook.limiters import machine, shared_memory
-from flyte_notebook.outcome import Raised, WorkerReport
-from flyte_notebook.reliance import Loss, losses
-from flyte_notebook.trace import MemoryTrace, compact_sizes, compact_times
-from flyte_notebook.worker import protocol
+from flyte_notebook.worker.process import protocol
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable
 
-    from flyte_notebook.endings import Unanswered
+    from flyte_notebook.core.endings import Unanswered
+    from flyte_notebook.core.job import Job, Surroundings
+    from flyte_notebook.core.outcome import Outcome, Stage, Tripped
     from flyte_notebook.engine.link import Handle, SupervisorLink
     from flyte_notebook.engine.output_pump import Sink
     from flyte_notebook.engine.request import Start
     from flyte_notebook.history import Run
-    from flyte_notebook.job import Job, Surroundings
-    from flyte_notebook.outcome import Outcome, Stage, Tripped
 
 READY_BOUND_S = 120.0
 """How long a worker may take to start: an interpreter and the SDK on a machine under load."""

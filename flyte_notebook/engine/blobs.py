@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from flyte_notebook.worker import protocol
+from flyte_notebook.worker.process import protocol
 
 
 async def parcelled(data: bytes, directory: str) -> dict[str, Any]:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.bound import from_json
+from flyte_notebook.core.bound import from_json
+from flyte_notebook.core.job import Job
+from flyte_notebook.core.reliance import Loss
 from flyte_notebook.engine.around import snapshot
 from flyte_notebook.engine.attempt import AttemptInWorker, Origin
 from flyte_notebook.engine.sinks import Nowhere
 from flyte_notebook.history import Run
-from flyte_notebook.job import Job
-from flyte_notebook.reliance import Loss
 
 if TYPE_CHECKING:
+    from flyte_notebook.core.outcome import WorkerReport
     from flyte_notebook.engine.link import SupervisorLink
-    from flyte_notebook.outcome import WorkerReport
 
 
 class CanaryError(RuntimeError):

@@ -12,9 +12,10 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook import private
-from flyte_notebook.bound import monotonic_s
-from flyte_notebook.diagnosis import diagnose
+from flyte_notebook.core import private
+from flyte_notebook.core.bound import monotonic_s
+from flyte_notebook.core.diagnosis import diagnose
+from flyte_notebook.core.outcome import Failure, Success, WorkerReport
 from flyte_notebook.engine.actions import Actions
 from flyte_notebook.engine.attempt import AttemptInWorker, Origin
 from flyte_notebook.engine.blobs import parcelled
@@ -22,23 +23,22 @@ from flyte_notebook.engine.in_flight import AttemptsInFlight
 from flyte_notebook.engine.link import SupervisorError, SupervisorLink
 from flyte_notebook.engine.proof import Proof, UnprovenError
 from flyte_notebook.engine.request import above_standard, places
+from flyte_notebook.engine.scheduler import MAX_PROCESSES, Scheduler
 from flyte_notebook.history import Attempt, History
 from flyte_notebook.limiters import machine
-from flyte_notebook.outcome import Failure, Success, WorkerReport
-from flyte_notebook.scheduler import MAX_PROCESSES, Scheduler
-from flyte_notebook.worker import pickling
+from flyte_notebook.worker.values import pickling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flyte_notebook.core.job import Job
+    from flyte_notebook.core.limits import Enforcement
+    from flyte_notebook.core.outcome import Outcome
+    from flyte_notebook.core.progress import Progress
     from flyte_notebook.engine.in_flight import InFlight
     from flyte_notebook.engine.link import Prefork, Workers
     from flyte_notebook.engine.request import Start
-    from flyte_notebook.job import Job
-    from flyte_notebook.limits import Enforcement
-    from flyte_notebook.outcome import Outcome
-    from flyte_notebook.progress import Progress
-    from flyte_notebook.scheduler import Ticket
+    from flyte_notebook.engine.scheduler import Ticket
 
 START_BOUND_S = 60.0
 CLOSE_BOUND_S = 10.0

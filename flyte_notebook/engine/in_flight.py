@@ -11,20 +11,20 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flyte_notebook.bound import monotonic_s
-from flyte_notebook.outcome import Failure
-from flyte_notebook.progress import Tally, live_attempt
-from flyte_notebook.scheduler import NeverFitsError
-from flyte_notebook.stand_in import attribute
+from flyte_notebook.core.bound import monotonic_s
+from flyte_notebook.core.outcome import Failure
+from flyte_notebook.core.progress import Tally, live_attempt
+from flyte_notebook.core.stand_in import attribute
+from flyte_notebook.engine.scheduler import NeverFitsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from flyte_notebook.core.job import Job
+    from flyte_notebook.core.outcome import Outcome, Tripped
+    from flyte_notebook.core.progress import LiveAttempt, Progress
     from flyte_notebook.engine.attempt import AttemptInWorker
-    from flyte_notebook.job import Job
-    from flyte_notebook.outcome import Outcome, Tripped
-    from flyte_notebook.progress import LiveAttempt, Progress
-    from flyte_notebook.scheduler import Scheduler, Ticket
+    from flyte_notebook.engine.scheduler import Scheduler, Ticket
 
 SHOWN_WITH_WORKER = 64
 SHOWN_QUEUED = 8

@@ -11,22 +11,22 @@ from dataclasses import asdict, dataclass
 from subprocess import Popen  # by its own name: a program may put something else in its place
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook import private
-from flyte_notebook.bound import to_json
+from flyte_notebook.core import private
+from flyte_notebook.core.bound import to_json
+from flyte_notebook.core.limits import Enforcement
 from flyte_notebook.engine import around
 from flyte_notebook.engine.request import above_standard
 from flyte_notebook.limiters import activity, cgroup_v2, selection
 from flyte_notebook.limiters.base import ATTEMPT_VARIABLE, SESSION_VARIABLE
 from flyte_notebook.limiters.life import LOG, Life
-from flyte_notebook.limits import Enforcement
-from flyte_notebook.worker import protocol
-from flyte_notebook.worker.fingerprint import ATTEMPT_NAME_BYTES
+from flyte_notebook.worker.process import protocol
+from flyte_notebook.worker.process.fingerprint import ATTEMPT_NAME_BYTES
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from flyte_notebook.limits import Limits
+    from flyte_notebook.core.limits import Limits
 
 HELLO_BOUND_S = 30.0
 SEND_BOUND_S = 5.0
@@ -50,13 +50,13 @@ the clock: a machine that slept, or all of us frozen together, is no fault of it
 
 _BOOT = (
     "import sys, json; sys.path[:] = json.loads(''.join(sys.argv[2:]))['sys_path']; "
-    "from flyte_notebook.worker.supervisor import main; main(sys.argv[1:])"
+    "from flyte_notebook.worker.process.supervisor import main; main(sys.argv[1:])"
 )
 
 
 _BOOT_SERVER = (
     "import sys; sys.path[:] = filter(None, sys.path); "
-    "from flyte_notebook.worker.prefork import main; main(sys.argv[1:])"
+    "from flyte_notebook.worker.process.prefork import main; main(sys.argv[1:])"
 )
 
 

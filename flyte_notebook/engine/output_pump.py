@@ -13,8 +13,8 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from flyte_notebook.bound import monotonic_s
-from flyte_notebook.units import format_memory
+from flyte_notebook.core.bound import monotonic_s
+from flyte_notebook.core.units import format_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ class Sink(Protocol):
         """Show text of a stream."""
 
     def display(self, message: dict[str, object]) -> None:
-        """Show something rich; the message is as in `flyte_notebook.worker.context.publish`."""
+        """Show something rich; the message is as in `flyte_notebook.worker.process.context.publish`."""
 
     def flush(self) -> None:
         """Make sure that what was written is on its way."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from flyte_notebook.core.reliance import Reliance, losses
 from flyte_notebook.engine.canary import CanaryError, run_canary, try_out
 from flyte_notebook.engine.link import SupervisorError
-from flyte_notebook.reliance import Reliance, losses
 from flyte_notebook.worker.relies import BY_KEY, LINES
 
 if TYPE_CHECKING:

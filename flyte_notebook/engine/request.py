@@ -9,15 +9,15 @@ import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from flyte_notebook.bound import to_json
+from flyte_notebook.core.bound import to_json
 from flyte_notebook.engine import around
-from flyte_notebook.worker import protocol
+from flyte_notebook.worker.process import protocol
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-    from flyte_notebook.job import Job, Surroundings
+    from flyte_notebook.core.job import Job, Surroundings
 
 THREAD_COUNT_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -32,7 +32,7 @@ THREAD_COUNT_VARIABLES = (
 
 _BOOT = (
     "import sys, json; sys.path[:] = json.loads(''.join(sys.argv[2:])); "
-    "from flyte_notebook.worker.child import begin; begin(sys.argv[1:2])"
+    "from flyte_notebook.worker.process.child import begin; begin(sys.argv[1:2])"
 )
 
 

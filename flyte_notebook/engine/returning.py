@@ -12,13 +12,13 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flyte_notebook.endings import Unanswered
+from flyte_notebook.core.endings import Unanswered
 from flyte_notebook.limiters import activity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flyte_notebook.endings import Step
+    from flyte_notebook.core.endings import Step
 
 LOOK_EVERY_S = 0.5
 SILENT_BOUND_S = 30.0

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flyte_notebook.outcome import Growth, LastLine, PendingAllocation, SourceLine
+from flyte_notebook.core.outcome import Growth, LastLine, PendingAllocation, SourceLine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

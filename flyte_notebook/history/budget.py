@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Final
 
-from flyte_notebook.outcome import Failure
+from flyte_notebook.core.outcome import Failure
 
 if TYPE_CHECKING:
     from flyte_notebook.history.runs import Attempt, Run
@@ -74,7 +74,7 @@ class Budget:
 
 def let_values_go(failure: Failure) -> None:
     """Have a failure lose the values of its error, what that was raised from, and most of its texts."""
-    from flyte_notebook.stand_in import WorkerTraceback, attach  # noqa: PLC0415 - it loads the SDK, as the error did
+    from flyte_notebook.core.stand_in import WorkerTraceback, attach  # noqa: PLC0415 - it loads the SDK, as the error did
 
     failure.cut(KEPT_CHARS)
     error = failure.error

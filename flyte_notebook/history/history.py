@@ -6,10 +6,10 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook.core.outcome import Failure
 from flyte_notebook.history.budget import Budget
 from flyte_notebook.history.purpose import CALL, SweepPoint
 from flyte_notebook.history.runs import Run
-from flyte_notebook.outcome import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

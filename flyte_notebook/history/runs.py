@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, overload
 
-from flyte_notebook.bound import to_json
+from flyte_notebook.core.bound import to_json
+from flyte_notebook.core.outcome import Failure
+from flyte_notebook.core.trace import data_frame
 from flyte_notebook.history.purpose import CALL, Cell, FitTrial, Grown, Rerun, SweepPoint
-from flyte_notebook.outcome import Failure
-from flyte_notebook.trace import data_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from flyte_notebook.core.limits import Limits
+    from flyte_notebook.core.outcome import Outcome
+    from flyte_notebook.core.trace import MemoryTrace
     from flyte_notebook.history.purpose import Purpose
-    from flyte_notebook.limits import Limits
-    from flyte_notebook.outcome import Outcome
-    from flyte_notebook.trace import MemoryTrace
 
 FACTS_VERSION = 1
 """Of what `Run.to_dict` returns; it grows when what stood there before means something else."""

@@ -17,8 +17,8 @@ from flyte_notebook.limiters.processes import ending
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from flyte_notebook.core.limits import Limits
     from flyte_notebook.limiters.control_groups import Meter
-    from flyte_notebook.limits import Limits
 
 
 @contextlib.contextmanager

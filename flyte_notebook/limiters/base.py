@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from flyte_notebook.limits import Enforcement, Limits
+    from flyte_notebook.core.limits import Enforcement, Limits
 
 
 SESSION_VARIABLE = "FLYTE_NOTEBOOK_SESSION"

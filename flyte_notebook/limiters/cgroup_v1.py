@@ -17,6 +17,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flyte_notebook.core.limits import Enforcement, Limits
 from flyte_notebook.limiters import affinity, process_count
 from flyte_notebook.limiters.attempt_group import AttemptGroup, fresh
 from flyte_notebook.limiters.base import Counters, LimiterUnavailableError
@@ -32,12 +33,11 @@ from flyte_notebook.limiters.control_groups import (
 )
 from flyte_notebook.limiters.kernel_files import parse_counts, read, read_number, write
 from flyte_notebook.limiters.room import Room
-from flyte_notebook.limits import Enforcement, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flyte_notebook.limits import CpuMechanism
+    from flyte_notebook.core.limits import CpuMechanism
 
 # A charge is taken in batches of 64 pages per CPU; usage this close to the limit is at the limit.
 NEAR_BYTES = 64 * os.sysconf("SC_PAGE_SIZE")

@@ -21,16 +21,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flyte_notebook.core.limits import Enforcement, Limits
 from flyte_notebook.limiters import affinity, process_count
 from flyte_notebook.limiters.attempt_group import AttemptGroup, fresh
 from flyte_notebook.limiters.base import Counters, LimiterUnavailableError
 from flyte_notebook.limiters.control_groups import CPU_PERIOD_US, Meter, clear, own, prove_entry, quota_us, upwards
 from flyte_notebook.limiters.kernel_files import parse_counts, read, read_number, write
 from flyte_notebook.limiters.room import Room
-from flyte_notebook.limits import Enforcement, Limits
 
 if TYPE_CHECKING:
-    from flyte_notebook.limits import CpuMechanism
+    from flyte_notebook.core.limits import CpuMechanism
 
 MAIN = "fnb-main"
 CACHE_KEYS = (b"\ninactive_file ", b"\nactive_file ")

@@ -13,7 +13,7 @@ from flyte_notebook.limiters.control_groups import own
 from flyte_notebook.limiters.kernel_files import read
 
 if TYPE_CHECKING:
-    from flyte_notebook.limits import Enforcement
+    from flyte_notebook.core.limits import Enforcement
 
 DELEGATE_CPU = (
     "sudo mkdir -p /etc/systemd/system/user@.service.d && "

@@ -25,8 +25,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from flyte_notebook import private
-from flyte_notebook.bound import from_json, to_json, unique
+from flyte_notebook.core import private
+from flyte_notebook.core.bound import from_json, to_json, unique
 from flyte_notebook.limiters.processes import PROC, stat
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from flyte_notebook.core.limits import Enforcement, Limits
 from flyte_notebook.limiters import affinity
 from flyte_notebook.limiters.base import Counters, LimiterUnavailableError
 from flyte_notebook.limiters.kernel_files import parse_counts, read
 from flyte_notebook.limiters.processes import PROC, LinuxProcesses
-from flyte_notebook.limits import Enforcement, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

@@ -9,10 +9,10 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from flyte_notebook.bound import monotonic_s
+from flyte_notebook.core.bound import monotonic_s
+from flyte_notebook.core.units import format_duration
 from flyte_notebook.errors import failure_in
 from flyte_notebook.notebook import output
-from flyte_notebook.units import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

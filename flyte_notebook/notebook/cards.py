@@ -8,30 +8,32 @@ from collections import OrderedDict, deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.bound import unique
 from flyte_notebook.cells.analysis import analyse
+from flyte_notebook.core.bound import unique
+from flyte_notebook.core.outcome import Failure
+from flyte_notebook.core.overrides import Override, describe, read
+from flyte_notebook.core.reliance import losses
+from flyte_notebook.core.units import format_memory
 from flyte_notebook.errors import failure_in
 from flyte_notebook.notebook import output, relies
 from flyte_notebook.notebook.landing import land
 from flyte_notebook.notebook.reruns import NoRerunError, Rerun
-from flyte_notebook.outcome import Failure
-from flyte_notebook.overrides import Override, describe, read
-from flyte_notebook.reliance import losses
-from flyte_notebook.units import format_memory
-from flyte_notebook.views import bundle, card, chart
-from flyte_notebook.views.card import FormData, OverrideForm, said_html
+from flyte_notebook.views import bundle
+from flyte_notebook.views.charts import chart
+from flyte_notebook.views.failures import card
+from flyte_notebook.views.failures.card import FormData, OverrideForm, said_html
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from flyte_notebook.cells.analysis import CellNames
+    from flyte_notebook.core.overrides import FieldName
     from flyte_notebook.history import History, Run
     from flyte_notebook.notebook.background import BackgroundRun, BackgroundRuns
     from flyte_notebook.notebook.idle import WhenIdle
     from flyte_notebook.notebook.output import Sink
     from flyte_notebook.notebook.render import Renderer
     from flyte_notebook.notebook.reruns import Result
-    from flyte_notebook.overrides import FieldName
     from flyte_notebook.sdk.session import Session
 
 logger = logging.getLogger("flyte_notebook.notebook")

@@ -10,9 +10,11 @@ from IPython.core.displayhook import DisplayHook
 from IPython.core.error import UsageError
 
 from flyte_notebook.cells import generators
+from flyte_notebook.core.outcome import Failure
+from flyte_notebook.core.units import format_memory, quantity_memory
 from flyte_notebook.errors import BaseRuntimeError, OOMError, RunAbortedError, UnschedulableError
-from flyte_notebook.escalation import GrowthError
-from flyte_notebook.fitting import would_do
+from flyte_notebook.experiments.escalation import GrowthError
+from flyte_notebook.experiments.fitting import would_do
 from flyte_notebook.history import Cell
 from flyte_notebook.limiters import machine
 from flyte_notebook.notebook import liveline, output
@@ -20,16 +22,14 @@ from flyte_notebook.notebook.cell_source import CellSource
 from flyte_notebook.notebook.landing import land
 from flyte_notebook.notebook.options import MAGIC
 from flyte_notebook.notebook.sweeps import CellSweep
-from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk import celltask, enforcement
 from flyte_notebook.sdk.escalation import OomEscalation
 from flyte_notebook.sdk.fit import FitError, Fitting
 from flyte_notebook.sdk.spooled import spooled
-from flyte_notebook.units import format_memory, quantity_memory
-from flyte_notebook.views.escalation import escalation_bundle
-from flyte_notebook.views.fit import fit_bundle
-from flyte_notebook.views.sweep import sweep_bundle
-from flyte_notebook.worker.pickling import PicklingProblem
+from flyte_notebook.views.experiments.escalation import escalation_bundle
+from flyte_notebook.views.experiments.fit import fit_bundle
+from flyte_notebook.views.experiments.sweep import sweep_bundle
+from flyte_notebook.worker.values.pickling import PicklingProblem
 
 if TYPE_CHECKING:
     from collections.abc import Callable

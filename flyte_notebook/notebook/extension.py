@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook import capabilities, catalogue
+from flyte_notebook.core.reliance import losses
 from flyte_notebook.history import FitTrial, Grown
 from flyte_notebook.notebook import completion, interrupts, loop, output, pump, relies, uncaught
 from flyte_notebook.notebook.background import BackgroundRuns
@@ -17,9 +18,8 @@ from flyte_notebook.notebook.idle import WhenIdle
 from flyte_notebook.notebook.liveline import LiveLines
 from flyte_notebook.notebook.magics import COMPLETIONS, FlyteMagics
 from flyte_notebook.notebook.render import CLASSES, Renderer
-from flyte_notebook.reliance import losses
 from flyte_notebook.sdk import background_loop, celltask, enforcement, lazy
-from flyte_notebook.views import live, tree
+from flyte_notebook.views.history import live, tree
 
 if TYPE_CHECKING:
     import concurrent.futures

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
+from flyte_notebook.core.units import UnitError
 from flyte_notebook.sdk import settings
 from flyte_notebook.sdk.fit import FitError, Fitting
 from flyte_notebook.sdk.repeats import InputsGoneError, Repeat
-from flyte_notebook.units import UnitError
-from flyte_notebook.views.fit import ShownFit, fit_bundle, shown
+from flyte_notebook.views.experiments.fit import ShownFit, fit_bundle, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 
 from flyte_notebook.storage import StoreError, load, save
-from flyte_notebook.views.saved import SavedRuns
+from flyte_notebook.views.history.saved import SavedRuns
 
 if TYPE_CHECKING:
     from flyte_notebook.history import History

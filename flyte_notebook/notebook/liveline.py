@@ -17,13 +17,13 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.bound import monotonic_s, unique
+from flyte_notebook.core.bound import monotonic_s, unique
+from flyte_notebook.core.outcome import Success
+from flyte_notebook.core.reliance import losses
 from flyte_notebook.history import SweepPoint
 from flyte_notebook.notebook import relies
 from flyte_notebook.notebook.output import KernelSink
-from flyte_notebook.outcome import Success
-from flyte_notebook.reliance import losses
-from flyte_notebook.views import live
+from flyte_notebook.views.history import live
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
-from flyte_notebook import supported
-from flyte_notebook.reliance import Loss, losses
+from flyte_notebook.core import supported
+from flyte_notebook.core.reliance import Loss, losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -13,7 +13,8 @@ from flyte_notebook.notebook.cellrun import CellRun
 from flyte_notebook.notebook.render import Text
 from flyte_notebook.notebook.reruns import NoRerunError
 from flyte_notebook.sdk import enforcement
-from flyte_notebook.views import explanation, runs, tree
+from flyte_notebook.views.failures import explanation
+from flyte_notebook.views.history import runs, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from flyte_notebook.notebook.cards import Cards
     from flyte_notebook.notebook.render import Renderer
     from flyte_notebook.sdk.session import Session
-    from flyte_notebook.views.fit import ShownFit
+    from flyte_notebook.views.experiments.fit import ShownFit
 
 SUB_COMMANDS = ("doctor", "explain", "fit", "last", "rerun", "runs", "save", "saved", "semantics", "system_retries")
 SEMANTICS = enforcement.SEMANTICS

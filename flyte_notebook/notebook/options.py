@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from IPython.core.error import UsageError
 
-from flyte_notebook.escalation import EXAMPLE, Growth, parse_growth
+from flyte_notebook.core.overrides import Override
+from flyte_notebook.core.units import UnitError, parse_cpu, parse_duration, parse_memory
+from flyte_notebook.experiments.escalation import EXAMPLE, Growth, parse_growth
+from flyte_notebook.experiments.sweeping import RANGE, VALUES, MemoryRange, Over, SweepError, parse_over, parse_range
 from flyte_notebook.notebook.literals import keep_literals
-from flyte_notebook.overrides import Override
-from flyte_notebook.sweeping import RANGE, VALUES, MemoryRange, Over, SweepError, parse_over, parse_range
-from flyte_notebook.units import UnitError, parse_cpu, parse_duration, parse_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable

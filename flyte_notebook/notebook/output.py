@@ -27,7 +27,7 @@ class Sink(Protocol):
         """Append text to standard output or standard error of the cell."""
 
     def display(self, message: Mapping[str, Any]) -> None:
-        """Show something rich; ``message`` as in `flyte_notebook.worker.context.publish`."""
+        """Show something rich; ``message`` as in `flyte_notebook.worker.process.context.publish`."""
 
     def flush(self) -> None:
         """Send what is still buffered."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from IPython.core.displayhook import DisplayHook
 
-from flyte_notebook.notebook import output, pump, shell_in_worker, widgets_in_worker
-from flyte_notebook.reliance import Reliance, expect
-from flyte_notebook.userfiles import is_user_file
+from flyte_notebook.cells import shell_in_worker, widgets_in_worker
+from flyte_notebook.core.reliance import Reliance, expect
+from flyte_notebook.core.userfiles import is_user_file
+from flyte_notebook.notebook import output, pump
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,20 +6,20 @@ import asyncio
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook.core.outcome import Failure
 from flyte_notebook.errors import ROOTS, failure_in
 from flyte_notebook.notebook.refusals import CellTextError
-from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk.control_plane import rpc_errors
 from flyte_notebook.sdk.failures_without_attempt import IN_THE_NOTEBOOK, THIS_CELL, failure_outside
 from flyte_notebook.views import text
-from flyte_notebook.worker.pickling import PicklingProblem
-from flyte_notebook.worker.raised import user_lines
+from flyte_notebook.worker.process.raised import user_lines
+from flyte_notebook.worker.values.pickling import PicklingProblem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from flyte_notebook.core.outcome import SourceLine
     from flyte_notebook.notebook.uncaught import Rendered
-    from flyte_notebook.outcome import SourceLine
 
 OF_FLYTE: tuple[type[BaseException], ...] = (*ROOTS, *rpc_errors())
 CLASSES: tuple[type[BaseException], ...] = (

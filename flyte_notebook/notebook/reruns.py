@@ -14,21 +14,21 @@ from IPython.core.displayhook import DisplayHook
 
 from flyte_notebook import history
 from flyte_notebook.cells.version import digest
+from flyte_notebook.core.overrides import Machine, Override, call_code, describe, magic_code, read
+from flyte_notebook.core.units import quantity_memory
 from flyte_notebook.limiters import machine
-from flyte_notebook.overrides import Machine, Override, call_code, describe, magic_code, read
 from flyte_notebook.sdk import enforcement, settings
 from flyte_notebook.sdk.repeats import InputsGoneError, with_override
-from flyte_notebook.units import quantity_memory
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from flyte_notebook.cells.analysis import CellNames
     from flyte_notebook.cells.returned import ReturnedValues
+    from flyte_notebook.core.job import Job
+    from flyte_notebook.core.outcome import Failure
+    from flyte_notebook.core.overrides import FieldName
     from flyte_notebook.history import Run
-    from flyte_notebook.job import Job
-    from flyte_notebook.outcome import Failure
-    from flyte_notebook.overrides import FieldName
     from flyte_notebook.sdk.session import Session
 
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
+from flyte_notebook.experiments.sweeping import SweepError
 from flyte_notebook.notebook.options import MAGIC
 from flyte_notebook.sdk.sweep import Sweeping, check_input, planned
 from flyte_notebook.sdk.types import type_of
-from flyte_notebook.sweeping import SweepError
-from flyte_notebook.views.sweep import ShownSweep, shown, sweep_bundle
-from flyte_notebook.worker.pickling import PicklingProblem
+from flyte_notebook.views.experiments.sweep import ShownSweep, shown, sweep_bundle
+from flyte_notebook.worker.values.pickling import PicklingProblem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,7 +11,7 @@ import select
 import threading
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.worker import protocol
+from flyte_notebook.worker.process import protocol
 
 if TYPE_CHECKING:
     import concurrent.futures

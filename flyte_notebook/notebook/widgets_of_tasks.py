@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from flyte_notebook.notebook.widgets_in_worker import MIME_TYPE, REFERENCE, RELIES, SHOWN
-from flyte_notebook.reliance import losses, lost_by
+from flyte_notebook.cells.widgets_in_worker import MIME_TYPE, REFERENCE, RELIES, SHOWN
+from flyte_notebook.core.reliance import losses, lost_by
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from flyte.types import TypeEngine
 
-from flyte_notebook import private
 from flyte_notebook.cells.values import TRIED_BYTES
+from flyte_notebook.core import private
 from flyte_notebook.sdk.types import OUTCOME_TAG
 
 if TYPE_CHECKING:

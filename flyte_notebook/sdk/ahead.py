@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from flyte_notebook.engine import Engine
 from flyte_notebook.engine.link import Prefork
+from flyte_notebook.engine.scheduler import MAX_PROCESSES
 from flyte_notebook.history import History
-from flyte_notebook.scheduler import MAX_PROCESSES
 
 CANARY = "flyte_notebook.sdk.inside:canary"
 REHEARSAL = "flyte_notebook.sdk.relies:try_out"
 PREFORK = Prefork(
-    modules=("flyte_notebook.sdk.inside", "flyte_notebook.notebook.shell_in_worker"),
+    modules=("flyte_notebook.sdk.inside", "flyte_notebook.cells.shell_in_worker"),
     if_installed=("flyte._utils.asyncify", "rich.console", "rich.logging", "rich.jupyter", "rich.pager", "getpass"),
     before_fork=("flyte_notebook.sdk.seam:look_for_plugins", "flyte_notebook.sdk.background_loop:stop_background_loop"),
     after_fork=("flyte_notebook.sdk.background_loop:start_background_loop",),

@@ -23,11 +23,11 @@ from flyte_notebook.cells.execution import Cell, run_cell
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues
 from flyte_notebook.cells.selection import Selection, select
 from flyte_notebook.cells.version import cell_version
+from flyte_notebook.core.units import format_memory
 from flyte_notebook.sdk.places import new_transport, new_value
 from flyte_notebook.sdk.types import CellOutputs, LastOutputs, last_outputs, lost, released, type_of
-from flyte_notebook.units import format_memory
-from flyte_notebook.worker import body, context
-from flyte_notebook.worker.sharing import shared_namespace
+from flyte_notebook.worker.process import body, context
+from flyte_notebook.worker.values.sharing import shared_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -20,8 +20,8 @@ from flyte import _context, _run
 from flyte.models import RawDataPath
 from flyte.types import _pickle
 
-from flyte_notebook import private
-from flyte_notebook.bound import unique
+from flyte_notebook.core import private
+from flyte_notebook.core.bound import unique
 from flyte_notebook.sdk import seam
 
 if TYPE_CHECKING:

@@ -6,16 +6,16 @@ import atexit
 import threading
 from typing import TYPE_CHECKING
 
+from flyte_notebook.engine.scheduler import MAX_PROCESSES
 from flyte_notebook.engine.sinks import StandardSink
 from flyte_notebook.history import History
-from flyte_notebook.scheduler import MAX_PROCESSES
 from flyte_notebook.sdk.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flyte_notebook.core.job import Semantics
     from flyte_notebook.engine import Sink
-    from flyte_notebook.job import Semantics
     from flyte_notebook.sdk.watching import Watch
 
 SEMANTICS: tuple[Semantics, ...] = ("cluster", "reference")

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import flyte
 
+from flyte_notebook.core.outcome import Failure
+from flyte_notebook.core.overrides import resources_line
+from flyte_notebook.core.units import quantity_memory
 from flyte_notebook.errors import OOMError, UnschedulableError, failure_in
-from flyte_notebook.escalation import Growth, exhausted, listed
+from flyte_notebook.experiments.escalation import Growth, exhausted, listed
 from flyte_notebook.history import CALL, Grown
-from flyte_notebook.outcome import Failure
-from flyte_notebook.overrides import resources_line
 from flyte_notebook.sdk import seam, tasks
 from flyte_notebook.sdk.settings import check_task
-from flyte_notebook.units import quantity_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,10 +10,10 @@ import asyncio
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from flyte_notebook.core.outcome import Failure
 from flyte_notebook.errors import RunAbortedError, failure_in
-from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk import enforcement
-from flyte_notebook.worker import context
+from flyte_notebook.worker.process import context
 
 if TYPE_CHECKING:
     from collections.abc import Callable

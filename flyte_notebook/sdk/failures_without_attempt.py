@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook.core.limits import Limits
+from flyte_notebook.core.outcome import Failure, WorkerReport
+from flyte_notebook.core.private import fault_in
 from flyte_notebook.errors import ROOTS, RuntimeSystemError
-from flyte_notebook.limits import Limits
-from flyte_notebook.outcome import Failure, WorkerReport
-from flyte_notebook.private import fault_in
 from flyte_notebook.sdk import control_plane
-from flyte_notebook.worker.raised import describe
+from flyte_notebook.worker.process.raised import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flyte_notebook.outcome import SourceLine
+    from flyte_notebook.core.outcome import SourceLine
 
 NOT_STARTED = "it did not start"
 IN_THE_NOTEBOOK = "raised in the notebook itself"

@@ -1,4 +1,4 @@
-"""Finding the smallest memory limit that a task passes: starts the runs that `flyte_notebook.fitting` asks for."""
+"""Finding the smallest memory limit that a task passes: starts the runs that `experiments.fitting` asks for."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import flyte
 
-from flyte_notebook import fitting
-from flyte_notebook.bound import monotonic_s
+from flyte_notebook.core.bound import monotonic_s
+from flyte_notebook.core.outcome import Failure
+from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.errors import RunAbortedError, failure_in
-from flyte_notebook.fitting import Fit, FitRun, Measure, TaskFit
+from flyte_notebook.experiments import fitting
+from flyte_notebook.experiments.fitting import Fit, FitRun, Measure, TaskFit
 from flyte_notebook.history import FitTrial
 from flyte_notebook.limiters import machine
-from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk.experiment import TIME, Experiment, conduct, conduct_aio, short_name, was_stopped
 from flyte_notebook.sdk.settings import check_task
 from flyte_notebook.sdk.trials import Declared, Trial
-from flyte_notebook.trace import MemoryTrace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from flyte_notebook.fitting import TrialEnd, Verdict
+    from flyte_notebook.experiments.fitting import TrialEnd, Verdict
     from flyte_notebook.history import Action, Run
     from flyte_notebook.sdk.experiment import Bundle
     from flyte_notebook.sdk.session import Session

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flyte_notebook.errors import RuntimeDataValidationError
 from flyte_notebook.sdk import seam
 from flyte_notebook.sdk.failures_without_attempt import unusable, with_failure
-from flyte_notebook.worker.pickling import PicklingProblem
+from flyte_notebook.worker.values.pickling import PicklingProblem
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -7,17 +7,18 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook import private
 from flyte_notebook.cells import generators
+from flyte_notebook.core import private
+from flyte_notebook.core.outcome import Failure
+from flyte_notebook.core.stand_in import attach
 from flyte_notebook.errors import ON_CLUSTER, InlineIOMaxBytesBreached
-from flyte_notebook.outcome import Failure
 from flyte_notebook.sdk import calls, celltask, conversion, ordinary, places, seam, tasks
 from flyte_notebook.sdk.again import load_again
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.user_code import watched
-from flyte_notebook.stand_in import attach
-from flyte_notebook.worker import body, child, context, named_pickles, pickling, protocol
+from flyte_notebook.worker.process import body, child, context, protocol
+from flyte_notebook.worker.values import named_pickles, pickling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +106,7 @@ async def _dispatch(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         raise
     if reply["facts"] is None:
         return pickling.loads(protocol.unpacked(reply)), None
-    from flyte_notebook.diagnosis import diagnose  # noqa: PLC0415 - 200 KiB, for tasks that call one that fails
+    from flyte_notebook.core.diagnosis import diagnose  # noqa: PLC0415 - 200 KiB, for tasks that call one that fails
 
     job, report = reply["facts"]
     outcome = diagnose(job, report, unpickle=pickling.loads)

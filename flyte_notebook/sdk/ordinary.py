@@ -14,10 +14,10 @@ from typing import Any
 
 from flyte.types import TypeEngine
 
+from flyte_notebook.core.stand_in import attach
 from flyte_notebook.errors import RuntimeUserError
 from flyte_notebook.sdk.failures_without_attempt import failure_outside
-from flyte_notebook.stand_in import attach
-from flyte_notebook.worker.ordinary import words_of
+from flyte_notebook.worker.values.ordinary import words_of
 
 IN_ITS_SUBMISSION = "raised by code that the SDK calls for a task, outside of it"
 CONVERSIONS = ("to_literal", "to_python_value")

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 import flyte
 import flyte.storage
 
-from flyte_notebook import private
-from flyte_notebook.bound import unique
+from flyte_notebook.core import private
+from flyte_notebook.core.bound import unique
 from flyte_notebook.sdk import data_paths, seam
 from flyte_notebook.sdk.failures_without_attempt import not_run
 from flyte_notebook.sdk.inputs import task_of_inputs

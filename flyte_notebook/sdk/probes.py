@@ -22,14 +22,14 @@ import flyte.models
 import flyte.report
 from flyte.syncify import syncify
 
+from flyte_notebook.core.job import Job
+from flyte_notebook.core.outcome import Success, WorkerReport
+from flyte_notebook.core.reliance import expect
 from flyte_notebook.errors import silence_grpc_polling_error
-from flyte_notebook.job import Job
-from flyte_notebook.outcome import Success, WorkerReport
-from flyte_notebook.reliance import expect
 from flyte_notebook.sdk import background_loop, calls, control_plane, data_paths, lazy, ordinary, rehearsal, seam, types
 from flyte_notebook.sdk.recording import Recording
 from flyte_notebook.sdk.tasks import SIZE_KEY, probe_task
-from flyte_notebook.worker import context
+from flyte_notebook.worker.process import context
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

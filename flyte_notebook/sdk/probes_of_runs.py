@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import flyte
 
-from flyte_notebook.reliance import expect
+from flyte_notebook.core.reliance import expect
 from flyte_notebook.sdk import calls, seam
 from flyte_notebook.sdk.tasks import probe_task
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.outcome import Failure
-from flyte_notebook.stand_in import attribute
+from flyte_notebook.core.outcome import Failure
+from flyte_notebook.core.stand_in import attribute
 
 if TYPE_CHECKING:
-    from flyte_notebook.job import Job
-    from flyte_notebook.outcome import Outcome
+    from flyte_notebook.core.job import Job
+    from flyte_notebook.core.outcome import Outcome
 
 
 class Recording:

@@ -16,12 +16,12 @@ import flyte
 import flyte.errors
 import flyte.models
 
-from flyte_notebook.bound import monotonic_s
+from flyte_notebook.core.bound import monotonic_s
 from flyte_notebook.sdk import background_loop, seam
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.tasks import probe_task
 from flyte_notebook.sdk.user_code import watched
-from flyte_notebook.worker import context
+from flyte_notebook.worker.process import context
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
-from flyte_notebook.bound import to_json
-from flyte_notebook.reliance import Reliance, loss_of
+from flyte_notebook.core.bound import to_json
+from flyte_notebook.core.reliance import Reliance, loss_of
 from flyte_notebook.sdk import probes, probes_of_runs, seam
-from flyte_notebook.worker import pickling
 from flyte_notebook.worker import relies as of_workers
+from flyte_notebook.worker.values import pickling
 
 if TYPE_CHECKING:
     from typing import BinaryIO

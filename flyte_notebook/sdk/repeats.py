@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import flyte
 
-from flyte_notebook import private
-from flyte_notebook.bound import unique
-from flyte_notebook.overrides import resources_with
+from flyte_notebook.core import private
+from flyte_notebook.core.bound import unique
+from flyte_notebook.core.overrides import resources_with
 from flyte_notebook.sdk import seam, tasks
 from flyte_notebook.sdk.types import released
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flyte_notebook.job import Job
-    from flyte_notebook.overrides import Override
+    from flyte_notebook.core.job import Job
+    from flyte_notebook.core.overrides import Override
 
 KEPT = 20
 KEPT_BYTES = 256 << 20

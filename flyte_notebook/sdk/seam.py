@@ -29,8 +29,8 @@ from flyte._internal.runtime.entrypoints import direct_dispatch as _sdk_direct_d
 from flyte.extend import AsyncFunctionTaskTemplate, TaskTemplate
 from flyte.report import _report
 
-from flyte_notebook.stand_in import attach
-from flyte_notebook.worker.code_objects import global_names
+from flyte_notebook.core.stand_in import attach
+from flyte_notebook.worker.values.code_objects import global_names
 
 if TYPE_CHECKING:
     import asyncio

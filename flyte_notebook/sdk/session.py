@@ -9,15 +9,16 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.bound import monotonic_s, sleep_s, unique
+from flyte_notebook.core.bound import monotonic_s, sleep_s, unique
+from flyte_notebook.core.outcome import Failure, Success
+from flyte_notebook.core.reliance import losses
+from flyte_notebook.core.stand_in import attach, attribute
 from flyte_notebook.engine import Origin
 from flyte_notebook.engine.around import snapshot
+from flyte_notebook.engine.scheduler import MAX_PROCESSES
 from flyte_notebook.engine.sinks import Nowhere, StandardSink
 from flyte_notebook.errors import InlineIOMaxBytesBreached, RunAbortedError, failure_in
 from flyte_notebook.history import History, Run, SweepPoint
-from flyte_notebook.outcome import Failure, Success
-from flyte_notebook.reliance import losses
-from flyte_notebook.scheduler import MAX_PROCESSES
 from flyte_notebook.sdk import ahead, background_loop, calls, ordinary, places, relies, seam, tasks
 from flyte_notebook.sdk.failures_without_attempt import NOT_STARTED, failure_outside, give_all_failures
 from flyte_notebook.sdk.inputs import NamingConversion
@@ -26,25 +27,24 @@ from flyte_notebook.sdk.repeats import INLINE_BYTES, Repeats
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.types import last_outputs
 from flyte_notebook.sdk.watching import Watching
-from flyte_notebook.stand_in import attach, attribute
-from flyte_notebook.worker import pickling
+from flyte_notebook.worker.values import pickling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from flyte_notebook.cells.returned import ReturnedValues
+    from flyte_notebook.core.job import Job, Semantics
+    from flyte_notebook.core.progress import Progress
     from flyte_notebook.engine import Sink
     from flyte_notebook.history import Purpose
-    from flyte_notebook.job import Job, Semantics
-    from flyte_notebook.progress import Progress
     from flyte_notebook.sdk.trials import Trial
     from flyte_notebook.sdk.watching import Group, Watch
 
 BEFORE = (
-    "flyte_notebook.notebook.shell_in_worker:install_lazily",
-    "flyte_notebook.notebook.shell_in_worker:forbid_prompts",
+    "flyte_notebook.cells.shell_in_worker:install_lazily",
+    "flyte_notebook.cells.shell_in_worker:forbid_prompts",
 )
-AFTER = ("flyte_notebook.notebook.shell_in_worker:finish_cell",)
+AFTER = ("flyte_notebook.cells.shell_in_worker:finish_cell",)
 """What a worker calls around its job, by name: rich output and clear errors for prompts, IPython only when needed."""
 
 _call_name: ContextVar[str | None] = ContextVar("_call_name", default=None)

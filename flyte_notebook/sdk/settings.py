@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import flyte
 
+from flyte_notebook.core.units import quantity_memory
 from flyte_notebook.sdk.seam import TaskTemplate
-from flyte_notebook.units import quantity_memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

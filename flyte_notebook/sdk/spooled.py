@@ -10,7 +10,7 @@ import contextlib
 import threading
 from dataclasses import dataclass, field
 
-from flyte_notebook import private
+from flyte_notebook.core import private
 
 KEPT_RUNS = 20
 KEPT_BYTES = 768 << 20

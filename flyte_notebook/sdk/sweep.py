@@ -1,4 +1,4 @@
-"""Running a task across memory limits and values of an input: starts what `flyte_notebook.sweeping` plans.
+"""Running a task across memory limits and values of an input: starts what `flyte_notebook.experiments.sweeping` plans.
 
 All runs are given to the SDK's loop, `Sweeping.side_by_side` at a time: as many as have a core each, so that their run
 times can be compared. Admission by memory may hold them back further.
@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from flyte_notebook import sweeping
-from flyte_notebook.bound import monotonic_s
+from flyte_notebook.core.bound import monotonic_s
+from flyte_notebook.core.outcome import Failure, Success
+from flyte_notebook.core.progress import Progress
+from flyte_notebook.core.units import format_memory, quantity_memory
 from flyte_notebook.errors import RunAbortedError, failure_in
+from flyte_notebook.experiments import sweeping
+from flyte_notebook.experiments.sweeping import MemoryRange, Over, Plan, Point, Sweep, SweepError
 from flyte_notebook.history import SweepPoint
 from flyte_notebook.limiters import machine
-from flyte_notebook.outcome import Failure, Success
-from flyte_notebook.progress import Progress
 from flyte_notebook.sdk import background_loop, tasks
 from flyte_notebook.sdk.experiment import (
     STOP_BOUND_S,
@@ -32,16 +34,14 @@ from flyte_notebook.sdk.experiment import (
 )
 from flyte_notebook.sdk.settings import check_task
 from flyte_notebook.sdk.trials import Trial
-from flyte_notebook.sweeping import MemoryRange, Over, Plan, Point, Sweep, SweepError
-from flyte_notebook.units import format_memory, quantity_memory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
+    from flyte_notebook.experiments.sweeping import Planned, PointEnd
     from flyte_notebook.history import Run
     from flyte_notebook.sdk.experiment import Bundle
     from flyte_notebook.sdk.session import Session
-    from flyte_notebook.sweeping import Planned, PointEnd
 
     Call = Callable[[Run, Any, Trial], Awaitable[object]]
     """Runs the task with one value, in a run and a trial."""

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 from flyte.extend import AsyncFunctionTaskTemplate
 from flyte.models import NativeInterface
 
-from flyte_notebook import units
-from flyte_notebook.bound import unique
+from flyte_notebook.core import units
+from flyte_notebook.core.bound import unique
+from flyte_notebook.core.job import CallFacts, InputFact, Job
+from flyte_notebook.core.limits import Limits
+from flyte_notebook.core.private import UnwritableError
 from flyte_notebook.errors import InlineIOMaxBytesBreached, RuntimeUserError
-from flyte_notebook.job import CallFacts, InputFact, Job
-from flyte_notebook.limits import Limits
-from flyte_notebook.private import UnwritableError
 from flyte_notebook.sdk import places, seam
 from flyte_notebook.sdk.failures_without_attempt import with_failure
-from flyte_notebook.worker import elsewhere, named_pickles, pickling
-from flyte_notebook.worker.spool import Spool, SpoolReader
+from flyte_notebook.worker.process.spool import Spool, SpoolReader
+from flyte_notebook.worker.values import elsewhere, named_pickles, pickling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

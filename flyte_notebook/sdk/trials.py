@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import flyte
 
-from flyte_notebook.overrides import Override, resources_with
-from flyte_notebook.scheduler import DEFAULT_RESERVE_BYTES, reserve_bytes
+from flyte_notebook.core.overrides import Override, resources_with
+from flyte_notebook.core.units import quantity_memory
+from flyte_notebook.engine.scheduler import DEFAULT_RESERVE_BYTES, reserve_bytes
 from flyte_notebook.sdk import tasks
-from flyte_notebook.units import quantity_memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flyte_notebook.job import Job
-    from flyte_notebook.limits import Limits
+    from flyte_notebook.core.job import Job
+    from flyte_notebook.core.limits import Limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

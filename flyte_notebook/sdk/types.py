@@ -22,18 +22,19 @@ import flyte
 import flyte.storage
 from flyte.types import TypeEngine, TypeTransformer
 
-from flyte_notebook import private
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues
 from flyte_notebook.cells.version import digest
+from flyte_notebook.core import private
 from flyte_notebook.sdk import seam
 from flyte_notebook.sdk.inputs import task_of_inputs
 from flyte_notebook.sdk.places import new_value
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.tasks import SIZE_KEY, TYPE_KEY
-from flyte_notebook.worker import context, named_pickles
-from flyte_notebook.worker.sharing import shared_namespace
-from flyte_notebook.worker.spool import Spool, SpoolReader
-from flyte_notebook.worker.unpicklable import type_name
+from flyte_notebook.worker.process import context
+from flyte_notebook.worker.process.spool import Spool, SpoolReader
+from flyte_notebook.worker.values import named_pickles
+from flyte_notebook.worker.values.sharing import shared_namespace
+from flyte_notebook.worker.values.unpicklable import type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

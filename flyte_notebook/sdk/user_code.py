@@ -7,7 +7,8 @@ import functools
 import inspect
 from typing import Any
 
-from flyte_notebook.worker import child, context, layout
+from flyte_notebook.worker.process import child, context
+from flyte_notebook.worker.stacks import layout
 
 
 def watched(task: Any) -> tuple[Any, list[BaseException]]:

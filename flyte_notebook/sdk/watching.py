@@ -12,15 +12,15 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flyte_notebook.bound import monotonic_s
+from flyte_notebook.core.bound import monotonic_s
 from flyte_notebook.sdk import seam
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flyte_notebook.core.progress import Progress
     from flyte_notebook.engine import Sink
     from flyte_notebook.history import Run
-    from flyte_notebook.progress import Progress
 
 logger = logging.getLogger("flyte_notebook.sdk")
 

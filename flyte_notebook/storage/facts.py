@@ -16,10 +16,9 @@ from operator import gt
 from typing import Any, Final, TypeVar, get_args
 
 from flyte_notebook import errors
-from flyte_notebook.history import FACTS_VERSION, Attempt, Run, purpose_of
-from flyte_notebook.job import InputFact
-from flyte_notebook.limits import CpuMechanism, Enforcement, Limits, MemoryMechanism
-from flyte_notebook.outcome import (
+from flyte_notebook.core.job import InputFact
+from flyte_notebook.core.limits import CpuMechanism, Enforcement, Limits, MemoryMechanism
+from flyte_notebook.core.outcome import (
     Failure,
     Growth,
     LastLine,
@@ -32,8 +31,9 @@ from flyte_notebook.outcome import (
     TerminationReason,
     WorkerReport,
 )
-from flyte_notebook.stand_in import as_raised, attach
-from flyte_notebook.trace import MemoryTrace, compact_sizes, compact_times
+from flyte_notebook.core.stand_in import as_raised, attach
+from flyte_notebook.core.trace import MemoryTrace, compact_sizes, compact_times
+from flyte_notebook.history import FACTS_VERSION, Attempt, Run, purpose_of
 
 _T = TypeVar("_T")
 _MISSING: Final = object()

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-from flyte_notebook import private
-from flyte_notebook.bound import clock_s, monotonic_s
+from flyte_notebook.core import private
+from flyte_notebook.core.bound import clock_s, monotonic_s
 from flyte_notebook.history import Runs
 from flyte_notebook.storage import bounded
 from flyte_notebook.storage.facts import FactsError, run_from

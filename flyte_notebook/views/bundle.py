@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from flyte_notebook.views.html import failure_html
+from flyte_notebook.views.failures.html import failure_html
 from flyte_notebook.views.text import clean_line, failure_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flyte_notebook.outcome import Failure
-    from flyte_notebook.views.html import Story
+    from flyte_notebook.core.outcome import Failure
+    from flyte_notebook.views.failures.html import Story
 
 MIME_TYPE: Final = "application/vnd.flyte-notebook.failure+json"
 

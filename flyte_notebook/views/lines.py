@@ -9,16 +9,16 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from flyte_notebook.outcome import Failure
-from flyte_notebook.units import format_duration, format_memory
+from flyte_notebook.core.outcome import Failure
+from flyte_notebook.core.units import format_duration, format_memory
 from flyte_notebook.views.text import clean_line, title
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from flyte_notebook.core.trace import MemoryTrace
     from flyte_notebook.history import Attempt, Run
-    from flyte_notebook.trace import MemoryTrace
-    from flyte_notebook.views.placing import Point
+    from flyte_notebook.views.charts.placing import Point
 
 MAX_LINES: Final = 6
 """More lines than this cannot be told apart; the last ones are drawn."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from flyte_notebook.units import format_cpu, format_duration, format_memory
+from flyte_notebook.core.units import format_cpu, format_duration, format_memory
 
 if TYPE_CHECKING:
-    from flyte_notebook.outcome import Failure, SourceLine
+    from flyte_notebook.core.outcome import Failure, SourceLine
 
 BAR_CHARACTERS: Final = 30
 LINE_CHARACTERS: Final = 300

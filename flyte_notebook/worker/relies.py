@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import cloudpickle
 
-from flyte_notebook.reliance import Reliance, expect
-from flyte_notebook.worker import own_pages, pickling
-from flyte_notebook.worker.code_objects import global_names
+from flyte_notebook.core.reliance import Reliance, expect
+from flyte_notebook.worker.process import own_pages
+from flyte_notebook.worker.values import pickling
+from flyte_notebook.worker.values.code_objects import global_names
 
 LINES: Final = "stacks"
 EXIT_HANDLERS: Final = "exit handlers"

@@ -12,7 +12,7 @@ import pytest
 
 from flyte_notebook.cells.analysis import analyse
 from flyte_notebook.cells.selection import CannotSendError, Selection, UnknownNameError, is_code, select
-from flyte_notebook.worker import pickling
+from flyte_notebook.worker.values import pickling
 
 NOTEBOOK = """
 import math, threading

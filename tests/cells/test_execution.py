@@ -19,8 +19,8 @@ from flyte_notebook.cells.analysis import analyse
 from flyte_notebook.cells.execution import Cell, MissingOutputError, run_cell
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues, bind
 from flyte_notebook.cells.selection import select
-from flyte_notebook.worker import pickling
-from flyte_notebook.worker.pickling import PicklingProblem
+from flyte_notebook.worker.values import pickling
+from flyte_notebook.worker.values.pickling import PicklingProblem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -316,7 +316,7 @@ def test_helpers_of_the_notebook_show_their_lines_in_another_process(tmp_path: P
     code = (
         "import asyncio, sys, traceback\n"
         "from flyte_notebook.cells.execution import run_cell\n"
-        "from flyte_notebook.worker import pickling\n"
+        "from flyte_notebook.worker.values import pickling\n"
         "cell = pickling.loads(open(sys.argv[1], 'rb').read())\n"
         "try: asyncio.run(run_cell(cell, {}, place=str))\n"
         "except ZeroDivisionError: print('return 1 / x' in traceback.format_exc())"

@@ -12,9 +12,9 @@ import pytest
 from flyte_notebook.cells import returned
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues, bind
 from flyte_notebook.cells.values import RESULT, Kept, Output, write_outputs
-from flyte_notebook.private import UnwritableError
-from flyte_notebook.worker import pickling
-from flyte_notebook.worker.protocol import INLINE_BYTES
+from flyte_notebook.core.private import UnwritableError
+from flyte_notebook.worker.process.protocol import INLINE_BYTES
+from flyte_notebook.worker.values import pickling
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,7 +129,8 @@ def test_only_an_outcome_is_unpacked() -> None:
 def test_the_stages_name_each_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While an output is written the outside knows its name."""
     heard: list[tuple[str, str | None]] = []
-    monkeypatch.setattr("flyte_notebook.worker.context.stage", lambda stage, detail: heard.append((stage, detail)))
+    stage = "flyte_notebook.worker.process.context.stage"
+    monkeypatch.setattr(stage, lambda stage, detail: heard.append((stage, detail)))
     outcome_of(tmp_path, result=[0], x=1, y=[1, 2])
     assert [("returning", "the last value"), ("returning", "x"), ("returning", "y")] == heard
 

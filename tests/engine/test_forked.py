@@ -31,7 +31,7 @@ STEP_BYTES = 1 << 19
 BAR_BYTES = 2 << 20
 BOUND_S = 30.0
 BASELINES = 5
-LOADED = "flyte_notebook.worker.prefork"
+LOADED = "flyte_notebook.worker.process.prefork"
 """Loaded in the server, and so in what was forked from it; a fresh interpreter never loads it."""
 
 env = flyte.TaskEnvironment(name="forked", resources=flyte.Resources(cpu=1, memory="250Mi"))

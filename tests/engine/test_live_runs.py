@@ -19,9 +19,9 @@ from flyte_notebook.sdk.watching import Watching
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from flyte_notebook.core.progress import Progress
     from flyte_notebook.engine import Sink
     from flyte_notebook.history import Run
-    from flyte_notebook.progress import Progress
     from flyte_notebook.sdk.session import Session
 
 pytestmark = [pytest.mark.cgroup]

@@ -14,7 +14,7 @@ from flyte_notebook.engine.returning import Returning
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flyte_notebook.endings import Unanswered
+    from flyte_notebook.core.endings import Unanswered
 
 AT_REST = (1, 2, 3, 4)
 AT_ITS_LIMIT = ("RLIMIT_AS", 10, 20)

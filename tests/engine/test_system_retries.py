@@ -19,7 +19,7 @@ import flyte.errors
 import pytest
 
 import flyte_notebook as fn
-from flyte_notebook.outcome import Failure
+from flyte_notebook.core.outcome import Failure
 
 if TYPE_CHECKING:
     from flyte_notebook.sdk.session import Session

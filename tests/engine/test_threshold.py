@@ -32,7 +32,7 @@ def allocate(size: int) -> int:
 # What a worker imports before it gets its job, and the same task run by the SDK itself in that process.
 REFERENCE = """
 import sys
-import flyte_notebook.worker.child, flyte_notebook.sdk.inside
+import flyte_notebook.worker.process.child, flyte_notebook.sdk.inside
 import flyte
 env = flyte.TaskEnvironment(name="threshold")
 @env.task

@@ -44,9 +44,9 @@ sys.addaudithook(note)
 """Loaded by each interpreter that starts; what is forked from one goes on noting."""
 
 HAS_THE_LAUNCHER_NOTE = """
-from flyte_notebook.worker import launching
+from flyte_notebook.worker.process import launching
 launching._BOOT = {first!r} + launching._BOOT
-from flyte_notebook.worker.supervisor"""
+from flyte_notebook.worker.process.supervisor"""
 """The launcher starts without what is installed for each interpreter."""
 
 env = flyte.TaskEnvironment(name="forks", resources=flyte.Resources(cpu=1, memory="250Mi"))
@@ -60,7 +60,7 @@ def grow() -> bool:
     while time.monotonic() < until_s:
         blocks.append(bytearray(1 << 20))
         time.sleep(0.005)
-    return "flyte_notebook.worker.prefork" not in sys.modules
+    return "flyte_notebook.worker.process.prefork" not in sys.modules
 
 
 @env.task
@@ -117,7 +117,7 @@ def test_whoever_forks_has_one_thread(monkeypatch: pytest.MonkeyPatch, tmp_path:
     hook = place / "sitecustomize.py"
     hook.write_text(NOTES_FORKS.format(place=str(notes)))
     boot = HAS_THE_LAUNCHER_NOTE.format(first=f"exec(open({str(hook)!r}).read());")
-    monkeypatch.setattr(link, "_BOOT", link._BOOT.replace("from flyte_notebook.worker.supervisor", boot))
+    monkeypatch.setattr(link, "_BOOT", link._BOOT.replace("from flyte_notebook.worker.process.supervisor", boot))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(place), os.environ.get("PYTHONPATH")])))
     monkeypatch.syspath_prepend(str(place))  # as it is for who was started with that
     with opened("", monkeypatch) as session:

@@ -15,7 +15,7 @@ import pytest
 from bounds import under_load
 from programs import error_of
 
-from flyte_notebook.worker import protocol
+from flyte_notebook.worker.process import protocol
 
 pytestmark = [pytest.mark.cgroup, pytest.mark.usefixtures("session")]
 

@@ -91,8 +91,8 @@ class Working:
     def die(self) -> None:
         """Kill it, with all that it started: the supervisor first, which would clear up."""
         family = descendants(self.process.pid)
-        assert any("worker.supervisor" in command for command in family.values())
-        for pid in sorted(family, key=lambda pid: "worker.supervisor" not in family[pid]):
+        assert any("worker.process.supervisor" in command for command in family.values())
+        for pid in sorted(family, key=lambda pid: "worker.process.supervisor" not in family[pid]):
             kill(pid)
         self.process.kill()
         self.process.wait()

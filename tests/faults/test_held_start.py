@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.cgroup, pytest.mark.linux]
 PROGRAM = """
 from flyte_notebook.engine import link
 
-link._BOOT = link._BOOT.replace("from flyte_notebook.worker.supervisor", '''
+link._BOOT = link._BOOT.replace("from flyte_notebook.worker.process.supervisor", '''
 from flyte_notebook.limiters import selection
-from flyte_notebook.worker import launching
+from flyte_notebook.worker.process import launching
 launching.LAUNCH_BOUND_S = 4.0
 choose = selection.choose
 def choosing(*, session):
@@ -35,7 +35,7 @@ def choosing(*, session):
     limiter.group = group
     return limiter
 selection.choose = choosing
-from flyte_notebook.worker.supervisor''')
+from flyte_notebook.worker.process.supervisor''')
 
 @env.task
 def counts() -> int:

@@ -19,7 +19,7 @@ from sessions import give_supervisors, opened_for
 
 import flyte_notebook as fn
 from flyte_notebook.limiters.control_groups import own
-from flyte_notebook.worker import spares
+from flyte_notebook.worker.process import spares
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ MOST = spares.MOST_FAILURES - 1
 """So many may be lost one after the other, without one that stood ready in between."""
 EVERY_S = 0.1
 LIMIT_BYTES = 250 << 20
-LOADED = "flyte_notebook.worker.prefork"
+LOADED = "flyte_notebook.worker.process.prefork"
 """Loaded in what was forked, and never in a fresh interpreter."""
 
 env = flyte.TaskEnvironment(name="lost_server", resources=flyte.Resources(cpu=1, memory="250Mi"))

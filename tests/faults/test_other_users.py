@@ -23,8 +23,8 @@ import pytest
 from programs import PRELUDE, facts_of, groups, read_until, started
 
 from flyte_notebook.limiters.life import LOCK, LOG
-from flyte_notebook.worker import named_pickles
-from flyte_notebook.worker.spool import Spool
+from flyte_notebook.worker.process.spool import Spool
+from flyte_notebook.worker.values import named_pickles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -84,7 +84,7 @@ def in_a_thread(how: str) -> list[int]:
 async def speaks(how: str) -> int:
     pid = os.fork()
     if pid == 0:
-        from flyte_notebook.worker import child, context
+        from flyte_notebook.worker.process import child, context
         context.publish({"data": {"text/plain": "not here"}})
         os._exit(0 if child.channel is None else 1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -13,7 +13,7 @@ import flyte.errors
 import pytest
 from programs import error_of, facts_of, small_disk
 
-from flyte_notebook import private
+from flyte_notebook.core import private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from flyte_notebook.core.job import InputFact
+from flyte_notebook.core.limits import Enforcement, Limits
+from flyte_notebook.core.outcome import Failure, Growth, LastLine, SourceLine, Success, Suggestion, WorkerReport
+from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.errors import OOMError
 from flyte_notebook.history import Attempt, Rerun, Run
-from flyte_notebook.job import InputFact
-from flyte_notebook.limits import Enforcement, Limits
-from flyte_notebook.outcome import (
-    Failure,
-    Growth,
-    LastLine,
-    SourceLine,
-    Success,
-    Suggestion,
-    WorkerReport,
-)
-from flyte_notebook.trace import MemoryTrace
 
 MI = 2**20
 SECRET = "what nobody may find"  # noqa: S105 - a value that a test looks for

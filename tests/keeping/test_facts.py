@@ -10,7 +10,7 @@ import pytest
 from ran import FAILURE, SECRET, full_run, small_run
 
 from flyte_notebook import errors
-from flyte_notebook.outcome import Failure, Success
+from flyte_notebook.core.outcome import Failure, Success
 from flyte_notebook.storage import FactsError, run_from
 
 if TYPE_CHECKING:

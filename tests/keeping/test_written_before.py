@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from flyte_notebook.core.outcome import Failure
 from flyte_notebook.history import CALL, Cell, FitTrial, Rerun
-from flyte_notebook.outcome import Failure
 from flyte_notebook.storage import run_from
 from flyte_notebook.storage.store import load
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 from limited import MIB, Children, empty_it, running, until
 
+from flyte_notebook.core.limits import Limits
 from flyte_notebook.limiters.kernel_files import parse_counts
 from flyte_notebook.limiters.selection import choose
-from flyte_notebook.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ import pytest
 from kernel_contract import KernelContract
 from limited import MIB, Children, empty_it, until
 
-from flyte_notebook.limits import Limits
+from flyte_notebook.core.limits import Limits
 
 if TYPE_CHECKING:
     from flyte_notebook.limiters.cgroup_v1 import CgroupV1

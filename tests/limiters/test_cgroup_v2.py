@@ -10,10 +10,10 @@ import turns
 from kernel_contract import KernelContract
 from limited import MIB, Children
 
+from flyte_notebook.core.limits import Limits
 from flyte_notebook.limiters import cgroup_v2
 from flyte_notebook.limiters.base import Counters, LimiterUnavailableError
 from flyte_notebook.limiters.cgroup_v2 import Base, CgroupV2, find_base, read_events, systemd_scope_command
-from flyte_notebook.limits import Limits
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,10 +13,10 @@ import pytest
 from limited import Children, running, until
 from living import Kernel
 
+from flyte_notebook.core.limits import Limits
 from flyte_notebook.limiters.cgroup_v1 import CgroupV1
 from flyte_notebook.limiters.leftovers import left_alone, sweep
 from flyte_notebook.limiters.watchdog import Watchdog
-from flyte_notebook.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

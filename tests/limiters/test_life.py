@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from living import Kernel
 
-from flyte_notebook import private
+from flyte_notebook.core import private
 from flyte_notebook.limiters import life
 from flyte_notebook.limiters.life import LOCK, Life, Where, of_here, over, proven_over, session_name
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from limited import MIB, Children
 
+from flyte_notebook.core.limits import Limits
 from flyte_notebook.limiters import machine
 from flyte_notebook.limiters.cgroup_v1 import CgroupV1
-from flyte_notebook.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

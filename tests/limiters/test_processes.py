@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 from limited import Children, running, until
 
+from flyte_notebook.core.limits import Limits
 from flyte_notebook.limiters.affinity import Cpus
 from flyte_notebook.limiters.base import ATTEMPT_VARIABLE, SESSION_VARIABLE
 from flyte_notebook.limiters.processes import LinuxProcesses, Stat, listed, marks, parse_stat, stat
 from flyte_notebook.limiters.watchdog import WatchdogGroup
-from flyte_notebook.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

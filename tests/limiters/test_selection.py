@@ -10,12 +10,12 @@ from dataclasses import replace
 import pytest
 from limited import MIB, Children
 
+from flyte_notebook.core.limits import Enforcement, Limits
 from flyte_notebook.limiters import hints, selection
 from flyte_notebook.limiters.base import LimiterUnavailableError
 from flyte_notebook.limiters.hints import Surroundings
 from flyte_notebook.limiters.selection import choose
 from flyte_notebook.limiters.watchdog import Watchdog
-from flyte_notebook.limits import Enforcement, Limits
 
 NOTHING = Surroundings(
     container="none",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from limited import MIB, Child, Children, empty_it, running, until
 
+from flyte_notebook.core.limits import Limits
 from flyte_notebook.limiters import watchdog
 from flyte_notebook.limiters.affinity import Cpus
 from flyte_notebook.limiters.base import LimiterUnavailableError
@@ -19,7 +20,6 @@ from flyte_notebook.limiters.life import session_name
 from flyte_notebook.limiters.portable import PsutilProcesses
 from flyte_notebook.limiters.processes import LinuxMember
 from flyte_notebook.limiters.watchdog import Watchdog, WatchdogGroup
-from flyte_notebook.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

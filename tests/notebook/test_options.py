@@ -11,10 +11,10 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+from flyte_notebook.experiments.sweeping import MemoryRange, Over
 from flyte_notebook.notebook import options
 from flyte_notebook.notebook.completion import Names, complete, install_completer
 from flyte_notebook.notebook.options import CellOptions, help_text, parse
-from flyte_notebook.sweeping import MemoryRange, Over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

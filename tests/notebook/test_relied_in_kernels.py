@@ -24,7 +24,7 @@ CHECK = """
 import contextlib, sys
 from unittest import mock
 from flyte_notebook.notebook import relies
-from flyte_notebook.reliance import losses
+from flyte_notebook.core.reliance import losses
 shell = get_ipython()
 def lost(*breaks):
     with contextlib.ExitStack() as planted:
@@ -65,13 +65,14 @@ def test_a_planted_change_in_the_kernel_is_named(kernel: Kernel, key: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("key", "library", "call"), [("widgets", "ipywidgets", "card"), ("charts", "matplotlib", "chart")]
+    ("key", "library", "module"),
+    [("widgets", "ipywidgets", "failures.card"), ("charts", "matplotlib", "charts.chart")],
 )
-def test_a_library_that_does_not_load_costs_its_feature(kernel: Kernel, key: str, library: str, call: str) -> None:
+def test_a_library_that_does_not_load_costs_its_feature(kernel: Kernel, key: str, library: str, module: str) -> None:
     """Forms and charts are loaded aside when they may be needed; what fails then is said below the next cell."""
     kernel.run(CHECK + "from flyte_notebook.notebook import cards").ok()
     reply = kernel.run(
-        f"with mock.patch('flyte_notebook.views.{call}.warm', side_effect=ImportError('no {library} here')):\n"
+        f"with mock.patch('flyte_notebook.views.{module}.warm', side_effect=ImportError('no {library} here')):\n"
         "    cards.warm()\n"
         f"assert relies.BY_KEY[{key!r}].lost in str(fn.doctor())"
     ).ok()

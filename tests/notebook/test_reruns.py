@@ -9,7 +9,7 @@ import pytest
 from bounds import under_load
 from kernels import CARD, started
 
-from flyte_notebook.units import parse_memory
+from flyte_notebook.core.units import parse_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flyte_notebook.notebook.shell_in_worker import plain
+from flyte_notebook.cells.shell_in_worker import plain
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 WORKER = """
 import json, os, sys
-from flyte_notebook.worker import context
-from flyte_notebook.notebook import shell_in_worker
+from flyte_notebook.worker.process import context
+from flyte_notebook.cells import shell_in_worker
 told = []
 context.connect(told.append, os.environ["HOME"])
 shell_in_worker.install_lazily()

@@ -21,7 +21,7 @@ from flyte.extend import AsyncFunctionTaskTemplate, TaskTemplate
 from flyte_notebook.cells.selection import CannotSendError, UnknownNameError
 from flyte_notebook.sdk import celltask
 from flyte_notebook.sdk.celltask import CellTask, cell_task, last_outputs, read_cell
-from flyte_notebook.worker.pickling import PicklingProblem
+from flyte_notebook.worker.values.pickling import PicklingProblem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -301,7 +301,7 @@ def test_what_is_no_task_is_refused(what: object, words: str) -> None:
 
 REFERENCE = """
 import sys
-import flyte_notebook.worker.child, flyte_notebook.sdk.inside
+import flyte_notebook.worker.process.child, flyte_notebook.sdk.inside
 import flyte
 env = flyte.TaskEnvironment(name="by_hand")
 @env.task

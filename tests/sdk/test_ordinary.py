@@ -12,9 +12,9 @@ import pytest
 import sessions
 from flyte.syncify import syncify
 
+from flyte_notebook.core.stand_in import attach, attribute
 from flyte_notebook.errors import pack
 from flyte_notebook.sdk import background_loop, ordinary
-from flyte_notebook.stand_in import attach, attribute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

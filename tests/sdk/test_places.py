@@ -25,7 +25,7 @@ from flyte.models import RawDataPath
 from flyte.types import FlytePickle
 from sessions import opened_for
 
-from flyte_notebook import private
+from flyte_notebook.core import private
 from flyte_notebook.limiters.life import LOCK, LOG
 from flyte_notebook.sdk import places
 from flyte_notebook.sdk.celltask import cell_task, read_cell

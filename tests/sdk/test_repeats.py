@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from sessions import opened_for
 
+from flyte_notebook.core.job import Job
+from flyte_notebook.core.overrides import Override
 from flyte_notebook.history import Call, Cell
-from flyte_notebook.job import Job
-from flyte_notebook.overrides import Override
 from flyte_notebook.sdk import repeats
 from flyte_notebook.sdk.celltask import cell_task, read_cell
 from flyte_notebook.sdk.repeats import INLINE_BYTES, KEPT, InputsGoneError, Repeats, with_override

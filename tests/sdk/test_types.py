@@ -41,7 +41,7 @@ from flyte_notebook.sdk.types import (
     LastOutputs,
     type_of,
 )
-from flyte_notebook.worker.pickling import PicklingProblem
+from flyte_notebook.worker.values.pickling import PicklingProblem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,6 +5,6 @@ These are its two font files.
 
 from __future__ import annotations
 
-from flyte_notebook.views import chart
+from flyte_notebook.views.charts import chart
 
 chart.warm()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flyte_notebook.job import InputFact
-from flyte_notebook.limits import Enforcement, Limits
-from flyte_notebook.outcome import Failure, Growth, LastLine, SourceLine, Suggestion, WorkerReport
-from flyte_notebook.trace import MemoryTrace
+from flyte_notebook.core.job import InputFact
+from flyte_notebook.core.limits import Enforcement, Limits
+from flyte_notebook.core.outcome import Failure, Growth, LastLine, SourceLine, Suggestion, WorkerReport
+from flyte_notebook.core.trace import MemoryTrace
 
 MI = 2**20
 

@@ -8,7 +8,7 @@ import pytest
 from failures import NASTY, OOM, hostile
 
 from flyte_notebook.views.bundle import MIME_TYPE, STRING_CHARACTERS, failure_bundle
-from flyte_notebook.views.html import failure_html
+from flyte_notebook.views.failures.html import failure_html
 from flyte_notebook.views.text import failure_text
 
 

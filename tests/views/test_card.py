@@ -13,14 +13,15 @@ from ipywidgets.widgets import widget as registry
 from traitlets import TraitError
 
 from flyte_notebook import catalogue, errors
+from flyte_notebook.core.limits import Limits
+from flyte_notebook.core.overrides import Machine, Override, call_code, magic_code, read
+from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.history import Attempt
-from flyte_notebook.limits import Limits
-from flyte_notebook.overrides import Machine, Override, call_code, magic_code, read
-from flyte_notebook.trace import MemoryTrace
-from flyte_notebook.views import chart, html
-from flyte_notebook.views.card import WIDGET_VIEW, FormData, OverrideForm, said_html
-from flyte_notebook.views.details import details_html, meaning_html
-from flyte_notebook.views.html import CARD_BYTES, failure_html
+from flyte_notebook.views.charts import chart
+from flyte_notebook.views.failures import html
+from flyte_notebook.views.failures.card import WIDGET_VIEW, FormData, OverrideForm, said_html
+from flyte_notebook.views.failures.details import details_html, meaning_html
+from flyte_notebook.views.failures.html import CARD_BYTES, failure_html
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

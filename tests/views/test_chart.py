@@ -15,12 +15,12 @@ import pytest
 from failures import MI, NASTY, OOM
 
 from flyte_notebook import history
+from flyte_notebook.core.limits import Limits
+from flyte_notebook.core.outcome import Success, WorkerReport
+from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.history import Attempt, Run
-from flyte_notebook.limits import Limits
-from flyte_notebook.outcome import Success, WorkerReport
-from flyte_notebook.trace import MemoryTrace
-from flyte_notebook.views import chart
-from flyte_notebook.views.chart import Line
+from flyte_notebook.views.charts import chart
+from flyte_notebook.views.charts.chart import Line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -237,8 +237,8 @@ def test_pictures_may_be_drawn_in_threads() -> None:
     """Three threads at a time give the same bytes as one; in a process of its own, for each keeps font files open."""
     code = """
 import threading
-from flyte_notebook.trace import MemoryTrace
-from flyte_notebook.views import chart
+from flyte_notebook.core.trace import MemoryTrace
+from flyte_notebook.views.charts import chart
 
 trace = MemoryTrace(times_s=range(400), memory_bytes=[n * 2**20 for n in range(400)], limit_bytes=2**30)
 lines = [chart.Line(label="a", trace=trace, killed=False, passed=True)] * 3
@@ -256,7 +256,8 @@ assert [expected] * 3 == seen
 def test_importing_loads_no_plotting_library_and_drawing_no_pyplot() -> None:
     """The library comes with the first picture, and pyplot, which picks a backend, never."""
     code = (
-        "import sys, flyte_notebook.views.chart as chart; assert not {'matplotlib', 'numpy'} & set(sys.modules)\n"
+        "import sys; from flyte_notebook.views.charts import chart\n"
+        "assert not {'matplotlib', 'numpy'} & set(sys.modules)\n"
         "chart.warm(); assert 'matplotlib' in sys.modules; assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -10,17 +10,17 @@ import pytest
 from failures import MI, NASTY, OOM, hostile
 
 import flyte_notebook as fn
+from flyte_notebook.core.limits import Limits
+from flyte_notebook.core.outcome import Success, WorkerReport
+from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.history import Attempt, Run, Runs
-from flyte_notebook.limits import Limits
-from flyte_notebook.outcome import Success, WorkerReport
-from flyte_notebook.trace import MemoryTrace
-from flyte_notebook.views import chart, overlay
-from flyte_notebook.views.compared import rows_of
-from flyte_notebook.views.comparison import comparison_html, comparison_text
-from flyte_notebook.views.saved import SavedRuns
+from flyte_notebook.views.charts import chart, overlay
+from flyte_notebook.views.experiments.compared import rows_of
+from flyte_notebook.views.experiments.comparison import comparison_html, comparison_text
+from flyte_notebook.views.history.saved import SavedRuns
 
 if TYPE_CHECKING:
-    from flyte_notebook.outcome import Failure
+    from flyte_notebook.core.outcome import Failure
 
 SVG = "{http://www.w3.org/2000/svg}"
 NOON_S = 1_800_000_000.0

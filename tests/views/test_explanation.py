@@ -15,7 +15,7 @@ import flyte_notebook as fn
 from flyte_notebook import catalogue
 from flyte_notebook.catalogue import explain
 from flyte_notebook.errors import OOMError
-from flyte_notebook.views.explanation import WIDTH, explanation_html, explanation_text, shown
+from flyte_notebook.views.failures.explanation import WIDTH, explanation_html, explanation_text, shown
 
 ALLOWED = {*("section", "style", "div", "h3", "h4", "span", "bdi", "p", "code", "dl", "dt", "dd", "pre")}
 NAMES = [*catalogue.names(), "ValueError", "MemoryError", "KeyboardInterrupt", "CancelledError"]

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from flyte_notebook.fitting import Fit, FitRun, Measure, headline, task_fit
-from flyte_notebook.trace import MemoryTrace
-from flyte_notebook.views.fit import fit_bundle, fit_html, fit_text, shown
+from flyte_notebook.core.trace import MemoryTrace
+from flyte_notebook.experiments.fitting import Fit, FitRun, Measure, headline, task_fit
+from flyte_notebook.views.experiments.fit import fit_bundle, fit_html, fit_text, shown
 
 MI = 1 << 20
 ROOM = 16 << 30

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from failures import OOM
 
+from flyte_notebook.core.limits import Limits
+from flyte_notebook.core.outcome import Success, WorkerReport
+from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.history import Attempt
-from flyte_notebook.limits import Limits
-from flyte_notebook.outcome import Success, WorkerReport
-from flyte_notebook.trace import MemoryTrace
-from flyte_notebook.views.escalation import escalation_bundle, escalation_html, escalation_text
+from flyte_notebook.views.experiments.escalation import escalation_bundle, escalation_html, escalation_text
 
 MI = 1 << 20
 NASTY = "<script>alert(1)</script>\x1b[31m"

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 from failures import NASTY, OOM, hostile
 
-from flyte_notebook.limits import Enforcement, Limits
-from flyte_notebook.trace import MemoryTrace
-from flyte_notebook.views.html import CARD_BYTES, failure_html
+from flyte_notebook.core.limits import Enforcement, Limits
+from flyte_notebook.core.trace import MemoryTrace
+from flyte_notebook.views.failures.html import CARD_BYTES, failure_html
 
 if TYPE_CHECKING:
-    from flyte_notebook.outcome import Failure
+    from flyte_notebook.core.outcome import Failure
 
 ALLOWED = {
     *("section", "style", "div", "h3", "h4", "span", "small", "bdi", "p", "code", "dl", "dt", "dd"),

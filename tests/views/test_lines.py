@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from failures import MI, OOM
 
+from flyte_notebook.core.limits import Limits
+from flyte_notebook.core.outcome import Outcome, Success, WorkerReport
+from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.history import Attempt, Run
-from flyte_notebook.limits import Limits
-from flyte_notebook.outcome import Outcome, Success, WorkerReport
-from flyte_notebook.trace import MemoryTrace
 from flyte_notebook.views.lines import Line, bars_of, chart_words, lines_of, thinned, together
 
 DONE = Success(answer=b"", report=WorkerReport())

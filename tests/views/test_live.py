@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 from failures import NASTY
 
+from flyte_notebook.core.limits import Limits
+from flyte_notebook.core.outcome import Success, WorkerReport
+from flyte_notebook.core.progress import LiveAttempt, LiveState, Progress, TaskCount
+from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.history import Attempt, Run
-from flyte_notebook.limits import Limits
-from flyte_notebook.outcome import Success, WorkerReport
-from flyte_notebook.progress import LiveAttempt, LiveState, Progress, TaskCount
-from flyte_notebook.trace import MemoryTrace
-from flyte_notebook.views import live
+from flyte_notebook.views.history import live
 
 MI = 2**20
 

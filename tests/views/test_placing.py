@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from flyte_notebook.views.placing import Box, Placer, spread
+from flyte_notebook.views.charts.placing import Box, Placer, spread
 
 ROOM = Box(0, 0, 360, 130)
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from failures import MI, NASTY, OOM, hostile
 
+from flyte_notebook.core.limits import Limits
+from flyte_notebook.core.outcome import Outcome, Success, WorkerReport
+from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.history import Attempt, Run
-from flyte_notebook.limits import Limits
-from flyte_notebook.outcome import Outcome, Success, WorkerReport
-from flyte_notebook.trace import MemoryTrace
-from flyte_notebook.views.runs import MAX_ACTIONS, run_text, runs_text
+from flyte_notebook.views.history.runs import MAX_ACTIONS, run_text, runs_text
 
 LIMITS = Limits(memory_bytes=250 * MI)
 DONE = Success(answer=b"", report=WorkerReport())

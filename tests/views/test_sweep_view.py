@@ -7,10 +7,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from flyte_notebook import sweeping
-from flyte_notebook.sweeping import Over, Plan, Point, Sweep, parse_range
-from flyte_notebook.views import sweep_chart
-from flyte_notebook.views.sweep import MAX_ROWS, shown, sweep_bundle, sweep_html, sweep_text
+from flyte_notebook.experiments import sweeping
+from flyte_notebook.experiments.sweeping import Over, Plan, Point, Sweep, parse_range
+from flyte_notebook.views.charts import sweep_chart
+from flyte_notebook.views.experiments.sweep import MAX_ROWS, shown, sweep_bundle, sweep_html, sweep_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 from failures import LINES, NASTY, OOM, SEEN, hostile
 
-from flyte_notebook.limits import Limits
-from flyte_notebook.outcome import LastLine, SourceLine
-from flyte_notebook.trace import MemoryTrace
-from flyte_notebook.views.html import failure_html
+from flyte_notebook.core.limits import Limits
+from flyte_notebook.core.outcome import LastLine, SourceLine
+from flyte_notebook.core.trace import MemoryTrace
+from flyte_notebook.views.failures.html import failure_html
 from flyte_notebook.views.text import clean, clean_line, failure_text, short_traceback
 
 EXPECTED = """\

@@ -9,12 +9,12 @@ from html.parser import HTMLParser
 import pytest
 from failures import MI, NASTY, OOM, hostile
 
+from flyte_notebook.core.limits import Limits
+from flyte_notebook.core.outcome import Failure, Outcome, Success, WorkerReport
+from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.history import Action, Attempt, Run
-from flyte_notebook.limits import Limits
-from flyte_notebook.outcome import Failure, Outcome, Success, WorkerReport
-from flyte_notebook.trace import MemoryTrace
-from flyte_notebook.views.family import Family
-from flyte_notebook.views.tree import CARDS, MAX_ROWS, TREE_BYTES, run_bundle, run_html, runs_html
+from flyte_notebook.views.history.family import Family
+from flyte_notebook.views.history.tree import CARDS, MAX_ROWS, TREE_BYTES, run_bundle, run_html, runs_html
 
 LIMITS = Limits(memory_bytes=250 * MI)
 DONE = Success(answer=b"", report=WorkerReport())

@@ -11,14 +11,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flyte_notebook.worker import handover, protocol
+from flyte_notebook.worker.process import handover, protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from flyte_notebook.worker.pystack import StackReader
+    from flyte_notebook.worker.stacks.pystack import StackReader
 
-HAND_OVER = "from flyte_notebook.worker import handover; handover.hand_over_fresh()\n"
+HAND_OVER = "from flyte_notebook.worker.process import handover; handover.hand_over_fresh()\n"
 
 
 @contextlib.contextmanager

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from flyte_notebook.outcome import RefusedAllocation
-from flyte_notebook.worker import allocation
-from flyte_notebook.worker.allocation import refused_allocation
+from flyte_notebook.core.outcome import RefusedAllocation
+from flyte_notebook.worker.stacks import allocation
+from flyte_notebook.worker.stacks.allocation import refused_allocation
 
 HUGE = 10**15
 """More than any address space of today holds, so that every machine refuses it."""

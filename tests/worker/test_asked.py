@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flyte_notebook.worker.allocation_probe import AllocationProbe
+from flyte_notebook.worker.stacks.allocation_probe import AllocationProbe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

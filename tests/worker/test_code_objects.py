@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 import pytest
 
-from flyte_notebook.worker import pickling
-from flyte_notebook.worker.code_objects import global_names, global_uses, reduce_code, submodules_used
+from flyte_notebook.worker.values import pickling
+from flyte_notebook.worker.values.code_objects import global_names, global_uses, reduce_code, submodules_used
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flyte_notebook.sdk.ahead import PREFORK
-from flyte_notebook.worker.fingerprint import OF_AN_ATTEMPT, READ_AT_START, EnvironmentFingerprint
+from flyte_notebook.worker.process.fingerprint import OF_AN_ATTEMPT, READ_AT_START, EnvironmentFingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path

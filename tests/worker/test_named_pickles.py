@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flyte_notebook.worker import named_pickles, pickling
-from flyte_notebook.worker.named_pickles import names_of
-from flyte_notebook.worker.spool import HEADER_BYTES, Spool, SpoolReader
+from flyte_notebook.worker.process.spool import HEADER_BYTES, Spool, SpoolReader
+from flyte_notebook.worker.values import named_pickles, pickling
+from flyte_notebook.worker.values.named_pickles import names_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ SENDER = """
 import enum, sys
 from dataclasses import dataclass
 from typing import Optional
-from flyte_notebook.worker import named_pickles
+from flyte_notebook.worker.values import named_pickles
 
 class Colour(enum.Enum):
     RED = "red"
@@ -42,7 +42,7 @@ open(sys.argv[1], "wb").write(data)
 
 RECEIVER = """
 import sys
-from flyte_notebook.worker import named_pickles
+from flyte_notebook.worker.values import named_pickles
 with open(sys.argv[1], "rb") as file:
     got, names = named_pickles.load(file)
 named_pickles.make_known(names)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flyte_notebook.worker import pickling
-from flyte_notebook.worker.pickling import PicklingProblem
+from flyte_notebook.worker.values import pickling
+from flyte_notebook.worker.values.pickling import PicklingProblem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,9 +46,8 @@ def _forget_cells() -> Iterator[None]:
 def in_another_process(code: str, data: bytes, directory: Path) -> str:
     """Run code in a fresh interpreter that has loaded ``data`` as ``got``; return what it prints."""
     (directory / "data").write_bytes(data)
-    head = (
-        "import sys; from flyte_notebook.worker import pickling\ngot = pickling.loads(open(sys.argv[1], 'rb').read())\n"
-    )
+    head = "import sys\nfrom flyte_notebook.worker.values import pickling\n"
+    head += "got = pickling.loads(open(sys.argv[1], 'rb').read())\n"
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", head + code, str(directory / "data")],
         capture_output=True,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flyte_notebook.worker import child, protocol
+from flyte_notebook.worker.process import child, protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

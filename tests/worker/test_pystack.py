@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from stack_programs import eventually, started
 
-from flyte_notebook import userfiles
-from flyte_notebook.worker import linetable, pystack, selfread, shapes
-from flyte_notebook.worker.layout import Layout, Shape
-from flyte_notebook.worker.pystack import Place, StackReader, Thread
+from flyte_notebook.core import userfiles
+from flyte_notebook.worker.stacks import linetable, pystack, selfread, shapes
+from flyte_notebook.worker.stacks.layout import Layout, Shape
+from flyte_notebook.worker.stacks.pystack import Place, StackReader, Thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,7 +121,7 @@ for number in range(50):
 
 NOT_BEGUN = """
 import time
-from flyte_notebook.worker import layout
+from flyte_notebook.worker.stacks import layout
 async def outer():
     time.sleep(60)
 coroutine = outer()
@@ -132,7 +132,7 @@ time.sleep(60)
 
 WAITS = """
 import asyncio
-from flyte_notebook.worker import layout
+from flyte_notebook.worker.stacks import layout
 async def outer():
     await middle()
 async def middle():

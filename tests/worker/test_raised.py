@@ -7,7 +7,7 @@ import linecache
 
 import pytest
 
-from flyte_notebook.worker.raised import user_lines
+from flyte_notebook.worker.process.raised import user_lines
 
 CELL = """
 def outer(function):

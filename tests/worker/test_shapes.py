@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from stack_programs import HAND_OVER, eventually, started
 
-from flyte_notebook.worker import calibration, handover, known_values, selfread, shapes
-from flyte_notebook.worker.layout import Layout, Shape, UnknownLayoutError
-from flyte_notebook.worker.pystack import Place
+from flyte_notebook.worker.process import handover
+from flyte_notebook.worker.stacks import calibration, selfread, shapes
+from flyte_notebook.worker.stacks.layout import Layout, Shape, UnknownLayoutError
+from flyte_notebook.worker.stacks.pystack import Place
+from flyte_notebook.worker.values import known_values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +26,7 @@ pytestmark = pytest.mark.linux
 MINOR = sys.version_info.minor
 PUBLISHES = pytest.mark.skipif(sys.version_info < (3, 13), reason="before 3.13 nothing is published")
 
-FORGETS = "from flyte_notebook.worker import shapes; shapes.TABLES.clear(); shapes.ORDERS.clear(); " + HAND_OVER
+FORGETS = "from flyte_notebook.worker.stacks import shapes; shapes.TABLES.clear(); shapes.ORDERS.clear(); " + HAND_OVER
 
 STANDS_STILL = """
 import threading, time

@@ -23,7 +23,7 @@ from dataclasses import asdict
 from flyte_notebook.engine.link import _BOOT_SERVER
 from flyte_notebook.limiters import machine, selection
 from flyte_notebook.sdk.ahead import PREFORK
-from flyte_notebook.worker import launching, spares
+from flyte_notebook.worker.process import launching, spares
 
 ctypes.CDLL(None).prctl(36, 1)
 limiter = selection.choose(session=selection.session_name(os.getpid()))
@@ -159,7 +159,7 @@ def test_an_import_that_fails_is_a_reason_not_to_fork() -> None:
 def test_a_spare_that_reads_nothing_holds_up_nobody() -> None:
     """Its order, with an environment that is more than a socket holds, is sent as it reads; the caller goes on."""
     assert "True True ready" in run(
-        "import signal, socket; from flyte_notebook.worker import protocol; "
+        "import signal, socket; from flyte_notebook.worker.process import protocol; "
         "until(lambda: standing() == spares.KEPT); spare = ready._spares[0]; pid = spare.watched.pid; "
         "os.kill(pid, signal.SIGSTOP); began = time.monotonic(); started = []; "
         "ready._start = lambda message, watched: started.append(watched); "
@@ -186,7 +186,7 @@ def test_a_server_that_cannot_be_started_is_a_reason_not_to_fork() -> None:
 LETS_GO = """
 import os, types
 from pathlib import Path
-from flyte_notebook.worker import prefork
+from flyte_notebook.worker.process import prefork
 
 class OverError(Exception):
     pass

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from flyte_notebook.worker import named_pickles, pickling
-from flyte_notebook.worker.protocol import INLINE_BYTES
-from flyte_notebook.worker.spool import APART_BYTES, Spool, SpoolReader, TooLargeError
+from flyte_notebook.worker.process.protocol import INLINE_BYTES
+from flyte_notebook.worker.process.spool import APART_BYTES, Spool, SpoolReader, TooLargeError
+from flyte_notebook.worker.values import named_pickles, pickling
 
 if TYPE_CHECKING:
     from collections.abc import Callable

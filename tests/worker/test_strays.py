@@ -13,7 +13,7 @@ pytestmark = pytest.mark.linux
 
 PROGRAM = """
 import json, os, signal, sys, time
-from flyte_notebook.worker import prctl, strays
+from flyte_notebook.worker.process import prctl, strays
 
 def left(leave_running):
     "Start a process that ends at once and leaves a daemon, which leaves another one; return the pids of both."

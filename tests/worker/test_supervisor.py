@@ -19,7 +19,8 @@ import pytest
 from bounds import under_load
 
 from flyte_notebook.limiters.life import Life, session_name
-from flyte_notebook.worker import protocol
+from flyte_notebook.limiters.processes import stat
+from flyte_notebook.worker.process import protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,12 +33,12 @@ END_BOUND_S = 10
 OURS = frozenset({"descriptor", "thread"})
 """Of the process that tests."""
 
-BOOT = "import sys; from flyte_notebook.worker.supervisor import main; main(sys.argv[1:])"
+BOOT = "import sys; from flyte_notebook.worker.process.supervisor import main; main(sys.argv[1:])"
 LAUNCH_BOUND_S = 3.0
 BOOT_HELD = f"""
 import sys
 from flyte_notebook.limiters import selection
-from flyte_notebook.worker import launching, supervisor
+from flyte_notebook.worker.process import launching, supervisor
 
 def choosing(*, session, choose=selection.choose):
     limiter = choose(session=session)
@@ -59,7 +60,7 @@ supervisor.main(sys.argv[1:3])
 """Groups with such a name have one more door, which is named last: whoever writes to a pipe without a reader waits."""
 BOOT_ELSEWHERE = """
 import sys, types
-from flyte_notebook.worker import launching, supervisor
+from flyte_notebook.worker.process import launching, supervisor
 launching.sys = types.SimpleNamespace(platform="elsewhere")
 supervisor.main(sys.argv[1:])
 """
@@ -343,9 +344,17 @@ def test_elsewhere_there_is_no_launcher() -> None:
 
 
 def launchers(kernel: Kernel) -> list[int]:
-    """Return the pids of the launcher, the first, and of the process that stands ready, once both are there."""
-    until(lambda: 2 == len(children(kernel.process.pid).get("fnb-launcher", ())))
-    return sorted(children(kernel.process.pid)["fnb-launcher"])
+    """Return the pids of the launcher, the first, and of the process that stands ready, once both wait to be asked.
+
+    One that has not said its pid yet cannot be killed by it.
+    """
+
+    def waiting() -> list[int]:
+        pids = children(kernel.process.pid).get("fnb-launcher", ())
+        return sorted(pid for pid in pids if (found := stat(pid)) is not None and found.state == "S")
+
+    until(lambda: 2 == len(waiting()))
+    return waiting()
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -397,7 +406,7 @@ def test_a_kernel_that_died_before_the_supervisor_began_is_noticed() -> None:
 
 CLEANS_UP = """
 import os, socket, sys, time, types
-from flyte_notebook.worker.supervisor import Supervisor
+from flyte_notebook.worker.process.supervisor import Supervisor
 
 pid = os.fork()
 if pid == 0:
@@ -436,8 +445,8 @@ def test_a_kernel_that_reads_nothing_holds_up_nobody() -> None:
 HEARS_LATE = """
 import ctypes, json, os, socket, sys, time, types
 from flyte_notebook.limiters import selection
-from flyte_notebook.worker import protocol
-from flyte_notebook.worker.supervisor import Supervisor
+from flyte_notebook.worker.process import protocol
+from flyte_notebook.worker.process.supervisor import Supervisor
 
 ctypes.CDLL(None).prctl(36, 1)
 ours, theirs = socket.socketpair()
@@ -467,8 +476,8 @@ print(ended[0]["tripped"])
 ENDS_AT_ONCE = """
 import ctypes, os, socket, sys, time, types
 from flyte_notebook.limiters import selection
-from flyte_notebook.worker import protocol
-from flyte_notebook.worker.supervisor import Supervisor
+from flyte_notebook.worker.process import protocol
+from flyte_notebook.worker.process.supervisor import Supervisor
 
 ctypes.CDLL(None).prctl(36, 1)
 ours, theirs = socket.socketpair()

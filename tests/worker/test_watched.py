@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from flyte_notebook.core.limits import Limits
 from flyte_notebook.limiters.base import Counters
-from flyte_notebook.limits import Limits
-from flyte_notebook.worker.watched import Watched
+from flyte_notebook.worker.process.watched import Watched
 
 if TYPE_CHECKING:
     from flyte_notebook.limiters.base import TaskGroup

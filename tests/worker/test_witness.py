@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flyte_notebook.worker import line_attribution as witness_module
-from flyte_notebook.worker import stack_sample
-from flyte_notebook.worker.line_attribution import LineAttribution
-from flyte_notebook.worker.pystack import Place, Thread
-from flyte_notebook.worker.stack_sample import STUCK_S, SamplerThread
+from flyte_notebook.worker.stacks import line_attribution as witness_module
+from flyte_notebook.worker.stacks import stack_sample
+from flyte_notebook.worker.stacks.line_attribution import LineAttribution
+from flyte_notebook.worker.stacks.pystack import Place, Thread
+from flyte_notebook.worker.stacks.stack_sample import STUCK_S, SamplerThread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,97 @@
+"""One attempt of one action, before it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from flyte_notebook.core.limits import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+Semantics: TypeAlias = Literal["cluster", "reference"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a worker sees of the notebook: current directory, environment and module search path."""
+
+    cwd: str
+    environ: Mapping[str, str]
+    sys_path: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFact:
+    """An input by name, type and size; never its value. ``size_bytes`` is ``None`` when it was not measured."""
+
+    name: str
+    type_name: str
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFacts:
+    """How a program would call the task again: what it is called, and with what.
+
+    ``callee`` is the name of the function, or a cell's NAME. ``resources`` are those that the task declares, by their
+    names in ``flyte.Resources``. ``arguments`` are expressions by name: short plain values stand for themselves, all
+    others for a variable of the same name. ``awaited`` is whether the call has to be awaited.
+    """
+
+    callee: str
+    awaited: bool
+    resources: Mapping[str, object] = field(default_factory=dict)
+    arguments: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One attempt of one action.
+
+    ``entry`` is the ``module:function`` that the worker calls with the payload, which is not read in between: the
+    bytes ``payload``, or the file ``payload_path``, which goes when the job is done. ``unsent`` says why there is none.
+    ``attempt`` counts from 0, as ``flyte.ctx().attempt_number`` does; ``max_attempts`` is retries + 1.
+    ``parent`` is the action name of the action that asked for this one, ``None`` for the root of a run.
+    ``queued_s`` is the monotonic time of the action's first submission; a deadline counts from there.
+    ``semantics`` says whose error classes a failure gets: today's cluster's, or those of the published reference.
+    ``system_retries`` is how many lost workers in a row are replaced without using up a retry of the task. Of those
+    that were, ``system_failures`` counts all before this attempt, ``max_attempts`` has grown by as many, and
+    ``system_failures_in_a_row`` counts those directly before it.
+    """
+
+    label: str
+    run: str
+    action: str
+    entry: str
+    payload: bytes
+    payload_path: str | None = None
+    unsent: str = ""
+    parent: str | None = None
+    attempt: int = 0
+    max_attempts: int = 1
+    limits: Limits = field(default_factory=Limits)
+    env_vars: Mapping[str, str] = field(default_factory=dict)
+    inputs: tuple[InputFact, ...] = ()
+    queued_s: float = 0.0
+    semantics: Semantics = "cluster"
+    call: CallFacts | None = None
+    system_retries: int = 0
+    system_failures: int = 0
+    system_failures_in_a_row: int = 0
+
+    @property
+    def worker(self) -> str:
+        """The name of the attempt in the cluster's form: ``<run>-<action>-<attempt>``."""
+        return f"{self.run}-{self.action}-{self.attempt}"
+
+    def queue_bound(self, now_s: float) -> tuple[float, Literal["max_queued_time", "deadline"]]:
+        """Return how many seconds the attempt may wait for admission, and which bound that is."""
+        limits = self.limits
+        queued_s = limits.max_queued_time_s if limits.max_queued_time_s is not None else float("inf")
+        deadline_s = float("inf")
+        if limits.deadline_s is not None:
+            deadline_s = self.queued_s + limits.deadline_s - now_s
+        return (queued_s, "max_queued_time") if queued_s <= deadline_s else (deadline_s, "deadline")

@@ -1,0 +1,157 @@
+"""Which memory limit to try after a kill at the limit, and why: from a curve that is cut off there.
+
+Pure. How much was needed is not known; what is: how large the allocation was that was being filled, how memory moved up
+to the end, how large the inputs are. Whatever is guessed is above the limit, since that was used up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from flyte_notebook.core.units import format_duration, format_memory, quantity_memory
+
+if TYPE_CHECKING:
+    from flyte_notebook.core.trace import MemoryTrace
+
+MIB: Final = 1 << 20
+
+MARGIN: Final = 0.10
+"""Above what was asked for: what comes after that allocation is not known."""
+
+STEP_BYTES: Final = 16 * MIB
+COARSE_STEP_BYTES: Final = 64 * MIB
+
+SMALLEST_BYTES: Final = 128 * MIB
+"""Room for the worker and a small library beside it."""
+
+STEADY_S: Final = 1.0
+"""A growth is called steady when it went on for so long, at the same rate in its two halves."""
+STEADY: Final = 2.0
+"""The faster half is at most so many times as fast as the other."""
+
+CLOSE: Final = 0.9
+"""So much of the limit is close to it; who stays there for a while may need little more."""
+CLOSE_S: Final = 1.0
+
+LARGE_INPUTS: Final = 0.25
+"""Of the limit: inputs that are named as a reason."""
+
+_BOUND: Final = "the peak of a killed run is only a lower bound"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kill:
+    """What is known about an attempt that was killed at its limit.
+
+    ``asked_bytes`` is the size of the last large allocation, and ``before_bytes`` the usage before it; ``None`` where
+    there was none, or none that was seen. ``inputs_bytes`` are the inputs as they travel. ``stage`` as in `outcome`.
+    ``line_number`` and ``line_bytes`` are the line that memory grew on most, and by how much. ``machine_bytes`` is all
+    that a task can have on this machine, ``None`` where that is not known.
+    """
+
+    limit_bytes: int
+    trace: MemoryTrace
+    stage: str = "running"
+    asked_bytes: int | None = None
+    before_bytes: int = 0
+    inputs_bytes: int = 0
+    line_number: int | None = None
+    line_bytes: int = 0
+    machine_bytes: int | None = None
+
+
+def next_limit(kill: Kill) -> tuple[int, str]:
+    """Return the limit to try, above the one that was used up, and a sentence that says why."""
+    needed_bytes = 0 if kill.asked_bytes is None else kill.before_bytes + kill.asked_bytes
+    if needed_bytes > kill.limit_bytes:
+        asked = f"it had asked for about {format_memory(kill.asked_bytes or 0)} at once, on top of"
+        why = f"{asked} {format_memory(kill.before_bytes)} in use; what comes after that is not known"
+        return _said(kill, _rounded(needed_bytes * (1 + MARGIN)), "", why)
+    memory_bytes, how = 2 * kill.limit_bytes, "twice the limit"
+    if kill.stage == "starting" and memory_bytes < SMALLEST_BYTES:
+        return _said(kill, SMALLEST_BYTES, "room for Python, Flyte and a small library", _BOUND)
+    if kill.stage == "loading":
+        inputs = _rounded(2 * kill.inputs_bytes + (kill.trace.baseline_bytes or 0))
+        read = f"its inputs are {format_memory(kill.inputs_bytes)} as they travel, and it was still reading them"
+        return _said(kill, max(memory_bytes, inputs), how if inputs <= memory_bytes else "", read)
+    if kill.stage == "returning":
+        return _said(kill, memory_bytes, how, "the work itself fitted, and it was killed while it returned its result")
+    close_s = _close_for_s(kill)
+    if close_s >= CLOSE_S:
+        more = _rounded(1.5 * kill.limit_bytes)
+        near = f"it was close to the limit for the last {format_duration(close_s)}, so that little may be missing"
+        return _said(kill, more, "half as much again", near)
+    return _said(kill, memory_bytes, how, _course(kill))
+
+
+def _course(kill: Kill) -> str:
+    """Return what the curve up to the kill says about how much is missing."""
+    steady = _steady(kill)
+    if steady is not None:
+        on_line, longer = _on_line(kill), format_duration(kill.limit_bytes / steady)
+        where = f", most of it{on_line}, and" if on_line else ", so"
+        return f"it grew by {format_memory(steady)} a second to the end{where} that lasts about {longer} longer"
+    if kill.inputs_bytes >= LARGE_INPUTS * kill.limit_bytes:
+        return f"its inputs alone are {format_memory(kill.inputs_bytes)} as they travel, and {_BOUND}"
+    on_line = _on_line(kill)
+    return f"most of it came{on_line}, and {_BOUND}" if on_line else _BOUND
+
+
+def _on_line(kill: Kill) -> str:
+    """Return the line that most of the growth is from, if there is one."""
+    grew = kill.limit_bytes - (kill.trace.baseline_bytes or 0)
+    return "" if kill.line_number is None or kill.line_bytes * 2 < grew else f" on line {kill.line_number}"
+
+
+def _steady(kill: Kill) -> float | None:
+    """Return the bytes a second by which memory grew to the end at an even rate, ``None`` where it did not."""
+    points = _while_it_lived(kill)
+    if len(points) < 4 or points[-1][0] - points[0][0] < STEADY_S:  # noqa: PLR2004 - two for each half
+        return None
+    (began_s, began), (ended_s, ended) = points[0], points[-1]
+    middle_s, middle = min(points, key=lambda point: abs(point[0] - (began_s + ended_s) / 2))
+    if not began_s < middle_s < ended_s or not began < middle < ended:
+        return None
+    first, second = (middle - began) / (middle_s - began_s), (ended - middle) / (ended_s - middle_s)
+    return (ended - began) / (ended_s - began_s) if max(first, second) <= STEADY * min(first, second) else None
+
+
+def _close_for_s(kill: Kill) -> float:
+    """Return for how long memory was close to the limit before the kill, without a break."""
+    points = _while_it_lived(kill)
+    began_s = ended_s = points[-1][0] if points else 0.0
+    for time_s, memory in reversed(points):
+        if memory < CLOSE * kill.limit_bytes:
+            break
+        began_s = time_s
+    close_s = ended_s - began_s
+    steady = _steady(kill)
+    # A leak that takes minutes is close to its limit for seconds; it goes on all the same.
+    return 0.0 if steady is not None and close_s * steady > (1 - CLOSE) / STEADY * kill.limit_bytes else close_s
+
+
+def _while_it_lived(kill: Kill) -> list[tuple[float, int]]:
+    """Return the curve up to its highest point: what follows is the kernel taking back what is gone."""
+    points = list(zip(kill.trace.times_s, kill.trace.memory_bytes, strict=False))
+    last = max(range(len(points)), key=lambda index: (points[index][1], index), default=-1)
+    return points[: last + 1]
+
+
+def _said(kill: Kill, memory_bytes: int, how: str, why: str) -> tuple[int, str]:
+    """Return a limit and its sentence; one that this machine does not have says so, or is what it has."""
+    machine_bytes = kill.machine_bytes
+    beyond = machine_bytes is not None and memory_bytes > machine_bytes
+    all_of_it = 0 if machine_bytes is None else machine_bytes // MIB * MIB
+    if beyond and how and all_of_it > kill.limit_bytes:  # a factor is only a guess, and less may do
+        memory_bytes, how, beyond = all_of_it, "all that this machine has", False
+    what = f"Try {quantity_memory(memory_bytes)}" + (f", {how}" if how else "")
+    if beyond:
+        what += f", which is more than this machine has ({format_memory(machine_bytes or 0)})"
+    return memory_bytes, f"{what}: {why}."
+
+
+def _rounded(memory_bytes: float) -> int:
+    """Return a whole number of steps that is not below."""
+    step = STEP_BYTES if memory_bytes < 1024 * MIB else COARSE_STEP_BYTES
+    return -int(-memory_bytes // step) * step

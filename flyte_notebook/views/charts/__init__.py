@@ -1,0 +1,1 @@
+"""Pictures of memory over time and across runs."""

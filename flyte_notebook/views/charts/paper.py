@@ -1,0 +1,133 @@
+"""The ground that every picture is drawn on: its colours and letters, its axes, and how it becomes an SVG document.
+
+The only home of matplotlib, which is loaded by the first call and never by an import. Drawn on a white, opaque ground
+in colours that keep their contrast when a page in a dark theme inverts the picture and turns its hues back
+(``filter: invert(.92) hue-rotate(180deg)``). Lengths are in points; letters are large enough that the picture, which is
+500 points wide, can still be read at 400 pixels.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from base64 import b64encode
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from matplotlib.axes import Axes as Axes  # noqa: PLC0414 - for the rooms that draw
+    from matplotlib.axis import XAxis, YAxis
+    from matplotlib.figure import Figure as Figure  # noqa: PLC0414 - as above
+
+    from flyte_notebook.views.charts.placing import Box
+    from flyte_notebook.views.charts.scales import Scale
+
+WIDTH: Final = 500.0
+SIZE: Final = 11.5
+"""Of letters."""
+
+TEXT, SOFT, GRID = "#1f2328", "#59636e", "#e3e7eb"
+LATEST, BAD = "#1d5aa6", "#c62828"
+
+_drawing = threading.RLock()
+_SETTINGS: Final = {
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans"],  # which matplotlib brings: it measures with it; a page shows its own
+    "font.size": SIZE,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "flyte_notebook",  # the same picture is the same bytes
+}
+_NOT_LOOKS: Final = ("backend", "interactive", "toolbar", "timezone", "date.", "docstring", "webagg", "tk.", "keymap")
+
+
+def figure_of(height: float, width: float = WIDTH) -> Figure:
+    """Return an empty figure of a size in points."""
+    return _figure_class()(figsize=(width / 72, height / 72), facecolor="white")
+
+
+@cache
+def _figure_class() -> type[Figure]:
+    from matplotlib.figure import Figure  # noqa: PLC0415 - loaded when the first picture is drawn
+    from matplotlib.text import Text  # noqa: PLC0415 - as above
+
+    class ShownFigure(Figure):
+        """A figure that a notebook shows, whether or not pyplot was ever imported there."""
+
+        def _repr_svg_(self) -> str:
+            with our_looks(*(text.get_text() for text in self.findobj(Text))):
+                return svg_of(self, "").decode()
+
+    return ShownFigure
+
+
+def data_uri(svg: bytes) -> str:
+    """Return an SVG document as an address that an ``img`` element shows without asking any server."""
+    return "data:image/svg+xml;base64," + b64encode(svg).decode("ascii")
+
+
+def svg_of(figure: Figure, words: str) -> bytes:
+    """Return a figure as an SVG document whose title are these words."""
+    document = BytesIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(document, format="svg", metadata=nothing | ({"Title": words} if words else {}))
+    return document.getvalue()
+
+
+@contextmanager
+def our_looks(*texts: str) -> Iterator[None]:
+    """Draw as matplotlib comes, with `_SETTINGS`, whatever the user has set; then put back only what was changed.
+
+    The settings are global: a thread that draws at the same moment sees ours.
+    """
+    import matplotlib as mpl  # noqa: PLC0415 - loaded when the first picture is drawn
+
+    with _drawing, warnings.catch_warnings() if not "".join(texts).isascii() else nullcontext():
+        if not "".join(texts).isascii():  # a letter that the measuring face lacks is shown by the page's own face
+            warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        theirs = dict(mpl.rcParams.copy())
+        ours = {name: value for name, value in dict(mpl.rcParamsDefault.copy()).items() if _is_look(name)} | _SETTINGS
+        changed = {name: theirs[name] for name, value in ours.items() if name in theirs and theirs[name] != value}
+        try:
+            mpl.rcParams.update({name: ours[name] for name in changed})
+            yield
+        finally:
+            mpl.rcParams.update(changed)
+
+
+def _is_look(name: str) -> bool:
+    return not name.startswith(_NOT_LOOKS)
+
+
+def axes_in(figure: Figure, place: Box) -> Axes:
+    """Return axes with a left and a lower edge, at a place in points."""
+    width, height = 72 * figure.get_figwidth(), 72 * figure.get_figheight()
+    size = (place.right - place.left) / width, (place.top - place.bottom) / height
+    axes = figure.add_axes((place.left / width, place.bottom / height, *size))
+    axes.set_axisbelow(True)
+    axes.patch.set_visible(False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(SOFT)
+    return axes
+
+
+def put_text(axes: Axes, x: float, y: float, text: str, **how: Any) -> None:  # noqa: ANN401 - matplotlib's own settings
+    """Write a text at a place in points; ``how`` as `Axes.text` takes it."""
+    axes.text(x, y, text, **{"color": TEXT, "va": "center", "clip_on": False, "parse_math": False, **how})
+
+
+def put_ticks(axis: XAxis | YAxis, scale: Scale, length: float) -> None:
+    """Give an axis the ticks of a scale."""
+    axis.set_ticks([scale.part(tick * scale.size) * length for tick in scale.ticks], [f"{t:g}" for t in scale.ticks])
+    axis.set_tick_params(length=3, pad=3, color=SOFT, labelcolor=SOFT, labelsize=SIZE - 0.5)
+
+
+def say_only(figure: Figure, words: str) -> Figure:
+    """Return a figure that has nothing but words."""
+    figure.text(0.5, 0.5, words, color=SOFT, ha="center", va="center", parse_math=False)
+    return figure

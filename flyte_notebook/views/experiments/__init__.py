@@ -1,0 +1,1 @@
+"""Fits, sweeps, growing limits and comparisons, as text, HTML and pictures."""

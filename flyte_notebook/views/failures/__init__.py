@@ -1,0 +1,1 @@
+"""The error card and what belongs to it."""

@@ -1,0 +1,304 @@
+"""The form below a card: type other limits, see at once whether they can be, and run again with one click.
+
+ipywidgets is loaded when a form is made. A form is an output of its own, beside the card: it lives as long as its
+kernel, and the card has to be whole without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from flyte_notebook.core.overrides import Override, changes, quick_choices, seconds_text
+from flyte_notebook.core.units import format_memory, quantity_memory
+from flyte_notebook.views.markup import line, with_code
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from flyte_notebook.core.limits import Limits
+    from flyte_notebook.core.overrides import FieldName
+
+logger = logging.getLogger("flyte_notebook.views")
+
+WIDGET_VIEW: Final = "application/vnd.jupyter.widget-view+json"
+
+LABELS: Final[Mapping[FieldName, str]] = {"memory": "Memory", "cpu": "CPU", "timeout": "Timeout", "retries": "Retries"}
+CODE_CHARACTERS: Final = 4_000
+
+# The text of the code is read from the page, so that what is copied is what is shown.
+_COPY: Final = (
+    "const code=this.parentElement.querySelector('code').textContent;"
+    "navigator.clipboard.writeText(code).then(()=>{this.textContent='Copied'})"
+)
+
+
+FORM_STYLE: Final = """
+.flyte-notebook-form{font:14px/1.5 var(--jp-ui-font-family,var(--vscode-font-family,system-ui,sans-serif));
+color:var(--jp-ui-font-color1,var(--vscode-foreground,inherit))}
+.flyte-notebook-form .fnb-form-title{font-weight:600}
+.flyte-notebook-form .fnb-soft{color:var(--jp-ui-font-color2,var(--vscode-descriptionForeground,inherit));
+font-size:.9em}
+.flyte-notebook-form .widget-html-content,.flyte-notebook-form .widget-html{overflow:visible;height:auto;
+line-height:1.5;white-space:normal;overflow-wrap:anywhere}
+.flyte-notebook-form .fnb-problem{border-left:.2rem solid #c62828;padding-left:.4rem;font-size:.85em;
+line-height:1.35;margin-bottom:.3rem}
+.flyte-notebook-form code{font-family:var(--jp-code-font-family,ui-monospace,monospace);font-size:.92em;
+background:var(--jp-layout-color2,var(--vscode-textCodeBlock-background,#f3f4f6));
+color:var(--jp-content-font-color1,var(--vscode-foreground,inherit));padding:.1rem .3rem;border-radius:.2rem}
+.flyte-notebook-form .fnb-code button{font:inherit;font-size:.85em;cursor:pointer;padding:0 .5rem;
+border:1px solid var(--jp-border-color1,var(--vscode-panel-border,#888));border-radius:.2rem;background:transparent;
+color:inherit}
+.flyte-notebook-form .fnb-status{padding:.15rem 0}
+"""
+
+
+def warm() -> None:
+    """Load what a form is made of; it takes a part of a second."""
+    import ipywidgets  # noqa: F401, PLC0415 - loading is the purpose
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormData:
+    """What a form begins with: the limits of the attempt that failed, its retries, and what is suggested and why."""
+
+    limits: Limits
+    retries: int
+    suggested: Limits | None = None
+    why: str = ""
+
+
+class OverrideForm:
+    """The widgets of one form. Every method may be called from any thread.
+
+    ``check(texts)`` reads what the fields hold. ``code(override)`` is what a click does, as code.
+    ``on_rerun(override)`` is called by a click, in the kernel's main thread: it must return at once.
+    """
+
+    def __init__(
+        self,
+        data: FormData,
+        *,
+        check: Callable[[Mapping[FieldName, str]], Override | dict[FieldName, str]],
+        code: Callable[[Override], str],
+        on_rerun: Callable[[Override], object],
+    ) -> None:
+        import ipywidgets as widgets  # noqa: PLC0415 - loaded when the first form is made
+
+        self._widgets: Any = widgets
+        self._data = data
+        self._check, self._code, self._on_rerun = check, code, on_rerun
+        self._lock = threading.Lock()
+        self._override = Override()
+        texts = _texts(data)
+        self._fields = {name: self._field(name, texts[name], _untouched(data)[name]) for name in LABELS}
+        self._problems = {name: widgets.HTML(layout=widgets.Layout(margin="0", max_width="14rem")) for name in LABELS}
+        self._quick = widgets.Box(self._choices(data), layout=widgets.Layout(display="flex", flex_flow="row wrap"))
+        self._button = widgets.Button(
+            description="Rerun",
+            icon="repeat",
+            button_style="primary",
+            tooltip="Run this task again with these settings; if the kernel was restarted, run the cell again instead",
+        )
+        self._button.on_click(lambda _: self._clicked())
+        self._shown_code = widgets.HTML()
+        self._status = widgets.HTML()
+        self._box = self._laid_out()
+        self._typed()
+
+    # what it is made of
+
+    def _field(self, name: FieldName, text: str, empty: str) -> Any:  # noqa: ANN401 - a widget; ipywidgets has no types
+        field = self._widgets.Text(
+            value=text,
+            placeholder=empty,
+            description=LABELS[name],
+            continuous_update=True,
+            style={"description_width": "4.2rem"},
+            layout=self._widgets.Layout(width="12.5rem", margin="0 0.4rem 0 0"),
+        )
+        field.observe(lambda _: self._typed(), names="value")
+        return field
+
+    def _choices(self, data: FormData) -> list[Any]:
+        return [self._choice(label, memory_bytes) for label, memory_bytes in quick_choices(data.limits)]
+
+    def _choice(self, label: str, memory_bytes: int) -> Any:  # noqa: ANN401 - a widget
+        quantity = quantity_memory(memory_bytes)
+        button = self._widgets.Button(
+            description=f"{label} = {quantity}",
+            tooltip=f"Set memory to {quantity} ({format_memory(memory_bytes)})",
+            layout=self._widgets.Layout(width="auto"),
+        )
+        button.on_click(lambda _: setattr(self._fields["memory"], "value", quantity))
+        return button
+
+    def _laid_out(self) -> Any:  # noqa: ANN401 - a widget
+        widgets = self._widgets
+        wrap = widgets.Layout(display="flex", flex_flow="row wrap", align_items="flex-start", width="100%")
+        column = widgets.Layout(width="15rem", overflow="visible")
+        fields = widgets.Box(
+            [widgets.VBox([self._fields[name], self._problems[name]], layout=column) for name in LABELS], layout=wrap
+        )
+        self._head = widgets.HTML(_head_html(self._data))
+        children = [
+            self._head,
+            fields,
+            widgets.Box([self._quick, self._button], layout=wrap),
+            self._shown_code,
+            self._status,
+        ]
+        box = widgets.VBox(children, layout=widgets.Layout(max_width="60rem", overflow="visible"))
+        box.add_class("flyte-notebook-form")
+        return box
+
+    def bundle(self) -> dict[str, Any]:
+        """Return the MIME bundle that shows the form; without its widgets it is empty."""
+        view = self._box._repr_mimebundle_()
+        return {WIDGET_VIEW: view[WIDGET_VIEW], "text/html": "<span></span>", "text/plain": ""}
+
+    # what it does
+
+    @property
+    def texts(self) -> dict[FieldName, str]:
+        """What the fields hold."""
+        return {name: str(field.value) for name, field in self._fields.items()}
+
+    def _typed(self) -> None:
+        """Show what was typed wrong beside its field, else the code that a click stands for."""
+        checked = self._check(self.texts)
+        problems: Mapping[FieldName, str] = checked if isinstance(checked, dict) else {}
+        for name, shown in self._problems.items():
+            problem = problems.get(name)
+            shown.value = "" if problem is None else f'<div class="fnb-problem" role="alert">{line(problem)}</div>'
+        self._button.disabled = bool(problems)
+        if problems:
+            self._shown_code.value = ""  # no click is possible, and the code of an earlier one would be read as this
+        if isinstance(checked, Override):
+            self._override = changes(checked, self._data.limits, self._data.retries)
+            self._shown_code.value = _code_html(self._code(self._override))
+
+    def _clicked(self) -> None:
+        with self._lock:  # two clicks in a row are one
+            if self._button.disabled:
+                return
+            self._set_disabled(disabled=True)
+        try:
+            self._on_rerun(self._override)
+        except Exception as error:  # ipywidgets would only print it, and the button would never come back
+            logger.exception("a rerun did not begin")
+            self._set_disabled(disabled=False)
+            self.say(f"✗ it did not begin: {type(error).__name__}: {error}")
+
+    def _set_disabled(self, *, disabled: bool) -> None:
+        for widget in (self._button, *self._quick.children, *self._fields.values()):
+            widget.disabled = disabled
+
+    def running(self, words: str) -> None:
+        """Say that a rerun is under way; nothing can be changed meanwhile."""
+        self._set_disabled(disabled=True)
+        self._button.description = "Running"
+        self.say(words)
+
+    def say(self, words: str) -> None:
+        """Say something below the form."""
+        self._status.value = f'<div class="fnb-status" role="status">{with_code(words)}</div>' if words else ""
+
+    def again(self, data: FormData, words: str) -> None:
+        """Take a new failure: its limits, its suggestion; the fields can be changed again."""
+        self._data = data
+        for name, text in _texts(data).items():
+            self._fields[name].value = text
+            self._fields[name].placeholder = _untouched(data)[name]
+        choices, self._quick.children = self._quick.children, self._choices(data)
+        for choice in choices:
+            _close(choice)
+        self._head.value = _head_html(data)
+        self._button.description = "Rerun"
+        self._set_disabled(disabled=False)
+        self.say(words)
+        self._typed()
+
+    def ask(self, question: str, answers: Sequence[tuple[str, Callable[[], object]]]) -> None:
+        """Ask something with one button for each answer; the first answer stands."""
+        answered = threading.Event()
+        buttons: list[Any] = []
+        for words, act in answers:
+            button = self._widgets.Button(description=words, layout=self._widgets.Layout(width="auto"))
+
+            def clicked(_: object, act: Callable[[], object] = act) -> None:
+                if not answered.is_set():
+                    answered.set()
+                    for other in buttons:
+                        other.disabled = True
+                    act()
+
+            button.on_click(clicked)
+            buttons.append(button)
+        self._button.description = "Rerun"
+        self.say(question)
+        self._box.children = (*self._box.children, self._widgets.Box(buttons))
+
+    def finish(self, words: str) -> None:
+        """Keep nothing but a last sentence.
+
+        A page that was loaded anew does not hear that an earlier output is replaced; there the form says how it ended.
+        """
+        self._status.value = said_html(words)
+        rest = [child for child in self._box.children if child is not self._status]
+        self._box.children = (self._status,)
+        for child in rest:
+            _close(child)
+
+    def close(self) -> None:
+        """End the widgets; what shows them is to be replaced before."""
+        _close(self._box)
+
+
+def _close(widget: Any) -> None:  # noqa: ANN401 - a widget
+    """Close a widget and all that it is made of: ipywidgets keeps every one that is not closed."""
+    for child in getattr(widget, "children", ()):
+        _close(child)
+    for part in (widget.layout, getattr(widget, "style", None)):
+        if part is not None:
+            part.close()
+    widget.close()
+
+
+def said_html(words: str) -> str:
+    """Return what stands where a form was, when it has nothing more to do."""
+    return f'<style>{FORM_STYLE}</style><div class="flyte-notebook-form fnb-status">{with_code(words)}</div>'
+
+
+def _texts(data: FormData) -> dict[FieldName, str]:
+    limits = data.suggested or data.limits
+    runtime = limits.max_runtime_s
+    return {
+        "memory": "" if limits.memory_bytes is None else quantity_memory(limits.memory_bytes),
+        "cpu": "" if limits.cpu_cores is None else f"{limits.cpu_cores:g}",
+        "timeout": "" if runtime is None else f"{seconds_text(runtime)}s",
+        "retries": str(data.retries),
+    }
+
+
+def _untouched(data: FormData) -> dict[FieldName, str]:
+    """Return what an empty field stands for: the setting that the attempt had."""
+    had = _texts(FormData(limits=data.limits, retries=data.retries))
+    none: Mapping[FieldName, str] = {"memory": "no limit", "cpu": "no limit", "timeout": "none", "retries": "0"}
+    return {name: f"as it was: {text}" if text else none[name] for name, text in had.items()}
+
+
+def _head_html(data: FormData) -> str:
+    why = f'<div class="fnb-soft">{with_code(data.why)}</div>' if data.why else ""
+    title = '<div class="fnb-form-title" role="heading" aria-level="4">Run it again</div>'
+    return f"<style>{FORM_STYLE}</style>{title}{why}"
+
+
+def _code_html(code: str) -> str:
+    return (
+        '<div class="fnb-code"><span class="fnb-soft">The click runs</span> '
+        f"<code>{line(code, CODE_CHARACTERS)}</code> "
+        f'<button type="button" aria-label="Copy this code" onclick="{_COPY}">Copy</button></div>'
+    )

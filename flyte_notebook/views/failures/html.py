@@ -1,0 +1,240 @@
+"""A failure as one static piece of HTML: the card of a saved notebook, and what stands where no widget can.
+
+It works without scripts and without anything from elsewhere. Where a viewer strips styles too (an untrusted notebook,
+GitHub) it still reads in order, because headings, lists and ``pre`` carry it and every number also stands in words.
+"""
+
+from __future__ import annotations
+
+import logging
+from html import escape
+from typing import TYPE_CHECKING, Final
+
+from flyte_notebook.core.overrides import Override, changes, magic_code
+from flyte_notebook.core.units import format_memory
+from flyte_notebook.views.charts import chart
+from flyte_notebook.views.failures.details import details_html, meaning_html
+from flyte_notebook.views.lines import chart_words, lines_of
+from flyte_notebook.views.markup import code_block, folded, line, section, with_code
+from flyte_notebook.views.style import STYLE
+from flyte_notebook.views.text import (
+    GREW_TITLE,
+    GREW_WORDS,
+    SUGGESTIONS,
+    clean,
+    codes,
+    frame_words,
+    grew_rows,
+    limit_words,
+    lines_title,
+    memory_words,
+    shown_frames,
+)
+from flyte_notebook.views.text import title as title_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flyte_notebook.core.outcome import Failure
+    from flyte_notebook.history import Attempt
+
+    Story = Sequence[tuple[str, Attempt]]
+
+logger = logging.getLogger("flyte_notebook.views")
+
+CARD_BYTES: Final = 400 * 1024
+"""No card is larger, whatever the task wrote. One character takes at most six bytes once escaped, and the characters
+allowed below sum to less than a sixth of this."""
+
+MESSAGE_CHARACTERS: Final = 5_000
+OUTPUT_CHARACTERS: Final = 12_000
+TRACEBACK_CHARACTERS: Final = 12_000
+CHART_BYTES: Final = 120 * 1024
+"""A picture that is larger is left out; the words beside it say the same."""
+
+RERUNS: Final = 10
+PASSED: Final = "✓"
+"""Begins the sentence of a rerun that passed."""
+INPUTS: Final = 20
+SIZE_BYTES: Final = 1024
+"""An input smaller than this fills no memory, and its size is not shown."""
+
+
+def failure_html(failure: Failure, *, story: Story = (), reruns: Sequence[str] = (), picture: bool = True) -> str:
+    """Return the card of a failure: one ``section`` element, at most `CARD_BYTES` in UTF-8, safe for any input.
+
+    ``story`` are all attempts at the same thing, for the chart (`History.story`). ``reruns`` are sentences about those
+    that began on the card. Without ``picture`` a bar stands for the chart.
+    """
+    data = {
+        "error": title_of(failure),
+        "kind": failure.kind,
+        "code": failure.code,
+        "worker": failure.worker,
+        "reason": failure.reason,
+    }
+    if reruns:
+        data["rerun"] = "passed" if reruns[-1].startswith(PASSED) else "failed"
+    attributes = "".join(f' data-{name}="{line(value, 200)}"' for name, value in data.items())
+    label = line(f"{title_of(failure)} in task {failure.task_name}", 200)
+    parts = [
+        _heading(failure),
+        _badges(failure),
+        _reruns(reruns),
+        _source(failure),
+        _memory(failure, story if picture else ()),
+        _grew(failure),
+        _advice(failure),
+        _message(failure),
+        folded("Last output", clean(failure.output_tail, OUTPUT_CHARACTERS, keep="tail")),
+        folded("Traceback in the worker", clean(failure.traceback, TRACEBACK_CHARACTERS)),
+        meaning_html(failure),
+        details_html(failure),
+    ]
+    body = "\n".join(part for part in parts if part)
+    return section("flyte-notebook-card", label, STYLE, body, attributes)
+
+
+def _heading(failure: Failure) -> str:
+    attempt = f"attempt {failure.attempt + 1} of {failure.max_attempts}"
+    inputs = ""
+    if failure.inputs:
+        named = [
+            f"{line(fact.name, 60)}: {line(fact.type_name, 60)}"
+            + (f" ({format_memory(fact.size_bytes)})" if (fact.size_bytes or 0) >= SIZE_BYTES else "")
+            for fact in failure.inputs[:INPUTS]
+        ]
+        more = len(failure.inputs) - INPUTS
+        inputs = " · inputs " + ", ".join(named) + (f" and {more} more" if more > 0 else "")
+    note = f"\n<p><small>Note: {line(failure.note, 200)}</small></p>" if failure.note else ""
+    return (
+        f'<h3><span dir="auto">{line(title_of(failure), 120)}</span> '
+        f"<small>task <bdi>{line(failure.task_name, 200)}</bdi> · {attempt}{inputs}</small></h3>\n"
+        f'<p dir="auto">{with_code(failure.headline)}</p>{note}'
+    )
+
+
+def _badges(failure: Failure) -> str:
+    badges = (("kind", failure.kind), ("code", codes(failure)), ("worker", failure.worker))
+    shown = "".join(f"<div><dt>{name}</dt><dd><bdi>{line(value, 200)}</bdi></dd></div>" for name, value in badges)
+    return f'<dl aria-label="What kind of error this is">{shown}</dl>'
+
+
+def _reruns(reruns: Sequence[str]) -> str:
+    """Return what became of the reruns that began on this card, the last ones."""
+    if not reruns:
+        return ""
+    items = "".join(f"<li>{with_code(sentence)}</li>" for sentence in reruns[-RERUNS:])
+    return f'<ol class="fnb-reruns" aria-label="Reruns">{items}</ol>'
+
+
+def _memory(failure: Failure, story: Story) -> str:
+    words = escape(memory_words(failure))
+    held = escape(limit_words(failure))
+    picture = _chart(story) or _bar(failure)
+    return f'<div><h4>Memory</h4>{picture}<div>{words}</div><div class="fnb-soft">Limits · {held}</div></div>'
+
+
+def _chart(story: Story) -> str:
+    """Return memory over time as a picture; empty where nothing was sampled, or when it cannot be drawn."""
+    lines = lines_of(story)
+    if not any(len(drawn.trace.times_s) > 1 for drawn in lines):
+        return ""
+    try:
+        source = chart.memory_data_uri(lines)
+    except ImportError:
+        return ""  # the doctor says that the library does not load
+    except Exception:  # whatever is wrong with the plotting library, the card stands
+        logger.exception("could not draw the memory chart of a card")
+        return ""
+    if len(source) > CHART_BYTES:
+        return ""
+    return f'<img class="fnb-chart" src="{source}" alt="{line(chart_words(lines), 600)}">'
+
+
+def _bar(failure: Failure) -> str:
+    """Return peak against limit as a picture; the same numbers stand beside it in words."""
+    trace, limit_bytes = failure.report.trace, failure.limits.memory_bytes
+    if not trace.peak_bytes or not limit_bytes:
+        return ""
+    # The limit stands at nine tenths of the width, unless the peak went further than that.
+    full = max(trace.peak_bytes, limit_bytes / 0.9)
+    peak, limit = 1000 * trace.peak_bytes / full, 1000 * limit_bytes / full
+    base = min(1000 * (trace.baseline_bytes or 0) / full, peak)
+    return (
+        f'<svg role="img" aria-label="{escape(memory_words(failure))}" viewBox="0 0 1000 16" '
+        f'preserveAspectRatio="none"><rect class="fnb-track" x="0" y="2" width="1000" height="12" fill="none" '
+        f'stroke="gray" vector-effect="non-scaling-stroke"/><rect class="fnb-used" x="0" y="2" '
+        f'width="{peak:.1f}" height="12"/><rect class="fnb-base" x="0" y="2" width="{base:.1f}" height="12"/>'
+        f'<line class="fnb-limit" x1="{limit:.1f}" x2="{limit:.1f}" y1="0" y2="16" stroke="black" stroke-width="3" '
+        f'vector-effect="non-scaling-stroke"/></svg>'
+    )
+
+
+def _source(failure: Failure) -> str:
+    """Return the user's frames, the failing line marked by ``>``, by weight and by a bar at its side."""
+    rows = []
+    for frame in shown_frames(failure):
+        if isinstance(frame, int):
+            rows.append(f'<span class="fnb-soft">[… {frame} more frames …]</span>')
+            continue
+        source, failing = frame
+        code = f"{'>' if failing else ' '} {source.number} | {line(source.text)}"
+        rows.append(f'<span class="fnb-soft">{escape(frame_words(source))}</span>')
+        rows.append(f"<mark>{code}</mark>" if failing else code)
+    if not rows:
+        return ""
+    # A block element ends its own line; a newline after it would leave an empty one.
+    listing = "\n".join(rows).replace("</mark>\n", "</mark>")
+    title = line(lines_title(failure))
+    seen = "" if failure.report.raised is not None or failure.report.last_line is None else title.partition("; ")[2]
+    how = f'<div class="fnb-soft">{seen[0].upper()}{seen[1:]}.</div>' if seen else ""
+    return f'<div><h4>Your lines</h4><pre aria-label="{title}">{listing}</pre>{how}</div>'
+
+
+def _grew(failure: Failure) -> str:
+    """Return the lines that memory grew on as a table, how exact that is below it."""
+    rows = "".join(
+        f"<tr><td>{line(size)}</td><td><bdi>{line(place)}</bdi></td><td><code>{line(text)}</code></td></tr>"
+        for size, place, text in grew_rows(failure)
+    )
+    if not rows:
+        return ""
+    return (
+        f'<div class="fnb-grew"><h4>{GREW_TITLE}</h4><table><tbody>{rows}</tbody></table>'
+        f'<div class="fnb-soft">{GREW_WORDS[0].upper()}{GREW_WORDS[1:]}.</div></div>'
+    )
+
+
+def _message(failure: Failure) -> str:
+    """Return the message, folded unless user code wrote it: a cluster's words say less than what stands above them."""
+    message = clean(failure.message, MESSAGE_CHARACTERS).strip()
+    if not message or message in failure.headline:
+        return ""
+    if failure.reason != "raised":
+        return folded("Message, as a cluster words it", message)
+    return f'<div><h4>Message</h4><pre dir="auto">{escape(message)}</pre></div>'
+
+
+def _advice(failure: Failure) -> str:
+    sentences = [item.sentence for item in failure.suggestions[:SUGGESTIONS]]
+    # What this machine lacks for a better answer: each hint carries the command that gives more.
+    sentences += failure.report.enforcement.hints[:SUGGESTIONS]
+    said = "\n".join(f'<p dir="auto">{with_code(sentence)}</p>' for sentence in sentences)
+    again = _again(failure)
+    return f"<div><h4>What to do next</h4>{said}{again}</div>" if said or again else ""
+
+
+def _again(failure: Failure) -> str:
+    """Return the line that runs it again with what is suggested; it works without the form, while the kernel lives."""
+    if not failure.worker or not failure.suggestions:
+        return ""
+    limits = failure.suggestions[0].limits
+    override = Override(
+        memory_bytes=limits.memory_bytes, cpu_cores=limits.cpu_cores, max_runtime_s=limits.max_runtime_s
+    )
+    override = changes(override, failure.limits, failure.max_attempts - 1)
+    if not override:
+        return ""
+    words = "In any cell, while this is the last failure of the running kernel:"
+    return f'<p class="fnb-soft">{words}</p>{code_block(magic_code(override))}'

@@ -1,0 +1,1 @@
+"""Runs as lists, trees and live lines."""

@@ -1,0 +1,1 @@
+"""The supervisor, the worker and the processes between them, and the bytes that they exchange."""

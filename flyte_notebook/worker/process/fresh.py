@@ -1,0 +1,160 @@
+"""Attempts that get a fresh interpreter, as the supervisor sees them, until it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flyte_notebook.core.limits import Limits
+from flyte_notebook.worker.process import handover, protocol
+from flyte_notebook.worker.process.watched import Watched
+from flyte_notebook.worker.stacks.line_attribution import LineAttribution
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flyte_notebook.limiters.base import Limiter, TaskGroup
+    from flyte_notebook.worker.process.launching import Launch, Launcher, Message
+    from flyte_notebook.worker.values.sending import Events
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Starting:
+    """One interpreter on its way, the group that it joins, and our end of where it hands its memory over."""
+
+    launch: Launch
+    group: TaskGroup
+    stacks: socket.socket
+
+
+class Fresh:
+    """The interpreters that are being started.
+
+    ``start`` is called with each attempt whose interpreter runs (its message, the worker), ``leave`` with a group that
+    has to become empty, and ``tell`` with what the kernel is to know.
+    """
+
+    def __init__(  # noqa: PLR0913 - what it stands between, each by name
+        self,
+        limiter: Limiter,
+        events: Events,
+        launcher: Launcher,
+        *,
+        start: Callable[[Message, Watched], None],
+        leave: Callable[[Watched], None],
+        tell: Callable[[Message], None],
+    ) -> None:
+        self._limiter = limiter
+        self._events = events
+        self._launcher = launcher
+        self._start = start
+        self._leave = leave
+        self._tell = tell
+        self._starting: dict[int, Starting] = {}
+
+    def ask(self, message: Message, fds: list[int]) -> None:
+        """Start an interpreter for an attempt, or refuse it. The descriptors are ours now."""
+        number = message["id"]
+        if not fds:
+            self._refuse(number, "the supervisor has too many files open")
+            return
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            for fd in fds:
+                theirs.callback(os.close, fd)
+            try:
+                channel, stdout, stderr = fds
+                stacks, stack = socket.socketpair()
+                ours.callback(stacks.close)
+                theirs.callback(stack.close)
+                group = self._limiter.group(message["name"], _limits(message))
+                ours.callback(_remove, group)
+                order = {key: message[key] for key in ("argv", "environ", "cwd")}
+                launch = self._launcher.launch(
+                    {**order, "procs_files": group.procs_files, "cpus": sorted(group.cpus)},
+                    [stdout, stderr, channel, stack.fileno()],
+                    started=lambda launch: self._started(message, launch),
+                    failed=lambda why: self._failed(number, why),
+                )
+            except OSError as error:
+                self._refuse(number, str(error))
+                return
+            ours.pop_all()
+        self._starting[number] = Starting(launch, group, stacks)
+
+    def look(self, number: int) -> None:
+        """See whether an interpreter runs that was on its way: somebody has heard of it."""
+        starting = self._starting.get(number)
+        if starting is not None:
+            starting.launch.look()
+
+    def give_up(self, number: int) -> bool:
+        """Kill an interpreter that is on its way; whether there was one."""
+        starting = self._starting.pop(number, None)
+        if starting is None:
+            return False
+        starting.launch.give_up()
+        starting.stacks.close()
+        leaving = Watched(None, starting.group, Limits())
+        leaving.trip("stopped")
+        self._leave(leaving)
+        return True
+
+    @property
+    def awaited(self) -> bool:
+        """Whether an interpreter is on its way."""
+        return bool(self._starting)
+
+    def close(self) -> None:
+        """Kill what is on its way."""
+        for number in list(self._starting):
+            self.give_up(number)
+
+    def _started(self, message: Message, launch: Launch) -> None:
+        starting = self._starting.pop(message["id"])
+        assert launch.pid is not None
+        if launch.status is None:  # else its pid may be somebody else's already
+            starting.group.attach(launch.pid)
+        attribution = LineAttribution(launch.pid, why="its memory was not handed over")
+        watched = Watched(launch.pid, starting.group, _limits(message), attribution)
+        if launch.status is not None:
+            watched.died(launch.status)
+        self._expect_stacks(starting.stacks, attribution)
+        self._start(message, watched)
+
+    def _failed(self, number: int, why: str) -> None:
+        self.give_up(number)
+        self._refuse(number, why)
+
+    def _refuse(self, number: int, why: str) -> None:
+        self._tell({"kind": "refused", "id": number, "error": why})
+
+    def _expect_stacks(self, sock: socket.socket, attribution: LineAttribution) -> None:
+        """Wait for the interpreter to hand over what its stacks are read through; its end ends that, too."""
+        reader = protocol.ControlReader(sock)
+
+        def read() -> None:
+            try:
+                messages = reader.read()
+            except protocol.ChannelClosedError:
+                messages = []
+            else:
+                if not messages:
+                    return  # not whole yet
+            for message, fds in messages:
+                attribution.give(*handover.received(message, fds))
+            self._events.ignore(sock)
+            sock.close()
+
+        self._events.listen(sock, read)
+
+
+def _limits(message: Message) -> Limits:
+    return Limits(memory_bytes=message["memory_bytes"], cpu_cores=message["cpu_cores"])
+
+
+def _remove(group: TaskGroup) -> None:
+    with contextlib.suppress(OSError):
+        group.remove()

@@ -1,0 +1,65 @@
+"""How a worker lets the supervisor read its Python stacks: its own memory as a descriptor, and the layout of it.
+
+One message, ``{"layout": ...}`` with the descriptor beside it, or ``{"why": ...}`` where stacks cannot be read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.worker.process import protocol
+from flyte_notebook.worker.stacks.layout import Layout, UnknownLayoutError
+from flyte_notebook.worker.stacks.pystack import StackReader
+from flyte_notebook.worker.stacks.selfread import known_layout
+
+if TYPE_CHECKING:
+    import socket
+
+
+def layout_message() -> dict[str, Any]:
+    """Return what is to be said of this process's stacks; the same for those that are forked from it. Never raises."""
+    try:
+        return {"layout": known_layout().to_dict()}
+    except UnknownLayoutError as unknown:
+        return {"why": str(unknown)}
+
+
+def send(sock: socket.socket, message: dict[str, Any]) -> None:
+    """Send a message that holds a `layout_message`, with this process's memory. Raises OSError."""
+    fds = []
+    if "layout" in message:
+        with contextlib.suppress(OSError):
+            fds.append(os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC))
+    try:
+        protocol.send_control(sock, message, fds)
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def hand_over_fresh() -> None:
+    """Send it where a fresh interpreter was given a socket for it; does nothing where it was not. Never raises."""
+    try:
+        sock = protocol.taken(protocol.STACK_FD)
+    except OSError:
+        return
+    with sock, contextlib.suppress(OSError):
+        send(sock, {"kind": "stack", **layout_message()})
+
+
+def received(message: dict[str, Any], fds: list[int]) -> tuple[StackReader | None, str]:
+    """Return what reads the stacks of the worker that sent this, or why nothing does; the descriptors are ours now."""
+    why = str(message.get("why", "its memory was not handed over"))
+    try:
+        if len(fds) == 1 and "layout" in message:
+            reader = StackReader(fds[0], Layout.from_dict(message["layout"]))
+            fds = []
+            return reader, ""
+    except (ValueError, TypeError, AttributeError) as error:
+        why = str(error)
+    finally:
+        for fd in fds:
+            os.close(fd)
+    return None, why

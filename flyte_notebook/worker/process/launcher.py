@@ -1,0 +1,138 @@
+"""The launcher: a process that forks and executes what the supervisor starts, and does nothing else.
+
+It is exec'd by the supervisor and has one thread, so it may fork; the supervisor has more (`stack_sample`), and never
+does.
+Who is whose parent::
+
+    supervisor ──exec──> launcher ──fork──> go-between ──fork──> the program's process
+        ^                                    ends at once                  │
+        └──────────── becomes its parent when that one has ended ──────────┘
+
+as it is the subreaper of its children (prctl(2)). Each process has a socket to the supervisor: it says its pid there,
+waits for its order, joins its group, and executes, which closes the socket: its end without a word of failure is
+success. So nothing waits for a process that the kernel holds on the way. One that has said its pid can be killed; one
+that has not finds its socket closed, and ends.
+
+From the supervisor: ``fork`` with a socket for a new process. On that socket: ``born``, ``failed`` to the supervisor,
+``order`` from it, with the descriptors that the program is to have from 1 on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+from flyte_notebook.limiters import joining, kernel_files
+from flyte_notebook.worker.process import parent, prctl, protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+CONTROL_FD = 3
+LOWEST_FREE_FD = 10
+NAME = b"fnb-launcher"
+"""What the kernel calls it; see it with ``ps -o comm``."""
+OOM_SCORE_ADJ = "1000"
+"""When the machine itself runs short the kernel takes the task, not the notebook (proc(5), oom_score_adj)."""
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Entry of the launcher process: the pid of the supervisor."""
+    supervisor_pid = int(arguments[0])
+    parent.depend_on(supervisor_pid)
+    prctl.set_name(NAME)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # go-betweens end without a trace
+    os.set_inheritable(CONTROL_FD, False)
+    reader = protocol.ControlReader(socket.socket(fileno=CONTROL_FD))
+    while True:
+        try:
+            messages = reader.read()
+        except protocol.ChannelClosedError:
+            os._exit(0)
+        for _, fds in messages:
+            for fd in fds:
+                _begin(fd, supervisor_pid)
+                os.close(fd)
+
+
+def _begin(word: int, supervisor_pid: int) -> None:
+    """Fork a go-between, which forks the process; returns at once."""
+    try:
+        if os.fork() == 0:
+            _go_between(word, supervisor_pid)
+    except OSError as error:
+        _say_why(word, error)
+
+
+def _go_between(word: int, supervisor_pid: int) -> NoReturn:
+    own_pid = os.getpid()
+    try:
+        if os.fork() == 0:
+            become(word, supervisor_pid, after=own_pid)
+    except OSError as error:
+        _say_why(word, error)
+    os._exit(0)
+
+
+def become(word: int, supervisor_pid: int, *, after: int | None = None) -> NoReturn:
+    """Say on that socket which process this is, wait for a program, and become it."""
+    try:
+        # Out of the way of what the program gets, so that no dup2 writes over a descriptor that is still needed.
+        word = fcntl.fcntl(word, fcntl.F_DUPFD_CLOEXEC, LOWEST_FREE_FD)
+        sock = socket.socket(fileno=word)
+        parent.depend_on(supervisor_pid, after=after)
+        protocol.send_control(sock, {"kind": "born", "pid": os.getpid()})
+        order, fds = _order(sock)
+        _prepare(order, [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_FREE_FD) for fd in fds])
+        if not _given_up(sock):
+            environ = {os.fsencode(key): os.fsencode(value) for key, value in order["environ"].items()}
+            os.execve(order["argv"][0], order["argv"], environ)  # noqa: S606 - exactly the interpreter we run in
+    except (protocol.ChannelClosedError, BrokenPipeError):
+        pass  # nobody waits for it any more
+    except BaseException as error:
+        _say_why(word, error)
+    finally:
+        os._exit(127)
+
+
+def _order(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    reader = protocol.ControlReader(sock)
+    while not (orders := reader.read()):
+        pass
+    return orders[0]
+
+
+def _prepare(order: dict[str, Any], fds: Sequence[int]) -> None:
+    """Join the group, and take on what the program is to find."""
+    os.setsid()  # an interrupt of the notebook's process group must not reach it
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            kernel_files.write("/proc/self/oom_score_adj", OOM_SCORE_ADJ)
+    joining.join(order["procs_files"], order["cpus"])
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for target, fd in enumerate((null, *fds)):
+        os.dup2(fd, target)
+    if order["cwd"] is not None:
+        os.chdir(order["cwd"])
+
+
+def _given_up(sock: socket.socket) -> bool:
+    """Whether the supervisor waits for this process no more; if it never heard of it, it has not killed it."""
+    try:
+        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+
+
+def _say_why(fd: int, error: BaseException) -> None:
+    """Tell the supervisor why there is no program."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+        protocol.send_control(sock, {"kind": "failed", "why": str(error) or repr(error)})

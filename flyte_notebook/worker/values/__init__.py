@@ -1,0 +1,1 @@
+"""How values and code travel to a worker and back."""

@@ -1,0 +1,40 @@
+"""What user code raises while its values are pickled or loaded, made an ordinary error where it is none.
+
+Classes of the user may raise anything then. An exit or an interrupt would end a loop with its thread, or the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import threading
+from typing import TYPE_CHECKING
+
+from flyte_notebook.errors import sendable
+from flyte_notebook.worker.process import context
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def errors_only() -> Iterator[None]:
+    """Have a block raise errors only: PickleError for what is no Exception, but an interrupt that somebody pressed."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        on_main = threading.current_thread() is threading.main_thread()
+        if isinstance(error, KeyboardInterrupt) and on_main and not context.in_worker():
+            raise
+        raise pickle.PickleError(words_of(error)) from error
+
+
+def words_of(error: BaseException) -> str:
+    """Return what is to be said of an exception that no code should raise there."""
+    try:
+        said = sendable(str(error))
+    except BaseException:
+        said = ""
+    return f"{type(error).__name__}({said}) was raised while values were pickled or loaded"

@@ -1,0 +1,248 @@
+"""Values that stand for something outside of the process, and how they are had again in another one.
+
+A file that is mapped into memory (`mmap.mmap`, ``numpy.memmap``, each array over one) is mapped again: nothing is read
+before it is touched, and what is written reaches the file. The kernel says which file lies under an address, from which
+byte on, and whether it was removed since (``/proc/self/maps``). Without that a ``numpy.memmap`` is copied. Of a
+private mapping (mode ``c``) the pages that differ from the file travel along. Shared memory is attached by its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import importlib
+import mmap
+import os
+import pickle
+import re
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from flyte_notebook.core.bound import open_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COMPARED_BYTES = 1 << 20
+_WHERE = "multiprocessing.shared_memory"
+_GONE = " (deleted)"
+
+
+class UnreachableError(pickle.PicklingError):
+    """Something outside of the process cannot be reached from another one; the text says what, and what to do."""
+
+
+class Mapped(NamedTuple):
+    """A part of a file, and how it is mapped; ``access`` as in `mmap`."""
+
+    path: str
+    access: int
+    offset: int
+    length: int
+
+
+def reduced(obj: Any) -> Any:
+    """Return how an object is had again elsewhere, as a pickler wants it; ``None`` for what is nothing of the kind.
+
+    Raises `UnreachableError`.
+    """
+    kind = type(obj)
+    if kind is mmap.mmap:
+        where = _mapped(obj)
+        return mapped_again, (where, obj.tell(), list(_differing(obj, where)))
+    if kind.__module__ == _WHERE:
+        return _of_shared_memory(obj)
+    if said := connected(obj):
+        raise UnreachableError(said)
+    memory = _memory_of(obj)
+    return None if memory is None else _array(obj, memory)
+
+
+def is_outside(obj: Any) -> bool:
+    """Whether an object stands for something outside, and takes next to nothing itself."""
+    return type(obj) is mmap.mmap or type(obj).__module__ == _WHERE or _memory_of(obj) is not None
+
+
+def is_shared(obj: Any) -> bool:
+    """Whether what is written to an object elsewhere is seen in it here: by then there is nothing to bring back."""
+    if type(obj).__module__ == _WHERE:
+        return True
+    memory = obj if type(obj) is mmap.mmap else _memory_of(obj)
+    try:
+        return memory is not None and _mapped(memory).access != mmap.ACCESS_COPY
+    except UnreachableError:
+        return False
+
+
+def content(obj: Any) -> str | None:
+    """Return a digest of what an object shows of the outside; ``None`` for what is nothing of the kind."""
+    kind = type(obj)
+    if kind is mmap.mmap:
+        seen = memoryview(obj)
+    elif kind.__module__ == _WHERE:
+        if kind.__name__ != "SharedMemory":
+            return repr(obj)
+        seen = obj.buf
+    elif _memory_of(obj) is not None:
+        seen = memoryview(sys.modules["numpy"].ascontiguousarray(obj)).cast("B")
+    else:
+        return None
+    shape = (getattr(obj, "shape", None), str(getattr(obj, "dtype", None)))
+    with seen:
+        return f"{kind.__name__} {shape} {hashlib.sha256(seen).hexdigest()}"
+
+
+def mapped_again(where: Mapped, position: int, differing: list[tuple[int, bytes]]) -> mmap.mmap:
+    """Map a part of a file as it was mapped elsewhere. Called while loading; raises OSError."""
+    with open_file(where.path, "r+b" if where.access == mmap.ACCESS_WRITE else "rb") as file:
+        memory = mmap.mmap(file.fileno(), where.length, access=where.access, offset=where.offset)
+    for start, data in differing:
+        memory[start : start + len(data)] = data
+    memory.seek(position)
+    return memory
+
+
+def array_again(memory: mmap.mmap, layout: dict[str, Any], attributes: dict[str, Any], *, writeable: bool) -> Any:
+    """Return an array over a mapping; a ``memmap`` where it has ``attributes``. Called while loading."""
+    numpy = importlib.import_module("numpy")
+    kind = numpy.memmap if attributes else numpy.ndarray
+    array = numpy.ndarray.__new__(kind, buffer=memory, **layout)
+    if not writeable:
+        array.flags.writeable = False
+    if attributes:
+        vars(array).update(attributes, _mmap=memory)
+    return array
+
+
+def attached(kind: str, name: str) -> Any:
+    """Return what is in the shared memory of a name. Called while loading; raises FileNotFoundError.
+
+    Before Python 3.13 whoever attaches to it removes it at the end of the process, unless the tracker hears nothing.
+    """
+    shared = importlib.import_module(_WHERE)
+    tracker: Any = importlib.import_module("multiprocessing.resource_tracker")
+    before, tracker.register = tracker.register, lambda *_: None
+    try:
+        return getattr(shared, kind)(name=name)
+    finally:
+        tracker.register = before
+
+
+def _array(array: Any, memory: mmap.mmap) -> Any:
+    if array.dtype.hasobject:
+        return None
+    layout = {name: getattr(array, name) for name in ("shape", "dtype", "strides")}
+    layout["offset"] = array.__array_interface__["data"][0] - _address(memory)
+    names = ("offset", "filename", "mode") if type(array).__name__ == "memmap" else ()
+    attributes = {name: getattr(array, name) for name in names}
+    return functools.partial(array_again, writeable=bool(array.flags.writeable)), (memory, layout, attributes)
+
+
+def _memory_of(obj: Any) -> mmap.mmap | None:
+    """Return the mapping of a file that an array lies in, ``None`` for all else."""
+    numpy = sys.modules.get("numpy")  # which another thread may be importing
+    arrays = [getattr(numpy, "ndarray", None), getattr(numpy, "memmap", None)]
+    if numpy is None or not any(type(obj) is kind for kind in arrays) or not obj.size:
+        return None
+    base = obj
+    while base is not None and type(base) is not mmap.mmap:
+        base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
+    # Memory without a file is copied, as that of any array: what is loaded from a pickle lies in such memory, too.
+    return base if base is not None and _looked_up(base) is not None else None
+
+
+def _mapped(memory: mmap.mmap) -> Mapped:
+    """Return which part of which file is mapped. Raises `UnreachableError`."""
+    found = _looked_up(memory)
+    if found is None:
+        raise UnreachableError("it is memory without a file, of this process alone; send bytes(...) of it")
+    try:
+        size_bytes = os.stat(found.path).st_size
+    except OSError:
+        path = found.path.removesuffix(_GONE)
+        raise UnreachableError(f"its file {path} is gone, and no other process can map it; send a copy") from None
+    if size_bytes < found.offset + found.length:
+        mapped = f"{found.offset + found.length} are mapped"
+        raise UnreachableError(f"its file {found.path} has {size_bytes} bytes now, and {mapped}")
+    return found
+
+
+def _looked_up(memory: mmap.mmap) -> Mapped | None:
+    """Return the same, whether or not the file is there; ``None`` where the memory is of no file that has a name."""
+    address, length = _address(memory), len(memory)
+    with contextlib.suppress(OSError), open_file("/proc/self/maps", "rb") as maps:
+        for line in maps:
+            span, flags, offset, _, inode, *path = line.rstrip(b"\n").split(None, 5)
+            begin, end = (int(part, 16) for part in span.split(b"-"))
+            if begin <= address < end:
+                if not path or inode == b"0" or path[0].startswith((b"/memfd:", b"/dev/zero")):
+                    return None
+                access = mmap.ACCESS_READ if b"w" not in flags else mmap.ACCESS_WRITE
+                name = re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), path[0])
+                return Mapped(
+                    os.fsdecode(name),
+                    access if b"s" in flags else mmap.ACCESS_COPY,
+                    int(offset, 16) + address - begin,
+                    length,
+                )
+    return None
+
+
+def _differing(memory: mmap.mmap, where: Mapped) -> Iterator[tuple[int, bytes]]:
+    """Yield what a private mapping holds that its file does not, page by page."""
+    if where.access != mmap.ACCESS_COPY:
+        return
+    with open_file(where.path, "rb") as file, memoryview(memory) as held:
+        file.seek(where.offset)
+        for start in range(0, where.length, COMPARED_BYTES):
+            part = held[start : start + COMPARED_BYTES]
+            there = file.read(len(part))
+            if part == there:
+                continue
+            for page in range(0, len(part), mmap.PAGESIZE):
+                ours = bytes(part[page : page + mmap.PAGESIZE])
+                if ours != there[page : page + mmap.PAGESIZE]:
+                    yield start + page, ours
+
+
+class _Buffer(ctypes.Structure):
+    """What CPython's buffer protocol tells, as far as it is asked for here."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("rest", ctypes.c_byte * 256))
+
+
+def _address(memory: mmap.mmap) -> int:
+    """Return where a mapping begins. Raises `UnreachableError` when it is closed."""
+    seen = _Buffer()
+    try:
+        ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(memory), ctypes.byref(seen), 0)
+    except ValueError as error:
+        raise UnreachableError(str(error)) from None
+    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(seen))
+    return seen.address or 0
+
+
+def _of_shared_memory(obj: Any) -> Any:
+    kind = type(obj).__name__
+    if kind not in {"SharedMemory", "ShareableList"}:
+        return None
+    name = obj.name if kind == "SharedMemory" else obj.shm.name
+    try:
+        attached("SharedMemory", name).close()
+    except FileNotFoundError:
+        raise UnreachableError(f"the shared memory {name} is gone") from None
+    return attached, (kind, name)
+
+
+def connected(connection: Any) -> str:
+    """Return what to say of a database that is open, "" for all else; only its own thread can be told its file."""
+    if type(connection).__module__ != "sqlite3" or type(connection).__name__ != "Connection":
+        return ""
+    path = ""
+    with contextlib.suppress(Exception):
+        path = next((row[2] for row in connection.execute("PRAGMA database_list") if row[1] == "main"), "")
+    call = f"sqlite3.connect({path!r})" if path else "sqlite3.connect(...)"
+    what = f"it is open on {path}" if path else "it is open in this process"
+    return f"{what}; open it in the cell: {call}"
