@@ -91,7 +91,7 @@ def teardown_ms(limiter: Limiter, place: Path, limit_mib: int) -> float:
         process = subprocess.Popen(  # it joins the group before exec, as a worker does
             [sys.executable, "-c", program, *arguments],
             cwd=Path(__file__).parent,
-            preexec_fn=lambda: joining.join(group.doors, group.cpus),  # noqa: PLW1509 - this thread holds no lock
+            preexec_fn=lambda: joining.join(group.procs_files, group.cpus),  # noqa: PLW1509 - this thread holds no lock
         )
         process.wait()
         gone_s = time.monotonic()

@@ -114,7 +114,7 @@ AHEAD_OF_USER_CODE = (
     "worker.stacks.layout",
     "worker.process.fingerprint",
     "worker.process.own_pages",
-    "worker.process.parent",
+    "worker.process.prctl",
     "worker.process.prefork",
     "worker.stacks.pystack",
     "worker.stacks.stack_sample",

@@ -98,13 +98,8 @@ def looked_up(tree: ast.AST) -> tuple[bool, frozenset[str]]:
 def looks_up(functions: Iterable[types.FunctionType]) -> bool:
     """Whether one of these functions, or of the notebook's that they call, looks names up when it runs."""
     waiting = list(functions)
-    seen: set[int] = set()
-    while waiting:
-        function = waiting.pop()
-        if id(function) in seen or function.__module__ != "__main__":
-            continue
-        seen.add(id(function))
-        for code in _codes(function.__code__):
+    for function in each_once(waiting):
+        for code in codes(function.__code__):
             names = frozenset(code.co_names)
             if names & NAMES or names & (ATTRIBUTES - OF_MODULES) or (names & OF_MODULES and names & OWNERS):
                 return True
@@ -113,11 +108,22 @@ def looks_up(functions: Iterable[types.FunctionType]) -> bool:
     return False
 
 
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+def each_once(waiting: list[types.FunctionType]) -> Iterator[types.FunctionType]:
+    """Yield the functions of the notebook in a list to which the caller adds those that they call."""
+    seen: set[int] = set()
+    while waiting:
+        function = waiting.pop()
+        if id(function) not in seen and function.__module__ == "__main__":
+            seen.add(id(function))
+            yield function
+
+
+def codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """Yield a code object and those that it holds, at any depth."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _codes(constant)
+            yield from codes(constant)
 
 
 def take_along(

@@ -205,15 +205,8 @@ def _functions(code: Iterable[Any]) -> Iterator[types.FunctionType]:
 def _globals_set(code: Iterable[Any]) -> Iterator[str]:
     """Yield the globals that functions set with ``global``, those that they call included."""
     waiting = list(_functions(code))
-    seen: set[int] = set()
-    while waiting:
-        function = waiting.pop()
-        if id(function) in seen or function.__module__ != "__main__":
-            continue
-        seen.add(id(function))
-        codes = [function.__code__]
-        for part in codes:
-            codes.extend(constant for constant in part.co_consts if isinstance(constant, types.CodeType))
+    for function in lookups.each_once(waiting):
+        for part in lookups.codes(function.__code__):
             for name, use in global_uses(part):
                 if use == "assign":
                     yield name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import linecache
 from types import MappingProxyType
@@ -81,7 +80,7 @@ class CellSource:
                 interactivity=shell.ast_node_interactivity,
                 formats=formats.read(shell),
                 library_settings=found.packed,
-                **settings.task_settings(_task_options(said), environment),
+                **settings.task_settings(said, environment),
             )
         except CannotSendError as error:
             raise UsageError(f"{MAGIC}: {error}") from None
@@ -121,8 +120,3 @@ class CellSource:
             right = f'{other} = flyte.TaskEnvironment(name="{other}")'
             raise UsageError(f"{MAGIC}: --env: `{name}` {what}; write in another cell, for example, {right}")
         return held
-
-
-def _task_options(said: CellOptions) -> settings.TaskOptions:
-    names = (field.name for field in dataclasses.fields(settings.TaskOptions))
-    return settings.TaskOptions(**{name: getattr(said, name) for name in names})

@@ -19,9 +19,9 @@ from flyte_notebook.history import Cell
 from flyte_notebook.limiters import machine
 from flyte_notebook.notebook import liveline, output
 from flyte_notebook.notebook.cell_source import CellSource
+from flyte_notebook.notebook.experiments import CellSweep
 from flyte_notebook.notebook.landing import land
 from flyte_notebook.notebook.options import MAGIC
-from flyte_notebook.notebook.sweeps import CellSweep
 from flyte_notebook.sdk import celltask, enforcement
 from flyte_notebook.sdk.escalation import OomEscalation
 from flyte_notebook.sdk.fit import FitError, Fitting

@@ -8,18 +8,20 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand, output_can_be_silenced
 
 from flyte_notebook import capabilities, catalogue
-from flyte_notebook.notebook import fits, keeps, options, output
+from flyte_notebook.notebook import experiments, options, output
 from flyte_notebook.notebook.cellrun import CellRun
 from flyte_notebook.notebook.render import Text
 from flyte_notebook.notebook.reruns import NoRerunError
 from flyte_notebook.sdk import enforcement
+from flyte_notebook.storage import StoreError, load, save
 from flyte_notebook.views.failures import explanation
 from flyte_notebook.views.history import runs, tree
+from flyte_notebook.views.history.saved import SavedRuns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flyte_notebook.history import Run
+    from flyte_notebook.history import History, Run
     from flyte_notebook.notebook.cards import Cards
     from flyte_notebook.notebook.render import Renderer
     from flyte_notebook.sdk.session import Session
@@ -92,8 +94,8 @@ class FlyteMagics(Magics):
             "explain": self._explain,
             "fit": self._fit,
             "rerun": self._rerun,
-            "save": lambda path: Text(keeps.save_last(path, enforcement.history)),
-            "saved": keeps.saved,
+            "save": lambda path: Text(_save_last(path, enforcement.history)),
+            "saved": _saved,
             "semantics": self._semantics,
             "system_retries": self._system_retries,
         }
@@ -134,7 +136,7 @@ class FlyteMagics(Magics):
         return None if result.silent else result.value
 
     def _fit(self, line: str) -> ShownFit:
-        return fits.fit_again(line, self._shell.user_ns, _open_session("fit"))
+        return experiments.fit_again(line, self._shell.user_ns, _open_session("fit"))
 
     def _semantics(self, name: str) -> Text:
         session = _open_session("semantics")
@@ -191,3 +193,29 @@ def _open_session(command: str) -> Session:
 
 
 FlyteMagics.flyte_task.__doc__ = options.help_text()
+
+
+def _save_last(path: str, history: History) -> str:
+    """Save the run that began last, and return in words where it is. Raises UsageError."""
+    run = history.last_run
+    if run is None:
+        raise UsageError("%flyte save: nothing has run yet; run a %%flyte_task cell or flyte.run(task) first")
+    try:
+        place = save(run, _path(path))
+    except StoreError as error:
+        raise UsageError(f"%flyte save: {error}") from None
+    return f"{run.name} is saved in {place}"
+
+
+def _saved(path: str) -> SavedRuns:
+    """Return the runs that a file holds. Raises UsageError."""
+    try:
+        return SavedRuns(load(_path(path)))
+    except StoreError as error:
+        raise UsageError(f"%flyte saved: {error}") from None
+
+
+def _path(line: str) -> str | None:
+    """Return the path that was written, as it is or in quotation marks; ``None`` without one."""
+    quoted = len(line) > 1 and line[0] == line[-1] and line[0] in "\"'"
+    return (line[1:-1] if quoted else line) or None

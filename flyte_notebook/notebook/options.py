@@ -18,7 +18,7 @@ from flyte_notebook.core.overrides import Override
 from flyte_notebook.core.units import UnitError, parse_cpu, parse_duration, parse_memory
 from flyte_notebook.experiments.escalation import EXAMPLE, Growth, parse_growth
 from flyte_notebook.experiments.sweeping import RANGE, VALUES, MemoryRange, Over, SweepError, parse_over, parse_range
-from flyte_notebook.notebook.literals import keep_literals
+from flyte_notebook.sdk.settings import TaskOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,38 +28,30 @@ FIT = "fit"
 """What stands for a limit that is to be found."""
 RERUN = "%flyte rerun"
 
+_LITERALS = re.compile(
+    r"""(?<!\S)--sweep(?:=|\s+)(?P<text>(?!-)(?:[^\s"'\[({]|"[^"]*"|'[^']*'|\[[^\]]*\]|\([^)]*\)|\{[^}]*\})+)"""
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CellOptions:
+class CellOptions(TaskOptions):
     """What the first line of a ``%%flyte_task`` cell said; ``None`` means not said: an environment's word counts.
 
     ``fit`` is whether the memory limit is to be found, ``memory_range`` the limits that are to be tried; then
     ``memory_bytes`` is ``None``. ``over`` are the values of an input to try, ``yes`` is whether many runs are wanted.
     ``on_oom`` is how the limit grows after an OOM.
     ``env`` is the name of a notebook variable. ``inputs`` and ``outputs`` are names, ``None`` to infer them.
-    ``disk`` and ``shm`` are quantities as ``flyte.Resources`` takes them, ``gpu`` a number or ``"A100:1"``.
     """
 
     name: str | None = None
-    memory_bytes: int | None = None
     fit: bool = False
     memory_range: MemoryRange | None = None
     over: Over | None = None
     yes: bool = False
     on_oom: Growth | None = None
-    cpu_cores: float | None = None
-    gpu: int | str | None = None
-    disk: str | None = None
-    shm: str | None = None
-    max_runtime_s: float | None = None
-    deadline_s: float | None = None
-    max_queued_time_s: float | None = None
-    retries: int | None = None
     env: str | None = None
     inputs: tuple[str, ...] | None = None
     outputs: tuple[str, ...] | None = None
-    cache: Literal["auto", "disable"] | None = None
-    max_inline_io_bytes: int | None = None
     no_raise: bool = False
     quiet: bool = False
     background: bool = False
@@ -304,7 +296,7 @@ def _usage(message: str) -> Exception:
 
 def _words(line: str) -> list[str]:
     try:
-        return shlex.split(keep_literals(line), comments=True)
+        return shlex.split(_keep_literals(line), comments=True)
     except ValueError:
         raise _usage(
             'a quotation mark is not closed; quote a value on both sides, for example --inputs "a, b"'
@@ -378,3 +370,18 @@ def _meant(flag: str) -> str:
         return f"{MAGIC}? lists the options, for example {BY_FLAG['--memory'].right}"
     option = BY_FLAG.get(close[0])
     return f"did you mean {close[0] if option is None else option.right}?"
+
+
+def _keep_literals(line: str) -> str:
+    """Return a line in which the values of ``--sweep`` survive `shlex.split`: ``--sweep x='a','b'``.
+
+    Quotation marks around all of it are not a part of it.
+    """
+    return _LITERALS.sub(_kept, line)
+
+
+def _kept(match: re.Match[str]) -> str:
+    text = match["text"]
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" and "=" in text:
+        text = text[1:-1]
+    return f"--sweep={shlex.quote(text)}"

@@ -6,8 +6,8 @@ import atexit
 import threading
 from typing import TYPE_CHECKING
 
+from flyte_notebook.engine.output_pump import StandardSink
 from flyte_notebook.engine.scheduler import MAX_PROCESSES
-from flyte_notebook.engine.sinks import StandardSink
 from flyte_notebook.history import History
 from flyte_notebook.sdk.session import Session
 

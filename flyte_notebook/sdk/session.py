@@ -15,8 +15,8 @@ from flyte_notebook.core.reliance import losses
 from flyte_notebook.core.stand_in import attach, attribute
 from flyte_notebook.engine import Origin
 from flyte_notebook.engine.around import snapshot
+from flyte_notebook.engine.output_pump import Nowhere, StandardSink
 from flyte_notebook.engine.scheduler import MAX_PROCESSES
-from flyte_notebook.engine.sinks import Nowhere, StandardSink
 from flyte_notebook.errors import InlineIOMaxBytesBreached, RunAbortedError, failure_in
 from flyte_notebook.history import History, Run, SweepPoint
 from flyte_notebook.sdk import ahead, background_loop, calls, ordinary, places, relies, seam, tasks

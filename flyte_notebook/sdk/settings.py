@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import flyte
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOptions:
-    """The options of a cell that concern its task; ``None`` means not given."""
+    """The options of a cell that concern its task; ``None`` means not given.
+
+    ``disk`` and ``shm`` are quantities as ``flyte.Resources`` takes them, ``gpu`` a number or ``"A100:1"``.
+    """
 
     memory_bytes: int | None = None
     cpu_cores: float | None = None
@@ -28,7 +31,7 @@ class TaskOptions:
     max_queued_time_s: float | None = None
     deadline_s: float | None = None
     retries: int | None = None
-    cache: str | None = None
+    cache: Literal["auto", "disable"] | None = None
     max_inline_io_bytes: int | None = None
 
 

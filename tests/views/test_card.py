@@ -18,7 +18,6 @@ from flyte_notebook.core.overrides import Machine, Override, call_code, magic_co
 from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.history import Attempt
 from flyte_notebook.views.charts import chart
-from flyte_notebook.views.failures import html
 from flyte_notebook.views.failures.card import WIDGET_VIEW, FormData, OverrideForm, said_html
 from flyte_notebook.views.failures.details import details_html, meaning_html
 from flyte_notebook.views.failures.html import CARD_BYTES, failure_html
@@ -328,7 +327,7 @@ def test_a_chart_that_cannot_be_drawn_does_not_take_the_card(
 ) -> None:
     """It is logged, and the bar stands in its place."""
 
-    def broken(_lines: object) -> str:
+    def broken(_lines: object, **_how: object) -> str:
         raise RuntimeError("no fonts")
 
     monkeypatch.setattr(chart, "memory_data_uri", broken)
@@ -336,7 +335,7 @@ def test_a_chart_that_cannot_be_drawn_does_not_take_the_card(
         page = failure_html(OOM, story=story(trace_of(50)))
     assert "<svg" in page
     assert "no fonts" in caplog.text
-    monkeypatch.setattr(chart, "memory_data_uri", lambda _lines: "data:image/png;base64," + "A" * html.CHART_BYTES)
+    monkeypatch.setattr(chart, "memory_data_uri", lambda _lines, **_how: "data:image/png;base64," + "A" * chart.BYTES)
     assert "fnb-chart" not in failure_html(OOM, story=story(trace_of(50))).partition("</style>")[2]
 
 

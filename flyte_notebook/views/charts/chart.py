@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING, Any, Final
 
 from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.core.units import format_memory
+from flyte_notebook.views import markup
 from flyte_notebook.views.charts.paper import BAD, GRID, LATEST, SIZE, SOFT, TEXT, WIDTH, data_uri
 from flyte_notebook.views.charts.paper import axes_in as _axes
 from flyte_notebook.views.charts.paper import figure_of as _figure
@@ -34,9 +36,15 @@ __all__ = [
     "memory_data_uri",
     "memory_figure",
     "memory_svg",
+    "picture",
     "run_figure",
     "warm",
 ]
+
+logger = logging.getLogger("flyte_notebook.views")
+
+BYTES: Final = 120 * 1024
+"""What an address of a picture may have in a view; a notebook keeps it with each output."""
 
 HEIGHT: Final = 184.0
 LEFT, RIGHT, TOP, BOTTOM = 36.0, 118.0, 22.0, 36.0
@@ -72,6 +80,25 @@ def memory_svg(lines: Sequence[Line], *, title: str = "", canvas: type[Canvas] |
 def memory_data_uri(lines: Sequence[Line], *, title: str = "", canvas: type[Canvas] | None = None) -> str:
     """Return the same as an address that an ``img`` element shows without asking any server."""
     return data_uri(memory_svg(lines, title=title, canvas=canvas))
+
+
+def picture(lines: Sequence[Line], what: str, *, canvas: type[Canvas] | None = None, most_bytes: int = BYTES) -> str:
+    """Return the same as an ``img`` element, its alternative text the words of the chart.
+
+    Empty where nothing was sampled, for one of more than ``most_bytes``, and where matplotlib cannot draw: the words of
+    a view stand without it. ``what`` says in the log whose chart that was.
+    """
+    if not any(len(one.trace.times_s) > 1 for one in lines):
+        return ""
+    try:
+        source = memory_data_uri(lines, canvas=canvas)
+    except ImportError:
+        return ""  # the doctor says that the library does not load
+    except Exception:
+        logger.exception("could not draw the chart of %s", what)
+        return ""
+    alternative = markup.line(chart_words(lines), 600)
+    return f'<img class="fnb-chart" src="{source}" alt="{alternative}">' if len(source) <= most_bytes else ""
 
 
 def run_figure(run: Run) -> Figure:

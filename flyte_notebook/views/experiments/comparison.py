@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,7 +9,7 @@ from flyte_notebook.core.units import format_duration, format_memory
 from flyte_notebook.views.charts import chart
 from flyte_notebook.views.charts.overlay import Overlay
 from flyte_notebook.views.experiments.compared import Row, rows_of
-from flyte_notebook.views.lines import MAX_LINES, chart_words
+from flyte_notebook.views.lines import MAX_LINES
 from flyte_notebook.views.markup import columns, line, section, table
 from flyte_notebook.views.style import style_of
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from flyte_notebook.views.lines import Line
-
-logger = logging.getLogger("flyte_notebook.views")
 
 MAX_ROWS: Final = 60
 CHART_BYTES: Final = 160 * 1024
@@ -75,7 +72,9 @@ def comparison_html(comparison: Comparison) -> str:
     rows = comparison.rows
     shown = [_cells(row) for row in rows[-MAX_ROWS:]]
     more = [f'<p class="fnb-soft">{words}</p>' for words in _more(rows)]
-    body = "\n".join([_chart(comparison), table(("", *HEAD), shown, f"{len(rows)} compared"), *more])
+    lines = comparison._lines()  # noqa: SLF001 - of this module's own class
+    picture = chart.picture(lines, "a comparison", canvas=Overlay, most_bytes=CHART_BYTES)
+    body = "\n".join([picture, table(("", *HEAD), shown, f"{len(rows)} compared"), *more])
     label = line(", ".join(row.label for row in rows[-MAX_LINES:]))
     return section(_CLASS, f"Comparison of {label}", _STYLE, body)
 
@@ -102,17 +101,3 @@ def _more(rows: Sequence[Row]) -> list[str]:
     if drawn > MAX_LINES:
         said.append(f"the chart shows the last {MAX_LINES} of {drawn:,}")
     return said
-
-
-def _chart(comparison: Comparison) -> str:
-    lines = comparison._lines()  # noqa: SLF001 - of this module's own class
-    if not any(len(one.trace.times_s) > 1 for one in lines):
-        return ""
-    try:
-        source = chart.memory_data_uri(lines, canvas=Overlay)
-    except Exception:  # whatever is wrong with the plotting library, the words stand
-        logger.exception("could not draw the chart of a comparison")
-        return ""
-    if len(source) > CHART_BYTES:
-        return ""
-    return f'<img class="fnb-chart" src="{source}" alt="{line(chart_words(lines), 600)}">'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,7 +10,7 @@ from flyte_notebook.core.units import format_duration, format_memory, quantity_m
 from flyte_notebook.experiments.escalation import listed
 from flyte_notebook.experiments.fitting import less_than
 from flyte_notebook.views.charts import chart
-from flyte_notebook.views.lines import chart_words, lines_of
+from flyte_notebook.views.lines import lines_of
 from flyte_notebook.views.markup import code_block, columns, line, section, with_code
 from flyte_notebook.views.style import style_of
 from flyte_notebook.views.text import clean_line
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 
     Story = Sequence[tuple[str, Attempt]]
 
-logger = logging.getLogger("flyte_notebook.views")
-
-CHART_BYTES: Final = 120 * 1024
 
 _CLASS: Final = "flyte-notebook-growing"
 _STYLE: Final = style_of(_CLASS) + f".{_CLASS}{{--fnb-bad:var(--fnb-used)}}\n"
@@ -57,7 +53,7 @@ def escalation_html(task_name: str, story: Story, kept: str) -> str:
     less = "".join(f'<p class="fnb-soft">{escape(sentence)}</p>' for sentence in _less(story))
     body = (
         f"<h3><bdi>{name}</bdi> <small>grown on OOM</small></h3>"
-        f'<p dir="auto">{with_code(headline(story))}</p>\n{_chart(story)}\n'
+        f'<p dir="auto">{with_code(headline(story))}</p>\n{chart.picture(lines_of(story), "a limit that grew")}\n'
         f"<div><table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table></div>\n"
         f"<div><h4>Keep</h4>{code_block(kept)}{less}</div>"
     )
@@ -113,17 +109,3 @@ def _peak(attempt: Attempt) -> str:
     cut = isinstance(attempt.outcome, Failure) and attempt.outcome.reason == "memory"
     bound = "at least " if cut or attempt.trace.peak_source == "samples" else ""
     return f"{bound}{format_memory(attempt.trace.peak_bytes)}"
-
-
-def _chart(story: Story) -> str:
-    drawn = lines_of(story)
-    if not any(len(one.trace.times_s) > 1 for one in drawn):
-        return ""
-    try:
-        source = chart.memory_data_uri(drawn)
-    except Exception:  # whatever is wrong with the plotting library, the words stand
-        logger.exception("could not draw the chart of a limit that grew")
-        return ""
-    if len(source) > CHART_BYTES:
-        return ""
-    return f'<img class="fnb-chart" src="{source}" alt="{line(chart_words(drawn), 600)}">'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import fields, replace
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flyte_notebook.core.units import format_duration, format_memory, quantity_memory
 from flyte_notebook.experiments.fitting import MARGIN, Fit, Measure
 from flyte_notebook.views.charts import chart
-from flyte_notebook.views.lines import Line, chart_words
+from flyte_notebook.views.lines import Line
 from flyte_notebook.views.markup import code_block, columns, line, section, table, with_code
 from flyte_notebook.views.style import style_of
 from flyte_notebook.views.text import clean_line
@@ -20,10 +19,7 @@ if TYPE_CHECKING:
 
     from flyte_notebook.experiments.fitting import FitRun, TaskFit
 
-logger = logging.getLogger("flyte_notebook.views")
-
 MAX_TASKS: Final = 60
-CHART_BYTES: Final = 120 * 1024
 FEW_RUNS: Final = 3
 
 _CLASS: Final = "flyte-notebook-fit"
@@ -95,7 +91,7 @@ def fit_html(fit: Fit) -> str:
     name = line(fit.task_name, 80)
     parts = [
         f'<h3>Memory of <bdi>{name}</bdi></h3><p dir="auto">{with_code(fit.headline)}</p>',
-        _chart(fit),
+        chart.picture(_lines(fit), "a fit"),
         _tasks_table(fit) if len(fit.tasks) > 1 else "",
         table(("run", *_RUN_HEAD), [(str(run.number), *_run_cells(fit, run)) for run in fit.runs], "The runs"),
     ]
@@ -243,17 +239,3 @@ def _lines(fit: Fit) -> list[Line]:
         label = f"run {run.number}, {format_memory(own.limit_bytes)}" if few else f"run {run.number}"
         drawn.append(Line(label=label, trace=trace, killed=own.ended == "memory", passed=own.ended == "passed"))
     return drawn
-
-
-def _chart(fit: Fit) -> str:
-    drawn = _lines(fit)
-    if not any(len(one.trace.times_s) > 1 for one in drawn):
-        return ""
-    try:
-        source = chart.memory_data_uri(drawn)
-    except Exception:  # whatever is wrong with the plotting library, the words stand
-        logger.exception("could not draw the chart of a fit")
-        return ""
-    if len(source) > CHART_BYTES:
-        return ""
-    return f'<img class="fnb-chart" src="{source}" alt="{line(chart_words(drawn), 600)}">'

@@ -6,7 +6,6 @@ GitHub) it still reads in order, because headings, lists and ``pre`` carry it an
 
 from __future__ import annotations
 
-import logging
 from html import escape
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +13,7 @@ from flyte_notebook.core.overrides import Override, changes, magic_code
 from flyte_notebook.core.units import format_memory
 from flyte_notebook.views.charts import chart
 from flyte_notebook.views.failures.details import details_html, meaning_html
-from flyte_notebook.views.lines import chart_words, lines_of
+from flyte_notebook.views.lines import lines_of
 from flyte_notebook.views.markup import code_block, folded, line, section, with_code
 from flyte_notebook.views.style import STYLE
 from flyte_notebook.views.text import (
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 
     Story = Sequence[tuple[str, Attempt]]
 
-logger = logging.getLogger("flyte_notebook.views")
-
 CARD_BYTES: Final = 400 * 1024
 """No card is larger, whatever the task wrote. One character takes at most six bytes once escaped, and the characters
 allowed below sum to less than a sixth of this."""
@@ -49,8 +46,6 @@ allowed below sum to less than a sixth of this."""
 MESSAGE_CHARACTERS: Final = 5_000
 OUTPUT_CHARACTERS: Final = 12_000
 TRACEBACK_CHARACTERS: Final = 12_000
-CHART_BYTES: Final = 120 * 1024
-"""A picture that is larger is left out; the words beside it say the same."""
 
 RERUNS: Final = 10
 PASSED: Final = "✓"
@@ -131,25 +126,8 @@ def _reruns(reruns: Sequence[str]) -> str:
 def _memory(failure: Failure, story: Story) -> str:
     words = escape(memory_words(failure))
     held = escape(limit_words(failure))
-    picture = _chart(story) or _bar(failure)
+    picture = chart.picture(lines_of(story), "a card") or _bar(failure)
     return f'<div><h4>Memory</h4>{picture}<div>{words}</div><div class="fnb-soft">Limits · {held}</div></div>'
-
-
-def _chart(story: Story) -> str:
-    """Return memory over time as a picture; empty where nothing was sampled, or when it cannot be drawn."""
-    lines = lines_of(story)
-    if not any(len(drawn.trace.times_s) > 1 for drawn in lines):
-        return ""
-    try:
-        source = chart.memory_data_uri(lines)
-    except ImportError:
-        return ""  # the doctor says that the library does not load
-    except Exception:  # whatever is wrong with the plotting library, the card stands
-        logger.exception("could not draw the memory chart of a card")
-        return ""
-    if len(source) > CHART_BYTES:
-        return ""
-    return f'<img class="fnb-chart" src="{source}" alt="{line(chart_words(lines), 600)}">'
 
 
 def _bar(failure: Failure) -> str:

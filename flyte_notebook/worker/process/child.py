@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from flyte_notebook.core import private
 from flyte_notebook.worker.process import context, handover, prctl, protocol
 from flyte_notebook.worker.process.last_words import LastWords
-from flyte_notebook.worker.process.parent import EXIT_LOST
+from flyte_notebook.worker.process.prctl import EXIT_LOST
 from flyte_notebook.worker.process.raised import describe, user_traceback, with_pickled
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.limiters import joining, kernel_files
-from flyte_notebook.worker.process import parent, prctl, protocol
+from flyte_notebook.worker.process import prctl, protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ OOM_SCORE_ADJ = "1000"
 def main(arguments: list[str]) -> NoReturn:
     """Entry of the launcher process: the pid of the supervisor."""
     supervisor_pid = int(arguments[0])
-    parent.depend_on(supervisor_pid)
+    prctl.depend_on(supervisor_pid)
     prctl.set_name(NAME)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # go-betweens end without a trace
     os.set_inheritable(CONTROL_FD, False)
@@ -86,7 +86,7 @@ def become(word: int, supervisor_pid: int, *, after: int | None = None) -> NoRet
         # Out of the way of what the program gets, so that no dup2 writes over a descriptor that is still needed.
         word = fcntl.fcntl(word, fcntl.F_DUPFD_CLOEXEC, LOWEST_FREE_FD)
         sock = socket.socket(fileno=word)
-        parent.depend_on(supervisor_pid, after=after)
+        prctl.depend_on(supervisor_pid, after=after)
         protocol.send_control(sock, {"kind": "born", "pid": os.getpid()})
         order, fds = _order(sock)
         _prepare(order, [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_FREE_FD) for fd in fds])

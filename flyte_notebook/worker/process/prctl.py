@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import signal
 import sys
+import time
 from typing import Final
+
+EXIT_LOST = 70
+"""The status of a process whose kernel or supervisor is gone."""
+
+PARENT_BOUND_S = 5.0
+LOOK_EVERY_S = 0.0002
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
@@ -26,13 +35,30 @@ def set_name(name: bytes) -> None:
     _libc.prctl(_PR_SET_NAME, name)
 
 
-def end_with_parent(signal: int) -> None:
+def end_with_parent(number: int) -> None:
     """Get this signal when the parent ends. Elsewhere than on Linux nothing happens."""
     if sys.platform == "linux":
-        _libc.prctl(_PR_SET_PDEATHSIG, signal)
+        _libc.prctl(_PR_SET_PDEATHSIG, number)
 
 
 def keep_orphans() -> None:
     """Become the parent of each process below this one that loses its own. Elsewhere than on Linux nothing happens."""
     if sys.platform == "linux":
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def depend_on(pid: int, *, after: int | None = None) -> None:
+    """End with that process, which is the parent or becomes it now; ``after`` is the parent that ends first, if known.
+
+    Other systems than Linux have nothing like it, and none of ours there has a parent that ends first.
+    """
+    if sys.platform != "linux":
+        return
+    until_s = time.monotonic() + PARENT_BOUND_S
+    while (parent := os.getppid()) != pid:
+        if time.monotonic() > until_s or (after is not None and parent != after):
+            os._exit(EXIT_LOST)
+        time.sleep(LOOK_EVERY_S)
+    end_with_parent(signal.SIGKILL)
+    if os.getppid() != pid:
+        os._exit(EXIT_LOST)

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 from flyte_notebook.core.userfiles import is_user_file
 from flyte_notebook.limiters import kernel_files
 from flyte_notebook.limiters.base import ATTEMPT_VARIABLE
-from flyte_notebook.worker.process import child, handover, own_pages, parent, prctl, protocol
+from flyte_notebook.worker.process import child, handover, own_pages, prctl, protocol
 from flyte_notebook.worker.process.fingerprint import ATTEMPT_NAME_BYTES
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _stand_ready(sock: socket.socket, supervisor_pid: int, layout: dict[str, Any
     """Become a process of its own, wait for an attempt, and return it with its descriptors."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()  # an interrupt of the notebook's process group must not reach it
-    parent.depend_on(supervisor_pid)
+    prctl.depend_on(supervisor_pid)
     try:
         handover.send(sock, {"kind": "ready", "pid": os.getpid(), **layout})
         reader = protocol.ControlReader(sock)

@@ -7,7 +7,6 @@ file descriptors beside their first byte (``SCM_RIGHTS``), as many as their ``"f
 
 from __future__ import annotations
 
-import array
 import os
 import pickle
 import socket
@@ -38,6 +37,7 @@ MAX_FDS = 16
 
 _HEADER = struct.Struct("!Q")
 _Socket, _new_pair = socket.socket, socket.socketpair
+_send_fds, _recv_fds = socket.send_fds, socket.recv_fds
 _to_pickle, _from_pickle = pickle.dumps, pickle.loads
 
 Message = dict[str, Any]
@@ -155,8 +155,7 @@ def send_some(sock: socket.socket, data: bytes, fds: Sequence[int] = ()) -> int:
 
     What is left is sent without them.
     """
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    return sock.sendmsg([data], ancillary)
+    return _send_fds(sock, [data], fds) if fds else sock.send(data)
 
 
 class ControlReader:
@@ -172,21 +171,16 @@ class ControlReader:
 
         A message whose descriptors did not all arrive, as this process has too many open, comes without any.
         """
-        space = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
         try:
-            data, ancillary, flags, _address = self._sock.recvmsg(1 << 16, space)
+            data, received, flags, _address = _recv_fds(self._sock, 1 << 16, MAX_FDS)
         except BlockingIOError:
             return []
         except OSError as error:
             raise ChannelClosedError(str(error)) from error
-        received = array.array("i")
-        for level, kind, raw in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                received.frombytes(raw[: len(raw) - len(raw) % received.itemsize])
-                for fd in received:
-                    os.set_inheritable(fd, False)  # another program that is started meanwhile must not hold it open
+        for fd in received:
+            os.set_inheritable(fd, False)  # another program that is started meanwhile must not hold it open
         if received or flags & socket.MSG_CTRUNC:
-            self._fds.append(list(received))  # one read brings the descriptors of one message at most (unix(7))
+            self._fds.append(received)  # one read brings the descriptors of one message at most (unix(7))
         if not data:
             msg = "the other side closed the connection"
             raise ChannelClosedError(msg)
