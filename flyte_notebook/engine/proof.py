@@ -7,6 +7,7 @@ tried out after that, in a worker that nobody waits for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,9 @@ from flyte_notebook.worker.relies import BY_KEY, LINES
 if TYPE_CHECKING:
     from flyte_notebook.core.outcome import WorkerReport
     from flyte_notebook.engine.link import SupervisorLink
+
+REHEARSAL_AFTER_S = 0.5
+"""How long the rehearsal waits once workers are isolated: the first runs of a session need the processors more."""
 
 NOT_TRIED = Reliance(
     key="rehearsal",
@@ -52,6 +56,7 @@ class Proof:
         self.no_line = ""
         self._refused = ""
         self._link = link
+        self._wanted = asyncio.Event()
         self._isolated = asyncio.ensure_future(self._isolate(canary))
         self._rehearsed = asyncio.ensure_future(self._rehearse(rehearsal))
 
@@ -63,6 +68,7 @@ class Proof:
 
     async def complete(self) -> None:
         """Wait until all is known. Raises as `isolated`."""
+        self._wanted.set()
         await asyncio.shield(self._isolated)
         await asyncio.shield(self._rehearsed)
         await self.isolated()
@@ -80,6 +86,8 @@ class Proof:
         await asyncio.wait({self._isolated})
         if not rehearsal or self._isolated.cancelled() or self._isolated.exception() is not None:
             return
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._wanted.wait(), REHEARSAL_AFTER_S)
         try:
             found = await _try_out(rehearsal, self._link)
         except (CanaryError, SupervisorError, OSError) as error:
