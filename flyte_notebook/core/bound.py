@@ -1,12 +1,12 @@
-"""What is taken from the standard library where user code runs too, as it was when this package was imported.
+"""Functions of the standard library as they were when this package was imported, for processes with user code.
 
-A notebook or a task may replace what it likes afterwards: ``uuid.uuid4`` by one that counts, the clock by one that
-stands still, ``json`` by one that is faster, ``open`` by one that records. That is meant for its own code, and must not
-change what this package does beside it. So nothing that such code can reach decides how a file is named, how long
-something takes or what a message looks like.
+A notebook or a task may later replace any of them: ``uuid.uuid4`` by a counter, the clock by a frozen one, ``json`` by
+a faster library, ``open`` by one that records calls. The user means such a replacement for his own code, and it must
+not change this package. So this package never uses replaced functions to name a file, to measure a duration or to write
+a message.
 
-The clock is asked for by ``clock_gettime``: tools that stop time replace ``time.monotonic`` and what refers to it in
-every module, and leave this one alone. On Linux both are the same clock (Python's ``pymonotonic``).
+The clock is read with ``clock_gettime``: tools that freeze time replace ``time.monotonic`` and the references to it in
+every module, but not this function. On Linux both are the same clock (Python's ``pymonotonic``).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def clock_s() -> float:
 
 
 def unique() -> str:
-    """Return a name that nobody else has or can guess: 32 hexadecimal digits, from the kernel's random numbers."""
+    """Return a unique name that cannot be guessed: 32 hexadecimal digits, from the kernel's random numbers."""
     return _random_bytes(UNIQUE_BYTES).hex()
 
 

@@ -1,10 +1,11 @@
 """What the facts about one attempt mean: `WorkerReport` to `Success` or `Failure`.
 
-Pure: nothing is started, read or waited for. Facts decide (the kernel's counter, the exit status, the exact class),
-never a part of a name or a message; and the first reason that was recorded stands, whatever happened after it.
+Pure functions: they start nothing, read nothing and wait for nothing. They decide by facts (the kernel's counter, the
+exit status, the exact class), never by a part of a name or a message. The first recorded reason is kept; later events
+do not change it.
 
-Messages are those of a Flyte cluster, so that code which reads them works in both places. What a person should read is
-the headline: one sentence, measured against allowed.
+Messages are those of a Flyte cluster, so that code which reads them works in both places. The headline is written for
+people: one sentence with the measured and the allowed value.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
     from flyte_notebook.core.outcome import Outcome, RefusedAllocation, SourceLine, TerminationReason, WorkerReport
 
 WORKER_NEEDS_BYTES: Final = 36 * 2**20
-"""What a fresh interpreter with Flyte holds before any code of the user, measured on 2.12.1, Python 3.11, Linux."""
+"""Memory of a fresh interpreter with Flyte before any user code, measured with Flyte 2.12.1, Python 3.11, Linux."""
 
 _SIGNAL_STATUS: Final = 128  # a shell and a container runtime report signal n as exit code 128 + n
-_NOBODY: Final = frozenset({None, "", "user", "UNKNOWN"})  # what the SDK writes where a worker's name belongs
+_NOBODY: Final = frozenset({None, "", "user", "UNKNOWN"})  # values that the SDK writes in place of a worker's name
 _SIGKILL: Final = 9
 _KILLED_STATUS: Final = _SIGNAL_STATUS + _SIGKILL
 _NO_MESSAGE: Final = "Pod failed. No message received from kubernetes."
@@ -53,7 +54,7 @@ _BOUNDS: Final[dict[str | None, tuple[_Timeout, str, TerminationReason]]] = {
     "deadline": (DeadlineExceededError, "DEADLINE_EXCEEDED", "deadline"),
 }
 _ENDED: Final = frozenset({"memory", "machine_memory", "max_runtime", "deadline", "stopped", "signalled"})
-"""Reasons for which no exception says where the task was."""
+"""Reasons for which there is no exception that says which line the task was at."""
 _NOT_READY: Final = frozenset({"queued", "starting"})
 
 
@@ -134,7 +135,7 @@ def diagnose(job: Job, report: WorkerReport, *, unpickle: Callable[[bytes], Any]
 
 
 def _attach_causes(original: BaseException, raised: Raised, unpickle: Callable[[bytes], Any] | None) -> None:
-    """Give an error what it was raised from, and to the last of these the worker's traceback, which shows them all."""
+    """Set the causes of an error; the last cause gets the worker's traceback, which shows the whole chain."""
     last, cause = original, raised.cause
     while cause is not None:
         attach(last, "__cause__", found := as_raised(cause, unpickle))
@@ -159,7 +160,7 @@ def _verdict(job: Job, report: WorkerReport, original: BaseException | None) -> 
 
 
 def _out_of_memory(job: Job, report: WorkerReport) -> _Verdict:
-    """Tell the task's own limit from a machine that ran short, and the task's death from a child's."""
+    """Distinguish the task's own limit from a machine that ran out of memory, and the task's end from a child's."""
     machine = report.machine_short or (report.oom_kills > 0 and not report.limit_reached)
     limit_bytes = job.limits.memory_bytes
     message = _pod_failed(job, _KILLED_STATUS, "OOMKilled")
@@ -289,7 +290,7 @@ def _raised(job: Job, report: WorkerReport, raised: Raised, original: BaseExcept
 
 
 def _refused_headline(refused: RefusedAllocation, message: str, raised: str) -> str:
-    """Tell a refused allocation from a kill for memory, with the size that was asked for."""
+    """Distinguish a refused allocation from a kill for memory; name the requested size."""
     if refused.by_hand:
         return f"{raised}, by code of its own; this is not an OOM kill"
     size = "(size not known)"
@@ -300,7 +301,7 @@ def _refused_headline(refused: RefusedAllocation, message: str, raised: str) -> 
 
 
 def _worker_of(error: BaseException) -> str | None:
-    """Return the attempt that an error of the SDK came from, if it says so."""
+    """Return the attempt that an error of the SDK came from, if the error names it."""
     worker = attribute(error, "worker")
     return worker if isinstance(error, CustomError) and worker not in _NOBODY else None
 
@@ -308,17 +309,17 @@ def _worker_of(error: BaseException) -> str | None:
 def _lost(job: Job, report: WorkerReport) -> _Verdict:
     """Decide on a process that ended without a result: a failure of the system.
 
-    Not recoverable by the task's own retries: a cluster charges these to the platform, and repeating a deterministic
-    segfault would repeat its side effects. ``system_retries`` has the worker replaced all the same; the words when
-    those are spent are the backend's, which calls what runs pods of Python tasks the plugin ``container``
-    (``recordSystemError`` in flyte's ``executor/pkg/controller``).
+    Not recoverable by the task's own retries: a cluster counts these as platform failures, and repeating a
+    deterministic segfault would repeat its side effects. With ``system_retries`` the worker is replaced all the same.
+    When those are used up, the message is that of the backend, which runs pods of Python tasks by the plugin
+    ``container`` (``recordSystemError`` in flyte's ``executor/pkg/controller``).
     """
     after = f"{format_duration(report.ran_s)} in{_while(report)}"
     said = report.said_last if report.stage in _NOT_READY else ""
     reason: TerminationReason
     known = unanswered_words(report.unanswered) or report.tripped_detail
     if known and (report.exit_status is None or report.unanswered is not None):
-        # We know more than the signal that ended it: it was ours, or our side broke.
+        # More than the signal is known here: we sent it, or our side failed.
         message = f"{_NO_MESSAGE}\n{known}"
         reason, headline = "worker_lost", f"was lost {after}: {_one_line(known, 300)}"
     elif report.signal is not None:
@@ -374,7 +375,7 @@ def _of(seconds: float | None) -> str:
 
 
 def _lines(report: WorkerReport, reason: TerminationReason) -> tuple[SourceLine, ...]:
-    """Return the user's lines, the failing one last: those of the exception, else where an ended attempt was seen."""
+    """Return the user's lines, the failing one last: from the exception, else from the last look at the attempt."""
     if report.raised is not None:
         return report.raised.lines
     seen = report.last_line

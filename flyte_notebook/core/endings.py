@@ -1,4 +1,4 @@
-"""How a worker may end, in facts and words: by a signal, without an answer, with something left behind."""
+"""The ways in which a worker may end, as facts and as text: by a signal, without an answer, leaving shared memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Step = Literal["handing over", "describing", "pickling", "sending"]
-"""What a worker does once the body has ended: with what it gave, its error, its outputs, the answer."""
+"""The steps of a worker after the body has ended: handling its result, its error, its outputs, the answer."""
 
 _SIGKILL: Final = 9
 _MOST_NAMED: Final = 3
@@ -29,8 +29,9 @@ _STEPS: Final = {
 class Unanswered:
     """How a worker failed to answer once the body had ended.
 
-    ``detail`` names the output. It said itself that memory was ``refused``, or did nothing for ``silent_s``, or was not
-    done after ``took_s``. ``reached`` is a limit that its process had reached: name, bytes of it, and bytes in use.
+    ``detail`` names the output. Either the worker reported that memory was ``refused``, or it did nothing for
+    ``silent_s``, or it was not done after ``took_s``. ``reached`` is a limit that its process had reached: name, limit
+    in bytes, bytes in use.
     """
 
     step: Step
@@ -43,7 +44,7 @@ class Unanswered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:
-    """An object in shared memory that an attempt made; ``why`` it is left, empty if it was removed."""
+    """An object in shared memory that an attempt made; ``why`` says why it was not removed, and is empty if it was."""
 
     name: str
     size_bytes: int
@@ -51,12 +52,12 @@ class Left:
 
 
 def not_done(step: Step) -> str:
-    """Return what a worker could not do, as the begin of a sentence."""
+    """Return the beginning of a sentence that says what a worker could not do."""
     return f"the body had ended, but the worker could not {_STEPS[step]}"
 
 
 def unanswered_words(facts: Unanswered | None) -> str:
-    """Return one sentence: what the worker could not do, how that showed, and why where that is known."""
+    """Return one sentence: what the worker could not do, how that was noticed, and why, if that is known."""
     if facts is None:
         return ""
     what = not_done(facts.step)
@@ -90,7 +91,7 @@ def signal_words(number: int, *, counted: bool) -> str:
 
 
 def left_words(left: Sequence[Left]) -> str:
-    """Return what became of the shared memory that a failed attempt made: what stays first, with the reason."""
+    """Describe the shared memory that a failed attempt made: first the objects that remain, with the reason."""
     stays = [f"{_named(one)} stays in shared memory: {one.why}" for one in left if one.why]
     gone = [_named(one) for one in left if not one.why]
     if gone:

@@ -34,11 +34,11 @@ class InputFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallFacts:
-    """How a program would call the task again: what it is called, and with what.
+    """How a program would call the task again: its name and its arguments.
 
     ``callee`` is the name of the function, or a cell's NAME. ``resources`` are those that the task declares, by their
-    names in ``flyte.Resources``. ``arguments`` are expressions by name: short plain values stand for themselves, all
-    others for a variable of the same name. ``awaited`` is whether the call has to be awaited.
+    names in ``flyte.Resources``. ``arguments`` are expressions by name: a short plain value is written out, any other
+    is a variable of the same name. ``awaited`` is whether the call has to be awaited.
     """
 
     callee: str
@@ -51,15 +51,15 @@ class CallFacts:
 class Job:
     """One attempt of one action.
 
-    ``entry`` is the ``module:function`` that the worker calls with the payload, which is not read in between: the
-    bytes ``payload``, or the file ``payload_path``, which goes when the job is done. ``unsent`` says why there is none.
-    ``attempt`` counts from 0, as ``flyte.ctx().attempt_number`` does; ``max_attempts`` is retries + 1.
-    ``parent`` is the action name of the action that asked for this one, ``None`` for the root of a run.
-    ``queued_s`` is the monotonic time of the action's first submission; a deadline counts from there.
-    ``semantics`` says whose error classes a failure gets: today's cluster's, or those of the published reference.
-    ``system_retries`` is how many lost workers in a row are replaced without using up a retry of the task. Of those
-    that were, ``system_failures`` counts all before this attempt, ``max_attempts`` has grown by as many, and
-    ``system_failures_in_a_row`` counts those directly before it.
+    ``entry`` is the ``module:function`` that the worker calls with the payload, which only that function reads: the
+    bytes ``payload``, or the file ``payload_path``, which is removed when the job is done. ``unsent`` says why there is
+    none. ``attempt`` counts from 0, as ``flyte.ctx().attempt_number`` does; ``max_attempts`` is retries + 1. ``parent``
+    is the action name of the action that asked for this one, ``None`` for the root of a run. ``queued_s`` is the
+    monotonic time of the action's first submission; a deadline counts from there. ``semantics`` selects the error
+    classes of failures: those of today's cluster, or those of the published reference. ``system_retries`` is how many
+    lost workers in a row are replaced without using up a retry of the task. ``system_failures`` counts all workers
+    replaced before this attempt (``max_attempts`` has grown by the same number), ``system_failures_in_a_row`` those
+    directly before it.
     """
 
     label: str
@@ -88,7 +88,7 @@ class Job:
         return f"{self.run}-{self.action}-{self.attempt}"
 
     def queue_bound(self, now_s: float) -> tuple[float, Literal["max_queued_time", "deadline"]]:
-        """Return how many seconds the attempt may wait for admission, and which bound that is."""
+        """Return how many seconds the attempt may wait for admission, and which bound sets this."""
         limits = self.limits
         queued_s = limits.max_queued_time_s if limits.max_queued_time_s is not None else float("inf")
         deadline_s = float("inf")

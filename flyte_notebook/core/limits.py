@@ -11,7 +11,7 @@ class Limits:
     """The bounds of one attempt. ``None`` means not limited, and nothing else.
 
     ``memory_bytes`` is the hard limit over all processes of the task: interpreter, imports, inputs and children
-    included, as in a container. ``memory_request_bytes`` is what admission reserves when a request below the
+    included, as in a container. ``memory_request_bytes`` is the amount that admission reserves when a request below the
     limit was declared. ``max_runtime_s`` counts from the moment the worker was ready, per attempt;
     ``max_queued_time_s`` from submission to start, per attempt; ``deadline_s`` from the first submission, across all
     attempts. ``max_inline_io_bytes`` bounds inputs and outputs that travel inline.
@@ -36,11 +36,11 @@ CpuMechanism = Literal["cgroup_v2", "cgroup_v1", "affinity", "none"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enforcement:
-    """Which mechanism of this machine holds a limit.
+    """Which mechanism of this machine enforces each limit.
 
-    ``memory`` is ``cgroup_v2`` or ``cgroup_v1`` when the operating system's kernel enforces it, ``watchdog`` when a
-    5 ms poll does, which may overshoot by about 100 MiB. ``hints`` are sentences about what is missing here, each with
-    the command that would give more; empty when nothing is missing.
+    ``memory`` is ``cgroup_v2`` or ``cgroup_v1`` when the operating system's kernel enforces it, ``watchdog`` when a 5
+    ms poll does, which may overshoot by about 100 MiB. ``hints`` are sentences about what is missing on this machine,
+    each with the command that would improve it; empty when nothing is missing.
     """
 
     memory: MemoryMechanism = "none"

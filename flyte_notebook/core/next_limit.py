@@ -1,7 +1,7 @@
 """Which memory limit to try after a kill at the limit, and why: from a curve that is cut off there.
 
-Pure. How much was needed is not known; what is: how large the allocation was that was being filled, how memory moved up
-to the end, how large the inputs are. Whatever is guessed is above the limit, since that was used up.
+Pure functions. The needed amount is not known. Known are: the size of the allocation that was being filled, how memory
+changed up to the end, and the size of the inputs. Every estimate is above the limit, since the limit was used up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MIB: Final = 1 << 20
 
 MARGIN: Final = 0.10
-"""Above what was asked for: what comes after that allocation is not known."""
+"""Margin above the requested size: later allocations are not known."""
 
 STEP_BYTES: Final = 16 * MIB
 COARSE_STEP_BYTES: Final = 64 * MIB
@@ -26,28 +26,29 @@ SMALLEST_BYTES: Final = 128 * MIB
 """Room for the worker and a small library beside it."""
 
 STEADY_S: Final = 1.0
-"""A growth is called steady when it went on for so long, at the same rate in its two halves."""
+"""A growth is called steady when it lasted this long, at the same rate in its two halves."""
 STEADY: Final = 2.0
-"""The faster half is at most so many times as fast as the other."""
+"""The faster half is at most this many times as fast as the slower one."""
 
 CLOSE: Final = 0.9
-"""So much of the limit is close to it; who stays there for a while may need little more."""
+"""From this part of the limit on, usage is close to it; an attempt that stays there for a while may need little
+more."""
 CLOSE_S: Final = 1.0
 
 LARGE_INPUTS: Final = 0.25
-"""Of the limit: inputs that are named as a reason."""
+"""Inputs of at least this part of the limit are named as a reason."""
 
 _BOUND: Final = "the peak of a killed run is only a lower bound"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kill:
-    """What is known about an attempt that was killed at its limit.
+    """The known facts about an attempt that was killed at its limit.
 
     ``asked_bytes`` is the size of the last large allocation, and ``before_bytes`` the usage before it; ``None`` where
-    there was none, or none that was seen. ``inputs_bytes`` are the inputs as they travel. ``stage`` as in `outcome`.
-    ``line_number`` and ``line_bytes`` are the line that memory grew on most, and by how much. ``machine_bytes`` is all
-    that a task can have on this machine, ``None`` where that is not known.
+    there was none, or none was seen. ``inputs_bytes`` are the inputs as they travel. ``stage`` as in `outcome`.
+    ``line_number`` and ``line_bytes`` are the line that memory grew on most, and by how much. ``machine_bytes`` is the
+    most that a task can have on this machine, ``None`` where that is not known.
     """
 
     limit_bytes: int
@@ -86,7 +87,7 @@ def next_limit(kill: Kill) -> tuple[int, str]:
 
 
 def _course(kill: Kill) -> str:
-    """Return what the curve up to the kill says about how much is missing."""
+    """Estimate from the curve up to the kill how much memory is missing."""
     steady = _steady(kill)
     if steady is not None:
         on_line, longer = _on_line(kill), format_duration(kill.limit_bytes / steady)
@@ -99,13 +100,13 @@ def _course(kill: Kill) -> str:
 
 
 def _on_line(kill: Kill) -> str:
-    """Return the line that most of the growth is from, if there is one."""
+    """Return the line that caused most of the growth, if there is one."""
     grew = kill.limit_bytes - (kill.trace.baseline_bytes or 0)
     return "" if kill.line_number is None or kill.line_bytes * 2 < grew else f" on line {kill.line_number}"
 
 
 def _steady(kill: Kill) -> float | None:
-    """Return the bytes a second by which memory grew to the end at an even rate, ``None`` where it did not."""
+    """Return the bytes per second if memory grew at an even rate up to the end, else ``None``."""
     points = _while_it_lived(kill)
     if len(points) < 4 or points[-1][0] - points[0][0] < STEADY_S:  # noqa: PLR2004 - two for each half
         return None
@@ -127,19 +128,19 @@ def _close_for_s(kill: Kill) -> float:
         began_s = time_s
     close_s = ended_s - began_s
     steady = _steady(kill)
-    # A leak that takes minutes is close to its limit for seconds; it goes on all the same.
+    # A slow leak over minutes is close to its limit for seconds, although it still grows.
     return 0.0 if steady is not None and close_s * steady > (1 - CLOSE) / STEADY * kill.limit_bytes else close_s
 
 
 def _while_it_lived(kill: Kill) -> list[tuple[float, int]]:
-    """Return the curve up to its highest point: what follows is the kernel taking back what is gone."""
+    """Return the curve up to its highest point: after it the kernel only reclaims the memory of the killed process."""
     points = list(zip(kill.trace.times_s, kill.trace.memory_bytes, strict=False))
     last = max(range(len(points)), key=lambda index: (points[index][1], index), default=-1)
     return points[: last + 1]
 
 
 def _said(kill: Kill, memory_bytes: int, how: str, why: str) -> tuple[int, str]:
-    """Return a limit and its sentence; one that this machine does not have says so, or is what it has."""
+    """Return a limit and its sentence; a limit above this machine's memory is reduced, or the sentence says so."""
     machine_bytes = kill.machine_bytes
     beyond = machine_bytes is not None and memory_bytes > machine_bytes
     all_of_it = 0 if machine_bytes is None else machine_bytes // MIB * MIB
@@ -152,6 +153,6 @@ def _said(kill: Kill, memory_bytes: int, how: str, why: str) -> tuple[int, str]:
 
 
 def _rounded(memory_bytes: float) -> int:
-    """Return a whole number of steps that is not below."""
+    """Round up to a whole number of steps."""
     step = STEP_BYTES if memory_bytes < 1024 * MIB else COARSE_STEP_BYTES
     return -int(-memory_bytes // step) * step

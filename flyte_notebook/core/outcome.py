@@ -1,4 +1,4 @@
-"""What became of one attempt: bare facts first (`WorkerReport`), then what they mean (`Success` or `Failure`)."""
+"""The result of one attempt: first the facts (`WorkerReport`), then what they mean (`Success` or `Failure`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Tripped = Literal["memory", "max_runtime", "deadline", "max_queued_time", "stopp
 
 TerminationReason = Literal[
     "memory",  # the task's own limit, by the kernel or the watchdog
-    "machine_memory",  # the machine ran short; not the task's limit
+    "machine_memory",  # the machine ran out of memory; not the task's limit
     "max_runtime",
     "deadline",
     "max_queued_time",
@@ -35,7 +35,7 @@ TerminationReason = Literal[
 
 
 MAX_LINE_CHARS = 4_096
-"""So much is kept of a line of code, and of the name of its file: a line may hold a literal of any length."""
+"""How much of a line of code, and of its file name, is kept: a line may contain a literal of any length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +62,11 @@ class SourceLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedAllocation:
-    """What is known about the allocation behind a ``MemoryError``.
+    """The known facts about the allocation behind a ``MemoryError``.
 
-    ``size_bytes`` is what was asked for at once, ``None`` when it is not known. It is ``exact`` when the error itself
-    says it, else computed from the failing expression, without the few bytes of an object's own head. ``by_hand`` is
-    whether Python code raised the error, so that nothing at all need have been asked for.
+    ``size_bytes`` is the size of the single request, ``None`` when it is not known. It is ``exact`` when the error
+    itself says it, else computed from the failing expression, without the few bytes of the object's header. ``by_hand``
+    is whether Python code raised the error: then there may have been no allocation at all.
     """
 
     size_bytes: int | None = None
@@ -78,14 +78,14 @@ class RefusedAllocation:
 class Raised:
     """An exception of user code, as the worker saw it.
 
-    ``fields`` are what rebuilds a ``flyte.errors`` instance (see `flyte_notebook.errors.pack`), ``None`` for any other
-    class. ``pickled`` is the exception itself, ``None`` when it could not be pickled. ``traceback`` starts at the
-    user's first frame; ``lines`` are the user's frames in it, outermost first. ``refused`` is what a ``MemoryError``
-    was about, ``None`` for any other class. ``cause`` is what a ``flyte.errors`` instance was raised from, without a
-    traceback of its own: the exception of a nested task, which its caller let through. ``loaded_bytes`` is what the
-    values of ``fields`` or ``pickled`` take in memory when they are loaded, about. ``step`` is what the worker was at
-    where the user's code was over and had not raised it. ``on_cluster`` are the fields of the error that a caller on a
-    cluster would get instead, ``None`` where it is this one.
+    ``fields`` are used to rebuild a ``flyte.errors`` instance (see `flyte_notebook.errors.pack`), ``None`` for any
+    other class. ``pickled`` is the exception itself, ``None`` when it could not be pickled. ``traceback`` starts at the
+    user's first frame; ``lines`` are the user's frames in it, outermost first. ``refused`` is the allocation behind a
+    ``MemoryError``, ``None`` for any other class. ``cause`` is the exception that a ``flyte.errors`` instance was
+    raised from, without a traceback of its own: the exception of a nested task, which its caller did not catch.
+    ``loaded_bytes`` is roughly the memory that the values of ``fields`` or ``pickled`` need when loaded. ``step`` is
+    the worker's current step if the exception was raised after the user's code had ended. ``on_cluster`` are the fields
+    of the error that a caller on a cluster would get instead, ``None`` where it is the same error.
     """
 
     type_name: str
@@ -104,9 +104,9 @@ class Raised:
 
     @property
     def weight_bytes(self) -> int:
-        """What it takes in memory, about, with the exception loaded and those that it was raised from.
+        """Roughly its size in memory, with the exception and its causes loaded.
 
-        Without its pickle, which goes as soon as that is done.
+        Without its pickle, which is dropped once the exception is loaded.
         """
         own = sum(map(sys.getsizeof, (self.message, self.traceback)))
         return own + self.loaded_bytes + (0 if self.cause is None else self.cause.weight_bytes)
@@ -116,7 +116,7 @@ class Raised:
         return replace(self, pickled=None, cause=None if self.cause is None else self.cause.without_pickles())
 
     def cut(self, characters: int) -> Raised:
-        """Return it without its values, and with so much of each text at most."""
+        """Return it without its values, and with each text cut to that length."""
         return replace(
             self,
             message=_cut(self.message, characters),
@@ -130,12 +130,12 @@ class Raised:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastLine:
-    """Where the user's code stood when it was last seen.
+    """The position of the user's code when it was last sampled.
 
-    ``stack`` are the user's lines, outermost first. ``how`` is ``"stopped"`` when it was read right before the attempt
-    was killed by us, else ``"sampled"``: then it was seen ``age_s`` seconds before the end, or a little less.
-    ``"grew"``: it was killed for its memory and waited when it was seen last; so long before the end it was last seen
-    to write, where its memory had grown.
+    ``stack`` are the user's lines, outermost first. ``how`` is ``"stopped"`` when it was read right before we killed
+    the attempt, else ``"sampled"``: then it was read ``age_s`` seconds before the end, or a little less. ``"grew"``
+    means that the attempt was killed for its memory and was waiting at the last sample; the lines are those at which it
+    last wrote to memory that had grown, ``age_s`` before the end.
     """
 
     stack: tuple[SourceLine, ...]
@@ -145,7 +145,7 @@ class LastLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth:
-    """What memory changed by while a line was executing, by samples some milliseconds apart; it may be negative."""
+    """The change of memory while a line was executing, from samples some milliseconds apart; it may be negative."""
 
     line: SourceLine
     grew_bytes: int
@@ -153,7 +153,7 @@ class Growth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingAllocation:
-    """The last large allocation that the worker still held: ``size_bytes`` at once, on ``before_bytes`` in use."""
+    """The last large allocation that the worker still held: ``size_bytes`` in one request, ``before_bytes`` in use."""
 
     size_bytes: int
     before_bytes: int
@@ -161,18 +161,19 @@ class PendingAllocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReport:
-    """Bare facts about one attempt; what they mean is decided in `flyte_notebook.core.diagnosis`.
+    """The facts about one attempt; `flyte_notebook.core.diagnosis` decides what they mean.
 
     ``answer`` is the opaque result, ``None`` when there was none. ``exit_status`` and ``signal`` are of the worker
     process, at most one of them set. ``oom_kills`` is the rise of the kernel's counter for this task's group and
-    ``limit_reached`` whether the group itself was at its limit: a kill without it was the machine running short.
-    ``returning`` names the output being serialised when the attempt ended. ``queued_for_s`` is the wait for admission;
-    ``duration_s`` counts from the start of the process, of which ``ready_after_s`` passed before it was ready,
-    ``None`` if it never was. ``last_line`` is where the user's code was seen last, ``None`` when it was never seen;
-    ``grew`` the lines with the largest changes of memory, the largest first; ``no_line`` says why no line can be seen.
-    ``asked`` is the last large allocation of an attempt, ``None`` when none was seen; ``machine_bytes`` is all that a
-    task can have on this machine, known of attempts that were killed for memory. ``unanswered`` is why there is no
-    answer of a body that ended, where the worker lived on. ``left`` is the shared memory of an attempt that failed.
+    ``limit_reached`` whether the group itself was at its limit: a kill without it means that the machine ran out of
+    memory. ``returning`` names the output being serialised when the attempt ended. ``queued_for_s`` is the wait for
+    admission; ``duration_s`` counts from the start of the process, of which ``ready_after_s`` passed before it was
+    ready, ``None`` if it never was. ``last_line`` is the last sampled position of the user's code, ``None`` when there
+    was no sample; ``grew`` the lines with the largest changes of memory, the largest first; ``no_line`` says why no
+    line can be read. ``asked`` is the last large allocation of an attempt, ``None`` when none was seen;
+    ``machine_bytes`` is the most memory that a task can have on this machine, known for attempts that were killed for
+    memory. ``unanswered`` says why there is no answer although the body ended and the worker went on running. ``left``
+    is the shared memory of an attempt that failed.
     """
 
     answer: bytes | None = None
@@ -207,14 +208,14 @@ class WorkerReport:
 
     @property
     def said_last(self) -> str:
-        """The last line that was printed, without those that are indented: of a traceback what was raised."""
+        """The last printed line that is not indented: for a traceback this is the line with the exception."""
         lines = [line.rstrip() for line in self.output_tail.splitlines() if line[:1].strip()]
         return lines[-1][:MAX_LINE_CHARS] if lines else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Success:
-    """The attempt gave a result; ``answer`` is opaque."""
+    """The attempt returned a result; ``answer`` is opaque."""
 
     answer: bytes
     report: WorkerReport
@@ -236,10 +237,10 @@ class Failure:
     """Why an attempt failed, and everything known about it.
 
     ``error`` is the ``flyte.errors`` exception that reaches the user; it carries this object as ``exc.failure``.
-    ``headline`` is one plain sentence with measured against allowed. ``wire_code`` is the code a cluster puts on the
-    wire when it differs from ``code``. ``note`` says in one sentence that a cluster
-    would raise another class, when it would. ``line`` is the user's line where it failed, ``None`` when not known.
-    ``retried_as_system_failure`` is whether a lost worker is replaced, whatever retries the task itself has.
+    ``headline`` is one plain sentence with the measured and the allowed value. ``wire_code`` is the code a cluster puts
+    on the wire when it differs from ``code``. ``note`` is one sentence for the case that a cluster would raise another
+    class. ``line`` is the user's line where it failed, ``None`` when not known. ``retried_as_system_failure`` is
+    whether a lost worker is replaced, whatever retries the task itself has.
     """
 
     error: BaseException
@@ -269,19 +270,19 @@ class Failure:
 
     @property
     def weight_bytes(self) -> int:
-        """What it holds in memory, about: its texts, and the values of its error."""
+        """Roughly its size in memory: its texts, and the values of its error."""
         raised = self.report.raised
         texts = sum(map(sys.getsizeof, (self.message, self.output_tail)))
         return texts + (0 if raised is None else raised.weight_bytes)
 
     def let_pickle_go(self) -> None:
-        """Forget the pickles that its error was loaded from: whoever needs them has them by now."""
+        """Drop the pickles that its error was loaded from: they are not needed after that."""
         raised = self.report.raised
         if raised is not None and raised.pickled is not None:
             self._become(report=replace(self.report, raised=raised.without_pickles()))
 
     def cut(self, characters: int) -> None:
-        """Keep no more than so much of each text, and no values. Whoever holds it holds less then."""
+        """Cut each text to that length and drop the values, so that the failure needs less memory."""
         raised = self.report.raised
         self._become(
             message=_cut(self.message, characters),
@@ -295,7 +296,7 @@ class Failure:
         )
 
     def _become(self, **changes: object) -> None:
-        # Frozen for everybody else: cards, history and the error itself share the one object.
+        # Frozen for all other code: cards, history and the error itself share this one object.
         for name, value in changes.items():
             object.__setattr__(self, name, value)
 

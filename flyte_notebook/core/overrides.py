@@ -1,4 +1,4 @@
-"""What a rerun changes: values as people type them, checked, and the code that does the same."""
+"""The settings that a rerun changes: values as people type them, checked, and code that makes the same change."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MOST_RETRIES: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Override:
-    """What a rerun changes; ``None`` leaves a setting as the task declares it."""
+    """The settings that a rerun changes; ``None`` leaves a setting as the task declares it."""
 
     memory_bytes: int | None = None
     cpu_cores: float | None = None
@@ -41,9 +41,9 @@ class Override:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What bounds an override: the memory that a task can have here, the cores, and what an empty worker needs.
+    """The bounds of an override: the memory that a task can have here, the cores, and the needs of an empty worker.
 
-    ``None`` where it is not known; then nothing is refused for it.
+    A bound is ``None`` where it is not known; then it is not checked.
     """
 
     memory_bytes: int | None = None
@@ -52,7 +52,7 @@ class Machine:
 
 
 def read(texts: Mapping[FieldName, str], machine: Machine) -> Override | dict[FieldName, str]:
-    """Return the override that the texts of a form mean, or why it cannot be: a sentence by field.
+    """Return the override for the texts of a form, or for each wrong field a sentence that says why.
 
     An empty text leaves a setting as it is.
     """
@@ -114,10 +114,10 @@ def call_code(  # noqa: PLR0913 - one argument for each part of a call
     awaited: bool,
     limits: Limits | None = None,
 ) -> str:
-    """Return the call that does what the override does.
+    """Return the call that makes the same change as the override.
 
     ``declared`` are the resources that the task declares, by their names in ``flyte.Resources``: an override replaces
-    all of them. ``inputs`` are expressions by name. Of ``limits`` the other bounds of a timeout are kept.
+    all of them. ``inputs`` are expressions by name. The other bounds of a timeout are taken from ``limits``.
     """
     settings = []
     if override.memory_bytes is not None or override.cpu_cores is not None:
@@ -125,7 +125,7 @@ def call_code(  # noqa: PLR0913 - one argument for each part of a call
     if override.max_runtime_s is not None:
         settings.append(f"timeout={timeout_code(override.max_runtime_s, limits)}")
     if override.retries is not None:
-        # For 0 the SDK keeps what was declared.
+        # For 0 the SDK keeps the declared value.
         settings.append(f"retries={override.retries or 'flyte.RetryStrategy(count=0)'}")
     called = f"{callee}.override({', '.join(settings)})" if settings else callee
     arguments = ", ".join(f"{name}={_quoted(expression)}" for name, expression in inputs.items())
@@ -142,7 +142,7 @@ def _code(value: object) -> str:
 
 
 def _quoted(expression: str) -> str:
-    """Return a literal in double quotes, as most people write them, where that changes nothing else in it."""
+    """Return a literal in double quotes, as most people write them, where nothing else in it has to change."""
     if expression[:1] == expression[-1:] == "'" and '"' not in expression:
         return f'"{expression[1:-1]}"'
     return expression
@@ -164,7 +164,7 @@ def cpu_value(cores: float) -> int | str:
 
 
 def timeout_code(max_runtime_s: float, limits: Limits | None = None) -> str:
-    """Return what gives a task that ``max_runtime``, and keeps the other bounds that ``limits`` have."""
+    """Return the expression that gives a task this ``max_runtime`` and keeps the other bounds in ``limits``."""
     bounds = {
         "max_runtime": max_runtime_s,
         "max_queued_time": None if limits is None else limits.max_queued_time_s,
@@ -187,7 +187,7 @@ def seconds_text(seconds: float) -> str:
 
 
 def magic_code(override: Override) -> str:
-    """Return the line magic that does what the override does."""
+    """Return the line magic that makes the same change as the override."""
     words = ["%flyte rerun"]
     if override.memory_bytes is not None:
         words.append(f"--memory {quantity_memory(override.memory_bytes)}")
@@ -215,7 +215,7 @@ def describe(override: Override) -> str:
 
 
 def changes(override: Override, limits: Limits, retries: int) -> Override:
-    """Return of an override only what differs from how the attempt ran."""
+    """Return the part of an override that differs from the settings of the attempt."""
     return Override(
         memory_bytes=None if override.memory_bytes == limits.memory_bytes else override.memory_bytes,
         cpu_cores=None if override.cpu_cores == limits.cpu_cores else override.cpu_cores,

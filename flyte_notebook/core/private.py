@@ -1,10 +1,11 @@
-"""Files and directories that are this user's alone: made so, and looked at again whenever one is opened.
+"""Files and directories that only this user may use: created that way, and checked again each time one is opened.
 
-Whoever may write to ``/tmp`` can put a directory or a link where one of ours used to be, or will be. So a directory of
-ours is known by what it is (device and number, the user it belongs to, closed to everybody else), never by its path: it
-is opened without following a link, looked at through the descriptor, and its files are opened by that descriptor. A new
-file is one that was not there before. What is not as it should be is refused; nothing is made anew in its place. A file
-in a directory that a user named himself is held to the same, but for the directory.
+Any user who may write to ``/tmp`` can put a directory or a link at the path of one of our directories, before or after
+we create ours. So our directory is identified by device and inode, by its owner and by its permissions (no access for
+other users), never by its path: it is opened without following a link, checked through the descriptor, and its files
+are opened relative to that descriptor. A new file must not have existed before. A wrong file or directory is refused,
+and not created again. For a file in a directory that the user named, the file is checked in the same way, the directory
+is not.
 
 Every function is bound when this package is imported, as those of `bound` are.
 """
@@ -66,7 +67,7 @@ class UnwritableError(OwnFileError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directory:
-    """A directory of ours: its path, and what tells it from every other one that may come to stand there."""
+    """A directory of ours: its path, and the facts that distinguish it from any other directory at that path."""
 
     path: str
     device: int
@@ -87,11 +88,11 @@ class Directory:
         return descriptor
 
     def new_path(self, suffix: str = "") -> str:
-        """Return a path in it that nothing has, or will get by chance."""
+        """Return a path in it that is not in use, and will not be used by chance."""
         return f"{self.path}/{unique()}{suffix}"
 
     def remove(self) -> None:
-        """Remove it with all that is in it, if it is still there and still ours. Never raises."""
+        """Remove it with its contents, if it still exists and is still ours. Never raises."""
         with contextlib.suppress(OSError):
             descriptor = self.hold()
             try:
@@ -102,11 +103,11 @@ class Directory:
 
 
 _known: dict[str, Directory] = {}
-"""Directories of ours by path: whatever is opened in one of these must be in that very directory."""
+"""Our directories by path: a file opened under one of these paths must be in exactly that directory."""
 
 
 def make(path: str) -> Directory:
-    """Make a directory of ours. Raises OSError: FileExistsError where anything at all has that name.
+    """Make a directory of ours. Raises OSError: FileExistsError where any file or directory has that name.
 
     Also `NotPrivateError`.
     """
@@ -122,7 +123,7 @@ def make(path: str) -> Directory:
 
 
 def cache_directory() -> Path:
-    """Return where this user's files of ours are that outlive a session; it may not be there yet, and may be deleted.
+    """Return the path of our files that outlive a session, for this user; it may not exist yet, and may be deleted.
 
     In ``$XDG_CACHE_HOME`` where that is set, as https://specifications.freedesktop.org/basedir-spec says; else in
     ``~/.cache``, on macOS ``~/Library/Caches``. Raises RuntimeError for a user without a home.
@@ -136,9 +137,9 @@ def cache_directory() -> Path:
 
 
 def lasting(path: Path) -> Directory:
-    """Return a directory of ours that may be there, and is made, with those above it, where it is not.
+    """Return a directory of ours; it is made, with its parent directories, if it does not exist.
 
-    Raises OSError, `NotPrivateError` among others: also where another user could put another one in its place.
+    Raises OSError, `NotPrivateError` among others: also where another user could replace the directory.
     """
     path = path.parent.resolve() / path.name
     missing = [place for place in (path, *path.parents) if not exists(str(place))]
@@ -146,12 +147,12 @@ def lasting(path: Path) -> Directory:
     for place in reversed(missing):
         with contextlib.suppress(FileExistsError):
             make(str(place))
-    _check_above(*path.parents)  # somebody else may have made one meanwhile
+    _check_above(*path.parents)  # another process may have made one meanwhile
     return find(str(path))
 
 
 def find(path: str) -> Directory:
-    """Return a directory that is there already. Raises `NotPrivateError` unless it is this user's alone."""
+    """Return a directory that already exists. Raises `NotPrivateError` unless only this user may use it."""
     descriptor = _opened(path)
     try:
         return _checked(descriptor, path)
@@ -160,7 +161,7 @@ def find(path: str) -> Directory:
 
 
 def know(directory: Directory) -> None:
-    """Hold files that are named by the path of a directory to that very directory from now on, in this process."""
+    """From now on, require in this process that a file under the path of a directory is in exactly that directory."""
     _known[directory.path] = directory
 
 
@@ -170,19 +171,19 @@ def forget(directory: Directory) -> None:
 
 
 def known_above(path: str) -> Directory | None:
-    """Return the directory that is known in which a path lies, at whatever depth."""
+    """Return the known directory that contains a path, at any depth."""
     return next((directory for place, directory in _known.items() if path.startswith(f"{place}/")), None)
 
 
 def check_above(path: str) -> None:
-    """See that what is known above a path still stands there, for somebody who opens it by name. Raises OSError."""
+    """Check that the known directory above a path is unchanged, for callers that open files by name. Raises OSError."""
     directory = known_above(path)
     if directory is not None:
         close(directory.hold())
 
 
 def create(path: str) -> BinaryIO:
-    """Make a file that was not there, for this user alone; return it, open for writing.
+    """Make a new file that only this user may use; return it, open for writing.
 
     Raises OSError, `NotPrivateError` among others.
     """
@@ -197,7 +198,7 @@ def create(path: str) -> BinaryIO:
 
 
 def write(path: str, data: bytes) -> None:
-    """Make a file that was not there, with these bytes. Raises `UnwritableError`; then there is none."""
+    """Make a new file with these bytes. Raises `UnwritableError`; then there is no file."""
     made = False
     try:
         with create(path) as file:
@@ -218,7 +219,7 @@ def link(path: str, new_path: str) -> int:
 
 
 def read(path: str) -> BinaryIO:
-    """Open a file of this user's that nobody else may write.
+    """Open a file that belongs to this user and that no other user may write.
 
     Raises OSError; in a directory that is known `GoneError` and `NotPrivateError`.
     """
@@ -258,16 +259,16 @@ def size_bytes(path: str) -> int:
 
 
 def unwritable(path: str, size_bytes: int, error: OSError) -> UnwritableError:
-    """Return what says that a file of at least this size could not be written."""
+    """Return the error for a file of at least this size that could not be written."""
     reason = error.strerror or str(error)
     return UnwritableError(error.errno, f"{reason}: {format_memory(size_bytes)} cannot be written to {path}")
 
 
 def fault_in(error: BaseException | None, place: str = "the disk") -> OwnFileError | None:
-    """Return what of ours could not be used, if that is what an error came from.
+    """Return the file or directory of ours that caused an error, if one did.
 
-    A disk that is full, or broken, is ours too: for what is no error of user code's in the first place. ``place`` is
-    where that was writing, for an error that does not say.
+    A full or broken disk counts as ours too. Only for errors that do not come from user code. ``place`` is the path
+    that was being written, for an error that does not name one.
     """
     for _ in range(MOST_CAUSES):
         if error is None or isinstance(error, OwnFileError):
@@ -317,7 +318,7 @@ def _checked(descriptor: int, path: str) -> Directory:
 
 
 def _check_above(*places: Path) -> None:
-    """Refuse directories in which another user can put something in the place of what is there."""
+    """Refuse directories in which another user can replace an entry."""
     for place in places:
         found = os_stat(place)
         if found.st_uid not in {0, geteuid()} or (_others_write(found) and not found.st_mode & stat.S_ISVTX):
@@ -325,7 +326,7 @@ def _check_above(*places: Path) -> None:
 
 
 def _others_write(found: os.stat_result) -> bool:
-    """Whether others may write: those of root's group and of the user's own, which a umask of 002 lets in, are none."""
+    """Whether other users may write; members of root's group and of the user's own (umask 002) do not count."""
     return bool(found.st_mode & (stat.S_IWOTH | (0 if found.st_gid in {0, getegid()} else stat.S_IWGRP)))
 
 

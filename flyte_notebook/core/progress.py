@@ -1,4 +1,4 @@
-"""How a run stands while it runs: values for a live line, and the tally that they come from.
+"""The progress of a run: values for a live line, and the tally that they are computed from.
 
 The tally does constant work for each change, whatever the number of actions: a map over 10,000 items is one row.
 """
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 LiveState: TypeAlias = Literal["queued", "starting", "running"]
 
 DEEPEST = 6
-"""A task that was called deeper than this counts with those at this depth."""
+"""A task that was called deeper than this is counted with the tasks at this depth."""
 
 MOST_TASKS = 200
-"""Beyond so many rows a task counts with the other tasks of its depth."""
+"""When there are this many rows, a further task is counted with the other tasks of its depth."""
 
 OTHER_TASKS = "other tasks"
 
@@ -28,8 +28,8 @@ OTHER_TASKS = "other tasks"
 class LiveAttempt:
     """An attempt that waits for admission or has a worker.
 
-    ``attempt`` counts from 1. It is ``starting`` until its worker is ready, from where ``running_s`` counts.
-    ``usage_bytes`` is what all its processes use, as last heard; ``limit_bytes`` is ``None`` without a limit.
+    ``attempt`` counts from 1. It is ``starting`` until its worker is ready; ``running_s`` counts from then.
+    ``usage_bytes`` is the last reported usage of all its processes; ``limit_bytes`` is ``None`` without a limit.
     """
 
     action: str
@@ -45,10 +45,10 @@ class LiveAttempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskCount:
-    """How many actions of one task, called from one place in the tree, stand where.
+    """How many actions of one task, called from one place in the tree, are in each state.
 
-    ``depth`` is 0 for the root of the run. ``running`` includes those whose worker starts; ``retrying`` are between
-    two attempts. A ``failed`` action becomes ``caught`` when a caller of it succeeds.
+    ``depth`` is 0 for the root of the run. ``running`` includes actions whose worker is starting; ``retrying`` are
+    between two attempts. A ``failed`` action becomes ``caught`` when a caller of it succeeds.
     """
 
     task_name: str
@@ -62,20 +62,20 @@ class TaskCount:
 
     @property
     def total(self) -> int:
-        """How many actions that are in all."""
+        """The total number of these actions."""
         return self.queued + self.running + self.retrying + self.succeeded + self.failed + self.caught
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How one run stands.
+    """The progress of one run.
 
-    ``elapsed_s`` counts from the submission of its first attempt. ``living`` are attempts with a worker, the longest
-    living first, and the first few of those that wait; there may be more. ``tasks`` are the rows of the tree, callers
-    before callees, the root first. ``attempt`` (from 1) and ``max_attempts`` are the root's. ``failed_code`` is the
-    code of the last failure while something sleeps before its next attempt, ``None`` otherwise; ``again_in_s`` is how
-    long the root still sleeps, ``None`` where it does not or that is not known. ``words`` say how many runs stand that
-    are watched as one, instead of all of the above; empty for a run.
+    ``elapsed_s`` counts from the submission of its first attempt. ``living`` are attempts with a worker, the oldest
+    first, and the first few that wait; there may be more. ``tasks`` are the rows of the tree, callers before callees,
+    the root first. ``attempt`` (from 1) and ``max_attempts`` are the root's. ``failed_code`` is the code of the last
+    failure while an action waits for its next attempt, ``None`` otherwise; ``again_in_s`` is how long the root still
+    waits for it, ``None`` if it does not wait or this is not known. ``words`` is a text that replaces all of the above
+    where several runs are watched as one; empty for a single run.
     """
 
     run: str
@@ -91,14 +91,14 @@ class Progress:
 
     @property
     def root(self) -> LiveAttempt | None:
-        """The living attempt of the run's first action, ``None`` between two attempts."""
+        """The current attempt of the run's first action, ``None`` between two attempts."""
         return next((attempt for attempt in self.living if attempt.parent is None), None)
 
 
 def live_attempt(
     job: Job, *, admitted: bool = False, ready_s: float | None = None, usage_bytes: int = 0, now_s: float = 0.0
 ) -> LiveAttempt:
-    """Return how an attempt stands; ``ready_s`` is when its worker was ready, on the same clock as ``now_s``."""
+    """Return the state of an attempt; ``ready_s`` is when its worker was ready, on the same clock as ``now_s``."""
     return LiveAttempt(
         action=job.action,
         parent=job.parent,
@@ -131,9 +131,9 @@ class _Row:
 
 
 class Tally:
-    """Counts the actions of one run as their attempts come and go.
+    """Counts the actions of one run as their attempts start and end.
 
-    Changed on one thread; `progress` may be called from any, and is then at most one change behind in some row.
+    It is changed on one thread; `progress` may be called from any thread, and may miss the newest change of a row.
     """
 
     def __init__(self, job: Job, now_s: float) -> None:
@@ -175,7 +175,7 @@ class Tally:
             self._failed_below.setdefault(job.parent, []).extend((job.action, *self._failed_below.pop(job.action, ())))
 
     def progress(self, living: Iterable[LiveAttempt], now_s: float) -> Progress:
-        """Return how the run stands. Thread-safe."""
+        """Return the progress of the run. Thread-safe."""
         return Progress(
             run=self._run,
             task_name=self._task_name,

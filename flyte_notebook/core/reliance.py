@@ -1,9 +1,9 @@
-"""What this package relies on though nobody promises it: an entry for each, a probe of it, and what is lost without it.
+"""Undocumented behaviour that this package relies on: an entry for each, a probe of it, and what is lost without it.
 
-The home of each foreign library lists its own entries, in a module called ``relies``. A probe tries the behaviour out,
-a round trip rather than the presence of a name; it raises when the behaviour is not there. Probes run where they cost
-next to nothing: in the kernel when the extension is loaded, in a worker that starts with each session, or at the first
-use. What is lost is kept here, for the line that loading prints and for the doctor.
+The folder that uses a foreign library lists the entries for it, in a module called ``relies``. A probe tries the
+behaviour out, a round trip rather than the presence of a name; it raises when the behaviour is missing. Probes run
+where they cost next to nothing: in the kernel when the extension is loaded, in a worker that starts with each session,
+or at the first use. This module keeps the list of lost features, for the line that loading prints and for the doctor.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Reliance:
 
     ``key`` names it, once in the whole package. ``library`` is the name of a distribution, or CPython or Linux.
     ``behaviour`` is what is relied on, and ``lost`` the feature that is lost without it; both are parts of sentences.
-    ``names`` are the private names of the library that are used for it. ``probe`` raises when it is not there; without
-    one the feature itself finds out, when it is used first.
-    ``refuse``: without it nothing may run, since limits would not hold or results would be wrong.
+    ``names`` are the private names of the library that are used for it. ``probe`` raises when the behaviour is missing;
+    without a probe the feature itself finds out, at its first use. ``refuse`` means: without this behaviour nothing may
+    run, since limits would not hold or results would be wrong.
     """
 
     key: str
@@ -45,7 +45,7 @@ class Reliance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """A feature that is lost here, and why."""
+    """A feature that is lost on this installation, and why."""
 
     key: str
     library: str
@@ -58,13 +58,13 @@ class Loss:
 
 
 def expect(holds: object, found: str) -> None:
-    """Raise `NotAsKnownError`, which says what was found, unless something holds."""
+    """Raise `NotAsKnownError`, which says what was found, unless the condition holds."""
     if not holds:
         raise NotAsKnownError(found)
 
 
 def loss_of(entry: Reliance) -> Loss | None:
-    """Run the probe of an entry; return what is lost, ``None`` when the behaviour is there. Never raises."""
+    """Run the probe of an entry; return the loss, or ``None`` when the behaviour is present. Never raises."""
     try:
         if entry.probe is not None:
             entry.probe()
@@ -74,7 +74,7 @@ def loss_of(entry: Reliance) -> Loss | None:
 
 
 def lost_by(entry: Reliance, error: BaseException | str) -> Loss:
-    """Return what is lost, because of an error or for a reason."""
+    """Return the loss of an entry, caused by an error or given as a reason."""
     why = error if isinstance(error, str) else (str(error) or type(error).__name__)
     if isinstance(error, BaseException) and not isinstance(error, NotAsKnownError):
         why = f"{type(error).__name__}: {why}"
@@ -83,7 +83,7 @@ def lost_by(entry: Reliance, error: BaseException | str) -> Loss:
 
 
 class Losses:
-    """What is lost in this process and its workers, as far as that is known. Any method from any thread."""
+    """Features lost in this process and its workers, as far as that is known. All methods are thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -91,17 +91,17 @@ class Losses:
         self._told: set[str] = set()
 
     def check(self, entries: Iterable[Reliance]) -> None:
-        """Run the probes of these entries, and keep what they find."""
+        """Run the probes of these entries, and keep their results."""
         for entry in entries:
             if entry.probe is not None:
                 self.put(entry.key, loss_of(entry))
 
     def settle(self, entry: Reliance, why: BaseException | str) -> None:
-        """Say that something is lost for a reason; that it is there when the reason is empty."""
+        """Record that a feature is lost for a reason; an empty reason means that it is not lost."""
         self.put(entry.key, lost_by(entry, why) if why else None)
 
     def put(self, key: str, loss: Loss | None) -> None:
-        """Keep what was found of a key, ``None`` for no loss."""
+        """Keep the result for a key, ``None`` for no loss."""
         with self._lock:
             self._found.pop(key, None)
             if loss is not None:
@@ -111,12 +111,12 @@ class Losses:
 
     @property
     def found(self) -> tuple[Loss, ...]:
-        """Everything that is lost, in the order in which it was found."""
+        """All losses, in the order in which they were found."""
         with self._lock:
             return tuple(self._found.values())
 
     def untold(self) -> tuple[Loss, ...]:
-        """Return what has not been returned before: to be said once."""
+        """Return the losses that were not returned before, so that each is reported once."""
         with self._lock:
             new = [loss for key, loss in self._found.items() if key not in self._told]
             self._told.update(loss.key for loss in new)
@@ -124,4 +124,4 @@ class Losses:
 
 
 losses = Losses()
-"""What is lost in this process and its workers."""
+"""The features lost in this process and its workers."""

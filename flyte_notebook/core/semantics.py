@@ -3,8 +3,8 @@
 For some classes the two differ. The reference promises ``RetriesExhaustedError``, ``CustomError`` and
 ``TaskInterruptedError``, and today's backend no longer sends them. Most classes of ``flyte.errors`` that a task raises
 arrive as a ``RuntimeUserError`` with their code, as the SDK's own conversion does not know them (`sdk.conversion`). An
-``except`` clause that works here must work on a cluster, so ``cluster`` is the default; ``reference`` is there so that
-every class can be raised and caught for real.
+``except`` clause that works here must work on a cluster, so ``cluster`` is the default; ``reference`` exists so that
+every class can really be raised and caught.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NEVER_RETRIED: Final = frozenset({"stopped", "never_fits"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How an attempt ended, as far as it matters here. ``reason`` is the termination reason of its failure.
+    """The facts about the end of an attempt that matter here. ``reason`` is the termination reason of its failure.
 
     ``attempt`` and ``max_attempts`` count the task's own attempts only, not those that replaced a lost worker.
     """
@@ -52,13 +52,15 @@ _BY_LETTERS: Final = (
     ("InvalidImageName", "InvalidImageNameError"),
     ("ImagePullBackOff", "ImagePullBackOffError"),
 )
-"""What the SDK's client looks for in the code of a user error, in this order (``convert_error_to_native``)."""
+"""The parts that the SDK's client searches for in the code of a user error, in this order
+(``convert_error_to_native``)."""
 
 
 def misread_on_cluster(error: BaseException) -> str:
-    """Return a sentence when a cluster's client would take a user's exception for something else by its name.
+    """Return a sentence when a cluster's client would mistake a user's exception for another error, by its name.
 
-    Here facts decide: an exception called ``RoomNotFound`` is not out of memory. Empty for any other error.
+    This package decides by facts: an exception called ``RoomNotFound`` is not an out-of-memory error. Empty for any
+    other error.
     """
     code = str(getattr(error, "code", ""))
     if type(error) is not RuntimeUserError:
@@ -73,7 +75,7 @@ def misread_on_cluster(error: BaseException) -> str:
 
 
 def arriving(error: FlyteError, on_cluster: dict[str, Any] | None, semantics: str) -> FlyteError:
-    """Return what an error of the SDK arrives as: itself, or what its own conversion makes of it on a cluster."""
+    """Return the error that a caller gets for an error of the SDK: itself, or the result of the SDK's conversion."""
     return error if on_cluster is None or semantics == "reference" else rebuild(on_cluster)
 
 
@@ -85,7 +87,7 @@ class Differing(NamedTuple):
 
 
 def in_reference(ended: Ended) -> Differing | None:
-    """Return what the reference promises where that is another error; ``None`` where both agree."""
+    """Return the error that the reference promises if it is a different one; ``None`` where both agree."""
     single = _of_one_attempt(ended)
     here = type(ended.error).__name__
     if single is not None:
@@ -116,7 +118,7 @@ def _of_one_attempt(ended: Ended) -> Exception | None:
 
 
 def _is_exhausted(ended: Ended) -> bool:
-    """Whether this was the last of several attempts, and another one might have helped."""
+    """Whether this was the last of several attempts, and another attempt might have helped."""
     if ended.max_attempts == 1 or ended.attempt + 1 < ended.max_attempts or not ended.recoverable:
         return False
     return ended.reason not in _NEVER_RETRIED and not isinstance(ended.error, OOMError)

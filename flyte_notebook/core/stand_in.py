@@ -1,4 +1,4 @@
-"""The exception that user code raised in another process, or the best that can be had of it here."""
+"""The exception that user code raised in another process, or the closest substitute in this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Described(Protocol):
-    """What a worker says of an exception, as far as it is needed here; `flyte_notebook.core.outcome.Raised` is one."""
+    """The facts about a worker's exception that are needed here; `flyte_notebook.core.outcome.Raised` has them."""
 
     @property
     def type_name(self) -> str: ...  # noqa: D102 - the class says it
@@ -56,21 +56,21 @@ def as_raised(raised: Described, unpickle: Callable[[bytes], Any] | None) -> Bas
 
 def attach(error: BaseException, name: str, value: object) -> None:
     """Set an attribute of an exception of any class, where that can be done at all."""
-    # Past the class's own __setattr__: a frozen dataclass is an exception class like any other. A property without
-    # a setter is left alone, and so is one whose setter raises, whatever it raises.
+    # This bypasses the class's own __setattr__, since an exception class may be a frozen dataclass. A property that has
+    # no setter, or whose setter raises any exception, is not changed.
     with suppress(BaseException):
         BaseException.__setattr__(error, name, value)
 
 
 def attribute(error: BaseException, name: str, default: Any = None) -> Any:  # noqa: ANN401 - as `getattr`
-    """Return an attribute of an exception of any class; the default as well where a property of the user's raises."""
+    """Return an attribute of an exception of any class; the default also where a property of the class raises."""
     with suppress(BaseException):
         return getattr(error, name, default)
     return default
 
 
 def _stand_in(raised: Described) -> BaseException:
-    """Return an exception of a class named like the one that could not be brought here, with its message.
+    """Return an exception with the message, and a class with the name, of the one that could not be loaded here.
 
     Where the original is a built-in class, ``isinstance`` still holds.
     """
@@ -79,7 +79,7 @@ def _stand_in(raised: Described) -> BaseException:
         base = Exception
     namespace = {"__module__": raised.module, "__str__": lambda _: raised.message}
     for candidate in (base, Exception):
-        with suppress(Exception):  # some built-in classes need arguments; a name may hold what no class name may
+        with suppress(Exception):  # some built-in classes need arguments; the name may be no valid class name
             stand_in = type(raised.type_name, (candidate,), namespace)
             made: BaseException = candidate.__new__(stand_in)
             return made

@@ -1,7 +1,6 @@
-"""Which versions of other libraries this package works with, as it says of itself where it is installed.
+"""The versions of other libraries that this package works with, read from its installed metadata.
 
-The bounds are those of the installed package's own metadata. Versions are compared by their numbers: enough for lower
-bounds, and no reason for a library that parses versions.
+Versions are compared by their numbers only: this is enough for lower bounds, and needs no library that parses versions.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class Bound:
 
 
 def bounds() -> tuple[Bound, ...]:
-    """Return what the installed package needs; empty where it is run from its source."""
+    """Return the libraries that the installed package needs; empty where it is run from its source."""
     package = _distribution(DISTRIBUTION)
     found = []
     for line in [] if package is None else package.requires or []:
@@ -44,13 +43,13 @@ def version(library: str) -> str | None:
 
 
 def _distribution(library: str) -> importlib.metadata.Distribution | None:
-    # The search path may hold objects of any kind; imports pass over them, and here they would raise.
+    # The search path may hold objects of any kind; imports skip them, but they would raise an error here.
     path = [entry for entry in sys.path if isinstance(entry, str)]  # type: ignore[redundant-expr]  # see above
     return next(iter(importlib.metadata.distributions(name=library, path=path)), None)
 
 
 def problem(bound: Bound) -> str:
-    """Return what is wrong with the installed version of a library, and what mends it; empty when nothing is."""
+    """Return what is wrong with the installed version of a library, and how to fix it; empty when nothing is."""
     installed = version(bound.library)
     if installed is None:
         return f"{bound.library} is not installed; {mending(bound)}"
@@ -65,7 +64,7 @@ def mending(bound: Bound) -> str:
 
 
 def numbers(release: str) -> tuple[int, ...]:
-    """Return the numbers of a release: of ``2.12.1rc1`` those before ``rc``."""
+    """Return the numbers of a release: for ``2.12.1rc1`` those before ``rc``."""
     found = []
     for part in release.split("+", maxsplit=1)[0].split("."):
         number = _NUMBER.match(part)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 2_000
 DENSE_FOR_S = 1.0
-"""How long from its start a trace keeps every point."""
+"""For how long from its start a trace keeps every point."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class MemoryTrace:
 
     @property
     def counted_bytes(self) -> int | None:
-        """The least that a limit has to hold: what was in use at one time, less page cache that could be dropped.
+        """The smallest limit that would have been enough: the peak usage, less page cache that could be dropped.
 
         As exact as ``peak_bytes`` without page cache; with it a lower bound. ``None`` where nothing was measured.
         """

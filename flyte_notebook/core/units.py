@@ -4,7 +4,7 @@ Memory and CPU follow Kubernetes (https://kubernetes.io/docs/reference/kubernete
 because that is what ``flyte.Resources`` takes: ``Ki Mi Gi Ti Pi Ei`` are powers of 1024, ``k M G T P E`` powers of
 1000, and upper and lower case are different letters. Durations follow Go: ``500ms``, ``30s``, ``1h30m``.
 
-Parsing is exact and strict: what a cluster would refuse is refused here, with the right spelling in the message.
+Parsing is exact and strict: a text that a cluster would refuse is refused here, and the message has the right spelling.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CPU_EXAMPLE = "write cores or thousandths of a core, for example 1, 0.5 or 500m"
 DURATION_EXAMPLE = "write a number with ms, s, m, h or d, for example 500ms, 30s, 5m or 1h30m"
 
 LARGEST_BYTES = 2**63 - 1
-"""What Kubernetes and the operating system's kernel can count."""
+"""The largest number of bytes that Kubernetes and the operating system's kernel can count."""
 
 LONGEST_S = 1_000_000_000.0
 """About 31 years; a longer wait overflows the timers of some platforms."""
@@ -48,7 +48,7 @@ _MINUTE_S = 60
 
 
 class UnitError(ValueError):
-    """A quantity that cannot be read. The message says what was given, what is right, and shows an example."""
+    """A quantity that cannot be read. The message says what was given, what is allowed, and shows an example."""
 
 
 def parse_memory(value: str | SupportsIndex) -> int:
@@ -117,7 +117,7 @@ def quantity_memory(memory_bytes: int) -> str:
     spellings = [str(memory_bytes)]
     for units in (DECIMAL, BINARY):
         spellings += [f"{memory_bytes // size}{unit}" for unit, size in units.items() if memory_bytes % size == 0]
-    # Of two equally short ones the later stands: binary before decimal, as people write limits.
+    # Of two equally short spellings the binary one is returned, as people usually write limits.
     return min(reversed(spellings), key=len) if memory_bytes else "0"
 
 

@@ -1,6 +1,6 @@
-"""Whose code a file is: the user's, or installed, the standard library's, ours.
+"""Tells whether a file holds code of the user, of an installed package, of the standard library, or ours.
 
-Apart from what reads frames, because the supervisor asks as well, and loads nothing that it does not need.
+Separate from the modules that read frames: the supervisor uses this too, and imports only what it needs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ HERE = str(Path(__file__).parent.parent) + os.sep
 
 
 def is_user_file(filename: str) -> bool:
-    """Whether code of this name is the user's. Code that a program made with ``exec`` is not, a notebook's cell is."""
+    """Whether code with this file name is the user's: a notebook's cell is, code that was run with ``exec`` is not."""
     if filename.startswith("<") and not filename.startswith(("<ipython", "<cell")):
         return False
     installed = f"{os.sep}site-packages{os.sep}" in filename or f"{os.sep}dist-packages{os.sep}" in filename
