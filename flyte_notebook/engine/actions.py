@@ -1,4 +1,4 @@
-"""Which attempt of an action comes next: what is counted of each action of a run."""
+"""Counts the attempts of each action of a run, and numbers the next one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from flyte_notebook.core.outcome import Outcome
 
 KEPT_ACTIONS = 20_000
-"""So many are remembered; of one that is forgotten the next attempt is the first."""
+"""How many actions are remembered; after an action was forgotten its next attempt counts as the first."""
 
 
 @dataclass(slots=True)
 class Counted:
-    """What is known of one action. ``first_queued_s`` is of the monotonic clock."""
+    """The counters of one action. ``first_queued_s`` is a time of the monotonic clock."""
 
     first_queued_s: float
     attempts: int = 0
@@ -39,7 +39,7 @@ class Counted:
         return job
 
     def goes_on(self, outcome: Outcome) -> bool:
-        """Whether another attempt follows that costs none of the task's own: the system failed, not the task."""
+        """Whether another attempt follows that uses up no retry of the task: the system failed, not the task."""
         if not isinstance(outcome, Failure) or not outcome.retried_as_system_failure:
             self.system_failures_in_a_row = 0
             return False
@@ -49,13 +49,13 @@ class Counted:
 
 
 class Actions:
-    """The actions of this kernel that were run last."""
+    """The most recent actions of this kernel."""
 
     def __init__(self) -> None:
         self._counted: OrderedDict[tuple[str, str], Counted] = OrderedDict()
 
     def of(self, job: Job, now_s: float) -> Counted:
-        """Return what is counted of a job's action."""
+        """Return the counters of a job's action."""
         key = (job.run, job.action)
         counted = self._counted.setdefault(key, Counted(now_s))
         self._counted.move_to_end(key)

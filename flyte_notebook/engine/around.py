@@ -1,11 +1,11 @@
-"""What a worker is to see of this process now: a snapshot that tolerates whatever state the process is in.
+"""A snapshot of this process's surroundings for a worker; it tolerates any state that the process is in.
 
-Python itself passes over what is odd, and so does a run of the SDK alone: entries of ``sys.path`` that are no text, a
-current directory that was deleted, ``os.environ`` replaced by something else. None of it may keep a task from its run.
-What cannot cross into another process is left out; what can is what the worker sees.
+Python tolerates odd states, and so does the SDK without this package: entries of ``sys.path`` that are not text, a
+deleted current directory, ``os.environ`` replaced by another object. None of these may prevent a task from running.
+Values that cannot be passed to another process are left out; the worker sees all others.
 
-A program is started with what the kernel takes (execve(2)): 128 KiB for one string on Linux, and in all a part of the
-stack's limit. Variables beyond that are set in the worker after its start.
+The kernel limits the strings of a new program (execve(2)): on Linux 128 KiB for one string, and a part of the stack's
+limit for all together. Variables beyond that are set in the worker after its start.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LONGEST_AT_START = 100_000
-"""So long a string may be that a program is started with; the kernel takes 131,072 bytes (MAX_ARG_STRLEN)."""
+"""The longest string that a program is started with; the kernel accepts 131,072 bytes (MAX_ARG_STRLEN)."""
 
 LEAST_AT_START = 128 << 10
-"""So much of strings the kernel takes in all, however small the stack's limit is (ARG_MAX)."""
+"""The kernel accepts strings of this size in total, however small the stack's limit is (ARG_MAX)."""
 
 BYTES_A_STRING = 16
-"""What each string costs beyond its own length: an end and a pointer."""
+"""The cost of each string beyond its length: a zero byte and a pointer."""
 
 _Environ = dict[str, str]
 
 _getcwd = os.getcwd
 _python_variables = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
-"""Before anybody changed them, as far as that can be known where there is no ``/proc``."""
+"""The variables before any code changed them, as far as that can be known where there is no ``/proc``."""
 
 
 def snapshot(*, local: bool = True) -> Surroundings:
     """Return current directory, environment and search path. Never raises.
 
-    ``local=False`` leaves the current directory out of the search path: nothing that lies there is to be imported.
+    ``local=False`` leaves the current directory out of the search path, so that nothing is imported from it.
     """
     cwd = _cwd()
     entries = [entry for entry in _texts(sys.path) if entry or local]
@@ -49,7 +49,7 @@ def snapshot(*, local: bool = True) -> Surroundings:
 
 
 def interpreter() -> str:
-    """Return the program that Python code is run with, also where ``sys.executable`` does not say it."""
+    """Return the program that runs Python code, also where ``sys.executable`` does not name it."""
     beside = os.path.join(sys.prefix, "bin", "python3")  # noqa: PTH118 - sys.executable is a string, too
     for candidate in (sys.executable, beside):
         if candidate and os.access(candidate, os.X_OK):
@@ -59,14 +59,14 @@ def interpreter() -> str:
 
 
 def pieces(text: str) -> list[str]:
-    """Return a text in parts that a program can be started with; it joins them again."""
+    """Return a text in parts short enough for the start of a program, which joins them again."""
     return [text[start : start + LONGEST_AT_START] for start in range(0, len(text), LONGEST_AT_START)] or [""]
 
 
 def at_start(environ: Mapping[str, str], *, cautious: bool = False) -> tuple[_Environ, _Environ]:
-    """Return with which variables a program can be started, and which have to be set after its start.
+    """Return the variables that a program can be started with, and those that have to be set after its start.
 
-    ``cautious``: those that an interpreter reads are what this one was started with. Some values keep it from starting.
+    ``cautious``: variables for interpreters get the values that this one started with, as bad values prevent a start.
     """
     left = _most_at_start() // 2  # the rest is for the arguments
     known = _read_by_this_interpreter() if cautious else {}
@@ -80,13 +80,13 @@ def at_start(environ: Mapping[str, str], *, cautious: bool = False) -> tuple[_En
 
 
 def sendable(environ: Mapping[Any, Any]) -> _Environ:
-    """Return those variables that a process can have: texts, a name that is one, no zero byte (environ(7))."""
+    """Return the variables that a process can have: texts with a valid name and no zero byte (environ(7))."""
     texts = ((_text(name), _text(value)) for name, value in environ.items())
     return {name: value for name, value in texts if name and "=" not in name and value is not None}
 
 
 def _read_by_this_interpreter() -> _Environ:
-    """Return the variables of an interpreter with which this one could start."""
+    """Return the variables for interpreters that this one was started with."""
     if sys.flags.ignore_environment:
         return {}
     try:
@@ -98,7 +98,7 @@ def _read_by_this_interpreter() -> _Environ:
 
 
 def _most_at_start() -> int:
-    """Return how many bytes of strings the kernel takes (execve(2), limits on size of arguments and environment)."""
+    """Return how many bytes of strings the kernel accepts (execve(2), limits on size of arguments and environment)."""
     try:
         import resource  # noqa: PLC0415 - not on Windows
     except ImportError:
@@ -112,7 +112,7 @@ def _most_at_start() -> int:
 def _cwd() -> str:
     """Return a path by which another process of this user can enter the current directory.
 
-    One that was deleted or moved, or whose path is longer than the kernel takes, is entered through ``/proc``.
+    A directory that was deleted or moved, or whose path is too long for the kernel, is entered through ``/proc``.
     """
     with contextlib.suppress(OSError, ValueError):
         path = _getcwd()
@@ -125,11 +125,11 @@ def _cwd() -> str:
 def _environ() -> _Environ:
     try:
         return sendable(dict(os.environ))
-    except (TypeError, ValueError):  # something else stands in its place
+    except (TypeError, ValueError):  # the path is replaced by another object
         return {}
 
 
-def _texts(entries: Any) -> list[str]:  # noqa: ANN401 - whatever stands there
+def _texts(entries: Any) -> list[str]:  # noqa: ANN401 - any object may be there
     """Return the entries that Python looks at when it imports."""
     try:
         return [text for entry in entries if (text := _text(entry)) is not None]
@@ -138,10 +138,10 @@ def _texts(entries: Any) -> list[str]:  # noqa: ANN401 - whatever stands there
 
 
 def _text(value: object) -> str | None:
-    """Return a text that can be said to another process, ``None`` for anything else."""
+    """Return a text that can be passed to another process, ``None`` for anything else."""
     if not isinstance(value, str):
         return None
-    text = str.__str__(value)  # a class of its own may say anything else
+    text = str.__str__(value)  # a subclass may return anything else
     try:
         return None if b"\0" in os.fsencode(text) else text
     except UnicodeEncodeError:  # a lone surrogate that stands for no byte

@@ -1,4 +1,4 @@
-"""One attempt in a worker, seen from the kernel: hand the job over, hear the answers, gather the facts."""
+"""One attempt in a worker, on the kernel's side: send the job, receive the answers, collect the facts."""
 
 from __future__ import annotations
 
@@ -37,30 +37,30 @@ if TYPE_CHECKING:
     from flyte_notebook.history import Run
 
 READY_BOUND_S = 120.0
-"""How long a worker may take to start: an interpreter and the SDK on a machine under load."""
+"""How long a worker may take to start: the interpreter and the import of the SDK on a machine under load."""
 
 END_BOUND_S = 10.0
-"""How long we wait for the supervisor to report the end of an attempt that it was told to stop."""
+"""How long the engine waits until the supervisor reports the end of an attempt that it has to stop."""
 
 Call = dict[str, Any]
 
 
 class Observer(Protocol):
-    """Hears of every attempt of a run, on the engine's thread; must not block and must not raise."""
+    """Is called for every attempt of a run, on the engine's thread; must not block and must not raise."""
 
     def started(self, job: Job) -> None:
-        """Say that an attempt was submitted."""
+        """Report that an attempt was submitted."""
 
     def ended(self, job: Job, outcome: Outcome) -> None:
-        """Say what became of it."""
+        """Report the outcome of the attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """The run that an attempt belongs to, and what that was started from.
+    """The run that an attempt belongs to, and the notebook state that it was started from.
 
-    That is where its output goes and what its workers see of the notebook. ``before`` and ``after`` name functions
-    (``module:function``) that each worker calls around its job.
+    This is the sink of its output, and the surroundings that its workers get from the notebook. ``before`` and
+    ``after`` name functions (``module:function``) that each worker calls around its job.
     """
 
     run: Run
@@ -74,7 +74,7 @@ class Origin:
 class AttemptInWorker:
     """Runs one job in one worker. ``call`` runs the job of a nested task and returns the reply for the parent.
 
-    ``start`` says which worker it has to be, see `flyte_notebook.engine.request.Start`.
+    ``start`` selects the kind of worker, see `flyte_notebook.engine.request.Start`.
     """
 
     def __init__(
@@ -112,14 +112,14 @@ class AttemptInWorker:
 
     @property
     def usage_bytes(self) -> int:
-        """What the attempt uses, as last heard."""
+        """The last reported usage of the attempt."""
         return self._handle.usage_bytes if self._handle is not None else 0
 
     def second_try(self, report: WorkerReport) -> Start | None:
-        """Return how to run the job again whose worker ended before it was ready, ``None`` where that would not help.
+        """Return how to run a job again whose worker ended before it was ready, ``None`` where that would not help.
 
-        Nothing of the task has run. Either somebody killed the worker: not a limit, not the machine, not we ourselves.
-        Or the interpreter ended at its start, and a variable that it reads may be why.
+        No code of the task has run. Either another program killed the worker (not a limit, the machine or this
+        package), or the interpreter ended at its start, perhaps because of an environment variable that it reads.
         """
         ours = self._stopped or report.tripped is not None or report.oom_kills or report.machine_short
         if self.ready_s is not None or ours or self._start == "cautious":
@@ -157,14 +157,14 @@ class AttemptInWorker:
                 self.stop()
             await self._converse(ours, pump)
             facts = await self._end()
-            if self._answered is None and facts.get("held"):  # it ended by itself, as if all were well
+            if self._answered is None and facts.get("held"):  # it ended by itself, without a sign of failure
                 facts["left"] = await asyncio.to_thread(shared_memory.clear, dict(facts["held"]))
             if self._answered is not None:
                 self._answer = await blobs.unpacked(self._answered)
         except SupervisorError as error:
             self._lost = str(error)
         except BaseException:
-            # Cancelled, or something of ours went wrong: nobody may find the attempt running afterwards.
+            # Cancelled, or our side failed: the attempt must not be running afterwards.
             await self._end_now()
             ended = self._handle.ended if self._handle is not None else None
             if ended is not None and ended.done() and ended.exception() is None:
@@ -180,10 +180,10 @@ class AttemptInWorker:
         return self._report(facts, pump.tail, monotonic_s() - began_s)
 
     async def _converse(self, ours: socket.socket, pump: Pump) -> None:
-        """Serve the worker's channel until it ends, or the worker says that it will."""
+        """Serve the worker's channel until it ends, or until the worker reports that it will end."""
         ours.setblocking(False)
         reader, self._writer = await asyncio.open_connection(sock=ours)
-        self._writer.write(protocol.frame(self._order()))  # it is there as soon as the worker is
+        self._writer.write(protocol.frame(self._order()))  # it is in the channel when the worker starts
         try:
             ready = await asyncio.wait_for(protocol.receive_async(reader), READY_BOUND_S)
         except protocol.BrokenMessageError as error:
@@ -209,13 +209,13 @@ class AttemptInWorker:
             self._give_up(f"the worker's channel broke: a message that cannot be: {error!r}")
 
     def _give_up_answer(self, unanswered: Unanswered) -> None:
-        """Have a worker killed that cannot answer; what it has said stands."""
+        """Have a worker killed that cannot answer; the facts that it has already sent are kept."""
         self._unanswered = unanswered
         if not self._stopped:
             self._link_stop()
 
     def _give_up(self, why: str) -> None:
-        """Have an attempt killed that cannot be served any more; its report then says why, if nobody stopped it."""
+        """Have an attempt killed that cannot be served any more; its report then says why, unless it was stopped."""
         if not self._stopped:
             self._lost = why
         self.stop()
@@ -292,7 +292,7 @@ class AttemptInWorker:
         try:
             reply = await self._call(request)
             await self._send({**reply, "number": number})
-        except Exception as error:  # noqa: BLE001 - whatever it is: who called would wait for ever
+        except Exception as error:  # noqa: BLE001 - on any error: else the caller would wait for ever
             why = error if isinstance(error, OSError) else repr(error)
             self._give_up(f"a call of another task could not be served: {why}")
         finally:
@@ -306,7 +306,7 @@ class AttemptInWorker:
             await asyncio.gather(*children, return_exceptions=True)
 
     async def _end(self) -> dict[str, Any]:
-        """Wait for the end of an attempt whose channel has ended, kill it when it takes too long; return the facts."""
+        """Wait for the end of an attempt whose channel has closed, kill it when it takes too long; return the facts."""
         assert self._handle is not None
         done, _ = await asyncio.wait({self._handle.ended}, timeout=END_BOUND_S)
         if not done:
@@ -319,7 +319,7 @@ class AttemptInWorker:
     async def _end_now(self) -> None:
         self.stop()
         if self._handle is not None:
-            # Nobody may wait for an attempt that still runs: a second cancel must not cut this short either.
+            # The attempt must have ended when this returns: a second cancel must not cut this short either.
             ended = asyncio.ensure_future(asyncio.wait({self._handle.ended}, timeout=END_BOUND_S))
             while not ended.done():
                 with contextlib.suppress(asyncio.CancelledError):
@@ -327,7 +327,7 @@ class AttemptInWorker:
 
     async def _close(self, ours: socket.socket) -> None:
         if self._answered is not None and self._answered["path"] is not None:
-            with contextlib.suppress(OSError):  # it went when it was read
+            with contextlib.suppress(OSError):  # it was removed when it was read
                 private.remove(self._answered["path"])
         if self._writer is not None:
             self._writer.close()

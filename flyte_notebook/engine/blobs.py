@@ -1,6 +1,6 @@
-"""Bytes to and from a worker: in a message, or in a file if they are many, which a thread writes and reads.
+"""Bytes to and from a worker: small ones in a message, large ones in a file that a thread writes and reads.
 
-What is small takes no way through a thread: that would take as long as all the rest.
+Small values do not go through a thread: that would double the time they take.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The engine: admits attempts, runs each in a worker, decides what became of it, keeps the history.
+"""The engine: admits attempts, runs each in a worker, decides on its outcome, keeps the history.
 
-It lives on one daemon thread with one asyncio loop; everything but the methods marked as thread-safe runs there.
+It runs on one daemon thread with one asyncio loop; only methods marked as thread-safe may be called elsewhere.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class EngineError(RuntimeError):
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """A loop whose clock goes on when a notebook stops its own, and whose kind no policy of a notebook's chooses."""
+    """A loop whose clock a notebook cannot stop by freezing its own, and whose class does not depend on its policy."""
 
     def time(self) -> float:
-        """Return the time that bounds of waits are measured by."""
+        """Return the time by which timeouts are measured."""
         return monotonic_s()
 
 
@@ -71,7 +71,7 @@ class Engine:
         self._prefork = prefork
         self.history = history
         self.on_failure: Callable[[Job], None] | None = None
-        """Told of each attempt that failed."""
+        """Called for each attempt that failed."""
         self.adjust: Callable[[Job], Job] | None = None
         """Changes the job of a nested call before it runs."""
         self._canary = canary
@@ -89,7 +89,7 @@ class Engine:
         asyncio.set_event_loop(self._loop)
         try:
             while not self._run_loop():
-                pass  # an exit or an interrupt leaves the loop as it was: it goes on
+                pass  # an exit or an interrupt does not change the loop: it goes on
         finally:
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
@@ -129,12 +129,12 @@ class Engine:
         await self._link.start()
 
     async def _go_on(self) -> None:
-        """Have workers prepared, and see that one can be had: both take a core, so not before somebody waits."""
+        """Prepare workers, and check that one can start. Both take a core, so this begins when a caller waits."""
         self._link.begin_server()
         self._proof = Proof(self._link, canary=self._canary, rehearsal=self._rehearsal)
 
     def wait_until_proven(self, timeout_s: float = START_BOUND_S) -> None:
-        """Wait until all is known that is tried out first. Thread-safe. Raises `EngineError` where nothing may run."""
+        """Wait for the results of all first checks. Thread-safe. Raises `EngineError` where nothing may run."""
         try:
             self.call(self._proof.complete()).result(timeout_s)
         except UnprovenError as error:
@@ -142,12 +142,12 @@ class Engine:
 
     @property
     def baseline_bytes(self) -> int | None:
-        """What a worker holds before any code, known when proven."""
+        """Memory of a worker before any user code, known when proven."""
         return self._proof.baseline_bytes
 
     @property
     def no_line(self) -> str:
-        """Why the line that a task stands at cannot be seen; empty when it can, and before that is proven."""
+        """Why the current line of a task cannot be read; empty when it can, and before that is proven."""
         return self._proof.no_line
 
     def workers(self) -> Workers:
@@ -157,17 +157,17 @@ class Engine:
 
     @property
     def enforcement(self) -> Enforcement:
-        """What this machine enforces, and by which mechanism."""
+        """The limits that this machine enforces, and by which mechanism."""
         return self._link.enforcement
 
     @property
     def directory(self) -> private.Directory:
-        """The directory for files of this session; it goes with the supervisor."""
+        """The directory for files of this session; the supervisor removes it at its end."""
         return self._link.directory
 
     @property
     def left_alone(self) -> int:
-        """How many sessions have files or groups here, and are of elsewhere or cannot be proven to be over."""
+        """How many sessions have files or groups here, and are from another machine or not provably over."""
         return self._link.left_alone
 
     @property
@@ -189,7 +189,7 @@ class Engine:
         return self.call(self.run(job, origin))
 
     def stop_all(self) -> int:
-        """Have every run stopped that waits, runs, or is between two attempts; returns at once, how many. Thread-safe.
+        """Stop every run that waits, runs, or is between two attempts; returns their number at once. Thread-safe.
 
         Takes no lock: it is called from signal handlers.
         """
@@ -198,20 +198,20 @@ class Engine:
         return count
 
     def stop_run(self, run: str) -> None:
-        """Have one run stopped, as `stop_all` does with every run. Thread-safe, takes no lock."""
+        """Stop one run, as `stop_all` does with every run. Thread-safe, takes no lock."""
         self._loop.call_soon_threadsafe(self._in_flight.stop_run, run)
 
     def forget_run(self, run: str) -> None:
-        """Say that no attempt of a run comes any more, though one was expected. Thread-safe, idempotent."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and everything forgotten
+        """Note that an expected attempt of a run will not follow. Thread-safe, idempotent."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and there is nothing to forget
             self._loop.call_soon_threadsafe(self._in_flight.forget, run)
 
     def progress(self, run: str) -> Progress | None:
-        """Return how a run stands, ``None`` if it has not begun or is over. Thread-safe."""
+        """Return the progress of a run, ``None`` if it has not begun or is over. Thread-safe."""
         return self._in_flight.progress(run)
 
     def close(self) -> None:
-        """Stop everything, end the supervisor and the thread; returns when they are gone. Thread-safe, idempotent."""
+        """Stop all runs, end the supervisor and the thread; returns when both have ended. Thread-safe, idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -231,13 +231,13 @@ class Engine:
             await self._link.close()
 
     async def run(self, job: Job, origin: Origin) -> Outcome:
-        """Run one attempt, and again while a lost worker is to be replaced."""
+        """Run one attempt, and repeat it as long as a lost worker has to be replaced."""
         _, outcome = await self._run(job, origin, None)
         _let_pickle_go(outcome)
         return outcome
 
     async def _run(self, asked: Job, origin: Origin, parent: Ticket | None) -> tuple[Job, Outcome]:
-        """As `run`; return the job as it was counted, too."""
+        """As `run`, but also return the job with its final numbers."""
         try:
             return await self._run_attempts(asked, origin, parent)
         finally:
@@ -255,7 +255,7 @@ class Engine:
             _let_pickle_go(outcome)
 
     async def _attempt(self, job: Job, origin: Origin, parent: Ticket | None) -> Outcome:
-        """Run one attempt: wait for admission, supervise, diagnose, remember."""
+        """Run one attempt: wait for admission, supervise, diagnose, record it."""
         origin.run.begin_action(job.action, job.label, job.parent, job.limits)
         attempt = self._in_flight.begin(job)
         if origin.observer is not None:
@@ -269,7 +269,7 @@ class Engine:
             stopped = WorkerReport(tripped="stopped", enforcement=self._link.enforcement)
             outcome = self._conclude(job, cut_short or stopped, origin, cancelled=True)
             if parent is None and isinstance(outcome, Failure):
-                self.history.end(origin.run, outcome)  # the session does not hear of it
+                self.history.end(origin.run, outcome)  # the session is not notified of it
             raise
         finally:
             self._in_flight.leave(attempt)
@@ -280,7 +280,7 @@ class Engine:
         return self._conclude(job, report, origin)
 
     def _conclude(self, job: Job, report: WorkerReport, origin: Origin, *, cancelled: bool = False) -> Outcome:
-        """Decide what became of an attempt, remember it, and tell who listens."""
+        """Decide on the outcome of an attempt, record it, and notify the listeners."""
         outcome = diagnose(job, report, unpickle=pickling.loads)
         self._in_flight.conclude(job, outcome, cancelled=cancelled)
         attempt = Attempt(
@@ -333,7 +333,7 @@ class Engine:
             return self._not_run(error)
 
     def _not_run(self, error: object) -> WorkerReport:
-        """Return the facts of an attempt that our own side could not run: no descriptors, no disk, no supervisor."""
+        """Return the facts of an attempt that our side could not run: no descriptors, no disk space, no supervisor."""
         detail = f"no worker could be run: {error}"
         return WorkerReport(tripped_detail=detail, enforcement=self._link.enforcement)
 
@@ -353,7 +353,7 @@ class Engine:
             return {"kind": "reply", "facts": (replace(job, payload=b""), self._not_run(error))}
         if isinstance(outcome, Success):
             return {"kind": "reply", "facts": None, **await parcelled(outcome.answer, self.directory.path)}
-        # Facts travel, not the error: the parent's worker draws the same conclusion from them.
+        # The facts are sent, not the error: the parent's worker makes the same error from them.
         facts = (replace(job, payload=b""), outcome.report)
         _let_pickle_go(outcome)
         return {"kind": "reply", "facts": facts}
@@ -366,7 +366,7 @@ class Engine:
                 self._link.begin_server()
 
     def _on_loss(self) -> None:
-        """Start a new supervisor at once: its first act is to end what the attempts of the lost one have left."""
+        """Start a new supervisor at once: it first ends the processes that the lost supervisor's attempts left."""
         self._recovery = asyncio.ensure_future(self._recover())
 
     async def _recover(self) -> None:
@@ -386,7 +386,7 @@ def _let_pickle_go(outcome: Outcome) -> None:
 
 
 def _without_answer(outcome: Outcome) -> Outcome:
-    """Return an outcome for the history, which keeps hundreds of them: without the result, however large that is."""
+    """Return an outcome for the history, which keeps hundreds of them: without the result, which may be large."""
     if isinstance(outcome, Failure):
         return outcome
     return Success(answer=b"", report=replace(outcome.report, answer=None))

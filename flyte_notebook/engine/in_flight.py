@@ -1,6 +1,6 @@
-"""Which attempts wait or run now, of which runs, and which of those were told to stop.
+"""The attempts that wait or run now, their runs, and which runs have to stop.
 
-Changed on the engine's thread only. What is marked as thread-safe may be called from any thread, while it changes.
+Changed on the engine's thread only. Methods marked as thread-safe may be called from any thread at any time.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 SHOWN_WITH_WORKER = 64
 SHOWN_QUEUED = 8
-"""How many attempts of a run stand in its `Progress`; more rows would not be read."""
+"""How many attempts of a run its `Progress` lists; a user would not read more rows."""
 
 
 class NotAdmittedError(Exception):
-    """Why an attempt waits for admission no more: what `Tripped` says."""
+    """Why an attempt no longer waits for admission, as a `Tripped`."""
 
     def __init__(self, tripped: Tripped) -> None:
         super().__init__(tripped)
@@ -41,19 +41,19 @@ class NotAdmittedError(Exception):
 
 @dataclass(slots=True, eq=False)
 class InFlight:
-    """An attempt that waits for admission or runs. Thousands of them may wait, so each is small."""
+    """An attempt that waits for admission or runs. Thousands of them may wait, so the object is small."""
 
     job: Job
     stopped: bool = False
     place: asyncio.Future[Ticket] | None = None
-    """Where it waits for admission."""
+    """Its place in the queue for admission."""
     ticket: Ticket | None = None
     worker: AttemptInWorker | None = None
 
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    """One run: its tally and its attempts, which are the keys, in order of submission and of admission."""
+    """One run: its tally and its attempts (the keys), in order of submission and of admission."""
 
     tally: Tally
     queued: dict[InFlight, None] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class AttemptsInFlight:
         return len(self._attempts) + self._sleeping
 
     def begin(self, job: Job) -> InFlight:
-        """Return a new one, which waits for admission."""
+        """Add an attempt that waits for admission, and return it."""
         attempt = InFlight(job)
         self._attempts.add(attempt)
         run = self._runs.get(job.run)
@@ -122,7 +122,7 @@ class AttemptsInFlight:
             attempt.place = None
 
     def admit(self, attempt: InFlight, ticket: Ticket) -> None:
-        """Give it the right to run."""
+        """Give the attempt the right to run."""
         attempt.ticket = ticket
         run = self._runs.get(attempt.job.run)
         if run is not None:
@@ -131,7 +131,7 @@ class AttemptsInFlight:
             run.tally.admitted(attempt.job)
 
     def leave(self, attempt: InFlight) -> None:
-        """Take it out: it neither waits nor runs any more."""
+        """Remove an attempt that neither waits nor runs any more."""
         self._attempts.discard(attempt)
         run = self._runs.get(attempt.job.run)
         if run is not None:
@@ -139,7 +139,7 @@ class AttemptsInFlight:
             run.admitted.pop(attempt, None)
 
     def conclude(self, job: Job, outcome: Outcome, *, cancelled: bool = False) -> None:
-        """Count what became of an attempt; the end of a run's root is the end of the run, unless it comes again."""
+        """Count the outcome of an attempt; a run ends with its root action, unless another attempt follows."""
         run = self._runs.get(job.run)
         if run is None:
             return
@@ -155,18 +155,18 @@ class AttemptsInFlight:
             self.forget(job.run)
 
     def forget(self, name: str) -> None:
-        """Forget a run: no attempt of its root comes any more. Idempotent."""
+        """Forget a run: no further attempt of its root follows. Idempotent."""
         self._stopped.discard(name)
         run = self._runs.pop(name, None)
         if run is not None:
             self._sleep(run, sleeps=False)
 
     def is_stopped(self, run: str) -> bool:
-        """Whether the run was told to stop."""
+        """Whether the run has to stop."""
         return run in self._stopped
 
     def stop_run(self, run: str) -> None:
-        """Stop the attempts of one run, and those that would still come."""
+        """Stop the attempts of one run, and all that would follow."""
         self._stopped.add(run)
         for attempt in self:
             if attempt.job.run == run:
@@ -180,11 +180,11 @@ class AttemptsInFlight:
             _stop(attempt)
 
     def __iter__(self) -> Iterator[InFlight]:
-        """Yield them all; stopping one may take it out."""
+        """Yield all attempts; stopping one may remove it."""
         return iter(tuple(self._attempts))
 
     def progress(self, name: str) -> Progress | None:
-        """Return how a run stands, ``None`` if it has not begun or is over. Thread-safe."""
+        """Return the progress of a run, ``None`` if it has not begun or is over. Thread-safe."""
         run = self._runs.get(name)
         if run is None:
             return None
@@ -211,7 +211,7 @@ def _seen(attempt: InFlight, now_s: float) -> LiveAttempt:
 def _first(attempts: dict[InFlight, None], count: int) -> list[InFlight]:
     """Return the first few keys of a dictionary that another thread changes."""
     while True:
-        with contextlib.suppress(RuntimeError):  # changed in the middle: a collection of garbage lets others run
+        with contextlib.suppress(RuntimeError):  # changed meanwhile: garbage collection lets other threads run
             return list(itertools.islice(attempts, count))
 
 
@@ -224,11 +224,11 @@ def _stop(attempt: InFlight) -> None:
 
 
 def _comes_again(job: Job, outcome: Failure) -> bool:
-    """Whether the SDK sleeps now and will try once more."""
+    """Whether the SDK waits now and will try once more."""
     return bool(attribute(outcome.error, "recoverable", False)) and job.attempt + 1 < job.max_attempts
 
 
 def _turn_away(place: asyncio.Future[Ticket], tripped: Tripped) -> None:
-    """Have an attempt wait no longer for its place."""
+    """End an attempt's wait for its place in the queue."""
     if not place.done():
         place.set_exception(NotAdmittedError(tripped))

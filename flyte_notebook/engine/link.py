@@ -1,4 +1,4 @@
-"""The kernel's side of the supervisor: starts it, asks it for workers, hears what became of them."""
+"""The kernel's side of the supervisor: starts it, asks it for workers, receives reports about them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from subprocess import Popen  # by its own name: a program may put something else in its place
+from subprocess import Popen  # bound here: a program may replace it in its module
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.core import private
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 HELLO_BOUND_S = 30.0
 SEND_BOUND_S = 5.0
-"""How long the supervisor may take to read a message: it reads all the time, unless somebody stopped it."""
+"""How long the supervisor may take to read a message: it reads all the time, unless it was stopped."""
 
 CLOSE_BOUND_S = 6.0
 WORKERS_BOUND_S = 35.0
-"""How long it may take to know whether workers can be forked; the supervisor gives up sooner by itself."""
+"""How long the check may take whether workers can be forked; the supervisor itself gives up sooner."""
 
 WORKERS_VARIABLE = "FLYTE_NOTEBOOK_WORKERS"
 """Environment variable: ``fresh`` gives each attempt an interpreter of its own, where workers could be forked."""
@@ -42,10 +42,10 @@ WORKERS_VARIABLE = "FLYTE_NOTEBOOK_WORKERS"
 LOOK_EVERY_S = 0.5
 STOPPED_LOOKS = 2
 SILENT_LOOKS = 60
-"""While attempts run the supervisor says something ten times a second; after so many looks in vain it is given up.
+"""While attempts run the supervisor sends ten messages a second; after this many checks without one it counts as lost.
 
-One that somebody has stopped (SIGSTOP) holds no limits, and is given up after `STOPPED_LOOKS`. Counted by looks, not by
-the clock: a machine that slept, or all of us frozen together, is no fault of its own.
+A supervisor that was stopped (SIGSTOP) enforces no limits, and counts as lost after `STOPPED_LOOKS`. Checks are
+counted, not seconds: the supervisor did not fail if the machine slept or all our processes were frozen together.
 """
 
 _BOOT = (
@@ -62,9 +62,9 @@ _BOOT_SERVER = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefork:
-    """What the server does that workers are forked from.
+    """The setup of the server that workers are forked from.
 
-    It imports ``modules``, and ``if_installed`` where they are there, and calls ``before_fork``; a worker calls
+    It imports ``modules``, and those of ``if_installed`` that exist, and calls ``before_fork``; a worker calls
     ``after_fork`` when it gets its job. Functions are named as ``module:function``.
     """
 
@@ -76,7 +76,7 @@ class Prefork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workers:
-    """How workers are started: ``forked`` or, where not, why not. ``why`` with ``forked``: why the last one was not."""
+    """How workers are started: ``forked``, or the reason why not. ``why`` with ``forked``: why the last one was not."""
 
     forked: bool
     why: str = ""
@@ -95,10 +95,10 @@ class Handle:
         self.ended: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: Exception) -> None:
-        """Nothing more will be heard of this attempt."""
+        """No further message about this attempt will arrive."""
         if not self.ended.done():
             self.ended.set_exception(error)
-            self.ended.exception()  # it may be that nobody waits for it any more
+            self.ended.exception()  # the waiting task may have been cancelled
 
 
 class SupervisorLink:
@@ -107,7 +107,7 @@ class SupervisorLink:
     def __init__(
         self, on_usage: Callable[[], None], on_loss: Callable[[], None], prefork: Prefork | None = None
     ) -> None:
-        """``on_loss`` is called when the supervisor is gone while attempts of it ran."""
+        """``on_loss`` is called when the supervisor ended while its attempts ran."""
         self.enforcement = Enforcement()
         self._on_loss = on_loss
         self.workers: asyncio.Future[Workers] = asyncio.get_running_loop().create_future()
@@ -115,7 +115,7 @@ class SupervisorLink:
         self.session = selection.session_name(os.getpid())
         self._life: Life | None = None
         self.left_alone = 0
-        """How many sessions have files or groups here, and are of elsewhere or cannot be proven to be over."""
+        """How many sessions have files or groups here, and are from another machine or not provably over."""
         self._on_usage = on_usage
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -134,7 +134,7 @@ class SupervisorLink:
 
     @property
     def alive(self) -> bool:
-        """Whether the supervisor is there."""
+        """Whether the supervisor runs."""
         return self._control is not None
 
     @property
@@ -143,7 +143,7 @@ class SupervisorLink:
         return self._process.pid if self._process is not None else None
 
     async def start(self) -> None:
-        """Start the supervisor and wait for its first word. Raises `SupervisorError`."""
+        """Start the supervisor and wait for its first message. Raises `SupervisorError`."""
         prefix = cgroup_v2.systemd_scope_command()
         try:
             await self._start(prefix or [])
@@ -158,7 +158,7 @@ class SupervisorLink:
             self._life = Life.begin(self.session)
             private.know(self.directory)
         else:
-            os.close(self.directory.hold())  # it is refused where a file could not be made, not made anew
+            os.close(self.directory.hold())  # a wrong directory is refused, and not made again
         with above_standard():
             ours, theirs = protocol.pair()
         own = around.snapshot(local=False)
@@ -168,7 +168,7 @@ class SupervisorLink:
             "sys_path": own.sys_path,
             "kernel_pid": os.getpid(),
         }
-        # Cautious: a bad value of what an interpreter reads may end a worker, but not what tells of it.
+        # Cautious: a bad value of an interpreter's variable may end a worker, but not the supervisor that reports it.
         program = [around.interpreter(), "-c", _BOOT, str(theirs.fileno())]
         self._process = Popen(  # noqa: ASYNC220 - the engine's loop has nothing else to do yet
             [*prefix, *program, *around.pieces(to_json(settings))],
@@ -198,7 +198,7 @@ class SupervisorLink:
         self.enforcement = Enforcement(memory=found["memory"], cpu=found["cpu"], hints=tuple(found["hints"]))
 
     def begin_server(self) -> None:
-        """Have the server started that workers are forked from, unless that is not wanted."""
+        """Start the server that workers are forked from, unless the user does not want it."""
         prefork, why = self._prefork, ""
         if os.environ.get(WORKERS_VARIABLE) == "fresh":
             why = f"{WORKERS_VARIABLE}=fresh"
@@ -217,7 +217,7 @@ class SupervisorLink:
         self._send({"kind": "prefork", "argv": argv, "environ": {**environ, **own}, "own": asdict(prefork)})
 
     async def known_workers(self) -> Workers:
-        """Return how workers are started; waits until that is known."""
+        """Return how workers are started; wait until that is known."""
         await asyncio.wait({self.workers}, timeout=WORKERS_BOUND_S)
         if self.workers.done():
             return self.workers.result()
@@ -243,12 +243,12 @@ class SupervisorLink:
         return handle
 
     def arm(self, handle: Handle, *, max_runtime_s: float | None, deadline_in_s: float | None) -> None:
-        """Say that the worker is ready: its clocks start."""
+        """Report that the worker is ready: its time limits start."""
         times = {"max_runtime_s": max_runtime_s, "deadline_in_s": deadline_in_s}
         self._send({"kind": "arm", "id": handle.number, **times})
 
     def leave(self, handle: Handle, status: int) -> None:
-        """Say that a worker ends now, with this exit status: nothing of its task runs any more."""
+        """Report that a worker ends now, with this exit status: no code of its task runs any more."""
         self._send({"kind": "leave", "id": handle.number, "status": status})
 
     def stop(self, handle: Handle) -> None:
@@ -256,14 +256,14 @@ class SupervisorLink:
         self._send({"kind": "stop", "id": handle.number})
 
     async def close(self) -> None:
-        """End the supervisor; it kills and removes whatever is left. Idempotent."""
+        """End the supervisor; it kills all remaining processes and removes its files. Idempotent."""
         with contextlib.suppress(SupervisorError):
             self._send({"kind": "close"})
         self._lost(SupervisorError("the engine was closed"))
         process = self._process
         await self.reap()
         if self._life is not None:
-            if process is None or process.returncode != 0:  # it did not come to clear up
+            if process is None or process.returncode != 0:  # it ended before it had cleared up
                 selection.sweep(own=self.session)
             self._life.end()
 

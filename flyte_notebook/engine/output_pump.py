@@ -1,8 +1,8 @@
 """Carries a task's stdout and stderr into the cell: live, bounded, complete to the last line.
 
-What is read is either shown or dropped, never kept waiting: a task that prints faster than a notebook can show must
-neither hang nor fill memory. A bucket of bytes refills over time, so that a slow but talkative task loses nothing.
-When it is empty, output is counted, its tail kept, and the loss is said.
+Output is shown or dropped at once, never queued: a task that prints faster than a notebook can show must neither hang
+nor fill memory. A bucket of bytes refills over time, so that a task that prints much, but slowly, loses nothing. When
+the bucket is empty, output is counted, its tail is kept, and a line reports the loss.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ StreamName = Literal["stdout", "stderr"]
 
 
 class Sink(Protocol):
-    """Where output of a run goes. Called on the engine's thread; must not block for long and must not raise."""
+    """The target of a run's output. Called on the engine's thread; must not block for long and must not raise."""
 
     def write(self, stream: StreamName, text: str) -> None:
         """Show text of a stream."""
 
     def display(self, message: dict[str, object]) -> None:
-        """Show something rich; the message is as in `flyte_notebook.worker.process.context.publish`."""
+        """Show rich output; the message is as in `flyte_notebook.worker.process.context.publish`."""
 
     def flush(self) -> None:
-        """Make sure that what was written is on its way."""
+        """Flush the written output."""
 
 
 class StandardSink:
-    """Writes a task's output to ``sys.stdout`` and ``sys.stderr``; of rich output it shows the text.
+    """Writes a task's output to ``sys.stdout`` and ``sys.stderr``; for rich output it writes the text.
 
-    Whatever stands there may be closed, nothing at all, or an object of the user's: the run goes on all the same.
+    A stream may be closed, ``None``, or an object of the user: the run goes on all the same.
     """
 
     def write(self, stream: StreamName, text: str) -> None:
@@ -59,7 +59,7 @@ class StandardSink:
                 target.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
 
     def display(self, message: dict[str, Any]) -> None:
-        """Write the plain text of something rich."""
+        """Write the plain text of rich output."""
         text = (message.get("data") or {}).get("text/plain")
         if text:
             self.write("stdout", f"{text}\n")
@@ -72,7 +72,7 @@ class StandardSink:
 
 
 class Nowhere:
-    """The sink of what prints nothing that anybody wants to see: the canary, and a run that only repeats another."""
+    """Discards all output: for the canary, and for a run that only repeats another."""
 
     def write(self, stream: StreamName, text: str) -> None:
         """Forget the text."""
@@ -109,11 +109,11 @@ class Pump:
 
     @property
     def tail(self) -> str:
-        """The last output of the attempt, both streams as they came."""
+        """The last output of the attempt, both streams in the order of arrival."""
         return bytes(self._tail).decode(errors="replace")[-REPORT_TAIL_CHARS:]
 
     def finish(self) -> None:
-        """Take what is still in the pipes, close them, and show the rest; called when all writers are gone."""
+        """Read the rest from the pipes, close them, and show it; called when all writers have ended."""
         for name in list(self._open):
             while name in self._open and self._read(name):
                 pass
@@ -175,7 +175,7 @@ class Pump:
             self._flush_handle = self._loop.call_later(FLUSH_EVERY_S, self._flush)
 
     def _flush(self, *, everything: bool = False) -> None:
-        """Show what is pending; a line without its end waits once, so that tasks that share a sink do not mix lines."""
+        """Show pending output; an incomplete line waits once, so that tasks that share a sink do not mix lines."""
         if self._flush_handle is not None:
             self._flush_handle.cancel()
             self._flush_handle = None
@@ -191,7 +191,7 @@ class Pump:
         self._waited = {name for name, _ in self._pending}
 
     def show_now(self) -> None:
-        """Show what is pending before something else is shown, to keep the order."""
+        """Show pending output before other output is shown, to keep the order."""
         for name in list(self._open):
             while name in self._open and self._read(name):
                 pass

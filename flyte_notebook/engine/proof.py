@@ -1,7 +1,7 @@
-"""What is found out in workers when a session starts: that they are isolated, what an empty one holds, what is lost.
+"""Checks in workers when a session starts: whether they are isolated, how much an empty one uses, what is lost.
 
-The first attempt waits until a worker has proved to be a process of its own. What is relied on of other libraries is
-tried out after that, in a worker that nobody waits for.
+The first attempt waits for the proof that a worker is a separate process. The behaviour that is relied on of other
+libraries is tried out after that, in a worker that no attempt waits for.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ class UnprovenError(RuntimeError):
 
 
 class Proof:
-    """The proof of one session. ``canary`` and ``rehearsal`` are entries (``module:function``); the second may be "".
+    """The checks of one session. ``canary`` and ``rehearsal`` are entries (``module:function``); the second may be "".
 
-    Everything runs on the engine's loop. ``baseline_bytes`` is what a worker holds before any code, ``no_line`` why the
-    line that a task stands at cannot be seen, empty when it can; both are known when it is isolated.
+    Everything runs on the engine's loop. ``baseline_bytes`` is the memory of a worker before any user code, ``no_line``
+    says why the current line of a task cannot be read, and is empty when it can; both are known when isolation is
+    proven.
     """
 
     def __init__(self, link: SupervisorLink, *, canary: str, rehearsal: str) -> None:
@@ -67,7 +68,7 @@ class Proof:
             raise UnprovenError(f"nothing is run, since this is lost: {self._refused}")
 
     async def complete(self) -> None:
-        """Wait until all is known. Raises as `isolated`."""
+        """Wait for all results. Raises as `isolated`."""
         self._wanted.set()
         await asyncio.shield(self._isolated)
         await asyncio.shield(self._rehearsed)
@@ -78,7 +79,7 @@ class Proof:
             report = await _run_canary(canary, self._link)
         except CanaryError as error:
             raise UnprovenError(str(error)) from error
-        # It does nothing, so its peak is its baseline, which is not seen where it ended before somebody looked.
+        # It does nothing, so its peak is its baseline; that is missing if the worker ended before the first sample.
         self.baseline_bytes, self.no_line = report.trace.baseline_bytes or report.trace.peak_bytes, report.no_line
         losses.settle(BY_KEY[LINES], self.no_line)
 
@@ -100,11 +101,11 @@ class Proof:
 
 
 async def _run_canary(entry: str, link: SupervisorLink) -> WorkerReport:
-    """Run a job that answers with its pid; return what was seen of that one.
+    """Run a job that answers with its pid; return the facts about it.
 
-    It waits for the server that workers are forked from, where there is one: an interpreter of its own would import the
-    same things at the same time, and be ready no sooner. Raises `CanaryError` when there is no answer, or the pid is
-    ours.
+    It waits for the server that workers are forked from, where there is one: a separate interpreter would import the
+    same modules at the same time, and would not be ready sooner. Raises `CanaryError` when there is no answer, or the
+    pid is ours.
     """
     report = await _run("canary", entry, link)
     if report.answer is None or int(report.answer) == os.getpid():
@@ -113,7 +114,7 @@ async def _run_canary(entry: str, link: SupervisorLink) -> WorkerReport:
 
 
 async def _try_out(entry: str, link: SupervisorLink) -> dict[str, Loss | None]:
-    """Run a job that tries out what is relied on in workers; return what is lost by key, ``None`` for what is not.
+    """Run a job that tries out the behaviour relied on in workers; return the loss by key, ``None`` for no loss.
 
     Raises `CanaryError` when there is no answer.
     """
@@ -126,7 +127,7 @@ async def _try_out(entry: str, link: SupervisorLink) -> dict[str, Loss | None]:
 
 async def _run(name: str, entry: str, link: SupervisorLink) -> WorkerReport:
     job = Job(label=name, run=name, action="a0", entry=entry, payload=b"")
-    run = Run(name=name, task_name=name)  # the history does not know it
+    run = Run(name=name, task_name=name)  # it is not in the history
     origin = Origin(run=run, sink=Nowhere(), surroundings=snapshot(local=False))
     attempt = AttemptInWorker(job, origin, link, _no_call)
     report = await attempt.run()

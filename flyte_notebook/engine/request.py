@@ -1,4 +1,4 @@
-"""What the supervisor is asked for when an attempt needs a worker: program, environment, search path, descriptors."""
+"""The request to the supervisor when an attempt needs a worker: program, environment, search path, descriptors."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ _BOOT = (
 
 
 DESCRIPTORS = 6
-"""So many an attempt takes at most while it begins, in this process and in the supervisor; later it is about half."""
+"""The most descriptors that a starting attempt uses, in this process and in the supervisor; later about half of it."""
 
 DESCRIPTORS_FOR_OTHERS = 16
 MANY_DESCRIPTORS = 10_000
 
 Start = Literal["any", "fresh", "cautious"]
-"""Which worker runs a job: any; one with an interpreter of its own; or that, started with the variables of interpreters
-that the notebook's own one was started with."""
+"""Which worker runs a job: any; one with its own interpreter; or one with its own interpreter that starts with the
+variables for interpreters which the notebook's interpreter was started with."""
 
 
 def request(job: Job, surroundings: Surroundings, session: str, start: Start) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return what to ask the supervisor for, and the variables that the worker has to set when it has started."""
+    """Return the request to the supervisor, and the variables that the worker has to set after its start."""
     variables = {**surroundings.environ, **_variables(job, surroundings, session)}
     now, later = around.at_start(around.sendable(variables), cautious=start == "cautious")
     search = list(surroundings.sys_path)
@@ -78,13 +78,13 @@ def _variables(job: Job, surroundings: Surroundings, session: str) -> dict[str, 
 
 
 def group_name(job: Job) -> str:
-    """Return a name that is safe as a file name, unique among living attempts, and says what it is."""
+    """Return a readable name that is safe as a file name and unique among the current attempts."""
     run = "".join(letter if letter.isalnum() else "-" for letter in job.run)[-40:]
     return f"{run}-{job.action}-{job.attempt}"
 
 
 def opened() -> tuple[socket.socket, socket.socket, tuple[int, int], tuple[int, int]]:
-    """Return what an attempt needs: the two ends of its channel, and two pipes. Raises OSError; then none is open."""
+    """Open the two ends of an attempt's channel, and two pipes. Raises OSError; then all are closed."""
     with above_standard(), contextlib.ExitStack() as so_far:
         ours, theirs = protocol.pair()
         so_far.callback(ours.close)
@@ -98,20 +98,20 @@ def opened() -> tuple[socket.socket, socket.socket, tuple[int, int], tuple[int, 
 
 
 def places(supervisor_pid: int | None) -> int:
-    """Return how many attempts may run at one time, by the files that a process may have open; none runs now."""
+    """Return how many attempts may run at one time, by the limit of open files; called when none runs."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most == resource.RLIM_INFINITY or most > MANY_DESCRIPTORS:
         return MANY_DESCRIPTORS
     taken = 0
     for directory in ("/dev/fd", f"/proc/{supervisor_pid}/fd"):
-        with contextlib.suppress(OSError):  # there is no supervisor now, or no descriptor to read this with
+        with contextlib.suppress(OSError):  # no supervisor runs now, or no descriptor is free to read this
             taken = max(taken, len(list(Path(directory).iterdir())))
     return max(1, (most - taken - DESCRIPTORS_FOR_OTHERS) // DESCRIPTORS)
 
 
 @contextlib.contextmanager
 def above_standard() -> Iterator[None]:
-    """Keep descriptors 0 to 2 from those that are opened meanwhile: where they are closed, prints would go there."""
+    """Keep descriptors 0 to 2 from being used for newly opened files: prints would be written to them."""
     with contextlib.ExitStack() as filled:
         for number in range(3):
             if _is_closed(number):

@@ -1,9 +1,9 @@
-"""How long a worker may take to answer once the body has ended: as long as it does something.
+"""How long a worker may take to answer after the body has ended: as long as it does something.
 
-Values may take long to be pickled, and a file system to take them. So not the whole is bounded, but how long a worker
-is seen to do nothing at all, by its time, its page faults and its messages; and, where a thread of the task goes on
-beside it, each single step. Counted by looks, not by the clock: while the notebook's kernel is stopped, a worker waits
-for it.
+Pickling values and writing them to a file system may take long. So the total time is not bounded, but the time in which
+a worker does nothing, measured by its CPU time, its page faults and its messages; and each single step, where a thread
+of the task still runs beside it. Checks are counted, not seconds: a worker has to wait while the notebook's kernel is
+stopped.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 0.5
 SILENT_BOUND_S = 30.0
-"""How long a worker may do nothing before its answer is there."""
+"""How long a worker may do nothing before it has answered."""
 REFUSED_BOUND_S = 5.0
-"""How long, where its process has reached a limit of its own: what failed then does not go on later."""
+"""The same where the process has reached one of its limits: a step that failed then does not succeed later."""
 STEP_BOUND_S = 3600.0
-"""How long one step may take: one output, for example."""
+"""How long one step may take, for example one output."""
 
 
 class Returning:
-    """Watches one worker from the end of the body on; calls ``give_up`` with what could not be done."""
+    """Watches one worker after the end of the body; calls ``give_up`` with the step that failed."""
 
     def __init__(self, pid: int, give_up: Callable[[Unanswered], None]) -> None:
         self._pid = pid
@@ -40,19 +40,19 @@ class Returning:
         self._looks: asyncio.Task[None] | None = None
 
     def at(self, step: Step, detail: str | None = None) -> None:
-        """Take the worker's word of what it does now."""
+        """Note the step that the worker has reported."""
         self._heard += 1
         self._at = Unanswered(step=step, detail=detail)
         if self._looks is None:
             self._looks = asyncio.get_running_loop().create_task(self._look())
 
     def failed(self, step: Step) -> None:
-        """Take the worker's word that it could not do it."""
+        """Note that the worker reported a failed step."""
         known = self._at.detail if self._at.step == step else None
         self._give_up(Unanswered(step=step, detail=known, refused=True, reached=activity.reached(self._pid)))
 
     def close(self) -> None:
-        """Watch no more. Idempotent."""
+        """Stop watching. Idempotent."""
         looks, self._looks = self._looks, None
         if looks is not None:
             looks.cancel()

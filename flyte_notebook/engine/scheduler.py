@@ -1,8 +1,8 @@
 """Admission: which attempt may start now, by memory and number of processes; CPU is shared by quota instead.
 
-Queueing by cores would deadlock (four nested ``cpu=1`` tasks never fit on two cores), so only memory is reserved. What
-a running attempt reserves is its memory limit (or its request, where one is declared; 256 MiB without either); a parent
-that awaits children counts at what it uses now. The queue is strictly first in, first out.
+Queueing by cores would deadlock (four nested ``cpu=1`` tasks never fit on two cores), so only memory is reserved. A
+running attempt reserves its memory limit (or its request, where one is declared; 256 MiB without either); a parent that
+awaits children counts with its current usage. The queue is strictly first in, first out.
 
 Runs on the engine's loop; no locks. Reads the machine through the function that it is given.
 """
@@ -28,13 +28,13 @@ POLL_S = 0.2
 OTHERS_EVERY_S = 0.2
 """How often the memory of other programs is read while no attempt waits."""
 OTHERS_FOR_S = 0.5
-"""How long that counts: as long as a report of usage may be old (0.1 s), and back to the look before that (0.3 s)."""
+"""How long this reading is used: the age of a usage report (0.1 s) and the time since the reading before it (0.3 s)."""
 OTHERS_BOUND_S = 10.0
-"""How long an attempt waits for memory that other programs hold while nothing of ours runs."""
+"""How long an attempt waits for memory of other programs while no attempt of ours runs."""
 
 
 class NeverFitsError(Exception):
-    """The attempt cannot be admitted; the text says what it needs and what there is."""
+    """The attempt cannot be admitted; the text says what it needs and what is available."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +53,7 @@ class Ticket:
 
     @property
     def counts_bytes(self) -> int:
-        """What the attempt holds of the budget."""
+        """The part of the budget that the attempt holds."""
         return self.usage_bytes if self.waiting else max(self.reserve_bytes, self.usage_bytes)
 
 
@@ -67,8 +67,8 @@ class _Waiter:
 class Scheduler:
     """Admits attempts in order as memory allows; ``memory`` returns how much there is, and how much is available.
 
-    ``places`` is asked while no attempt runs for how many there is room in other respects, those that wait for children
-    included.
+    ``places`` is called while no attempt runs; it returns how many attempts other limits allow, including parents that
+    wait for children.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Scheduler:
     def admit(self, limits: Limits) -> asyncio.Future[Ticket]:
         """Return the future right to run under these limits; it may fail with `NeverFitsError`, and this may raise it.
 
-        Who does not want it any more says so with `give_up`; setting an exception wakes who waits.
+        A caller that no longer wants it calls `give_up`; setting an exception wakes the waiting caller.
         """
         reserve = reserve_bytes(limits)
         capacity, _ = self._memory()
@@ -105,7 +105,7 @@ class Scheduler:
         return waiter.future
 
     def give_up(self, future: asyncio.Future[Ticket]) -> None:
-        """Take the place out of the queue, or give the ticket back if it came meanwhile. Idempotent."""
+        """Remove the place from the queue, or return the ticket if it was granted meanwhile. Idempotent."""
         if future.done() and not future.cancelled() and future.exception() is None:
             self.release(future.result())
             return
@@ -117,17 +117,17 @@ class Scheduler:
         self.pump()
 
     def release(self, ticket: Ticket) -> None:
-        """Give a ticket back; idempotent."""
+        """Return a ticket; idempotent."""
         self._tickets.discard(ticket)
         self.pump()
 
     def awaits_child(self, ticket: Ticket, change: int) -> None:
-        """Say that an attempt began (+1) or ceased (-1) to await a child."""
+        """Note that an attempt began (+1) or stopped (-1) awaiting a child."""
         ticket.waiting_for += change
         self.pump()
 
     def reported(self) -> None:
-        """Say that the usage of the tickets was brought up to date."""
+        """Note that the usage of the tickets was updated."""
         now_s = self._clock()
         if self._queue or not self._others or now_s - self._others[-1][0] >= OTHERS_EVERY_S:
             self._others.append((now_s, self._others_bytes(*self._memory())))
@@ -176,7 +176,7 @@ class Scheduler:
         if running:
             return False  # one of them will end
         if self._tickets:
-            # Only parents that wait for children are left: nobody will ever make room for this one.
+            # Only parents that wait for children are left: no memory will become free for this one.
             if waiter.reserve_bytes <= available:
                 return True
             msg = (
@@ -194,19 +194,19 @@ class Scheduler:
         return False
 
     def _others_bytes(self, capacity: int, available: int) -> int:
-        """Return what is held by nobody of ours now, as far as the last report knows."""
+        """Return the memory that no attempt of ours holds, as of the last report."""
         ours = sum(ticket.usage_bytes for ticket in self._tickets)
         return max(0, capacity - available - ours)
 
     def _most_of_others_bytes(self, capacity: int, available: int) -> int:
-        # What an attempt gave back since the last report is available already, and still counts as its usage: taken
-        # together it would be there twice.
+        # Memory that an attempt released since the last report is available already, but still counts as its usage: the
+        # sum would count it twice.
         since_s = self._clock() - OTHERS_FOR_S
         now_bytes = self._others_bytes(capacity, available)
         return max([now_bytes, *(size for when_s, size in self._others if when_s >= since_s)])
 
     def _poll_again(self) -> None:
-        # Memory that other programs release announces itself to nobody.
+        # There is no event when other programs release memory.
         if self._queue and self._poll is None:
             self._poll = asyncio.get_running_loop().call_later(POLL_S, self._polled)
 

@@ -1,4 +1,4 @@
-"""What the supervisor saw of an attempt's code: its lines, with their text, which is where the notebook is."""
+"""The lines that the supervisor saw an attempt at, with their text, which only the notebook's side has."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SOURCE_BYTES: Final = 8 << 20
-"""No source that is larger is read for one line."""
+"""A larger source file is not read for one line."""
 
 
 def last_line(facts: Mapping[str, Any]) -> LastLine | None:
-    """Return where the attempt was seen last, ``None`` when it was not."""
+    """Return the last sampled line of the attempt, ``None`` if there was no sample."""
     seen = facts.get("last_line")
     if seen is None:
         return None
@@ -48,7 +48,7 @@ def _line(file: str, number: int, function: str) -> SourceLine:
 
 
 def _is_readable(file: str) -> bool:
-    """Whether it is a cell, or a file of a usual size: the name comes from the task, and may be that of a device."""
+    """Whether it is a cell, or a file of usual size: the task chooses the name, and it may be a device."""
     if file in linecache.cache:
         return True
     try:
