@@ -1,4 +1,4 @@
-"""What is relied on of cloudpickle, CPython and Linux, where processes and pickling live."""
+"""The behaviour of cloudpickle, CPython and Linux that processes and pickling rely on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flyte_notebook.worker.values.code_objects import global_names
 
 LINES: Final = "stacks"
 EXIT_HANDLERS: Final = "exit handlers"
-"""Keys of what a worker tries out by itself: whether its stack can be read, and whether handlers run at its end."""
+"""Keys of the checks that a worker runs by itself: whether its stack can be read, whether handlers run at its end."""
 
 _CELL = "<cell relied on>"
 _SOURCE = "import dataclasses\n@dataclasses.dataclass\nclass Made:\n    x: int = 1\n    y: list = dataclasses.field(default_factory=list)\ndef use(): return rate\nrate = 1\n"  # noqa: E501 - a small cell

@@ -1,4 +1,4 @@
-"""Something to be done as soon as a library was imported, by whoever needs it first."""
+"""Runs a function as soon as a library was imported, by any code in the process."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ logger = logging.getLogger("flyte_notebook.worker")
 
 
 def call_after_import(name: str, then: Callable[[], object]) -> None:
-    """Call ``then`` once, right after the module ``name`` was imported; at once where it is there already."""
+    """Call ``then`` once, right after the module ``name`` was imported; at once if it is imported already."""
     if loaded(name):
         then()
         return
     spec = _put_off(sys.modules.get(name))
-    if spec is not None:  # it is loaded at the first look at it, by the loader that it has then
+    if spec is not None:  # it is loaded at the first access, by the loader that it has then
         ours_too: Any = _ThenLoader(spec.loader, [then])
         spec.loader = ours_too
         return
@@ -35,12 +35,12 @@ def call_after_import(name: str, then: Callable[[], object]) -> None:
 
 
 def loaded(name: str) -> bool:
-    """Whether a module was imported here, and is no stand-in that loads it later (`importlib.util.LazyLoader`)."""
+    """Whether a module was imported here, and is not a stand-in that loads it later (`importlib.util.LazyLoader`)."""
     return name in sys.modules and _put_off(sys.modules[name]) is None
 
 
 def _put_off(module: ModuleType | None) -> Any:  # noqa: ANN401 - a spec, of which the loader is replaced
-    """Return the spec of a stand-in, ``None`` for all else; nothing is loaded by the question."""
+    """Return the spec of a stand-in, ``None`` for any other module; this check loads nothing."""
     if module is None or type(module) is types.ModuleType:
         return None
     spec = object.__getattribute__(module, "__dict__").get("__spec__")
@@ -49,9 +49,9 @@ def _put_off(module: ModuleType | None) -> Any:  # noqa: ANN401 - a spec, of whi
 
 
 class _AfterImport:
-    """A finder that finds what the others find, and has functions called after it was loaded.
+    """A finder that uses the other finders, and calls functions after a module was loaded.
 
-    A finder and a loader by their methods only: importing ``importlib.abc`` for its classes would cost half a MiB.
+    Finder and loader have only the methods, not the base classes: importing ``importlib.abc`` would cost half a MiB.
     """
 
     def __init__(self, calls: dict[str, list[Callable[[], object]]]) -> None:
@@ -62,7 +62,7 @@ class _AfterImport:
     ) -> ModuleSpec | None:
         if fullname not in self.calls:
             return None
-        # It stays in its place: libraries ask importlib.util.find_spec whether IPython is there, and import it later.
+        # It stays installed: libraries ask importlib.util.find_spec whether IPython exists, and import it later.
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(fullname, path, target)
             if spec is not None and spec.loader is not None:
@@ -73,7 +73,7 @@ class _AfterImport:
 
 
 class _ThenLoader:
-    """Loads as the loader it wraps, gives the module that one back, then calls the functions."""
+    """Loads with the loader it wraps, sets that loader as the module's again, then calls the functions."""
 
     def __init__(self, loader: Loader, calls: Sequence[Callable[[], object]]) -> None:
         self._loader = loader
@@ -90,5 +90,5 @@ class _ThenLoader:
         for call in self._calls:
             try:
                 call()
-            except Exception:  # the import that the user asked for did succeed
+            except Exception:  # the user's import itself succeeded
                 logger.exception("could not set up what follows the import of %s", module.__name__)

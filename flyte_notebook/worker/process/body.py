@@ -1,7 +1,7 @@
-"""The main thread of a worker, as the body of a cell finds it: with a running event loop that is the body's own.
+"""The main thread of a worker, which runs the body of a cell: with a running event loop for the body only.
 
-So it is in a notebook's kernel, whether the cell awaits or not: signal handlers can be set, ``get_running_loop`` finds
-a loop, ``create_task`` works. The SDK runs beside it, in a thread with a loop of its own: a body that blocks
+This is as in a notebook's kernel, whether the cell awaits or not: signal handlers can be set, ``get_running_loop``
+finds a loop, ``create_task`` works. The SDK runs beside it, in a thread with a loop of its own: a body that blocks
 delays only itself.
 """
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PENDING_BOUND_S = 2.0
-"""How long tasks of asyncio may go on that the body has started and not awaited; a kernel would go on with them."""
+"""How long asyncio tasks may go on that the body started and did not await; a kernel would continue them."""
 
 _loop: _BodyLoop | None = None
 
 
 class _BodyLoop(asyncio.SelectorEventLoop):
-    """Lets its ``run_until_complete`` be called from code that it runs, as the notebook's loop does."""
+    """Allows calls of its ``run_until_complete`` from code that it runs, as the notebook's loop does."""
 
     def run_until_complete(self, future: Generator[Any, None, T] | Awaitable[T]) -> T:
-        """Run until a future has its result, nested where the loop runs already."""
+        """Run until a future has its result, nested if the loop runs already."""
         if not self.is_running():
             return super().run_until_complete(future)
         _nest(self)
@@ -40,7 +40,7 @@ class _BodyLoop(asyncio.SelectorEventLoop):
 
 
 def beside(sdk: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in a thread of its own, and what it gives to `on_main` in this one; return or raise as it does.
+    """Run a coroutine in a new thread, and the calls of its `on_main` in this one; return or raise as it does.
 
     For the main thread, once in a process.
     """
@@ -58,13 +58,13 @@ def beside(sdk: Coroutine[Any, Any, T]) -> T:
         try:
             loop.call_soon_threadsafe(loop.stop)
         except MemoryError:
-            context.fail()  # nothing else would wake the main thread
+            context.fail()  # else the main thread would not wake up
 
     threading.Thread(target=run, name="flyte-notebook-sdk", daemon=True).start()
     while not done.done():
         try:
             loop.run_forever()
-        except BaseException as error:  # a task of asyncio that nobody awaits called sys.exit(), say
+        except BaseException as error:  # for example sys.exit() in an asyncio task that is not awaited
             if isinstance(error, MemoryError) and context.at_step():
                 context.fail()  # the next round would raise it again
             loop.call_exception_handler({"message": "a task of asyncio ended the loop", "exception": error})
@@ -90,7 +90,7 @@ async def on_main(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
     async def run() -> None:
         coroutine = call()
         layout.runs(coroutine)
-        # As a value: a future takes no StopIteration, and a task hands an exit or an interrupt to its loop.
+        # As a value: a future does not accept StopIteration, and a task passes an exit or an interrupt to its loop.
         try:
             ended.set_result((await coroutine, None))
         except BaseException as error:  # user code may raise anything
@@ -105,13 +105,13 @@ async def on_main(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         raise
     if error is not None:
         raise error
-    return value  # type: ignore[return-value]  # it is there where no error is
+    return value  # type: ignore[return-value]  # it is set if there is no error
 
 
 async def pending() -> list[str]:
-    """Let the tasks of asyncio go on that the body has started, for a while; return the names of those that do not end.
+    """Let asyncio tasks that the body started go on for a while; return the names of those that do not end.
 
-    Those wait for something: what runs without waiting ends first.
+    Those wait for something: a task that runs without waiting ends first.
     """
     if not has_loop():
         return []
@@ -123,7 +123,7 @@ async def pending() -> list[str]:
 
 @contextlib.contextmanager
 def as_in_thread() -> Iterator[None]:
-    """Let a block of a body find no running loop: what it calls may block, which delays nothing else here."""
+    """Hide the running loop from a block of a body: code that it calls may block without delaying anything else."""
     if not has_loop():
         yield
         return
@@ -151,4 +151,4 @@ def _allow_nested_run() -> None:
         _nest(_loop)
         return asyncio.run(main, **options)  # which nest-asyncio2 has replaced
 
-    asyncio.run = run  # type: ignore[assignment]  # its options, whichever there are
+    asyncio.run = run  # type: ignore[assignment]  # its options depend on the version

@@ -1,7 +1,7 @@
-"""The worker: says that it is ready, gets one job, runs it, answers, ends.
+"""The worker: reports that it is ready, gets one job, runs it, answers, ends.
 
-It knows neither Flyte nor cells: a job names the function that is to be called. stdout and stderr are the user's; the
-channel is a descriptor of its own. When the channel ends, the kernel is gone, and so is the worker.
+It does not depend on Flyte or on cells: a job names the function to call. stdout and stderr are for user code; the
+channel is a separate descriptor. When the channel closes, the kernel has ended, and the worker ends too.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FAREWELL_BOUND_S = 2.0
 
 
 class Channel:
-    """The worker's end of the channel: tells, and asks for other attempts."""
+    """The worker's end of the channel: sends messages, and requests other attempts."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -50,7 +50,7 @@ class Channel:
         self._calls: dict[int, Future[dict[str, Any]]] = {}
 
     def tell(self, message: dict[str, Any]) -> None:
-        """Send a message to the kernel; of something to be shown that is too large, a sentence that says so."""
+        """Send a message to the kernel; if output is too large for one, send a sentence that says so."""
         try:
             self._send(message)
         except protocol.TooLargeMessageError as error:
@@ -65,7 +65,7 @@ class Channel:
             protocol.send(self._sock, message)
 
     def call(self, request: dict[str, Any]) -> tuple[int, Future[dict[str, Any]]]:
-        """Ask the kernel for an attempt of another action; the future holds its reply."""
+        """Request an attempt of another action from the kernel; the future holds the reply."""
         number = next(self._numbers)
         future: Future[dict[str, Any]] = Future()
         self._calls[number] = future
@@ -73,26 +73,26 @@ class Channel:
         return number, future
 
     def cancel(self, number: int) -> None:
-        """Tell the kernel that nobody waits for that call any more."""
+        """Tell the kernel that the result of that call is not needed any more."""
         self._calls.pop(number, None)
         with contextlib.suppress(protocol.ChannelClosedError):
             self.tell({"kind": "cancel", "number": number})
 
     def last_words(self) -> LastWords:
-        """Prepare what can be said without memory."""
+        """Prepare messages that can be sent without allocating memory."""
         return LastWords(self._sock, self._lock)
 
     def drop(self) -> None:
-        """Close this process's copy of it, without a word."""
+        """Close this process's copy of it, without a message."""
         self._sock.close()
 
     def listen(self) -> None:
-        """Receive replies until the kernel is gone; then end this process and what it started."""
+        """Receive replies until the kernel has ended; then end this process and the processes it started."""
         while True:
             try:
                 message = protocol.receive(self._sock)
             except protocol.ChannelClosedError:
-                # The supervisor kills the whole group as well; this is for the case that it is gone too.
+                # The supervisor kills the whole group as well; this is for the case that it has ended too.
                 with contextlib.suppress(OSError):
                     os.killpg(0, signal.SIGKILL)
                 os._exit(EXIT_LOST)
@@ -106,7 +106,7 @@ channel: Channel | None = None
 
 
 def begin(arguments: list[str]) -> None:
-    """Entry of a fresh interpreter: let the supervisor see where it stands, then as `main`."""
+    """Entry of a fresh interpreter: let the supervisor read its stacks, then as `main`."""
     handover.hand_over_fresh()
     main(arguments)
 
@@ -118,7 +118,7 @@ def main(arguments: list[str]) -> None:
     os.set_inheritable(protocol.CHANNEL_FD, False)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # By line: the last prints before a SIGKILL must have left the process.
+            # Line-buffered: the last prints before a SIGKILL must have left the process.
             stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")
     entry: Callable[[BinaryIO], bytes] = named(arguments[0])
     channel = Channel(sock)
@@ -147,7 +147,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _forked() -> None:
-    """Take the channel from a process that a task forks: it must not speak for the worker, nor keep it from ending."""
+    """Close the channel in a process that a task forks: it must not send messages, nor keep the channel open."""
     global channel  # noqa: PLW0603 - as below
     if channel is not None:
         channel.drop()
@@ -156,9 +156,9 @@ def _forked() -> None:
 
 
 def end_if_forked(error: BaseException | None = None) -> None:
-    """End this process, where user code is over, if that code forked it: as Python would end it there.
+    """End this process after the user code if that code forked it: as Python would end it there.
 
-    What comes afterwards, the answer and the cleaning up, is for the worker itself to do, once.
+    Only the worker itself sends the answer and cleans up, once.
     """
     if not context.forked():
         return
@@ -175,7 +175,7 @@ def end_if_forked(error: BaseException | None = None) -> None:
 
 
 def _answer(to: Channel, entry: Callable[[BinaryIO], bytes], job: dict[str, Any]) -> int:
-    """Run the job and send what came of it; return the exit status."""
+    """Run the job and send the result; return the exit status."""
     context.stage("loading")
     try:
         with _payload(job) as file:
@@ -197,7 +197,7 @@ def _answer(to: Channel, entry: Callable[[BinaryIO], bytes], job: dict[str, Any]
         at = context.at_step()
         context.step("describing")
         facts = _described(error)
-        if at != "describing":  # no error of the user's code, which was over
+        if at != "describing":  # not an error of user code, which had ended
             facts = dataclasses.replace(facts, step=at)
         to.tell({"kind": "raised", "raised": facts})
         to.tell({"kind": "raised", "raised": with_pickled(facts, error)})
@@ -209,14 +209,14 @@ def _answer(to: Channel, entry: Callable[[BinaryIO], bytes], job: dict[str, Any]
 def _described(error: BaseException) -> Raised:
     try:
         return describe(error)
-    except MemoryError:  # the user's frames hold what has filled it, in cycles perhaps
+    except MemoryError:  # the user's frames hold the objects that filled the memory, perhaps in cycles
         traceback.clear_frames(error.__traceback__)
         gc.collect()
         return describe(error)
 
 
 def _finish(names: Sequence[str]) -> None:
-    """Call what the kernel wants called after the user's code; a failure there is shown and changes nothing."""
+    """Call the function that the kernel named for after the user's code; its failure is shown and changes nothing."""
     for name in names:
         try:
             named(name)()
@@ -225,7 +225,7 @@ def _finish(names: Sequence[str]) -> None:
 
 
 def named(name: str) -> Callable[..., Any]:
-    """Return what ``module:function`` names."""
+    """Return the function that ``module:function`` names."""
     module, _, function = name.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), function)
     return found
@@ -246,20 +246,20 @@ def _empty_main() -> None:
 
 
 def _farewell(status: int) -> None:
-    """Run ``atexit`` handlers and flush open files, for two seconds at most; then end without further ado.
+    """Run ``atexit`` handlers and flush open files, for two seconds at most; then end at once.
 
     ``os._exit`` because threads of user code or of the SDK must not keep a finished task alive.
     """
     try:
-        with contextlib.suppress(RuntimeError, MemoryError):  # no thread is to be had: then the kernel's bound holds
+        with contextlib.suppress(RuntimeError, MemoryError):  # no thread can be started: the kernel's limit applies
             timer = threading.Timer(FAREWELL_BOUND_S, os._exit, (status,))
             timer.daemon = True
             timer.start()
-        _flush_files()  # first as well: a handler may take all the time there is
+        _flush_files()  # before the handlers as well: a handler may use all the time
         _run_exit_handlers()
         _flush_files()
         if channel is not None:
-            # What is left to do is the kernel's: taking apart what this process has takes it milliseconds.
+            # The rest is done by the operating system, which needs milliseconds to release this process's memory.
             with contextlib.suppress(protocol.ChannelClosedError):
                 channel.tell({"kind": "bye", "status": status})
     finally:
@@ -267,7 +267,7 @@ def _farewell(status: int) -> None:
 
 
 def _run_exit_handlers() -> None:
-    """Run what was registered for the end of the interpreter; say so where that does not work."""
+    """Run the functions registered for the end of the interpreter; report it if that does not work."""
     ran: list[bool] = []
     atexit.register(ran.append, True)
     why: BaseException | str = "no handler was called"
@@ -281,8 +281,8 @@ def _run_exit_handlers() -> None:
 
 def _flush_files() -> None:
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
-        with contextlib.suppress(Exception):  # a forked worker does not find them below: the collector passes them over
-            stream.flush()  # type: ignore[union-attr]  # None raises what is suppressed
+        with contextlib.suppress(Exception):  # a forked worker does not find them below: the collector skips them
+            stream.flush()  # type: ignore[union-attr]  # None raises an error that is suppressed
     for thing in gc.get_objects():
         # By type(): isinstance asks lazy proxies for their __class__, and some answer by importing a library.
         if issubclass(type(thing), (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)):

@@ -1,4 +1,4 @@
-"""What code inside a worker may tell the outside: how far it is, what to display, and what does not work here.
+"""Messages that code inside a worker may send: its progress, output to display, features that do not work here.
 
 Outside of a worker every function here does nothing, so that the same code runs in both places.
 """
@@ -25,20 +25,20 @@ _pid: int | None = None
 _words: LastWords | None = None
 
 formats = b""
-"""How the notebook's shell shows values, as `flyte_notebook.cells.formats` reads it; empty for what is usual."""
+"""How the notebook's shell formats values, as `flyte_notebook.cells.formats` reads it; empty for the defaults."""
 
 directory = ""
-"""The directory of the session, which nobody else may enter; empty outside of a worker."""
+"""The directory of the session, which other users may not enter; empty outside of a worker."""
 
 
 def connect(tell: Callable[[dict[str, Any]], None], place: str, words: LastWords | None = None) -> None:
-    """Set what carries messages to the kernel, and the session's directory; called once by the worker."""
+    """Set the function that sends messages to the kernel, and the session's directory; called once by the worker."""
     global _tell, _pid, _words, directory
     _tell, _pid, _words, directory = tell, os.getpid(), words, place
 
 
 def disconnect() -> None:
-    """Send nothing any more: this process was forked by a worker, and is none."""
+    """Stop sending: this process was forked by a worker, and is not a worker."""
     global _tell, _words  # noqa: PLW0603 - as above
     _tell = _words = None
 
@@ -49,36 +49,36 @@ def forked() -> bool:
 
 
 def at_end(call: Callable[[], object]) -> None:
-    """Set what is called when the body of the job has ended; called once by the worker. It must not raise."""
+    """Set the function to call when the body of the job has ended; called once by the worker. It must not raise."""
     global _at_end  # noqa: PLW0603 - one worker process, one job
     _at_end = call
 
 
 def step(name: Step) -> None:
-    """Say what the worker does now that the user's code is over; takes no memory."""
+    """Report the worker's step after the end of the user's code; allocates no memory."""
     if _words is not None:
         _words.step(name)
 
 
 def at_step() -> Step | None:
-    """Return what the worker has said that it does; ``None`` while the user's code is not over, and outside."""
+    """Return the reported step; ``None`` before the end of the user's code, and outside of a worker."""
     return None if _words is None else _words.at
 
 
 def body_raised() -> None:
-    """Say that the user's code is over by an error of its own."""
+    """Report that the user's code ended with an error of its own."""
     if at_step() is None:
         step("describing")
 
 
 def fail() -> None:
-    """End this worker: it can do no more, and says at what it failed. Returns where it is none."""
+    """Report the failed step and end this worker, which cannot go on. Returns if this is not a worker."""
     if _words is not None:
         _words.fail()
 
 
 def body_ended() -> None:
-    """Say that the user's code is over, before its values are pickled, or after: only the first time counts."""
+    """Report the end of the user's code, before or after its values are pickled: only the first call counts."""
     global _at_end
     if at_step() is None:
         step("handing over")
@@ -93,13 +93,13 @@ def in_worker() -> bool:
 
 
 def stage(name: Stage, detail: str | None = None) -> None:
-    """Say how far the attempt is; ``detail`` names the output while ``returning``."""
+    """Report the stage of the attempt; ``detail`` names the output while ``returning``."""
     if _tell is not None:
         _tell({"kind": "stage", "stage": name, "detail": detail})
 
 
 def publish(message: dict[str, Any]) -> None:
-    """Show something rich in the cell.
+    """Show rich output in the cell.
 
     ``message`` is ``{"data": mimebundle, "metadata": {}, "transient": {}, "update": bool}`` ``{"clear": wait}``,
     or ``{"comm": {"id": ..., "kind": ..., "state": {}}}`` of a widget; plain JSON-like values only.
@@ -109,6 +109,6 @@ def publish(message: dict[str, Any]) -> None:
 
 
 def lose(entry: Reliance, why: BaseException | str) -> None:
-    """Say that something that is relied on turned out not to be there."""
+    """Report that a behaviour that is relied on is missing."""
     if _tell is not None:
         _tell({"kind": "lost", "loss": asdict(lost_by(entry, why))})

@@ -1,8 +1,8 @@
-"""Whether a forked worker would be what a fresh interpreter would be now, with this environment and search path.
+"""Checks whether a forked worker would equal a fresh interpreter with this environment and search path.
 
-A forked worker gets environment, directory and search path of the notebook after its imports. So those must not be able
-to change what the imports gave: variables that the interpreter, the loader or an imported library reads when it starts,
-another interpreter, and files that would be imported in place of what was.
+A forked worker gets environment, directory and search path of the notebook after its imports. So these must not change
+the result of the imports. They would with: variables that the interpreter, the loader or an imported library reads at
+its start, another interpreter, and files that would be imported in place of the imported ones.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ READ_AT_START = (
     "NVPL_",
     "PROTOCOL_BUFFERS_",
     "PYDANTIC_",
-    "TEMPORARILY_DISABLE_PROTOBUF_VERSION_CHECK",  # what the SDK imports
+    "TEMPORARILY_DISABLE_PROTOBUF_VERSION_CHECK",  # libraries that the SDK imports
 )
-"""What the names of variables begin with that are read while a worker starts and imports. A test holds it to that."""
+"""Prefixes of the variables that are read while a worker starts and imports. A test checks this list."""
 
 OF_AN_ATTEMPT = frozenset(
     {"FLYTE_NOTEBOOK_SESSION", "FLYTE_NOTEBOOK_ATTEMPT", "FLYTE_ATTEMPT_NUMBER", "FLYTE_DISABLE_TELEMETRY"}
 )
-"""Variables that we set for each attempt; nothing reads them while it is imported."""
+"""Variables that this package sets for each attempt; no code reads them during the imports."""
 
 
 ATTEMPT_NAME_BYTES = 128
-"""How long the value is that the server is started with, for the name of an attempt to be written over it."""
+"""The length of the value that the server is started with; the name of an attempt is written over it."""
 
 _SUFFIXES = tuple(importlib.machinery.all_suffixes())
 
 
 class EnvironmentFingerprint:
-    """What the server that forks was started with and has imported.
+    """The start settings of the server that forks workers, and its imports.
 
-    ``modules`` are the top-level names of what it has imported, ``namespaces`` those of them that have no file of their
-    own. Raises nothing; remembers what directories hold.
+    ``modules`` are the top-level names of its imported modules, ``namespaces`` those of them that have no file of their
+    own. Raises nothing; caches the contents of directories.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class EnvironmentFingerprint:
         return self._changed_ns() != self._installed
 
     def difference(self, *, executable: str, environ: Mapping[str, str], sys_path: Sequence[str], cwd: str) -> str:
-        """Return what would make a fresh interpreter another one; empty when nothing would."""
+        """Return the difference that a fresh interpreter would have; empty if there is none."""
         if executable != self._executable:
             return f"the interpreter is {executable}"
         read = _read_at_start(environ)
@@ -99,7 +99,7 @@ class EnvironmentFingerprint:
         return "" if os.access(cwd, os.X_OK) else f"the current directory cannot be entered: {cwd}"
 
     def _changed_ns(self) -> list[int]:
-        """Return when each place of installed packages was changed."""
+        """Return when each directory of installed packages was changed."""
         found = []
         for entry in self._sys_path:
             if {"site-packages", "dist-packages"} & set(entry.split(os.sep)):
@@ -108,7 +108,7 @@ class EnvironmentFingerprint:
         return found
 
     def _shadow(self, directory: str) -> str:
-        """Return a file in a directory that would be imported in place of what was, empty when there is none."""
+        """Return a file in a directory that would be imported in place of an imported module, empty if none."""
         try:
             changed_ns = os.stat(directory).st_mtime_ns
             known = self._shadows.get(directory)
@@ -116,14 +116,14 @@ class EnvironmentFingerprint:
                 found = sorted(name for name in os.listdir(directory) if self._hides(directory, name))
                 known = self._shadows[directory] = (changed_ns, os.path.join(directory, found[0]) if found else "")
         except OSError:
-            return ""  # not there, or no directory: nothing can be imported from it
+            return ""  # missing, or not a directory: nothing can be imported from it
         return known[1]
 
     def _hides(self, directory: str, name: str) -> bool:
-        """Whether a file or a directory would be imported in place of what was.
+        """Whether a file or a directory would be imported in place of an imported module.
 
-        A directory without an ``__init__`` gives way to a module of its name in any later place, and adds to a module
-        that has no file itself.
+        A module in any later place has precedence over a directory of its name without an ``__init__``; such a
+        directory adds to a module that has no file itself.
         """
         stem, dot, rest = name.partition(".")
         if stem not in self._modules:

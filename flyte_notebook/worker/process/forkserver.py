@@ -1,4 +1,4 @@
-"""The server that workers are forked from, as the supervisor sees it: started, asked for workers, and ended."""
+"""The supervisor's side of the server that workers are forked from: starts it, requests workers, ends it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ ENDED = "the server that workers are forked from ended"
 
 
 class Server:
-    """One server process. Its program, environment, imports and preparations stand in ``settings``.
+    """One server process. Its program, environment, imports and preparations are in ``settings``.
 
-    Of ``fit``, ``unfit`` and ``lost`` (both with the reason) one is called, the last one perhaps after the first.
+    One of ``fit``, ``unfit`` and ``lost`` is called (the last two with the reason); ``lost`` may follow ``fit``.
     """
 
     def __init__(  # noqa: PLR0913 - what it stands between, each by name
@@ -46,7 +46,7 @@ class Server:
         self._unfit = unfit
         self._lost = lost
         self._sock, theirs = socket.socketpair()
-        # A pipe, as the output of a worker is; what an import prints is not read.
+        # A pipe, as for the output of a worker; output of an import is not read.
         self._output, output = os.pipe()
         own = json.dumps({**settings["own"], "supervisor_pid": os.getpid()})
         order = {
@@ -75,15 +75,15 @@ class Server:
 
     @property
     def pid(self) -> int | None:
-        """The pid of its process; ``None`` until that one is born, and when it was collected."""
+        """The pid of its process; ``None`` before it exists, and after its exit status was collected."""
         return self._launch.pid if self._launch.status is None else None
 
     def collected(self, status: int) -> None:
-        """Say that its process is gone and was waited for."""
+        """Note that its process has ended and was waited for."""
         self._launch.status = status
 
     def difference(self, message: Message) -> str:
-        """Return what would make a fresh interpreter another one for this attempt; empty when nothing would."""
+        """Return the difference that a fresh interpreter would have for this attempt; empty if there is none."""
         assert self.fingerprint is not None
         return self.fingerprint.difference(
             executable=message["argv"][0],
@@ -93,11 +93,11 @@ class Server:
         )
 
     def fork(self, procs_files: Sequence[str], sock: socket.socket) -> None:
-        """Ask for a worker that joins a group by these ``procs_files`` and holds this socket. Raises OSError."""
+        """Request a worker that joins a group by these ``procs_files`` and holds this socket. Raises OSError."""
         protocol.send_control(self._sock, {"kind": "fork", "procs_files": procs_files}, [sock.fileno()])
 
     def end(self) -> None:
-        """Kill it; whoever waits for children collects it. Idempotent."""
+        """Kill it; the supervisor's loop collects its exit status. Idempotent."""
         if self._open:
             self._open = False
             if self._listens:

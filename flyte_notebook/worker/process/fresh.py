@@ -1,4 +1,4 @@
-"""Attempts that get a fresh interpreter, as the supervisor sees them, until it runs."""
+"""The supervisor's side of attempts that get a fresh interpreter, until the interpreter runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Starting:
-    """One interpreter on its way, the group that it joins, and our end of where it hands its memory over."""
+    """One interpreter that is being started, its group, and our end of the socket on which it hands over its memory."""
 
     launch: Launch
     group: TaskGroup
@@ -34,7 +34,7 @@ class Fresh:
     """The interpreters that are being started.
 
     ``start`` is called with each attempt whose interpreter runs (its message, the worker), ``leave`` with a group that
-    has to become empty, and ``tell`` with what the kernel is to know.
+    has to become empty, and ``tell`` with each message for the kernel.
     """
 
     def __init__(  # noqa: PLR0913 - what it stands between, each by name
@@ -56,7 +56,7 @@ class Fresh:
         self._starting: dict[int, Starting] = {}
 
     def ask(self, message: Message, fds: list[int]) -> None:
-        """Start an interpreter for an attempt, or refuse it. The descriptors are ours now."""
+        """Start an interpreter for an attempt, or refuse it. This function closes the descriptors."""
         number = message["id"]
         if not fds:
             self._refuse(number, "the supervisor has too many files open")
@@ -85,13 +85,13 @@ class Fresh:
         self._starting[number] = Starting(launch, group, stacks)
 
     def look(self, number: int) -> None:
-        """See whether an interpreter runs that was on its way: somebody has heard of it."""
+        """Check whether an interpreter that was being started runs now: a message says so."""
         starting = self._starting.get(number)
         if starting is not None:
             starting.launch.look()
 
     def give_up(self, number: int) -> bool:
-        """Kill an interpreter that is on its way; whether there was one."""
+        """Kill an interpreter that is being started; return whether there was one."""
         starting = self._starting.pop(number, None)
         if starting is None:
             return False
@@ -104,18 +104,18 @@ class Fresh:
 
     @property
     def awaited(self) -> bool:
-        """Whether an interpreter is on its way."""
+        """Whether an interpreter is being started."""
         return bool(self._starting)
 
     def close(self) -> None:
-        """Kill what is on its way."""
+        """Kill all interpreters that are being started."""
         for number in list(self._starting):
             self.give_up(number)
 
     def _started(self, message: Message, launch: Launch) -> None:
         starting = self._starting.pop(message["id"])
         assert launch.pid is not None
-        if launch.status is None:  # else its pid may be somebody else's already
+        if launch.status is None:  # else another process may have its pid already
             starting.group.attach(launch.pid)
         attribution = LineAttribution(launch.pid, why="its memory was not handed over")
         watched = Watched(launch.pid, starting.group, _limits(message), attribution)
@@ -132,7 +132,7 @@ class Fresh:
         self._tell({"kind": "refused", "id": number, "error": why})
 
     def _expect_stacks(self, sock: socket.socket, attribution: LineAttribution) -> None:
-        """Wait for the interpreter to hand over what its stacks are read through; its end ends that, too."""
+        """Wait until the interpreter hands over its memory for reading stacks; this ends with the interpreter."""
         reader = protocol.ControlReader(sock)
 
         def read() -> None:
@@ -142,7 +142,7 @@ class Fresh:
                 messages = []
             else:
                 if not messages:
-                    return  # not whole yet
+                    return  # not complete yet
             for message, fds in messages:
                 attribution.give(*handover.received(message, fds))
             self._events.ignore(sock)

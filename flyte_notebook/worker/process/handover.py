@@ -1,4 +1,4 @@
-"""How a worker lets the supervisor read its Python stacks: its own memory as a descriptor, and the layout of it.
+"""How a worker lets the supervisor read its Python stacks: it sends a descriptor of its memory, and the layout.
 
 One message, ``{"layout": ...}`` with the descriptor beside it, or ``{"why": ...}`` where stacks cannot be read.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def layout_message() -> dict[str, Any]:
-    """Return what is to be said of this process's stacks; the same for those that are forked from it. Never raises."""
+    """Return the message about this process's stacks; it is the same for processes forked from it. Never raises."""
     try:
         return {"layout": known_layout().to_dict()}
     except UnknownLayoutError as unknown:
@@ -40,7 +40,7 @@ def send(sock: socket.socket, message: dict[str, Any]) -> None:
 
 
 def hand_over_fresh() -> None:
-    """Send it where a fresh interpreter was given a socket for it; does nothing where it was not. Never raises."""
+    """Send it if this is a fresh interpreter that was given a socket for it, else do nothing. Never raises."""
     try:
         sock = protocol.taken(protocol.STACK_FD)
     except OSError:
@@ -50,7 +50,7 @@ def hand_over_fresh() -> None:
 
 
 def received(message: dict[str, Any], fds: list[int]) -> tuple[StackReader | None, str]:
-    """Return what reads the stacks of the worker that sent this, or why nothing does; the descriptors are ours now."""
+    """Return a reader for the stacks of the worker that sent this, or why there is none; takes over the descriptors."""
     why = str(message.get("why", "its memory was not handed over"))
     try:
         if len(fds) == 1 and "layout" in message:

@@ -1,8 +1,8 @@
-"""What a worker can still say and do when it has no memory left: prepared before the body of its job.
+"""Messages and steps that a worker can still send and do without free memory: prepared before the body of its job.
 
-A body may take from its process what an answer needs, with ``setrlimit`` for example. So the messages that say how far
-the worker is once the body has ended are whole before it begins, and sending one allocates nothing. Soft limits that
-the body has set are taken back: they were for the body.
+A body may use up resources that an answer needs, or limit them, for example with ``setrlimit``. So the messages for the
+steps after the body are complete before it begins, and sending one allocates nothing. Soft limits that the body has set
+are reset afterwards: they were meant for the body.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import threading
 
 LOCK_BOUND_S = 1.0
-"""How long another thread may take to send its own message."""
+"""How long another thread may take to send its message."""
 KILL_BOUND_S = 2.0
 """How long the kernel may take to have this process killed, after which it ends itself."""
 EXIT_UNANSWERED = 71
@@ -31,7 +31,7 @@ _steps: tuple[Step, ...] = get_args(Step)
 
 
 class LastWords:
-    """Sends prepared messages through the worker's channel, between those of others, whose ``lock`` it takes."""
+    """Sends prepared messages through the worker's channel, under the same ``lock`` as all other messages."""
 
     def __init__(self, sock: socket.socket, lock: threading.Lock) -> None:
         self._fd = sock.fileno()
@@ -39,12 +39,12 @@ class LastWords:
         self._at = {step: protocol.frame({"kind": "step", "step": step}) for step in _steps}
         self._failed = {step: protocol.frame({"kind": "unanswered", "step": step}) for step in _steps}
         self.at: Step | None = None
-        """What was said last; ``None`` while the user's code is not over."""
+        """The last reported step; ``None`` before the end of the user's code."""
         kinds = [getattr(resource, name) for name in LIMITS if hasattr(resource, name)]
         self._limits = [(kind, resource.getrlimit(kind)) for kind in kinds]
 
     def step(self, step: Step) -> None:
-        """Say what is done next, once. Never raises: where it cannot be said, the next step may be."""
+        """Report the next step, once. Never raises: if this report fails, the one for the next step may succeed."""
         if step == self.at:
             return
         with contextlib.suppress(MemoryError):
@@ -54,7 +54,7 @@ class LastWords:
                 self.at = step
 
     def fail(self) -> None:
-        """Say that the step could not be done, and be killed."""
+        """Report that the step failed, and wait to be killed."""
         with contextlib.suppress(BaseException):
             self._write(self._failed[self.at or "handing over"])
             sleep_s(KILL_BOUND_S)
@@ -64,7 +64,7 @@ class LastWords:
         if not self._lock.acquire(timeout=LOCK_BOUND_S):
             return False
         try:
-            return os.write(self._fd, frame) == len(frame)  # a few bytes: a socket takes all of them or none
+            return os.write(self._fd, frame) == len(frame)  # a few bytes: a socket accepts all of them or none
         except OSError:
             return False
         finally:

@@ -1,20 +1,19 @@
-"""The launcher: a process that forks and executes what the supervisor starts, and does nothing else.
+"""The launcher: a process that forks and executes the supervisor's programs, and does nothing else.
 
 It is exec'd by the supervisor and has one thread, so it may fork; the supervisor has more (`stack_sample`), and never
-does.
-Who is whose parent::
+forks. The parents of the processes::
 
     supervisor ──exec──> launcher ──fork──> go-between ──fork──> the program's process
         ^                                    ends at once                  │
         └──────────── becomes its parent when that one has ended ──────────┘
 
-as it is the subreaper of its children (prctl(2)). Each process has a socket to the supervisor: it says its pid there,
-waits for its order, joins its group, and executes, which closes the socket: its end without a word of failure is
-success. So nothing waits for a process that the kernel holds on the way. One that has said its pid can be killed; one
-that has not finds its socket closed, and ends.
+as it is the subreaper of its children (prctl(2)). Each process has a socket to the supervisor: it sends its pid there,
+waits for its order, joins its group, and executes the program, which closes the socket: if it closes without a message
+about a failure, the start succeeded. So the supervisor does not wait for a process that the operating system's kernel
+holds up. A process that has sent its pid can be killed; one that has not finds its socket closed, and ends.
 
 From the supervisor: ``fork`` with a socket for a new process. On that socket: ``born``, ``failed`` to the supervisor,
-``order`` from it, with the descriptors that the program is to have from 1 on.
+``order`` from it, with the program's descriptors from 1 on.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ if TYPE_CHECKING:
 CONTROL_FD = 3
 LOWEST_FREE_FD = 10
 NAME = b"fnb-launcher"
-"""What the kernel calls it; see it with ``ps -o comm``."""
+"""Its name in the operating system; ``ps -o comm`` shows it."""
 OOM_SCORE_ADJ = "1000"
-"""When the machine itself runs short the kernel takes the task, not the notebook (proc(5), oom_score_adj)."""
+"""If the machine runs out of memory the kernel kills the task, not the notebook (proc(5), oom_score_adj)."""
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -47,7 +46,7 @@ def main(arguments: list[str]) -> NoReturn:
     supervisor_pid = int(arguments[0])
     prctl.depend_on(supervisor_pid)
     prctl.set_name(NAME)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # go-betweens end without a trace
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # go-betweens end without leaving a zombie
     os.set_inheritable(CONTROL_FD, False)
     reader = protocol.ControlReader(socket.socket(fileno=CONTROL_FD))
     while True:
@@ -81,9 +80,9 @@ def _go_between(word: int, supervisor_pid: int) -> NoReturn:
 
 
 def become(word: int, supervisor_pid: int, *, after: int | None = None) -> NoReturn:
-    """Say on that socket which process this is, wait for a program, and become it."""
+    """Send this process's pid on that socket, wait for a program, and execute it."""
     try:
-        # Out of the way of what the program gets, so that no dup2 writes over a descriptor that is still needed.
+        # Above the program's descriptors, so that no dup2 replaces a descriptor that is still needed.
         word = fcntl.fcntl(word, fcntl.F_DUPFD_CLOEXEC, LOWEST_FREE_FD)
         sock = socket.socket(fileno=word)
         prctl.depend_on(supervisor_pid, after=after)
@@ -94,7 +93,7 @@ def become(word: int, supervisor_pid: int, *, after: int | None = None) -> NoRet
             environ = {os.fsencode(key): os.fsencode(value) for key, value in order["environ"].items()}
             os.execve(order["argv"][0], order["argv"], environ)  # noqa: S606 - exactly the interpreter we run in
     except (protocol.ChannelClosedError, BrokenPipeError):
-        pass  # nobody waits for it any more
+        pass  # the supervisor no longer waits for it
     except BaseException as error:
         _say_why(word, error)
     finally:
@@ -109,7 +108,7 @@ def _order(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 
 def _prepare(order: dict[str, Any], fds: Sequence[int]) -> None:
-    """Join the group, and take on what the program is to find."""
+    """Join the group, and set up the program's surroundings."""
     os.setsid()  # an interrupt of the notebook's process group must not reach it
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
@@ -125,7 +124,7 @@ def _prepare(order: dict[str, Any], fds: Sequence[int]) -> None:
 
 
 def _given_up(sock: socket.socket) -> bool:
-    """Whether the supervisor waits for this process no more; if it never heard of it, it has not killed it."""
+    """Whether the supervisor no longer waits for this process; without its pid the supervisor cannot have killed it."""
     try:
         return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
@@ -133,6 +132,6 @@ def _given_up(sock: socket.socket) -> bool:
 
 
 def _say_why(fd: int, error: BaseException) -> None:
-    """Tell the supervisor why there is no program."""
+    """Tell the supervisor why no program was started."""
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
         protocol.send_control(sock, {"kind": "failed", "why": str(error) or repr(error)})

@@ -1,8 +1,8 @@
-"""Programs that the supervisor starts, as it sees them: it asks the launcher for processes, and waits for none.
+"""The supervisor's side of starting programs: it requests processes from the launcher, and never waits for one.
 
-One process stands ready, so that a program runs as soon as one that was forked at once. One that the kernel holds
-before its program runs, on a dead file system or at the door of its group, is given up after `LAUNCH_BOUND_S`, alone.
-Where no process comes at all the launcher itself is held: another one takes its place.
+One process is kept ready, so that a program starts as fast as with a direct fork. A process that the operating system
+holds up before its program runs (on a dead file system or while joining its group) is given up after `LAUNCH_BOUND_S`;
+others are not affected. If no process is forked at all, the launcher itself is held up, and is replaced by a new one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flyte_notebook.worker.values.sending import Events
 
 LAUNCH_BOUND_S = 10.0
-"""How long a program may take until it runs; a millisecond or two is usual."""
+"""How long the start of a program may take; usually it is one or two milliseconds."""
 
 _BOOT = (
     "import sys; sys.path[:] = sys.argv[2:]; "
@@ -35,10 +35,10 @@ Message = dict[str, Any]
 
 
 class Launch:
-    """A process that becomes a program once it is told which.
+    """A process that executes a program when it gets the order.
 
-    ``pid`` is there once it is born, ``status`` once it was collected. It is ``over`` when its program runs, or never
-    will.
+    ``pid`` is set when it was forked, ``status`` when its exit status was collected. It is ``over`` when its program
+    runs, or never will.
     """
 
     def __init__(self, sock: socket.socket, events: Events) -> None:
@@ -65,16 +65,16 @@ class Launch:
         started: Callable[[Launch], None],
         failed: Callable[[str], None],
     ) -> None:
-        """Tell it which. One of ``started`` and ``failed`` (with the reason) is called, unless it is given up before.
+        """Send the order. Then ``started`` or ``failed`` (with the reason) is called, unless it is given up before.
 
-        Raises OSError when the process is gone.
+        Raises OSError when the process has ended.
         """
         self._order = Sending(self._sock, {"kind": "order", **order}, fds, self._events)
         self._started, self._failed = started, failed
         self.due_s = time.monotonic() + LAUNCH_BOUND_S
 
     def look(self) -> None:
-        """See how far it is."""
+        """Check its progress."""
         try:
             self._hear()
         except protocol.ChannelClosedError:
@@ -85,20 +85,20 @@ class Launch:
                 self._started(self)
 
     def hear(self) -> None:
-        """Learn its pid, if it was born meanwhile; its end is left to `look`."""
+        """Read its pid, if it was forked meanwhile; `look` handles its end."""
         if not self.over and self.pid is None:
             with contextlib.suppress(protocol.ChannelClosedError):
                 self._hear()
 
     def fail(self, why: str) -> None:
-        """Give it up, and say why."""
+        """Give it up, and report why."""
         self.give_up()
         self._failed(why)
 
     def give_up(self) -> None:
         """Kill it, whether its program runs or not; without a message. Idempotent.
 
-        One that is not born yet finds its socket closed, and ends.
+        A process that is forked later finds its socket closed, and ends.
         """
         self.hear()
         self._close()
@@ -107,7 +107,7 @@ class Launch:
                 os.kill(self.pid, signal.SIGKILL)
 
     def _hear(self) -> None:
-        """Take what was said. Raises `ChannelClosedError` when there will be nothing more."""
+        """Read messages. Raises `ChannelClosedError` when no more will follow."""
         while messages := self._reader.read():
             for message, _ in messages:
                 if message["kind"] == "born":
@@ -125,23 +125,23 @@ class Launch:
 
 
 class Launcher:
-    """The launcher process and what it forks, until that is a program. It begins when it is needed, or by `begin`."""
+    """The launcher process and its forks until they run a program. It is started when needed, or by `begin`."""
 
     def __init__(self, events: Events) -> None:
         self._events = events
         self._sock: socket.socket | None = None
         self._pid: int | None = None
         self._ended: set[int] = set()
-        """The pids of those that were killed, and not collected yet."""
+        """The pids of killed processes whose exit status is not collected yet."""
         self._ready: Launch | None = None
         self._launches: list[Launch] = []
 
     def begin(self) -> None:
-        """Start the process, if it is not there. Raises OSError."""
+        """Start the process, if it does not run. Raises OSError."""
         if self._sock is not None or sys.platform != "linux":
             return
         ours, theirs = socket.socketpair()
-        # Without site: what is installed there may run at each start of an interpreter, and leave a thread.
+        # Without site: installed packages may run code at each start of an interpreter, and leave a thread.
         argv = [sys.executable, "-S", "-c", _BOOT, str(os.getpid()), *sys.path]
         try:
             with theirs:
@@ -167,7 +167,7 @@ class Launcher:
         """
         ready, self._ready = self._ready, None
         if ready is not None and not ready.over:
-            with contextlib.suppress(OSError):  # it was killed: another one is made
+            with contextlib.suppress(OSError):  # it was killed: another one is started
                 ready.begin(order, fds, started=started, failed=failed)
                 return self._known(ready)
             ready.give_up()
@@ -180,7 +180,7 @@ class Launcher:
         return self._known(made)
 
     def died(self, pid: int, status: int) -> bool:
-        """Take the end of a child process; whether it was one of ours."""
+        """Handle the end of a child process; return whether it was one of ours."""
         self._ended.discard(pid)
         if pid == self._pid:
             self._pid = None
@@ -205,21 +205,21 @@ class Launcher:
 
     @property
     def due_s(self) -> float:
-        """The monotonic time at which `tick` is to be called."""
+        """The monotonic time of the next call of `tick`."""
         return min((launch.due_s for launch in self._launches if not launch.over), default=float("inf"))
 
     def tick(self, now: float) -> None:
-        """Give up what takes too long, and a launcher that does not fork; see to it that a process stands ready."""
+        """Give up launches that take too long, and a launcher that does not fork; keep one process ready."""
         for launch in [launch for launch in self._launches if not launch.over and launch.due_s <= now]:
             launch.fail(f"its process took more than {LAUNCH_BOUND_S:g} s to start, and was killed")
             if launch.pid is None:
                 self._end()
         if self._sock is not None and (self._ready is None or self._ready.over) and self.due_s == float("inf"):
-            with contextlib.suppress(OSError):  # one is made when it is needed, or it is said why not
+            with contextlib.suppress(OSError):  # one is started when it is needed, or the error is reported then
                 self._ready = self._make()
 
     def close(self) -> None:
-        """Kill the process, and what is no program yet; wait until `gone`."""
+        """Kill the launcher, and all processes without a program; then wait until `gone`."""
         for launch in self._launches:
             if not launch.over:
                 launch.give_up()
@@ -227,7 +227,7 @@ class Launcher:
 
     @property
     def gone(self) -> bool:
-        """Whether no launcher is left."""
+        """Whether all launchers have ended."""
         return not self._ended
 
     def _known(self, launch: Launch) -> Launch:
@@ -241,7 +241,8 @@ class Launcher:
             with theirs:
                 if sys.platform == "linux":
                     self._ask(theirs)
-                # Nobody takes on orphans elsewhere; and no stack is read, so that no thread is there when we fork.
+                # Other systems have no subreaper; and no stacks are read there, so this process has no thread when it
+                # forks.
                 elif os.fork() == 0:
                     ours.close()
                     launcher.become(theirs.fileno(), os.getppid())
@@ -255,13 +256,13 @@ class Launcher:
         assert self._sock is not None
         try:
             protocol.send_control(self._sock, {"kind": "fork"}, [theirs.fileno()])
-        except (BrokenPipeError, ConnectionResetError):  # it was killed, and its end is not known yet
+        except (BrokenPipeError, ConnectionResetError):  # it was killed, and its end is not noticed yet
             self._end()
             self.begin()
             protocol.send_control(self._sock, {"kind": "fork"}, [theirs.fileno()])
 
     def _end(self) -> None:
-        """Kill the process, if it is there, and who stands ready: what it has forked for a program goes on."""
+        """Kill the launcher, if it runs, and the ready process: processes that it forked for a program go on."""
         ready, self._ready = self._ready, None
         if ready is not None:
             ready.give_up()

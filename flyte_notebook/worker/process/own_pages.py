@@ -1,9 +1,10 @@
-"""How a forked process gets pages of its own: what it inherited is charged to whoever touched it first, and is free.
+"""How a forked process gets pages of its own: inherited pages are charged to the process that first touched them.
 
-A limit that was found with free memory fails in a container. So a forked worker makes each present anonymous page its
-own, in its own group: ``madvise(MADV_POPULATE_WRITE)`` breaks copy-on-write without changing a byte (Linux 5.14).
-Pages that the loader made read-only after it wrote them (relocations) count as well; they are made writable for that
-moment. Source: madvise(2), proc(5), kernel Documentation/admin-guide/mm/pagemap.rst.
+Inherited pages would not count for the worker, and a limit that was found in this way would fail in a container. So a
+forked worker makes each present anonymous page its own, in its own group: ``madvise(MADV_POPULATE_WRITE)`` breaks
+copy-on-write without changing a byte (Linux 5.14). Pages that the loader made read-only after it wrote them
+(relocations) count as well; they are made writable for that moment. Source: madvise(2), proc(5), kernel
+Documentation/admin-guide/mm/pagemap.rst.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ PROT_READ = 1
 PROT_WRITE = 2
 PRESENT = 1 << 63
 OF_A_FILE = 1 << 61
-"""Bits of an entry of ``/proc/self/pagemap``; the second also stands for shared memory."""
+"""Bits of an entry of ``/proc/self/pagemap``; the second is also set for shared memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Pages beside each other, by address; ``sealed`` when they may only be read."""
+    """Adjacent pages, by address; ``sealed`` when they are read-only."""
 
     start: int
     length: int
@@ -37,7 +38,7 @@ class Run:
 
 
 def reason_against() -> str:
-    """Return why pages cannot be made a process's own here; empty when they can."""
+    """Return why pages cannot be made a process's own on this machine; empty when they can."""
     if sys.platform != "linux":
         return "only Linux tells which pages a process has"
     libc = ctypes.CDLL(None, use_errno=True)
@@ -58,7 +59,7 @@ def inherited() -> tuple[Run, ...]:
 
 
 def make_own(runs: Sequence[Run]) -> None:
-    """Break copy-on-write of these pages in the calling process. What is not mapped any more is left out."""
+    """Break copy-on-write of these pages in the calling process. Pages that are not mapped any more are skipped."""
     libc = ctypes.CDLL(None, use_errno=True)
     for run in runs:
         start, length = ctypes.c_void_p(run.start), ctypes.c_size_t(run.length)

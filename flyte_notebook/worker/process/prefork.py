@@ -1,18 +1,17 @@
-"""The server that workers are forked from: it imports what every worker needs, once, and then only forks.
+"""The server that workers are forked from: it imports the modules that every worker needs, once, and then only forks.
 
-It is exec'd by the launcher, holds nothing of the user's, and has one thread when it forks. Who is whose parent::
+It is exec'd by the launcher, holds no user data, and has one thread when it forks. The parents of the processes::
 
     supervisor ── ... ──> server ──fork──> go-between ──fork──> worker
         ^                                 joins the group,       │
         └──────────── becomes its parent when that one ends ─────┘
 
-The go-between joins the attempt's group before the worker exists, so that whatever the worker touches is charged there;
-and it stays, without touching anything, until the worker has made the pages that it inherited its own (`own_pages`):
-as long as it shares them, they are copied, whoever they were charged to. Then it ends, and the worker falls to the
-supervisor, which is the subreaper of its children (prctl(2)): it sees the worker's exit status itself, and a worker
-does not depend on the server any more. It stands ready, a *spare*, until the supervisor hands it an attempt: channel,
-stdout and stderr, environment, current directory and search path. From there on it runs as one from a fresh
-interpreter does.
+The go-between joins the attempt's group before the worker exists, so that all pages the worker touches are charged
+there; and it stays, without touching memory, until the worker has made the inherited pages its own (`own_pages`): while
+it shares them, they are copied, even those charged to this group. Then it ends, and the supervisor becomes the worker's
+parent, as the subreaper of its children (prctl(2)): it gets the worker's exit status itself, and the worker does not
+depend on the server any more. The worker is now a *spare* until the supervisor sends it an attempt: channel, stdout and
+stderr, environment, current directory and search path. From then on it runs like a worker with a fresh interpreter.
 
 From the supervisor: ``fork`` with a socket for the new worker. To it: ``fit`` or ``unfit``, once. On the socket of a
 spare: ``ready``, ``failed`` to the supervisor, ``begin`` from it.
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
 CONTROL_FD = 3
 LOWEST_FREE_FD = 10
 SPARE_NAME = b"fnb-spare"
-"""What the kernel calls a worker that has no job yet; see it with ``ps -o comm``."""
+"""The name of a worker that has no job yet; ``ps -o comm`` shows it."""
 SERVER_NAME = b"fnb-server"
 ONE_THREAD_BOUND_S = 2.0
 
@@ -56,7 +55,7 @@ class UnfitError(Exception):
 
 
 def main(arguments: list[str]) -> None:
-    """Entry of the server process; returns in no process: not in the server, and not in the workers."""
+    """Entry of the server process; never returns, neither in the server nor in the workers."""
     settings = json.loads(arguments[0])
     control = protocol.taken(CONTROL_FD)
     os.set_inheritable(CONTROL_FD, False)
@@ -64,7 +63,7 @@ def main(arguments: list[str]) -> None:
     prctl.set_name(SERVER_NAME)
     try:
         runs, layout = _prepare(settings)
-    except Exception as error:  # whatever it is: then each worker gets an interpreter of its own
+    except Exception as error:  # on any error each worker gets an interpreter of its own
         protocol.send_control(control, {"kind": "unfit", "why": str(error) or repr(error)})
         os._exit(0)
     modules = sorted({name.partition(".")[0] for name in sys.modules} - {"__main__"})
@@ -75,7 +74,7 @@ def main(arguments: list[str]) -> None:
     spare, hold = _serve(control)
     # From here on this is a worker.
     own_pages.make_own(runs)
-    prctl.set_name(SPARE_NAME)  # before it falls to the supervisor: of its children one is called the server
+    prctl.set_name(SPARE_NAME)  # before the supervisor becomes its parent: else it would have the server's name there
     os.close(hold)
     order, fds = _stand_ready(spare, settings["supervisor_pid"], layout)
     _become(order, fds, was_called, settings["after_fork"])
@@ -83,7 +82,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _prepare(settings: dict[str, Any]) -> tuple[tuple[own_pages.Run, ...], dict[str, Any]]:
-    """Import, and leave one thread; return pages and layout. Raises `UnfitError`, or what an import raised."""
+    """Import, and end with one thread; return pages and layout. Raises `UnfitError`, or the error of an import."""
     reason = own_pages.reason_against()
     if reason:
         raise UnfitError(reason)
@@ -102,10 +101,10 @@ def _prepare(settings: dict[str, Any]) -> tuple[tuple[own_pages.Run, ...], dict[
         if time.monotonic() > until_s:
             raise UnfitError("an import leaves a thread running, and a process with threads cannot be forked safely")
         time.sleep(0.001)
-    layout = handover.layout_message()  # the same in each worker, whose interpreter lies where this one does
+    layout = handover.layout_message()  # the same in each worker, whose interpreter has the same addresses
     gc.collect()
     gc.freeze()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # go-betweens end without a trace
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # go-betweens end without leaving a zombie
     return own_pages.inherited(), layout
 
 
@@ -119,15 +118,15 @@ def _foreign_module() -> str:
 
 
 def _file(module: object) -> str | None:
-    # Not getattr(): the SDK has stand-ins for large libraries that load when they are asked for anything.
+    # Not getattr(): the SDK has stand-ins for large libraries that load them at any access.
     file = object.__getattribute__(module, "__dict__").get("__file__")
     return file if isinstance(file, str) else None
 
 
 def _serve(control: socket.socket) -> tuple[socket.socket, int]:
-    """Fork workers until the supervisor is gone.
+    """Fork workers until the supervisor has ended.
 
-    Returns in a worker, with its socket and what holds its go-between.
+    Returns in a worker, with its socket and the descriptor that keeps its go-between running.
     """
     reader = protocol.ControlReader(control)
     while True:
@@ -145,7 +144,7 @@ def _serve(control: socket.socket) -> tuple[socket.socket, int]:
 
 
 def _go_between(message: dict[str, Any], spare: socket.socket) -> int:
-    """Join the group, fork the worker, and end when it lets go. Returns what holds us, in the worker only."""
+    """Join the group, fork the worker, end when it closes its descriptor; return this descriptor in the worker only."""
     try:
         for door in message["procs_files"]:
             kernel_files.write(door, "0")
@@ -188,9 +187,9 @@ def _show_attempt(name: str) -> None:
 
 
 def _become(order: dict[str, Any], fds: list[int], name: bytes, after_fork: list[str]) -> None:
-    """Take on what a fresh interpreter would have been started with."""
+    """Set the surroundings that a fresh interpreter would have been started with."""
     prctl.set_name(name)
-    # Out of the way of 1 to 3 first, so that none is written over while it is still needed.
+    # First to numbers above 3, so that none is replaced while it is still needed.
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_FREE_FD) for fd in fds]
     for fd, above, target in zip(fds, high, (protocol.CHANNEL_FD, 1, 2), strict=True):
         if fd > protocol.CHANNEL_FD:

@@ -1,4 +1,4 @@
-"""The bytes between kernel, supervisor and worker; no other file knows them.
+"""The bytes between kernel, supervisor and worker; only this module reads or writes them.
 
 Every message is a frame: eight bytes of length, then that many bytes. Frames between kernel and worker hold a pickled
 ``dict`` (both run as the same user, in the same trust). Frames between kernel and supervisor hold JSON, and may carry
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CHANNEL_FD = 3
-"""Where a worker finds its end of the channel."""
+"""The descriptor of a worker's end of the channel."""
 
 STACK_FD = 4
-"""Where a fresh interpreter finds the socket on which it hands over what its stacks are read through."""
+"""The descriptor of the socket on which a fresh interpreter hands over its memory for reading stacks."""
 
 INLINE_BYTES = 1 << 20
-"""A payload above this travels as a file in the session directory, so that it is not held twice."""
+"""A larger payload is sent as a file in the session directory, so that it is not held in memory twice."""
 
 MAX_FRAME_BYTES = 32 << 20
-"""More than any message of ours holds: large values travel as files. A length above it is refused unread."""
+"""Longer than any valid message: large values are sent as files. A frame with a greater length is refused unread."""
 
 MAX_FDS = 16
 
@@ -44,21 +44,21 @@ Message = dict[str, Any]
 
 
 class ChannelClosedError(ConnectionError):
-    """The other side is gone, or what it sent is no frame."""
+    """The other side has closed the channel, or sent bytes that are no frame."""
 
 
 class TooLargeMessageError(ValueError):
-    """A message has more bytes than the other side would read."""
+    """A message has more bytes than the other side accepts."""
 
 
 class BrokenMessageError(ChannelClosedError):
-    """The other side is there, but what it sent is no message: nothing more can be read from it."""
+    """The other side is there, but sent bytes that are no message: nothing more can be read from it."""
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    """Return two sockets that are connected, and wait: whatever ``socket.setdefaulttimeout`` was given. Raises OSError.
+    """Return two connected blocking sockets, whatever ``socket.setdefaulttimeout`` was called with. Raises OSError.
 
-    Whether a socket waits is known to all who hold it, in other processes too.
+    All copies of a socket share the blocking mode, in other processes too.
     """
     ends = _new_pair()
     for end in ends:
@@ -67,7 +67,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def taken(descriptor: int) -> socket.socket:
-    """Return the socket of a descriptor, which waits. Raises OSError where it is none."""
+    """Return the blocking socket of a descriptor. Raises OSError if it is no socket."""
     sock = _Socket(fileno=descriptor)
     sock.settimeout(None)
     return sock
@@ -101,7 +101,7 @@ def receive(sock: socket.socket) -> Message:
 
 
 def parcel(data: bytes, directory: str) -> Message:
-    """Return what carries bytes in a message: themselves, or a file if they are many.
+    """Return the part of a message that carries bytes: the bytes themselves, or a file if they are many.
 
     Raises `private.UnwritableError`.
     """
@@ -113,7 +113,7 @@ def parcel(data: bytes, directory: str) -> Message:
 
 
 def unpacked(message: Message) -> bytes:
-    """Return the bytes of a `parcel`, once: its file goes. Raises OSError."""
+    """Return the bytes of a `parcel`, once: its file is removed. Raises OSError."""
     if message["path"] is None:
         data: bytes = message["data"]
         return data
@@ -124,7 +124,7 @@ def unpacked(message: Message) -> bytes:
 
 async def receive_async(reader: asyncio.StreamReader) -> Message:
     """As `receive`, on an asyncio stream."""
-    import asyncio  # noqa: PLC0415 - supervisor and worker never need it for their side
+    import asyncio  # noqa: PLC0415 - supervisor and worker never need it
 
     try:
         (length,) = _HEADER.unpack(await reader.readexactly(_HEADER.size))
@@ -137,7 +137,7 @@ async def receive_async(reader: asyncio.StreamReader) -> Message:
 
 
 def control_frame(message: Message, *, fds: int = 0) -> bytes:
-    """Return the bytes of a message between kernel and supervisor that brings so many descriptors."""
+    """Return the bytes of a message between kernel and supervisor that comes with that many descriptors."""
     body = to_json({**message, "fds": fds}).encode()
     return _HEADER.pack(len(body)) + body
 
@@ -151,9 +151,9 @@ def send_control(sock: socket.socket, message: Message, fds: Sequence[int] = ())
 
 
 def send_some(sock: socket.socket, data: bytes, fds: Sequence[int] = ()) -> int:
-    """Send as much of a `control_frame` as there is room for, with its descriptors; return how many bytes that was.
+    """Send as much of a `control_frame` as the socket accepts, with its descriptors; return the number of bytes.
 
-    What is left is sent without them.
+    The rest is sent without them.
     """
     return _send_fds(sock, [data], fds) if fds else sock.send(data)
 
@@ -167,9 +167,9 @@ class ControlReader:
         self._fds: deque[list[int]] = deque()
 
     def read(self) -> list[tuple[Message, list[int]]]:
-        """Read once and return the messages that are whole now. Raises `ChannelClosedError` at the end.
+        """Read once and return the messages that are complete now. Raises `ChannelClosedError` at the end.
 
-        A message whose descriptors did not all arrive, as this process has too many open, comes without any.
+        If some descriptors of a message did not arrive, as this process has too many open, it is returned without any.
         """
         try:
             data, received, flags, _address = _recv_fds(self._sock, 1 << 16, MAX_FDS)

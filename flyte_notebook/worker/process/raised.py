@@ -1,4 +1,4 @@
-"""An exception of user code as plain facts that always travel, whatever the exception is made of."""
+"""An exception of user code as plain facts, which can always be sent, whatever the exception contains."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
 PAGE_BYTES = mmap.PAGESIZE
 MAX_TRACEBACK_CHARS = 200_000
 MAX_PICKLED_BYTES = 4 << 20
-"""So much an exception and those that it was raised from may take together as pickles."""
+"""The maximum size of the pickles of an exception and its causes together."""
 
 MAX_PICKLED_PARTS = 100_000
-"""Of how many steps a pickle may consist: an empty set takes two bytes there, and two hundred when it is loaded."""
+"""The maximum number of steps in a pickle: an empty set takes two bytes there, and two hundred when it is loaded."""
 
 MAX_LOADED_BYTES = 32 << 20
-"""So much the worker may grow by when an exception is loaded; the notebook would as well."""
+"""The maximum growth of the worker when an exception is loaded; the notebook would grow as much."""
 
 LOADED_RATIO = 4
-"""What is loaded takes about so many times the size of its pickle, or more by what can be seen."""
+"""A loaded exception takes about this many times the size of its pickle, or more if the process grew more."""
 
 MAX_LINES = 50
 MAX_CAUSES = 8
 MAX_CAUSES_CHARS = MAX_TEXT_CHARS + 1_000
-"""So much the texts of all causes may have."""
+"""The maximum length of the texts of all causes."""
 
 
 def describe(error: BaseException) -> Raised:
-    """Return the facts of an exception, without the exception itself. Never raises, whatever its ``__str__`` does."""
+    """Return the facts of an exception, without the exception itself. Never raises, even if its ``__str__`` does."""
     cut = user_traceback(error.__traceback__)
-    # Taken off, so that it does not travel with the exception itself.
+    # Removed, so that it is not sent with the exception itself.
     elsewhere = getattr(error, "__dict__", {}).pop(ON_CLUSTER, None)
     facts = _bare(error)
     return dataclasses.replace(
@@ -62,7 +62,7 @@ def describe(error: BaseException) -> Raised:
 
 
 def _bare(error: BaseException) -> Raised:
-    """Return what an exception says of itself, without where it came from."""
+    """Return the facts of one exception, without its causes."""
     fields = None
     with contextlib.suppress(BaseException):
         fields = pack(error)
@@ -77,7 +77,7 @@ def _bare(error: BaseException) -> Raised:
 
 
 def with_pickled(facts: Raised, error: BaseException, most_bytes: int = MAX_PICKLED_BYTES) -> Raised:
-    """Return the facts of an exception with that exception itself, and what it was raised from. May not return."""
+    """Return the facts of an exception with the exception itself and its causes. May not return."""
     data, loaded_bytes = pickled(error, most_bytes)
     below, left_bytes = error.__cause__, most_bytes - len(data or b"")
     cause = None if facts.cause is None or below is None else with_pickled(facts.cause, below, left_bytes)
@@ -85,11 +85,11 @@ def with_pickled(facts: Raised, error: BaseException, most_bytes: int = MAX_PICK
 
 
 def pickled(error: BaseException, most_bytes: int = MAX_PICKLED_BYTES) -> tuple[bytes | None, int]:
-    """Return an exception as bytes that can be loaded again, and what it takes in memory then, about.
+    """Return an exception as bytes that can be loaded again, and roughly its size in memory then.
 
-    No bytes where that cannot be, or where it would take too many. It is loaded here once: a class may do anything when
-    an exception of it is loaded, end the process for example, and what does so must not happen in the notebook. So this
-    may not return; what `describe` said should be sent before.
+    No bytes if this is impossible, or if there would be too many. It is loaded here once: a class may run any code when
+    its exception is loaded, and for example end the process; this must not happen in the notebook. So this function may
+    not return; the facts from `describe` should be sent before.
     """
     with contextlib.suppress(BaseException):
         file = _Bounded(most_bytes)
@@ -100,14 +100,14 @@ def pickled(error: BaseException, most_bytes: int = MAX_PICKLED_BYTES) -> tuple[
         before_bytes = _resident_bytes()
         loaded = pickling.loads(data)
         grown_bytes = _resident_bytes() - before_bytes
-        str(loaded)  # one whose text raises would do so in the notebook, too
+        str(loaded)  # if str() raises here, it would do so in the notebook, too
         if type(loaded).__name__ == type(error).__name__ and grown_bytes <= MAX_LOADED_BYTES:
             return data, max(grown_bytes, LOADED_RATIO * len(data))
     return None, 0
 
 
 class _Bounded(io.BytesIO):
-    """Takes so many bytes and no more."""
+    """Accepts that many bytes and no more."""
 
     def __init__(self, most_bytes: int) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ def _has_too_many_parts(data: bytes) -> bool:
 
 
 def _resident_bytes() -> int:
-    """Return the memory of this process, 0 where the system does not tell it so cheaply."""
+    """Return the memory of this process, 0 on systems where reading it is not cheap."""
     try:
         with open_file("/proc/self/statm", "rb") as statm:
             return int(statm.read().split()[1]) * PAGE_BYTES
@@ -138,7 +138,7 @@ def _resident_bytes() -> int:
 
 
 def _cause(error: BaseException, depth: int, left_chars: int) -> Raised | None:
-    """Return the facts of what an error was raised from; the tracebacks are in the text of the error's own."""
+    """Return the facts of an error's causes; their tracebacks are part of the error's own."""
     cause = error.__cause__
     if cause is None or isinstance(cause, WorkerTraceback) or depth == 0:
         return None
@@ -148,7 +148,7 @@ def _cause(error: BaseException, depth: int, left_chars: int) -> Raised | None:
 
 
 def user_traceback(trace: TracebackType | None) -> TracebackType | None:
-    """Return the traceback from the user's first frame on; the whole if no frame is the user's."""
+    """Return the traceback from the user's first frame on; all of it if no frame is the user's."""
     at = trace
     while at is not None and not is_user_frame(at.tb_frame):
         at = at.tb_next
@@ -170,7 +170,7 @@ def is_user_frame(frame: FrameType) -> bool:
     """Whether a frame is the user's: not ours, not installed, not the standard library."""
     filename = frame.f_code.co_filename
     if filename.startswith(("<string", "<stdin")):
-        # What a program made with exec, unless it is the program: ``python -c``. Named tuples are made so, for example.
+        # Code that a program ran with exec (as for named tuples), unless it is the program itself: ``python -c``.
         return bool(frame.f_globals.get("__name__") == "__main__")
     return is_user_file(filename)
 
@@ -196,7 +196,7 @@ def _traceback_text(error: BaseException, trace: TracebackType | None) -> str:
     except BaseException:
         text = "".join(traceback.format_tb(trace)) + type(error).__name__
     if len(text) > MAX_TRACEBACK_CHARS:
-        # Both ends: the lines of code stand first, and a message may be longer than everything else.
+        # Keep both ends: the lines of code come first, and a message may be longer than all other parts.
         half = MAX_TRACEBACK_CHARS // 2
         text = f"{text[:half]}\n[...]\n{text[-half:]}"
     return sendable(text)

@@ -1,4 +1,4 @@
-"""One worker without a job, and one attempt that waits for a worker: what `spares` brings together."""
+"""One worker without a job, and one attempt that waits for a worker; `spares` assigns one to the other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Spare:
-    """One worker without a job. ``watched`` is there once it is ready and said which process it is."""
+    """One worker without a job. ``watched`` is set when it is ready and has sent its pid."""
 
     sock: socket.socket
     reader: protocol.ControlReader
@@ -28,7 +28,7 @@ class Spare:
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """An attempt that waits for a worker. ``suits``: a forked one was found to be like a fresh one for it."""
+    """An attempt that waits for a worker. ``suits``: a forked worker equals a fresh one for it."""
 
     message: Message
     fds: list[int]

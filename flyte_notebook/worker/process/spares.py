@@ -1,11 +1,11 @@
-"""Workers that stand ready, as the supervisor sees them.
+"""The supervisor's side of workers that are ready and have no job.
 
-A spare is a forked worker without a job: in a group of its own, its memory its own, the group still without limits. An
-attempt that asks for a worker gets the oldest; while none is there, attempts wait in order for the next ones, which
-takes about 20 ms each. When workers cannot be forked, or not for this attempt, the attempt gets a fresh interpreter,
-and the kernel a sentence that says why. What went wrong with one spare is the loss of that spare.
+A spare is a forked worker without a job: it has its own group, still without limits, and its memory is charged there.
+An attempt that needs a worker gets the oldest spare; if there is none, attempts wait in order for the next ones, which
+takes about 20 ms each. If workers cannot be forked, or not for this attempt, the attempt gets a fresh interpreter, and
+the kernel a sentence that says why. An error of one spare affects only that spare.
 
-`IDLE_S` after the last attempt the spares go; the server stays. They also go while the machine is short of memory.
+The spares end `IDLE_S` after the last attempt, and when little memory is free; the server stays.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ if TYPE_CHECKING:
     from flyte_notebook.worker.values.sending import Events
 
 KEPT = 2
-"""How many stand ready."""
+"""How many spares are kept."""
 KEPT_IN_DEMAND = 4
 IN_DEMAND_S = 2.0
-"""How many stand ready, and for how long, after an attempt had to wait: more will follow it, and are made meanwhile."""
+"""How many are kept, and for how long, after an attempt had to wait: more attempts will probably follow it."""
 MOST_UNBORN = 3
-"""How many are made at one time: as many as keep two cores busy, while each waits for the kernel now and then."""
+"""How many are forked at one time: enough for two busy cores, as each of them sometimes waits for the system."""
 REPLACE_AFTER_S = 0.02
-"""How long a spare that was taken is not replaced, unless somebody waits: the attempt needs the processor now."""
+"""How long a used spare is not replaced, unless an attempt waits: the running attempt needs the processor now."""
 IDLE_S = 60.0
 SHORT_BYTES = 512 << 20
-"""With less memory than this available, beyond what an attempt asks for, no spare is kept."""
+"""With less available memory than this, beyond the needs of an attempt, no spare is kept."""
 LOOK_EVERY_S = 1.0
 MISSED_LOOK_S = 0.1
-"""How long the end of a server may take to be heard of after that of a worker that it was forking."""
+"""How long after the end of a worker the end of the server that was forking it may be noticed."""
 START_BOUND_S = 30.0
 BIRTH_BOUND_S = 10.0
 MOST_FAILURES = 3
 """How many spares or servers may be lost one after the other before no more are made."""
 HEADROOM_BYTES = 4 << 20
-"""What a limit must leave above an idle worker; below, a fresh interpreter dies with the right error."""
+"""The margin that a limit must leave above an idle worker; below it, a fresh interpreter fails with the right error."""
 
 
 class Spares:
     """The spares, the server that they are forked from, and the attempts that wait for one.
 
     ``start`` is called with each attempt that gets a worker (its message, the worker), ``fresh`` with each that needs
-    an interpreter of its own (its message, its descriptors), and ``tell`` with what the kernel is to know.
+    an interpreter of its own (its message, its descriptors), and ``tell`` with each message for the kernel.
     """
 
     def __init__(  # noqa: PLR0913 - what it stands between, each by name
@@ -81,7 +81,7 @@ class Spares:
         self._settings: Message | None = None
         self._server: Server | None = None
         self._ended_servers: set[int] = set()
-        """The pids of those that were killed, and not collected yet."""
+        """The pids of killed processes whose exit status is not collected yet."""
         self._spares: list[Spare] = []
         self._leaving: list[Watched] = []
         self._waiting: deque[Waiting] = deque()
@@ -94,12 +94,12 @@ class Spares:
         self._used_s = self._look_due_s = self._replace_due_s = 0.0
 
     def begin(self, settings: Message) -> None:
-        """Start the server: what its program, environment, imports and preparations are stands in the message."""
+        """Start the server; the message has its program, environment, imports and preparations."""
         self._settings = settings
         self._begin()
 
     def ask(self, message: Message, fds: list[int]) -> None:
-        """Give an attempt a worker: at once, as soon as one is ready, or a fresh one. The descriptors are ours now."""
+        """Give an attempt a worker: at once, when one is ready, or a fresh one. Takes over the descriptors."""
         self._used_s = time.monotonic()
         if message.get("fresh") or self._server is None or not fds:  # without descriptors it is refused there
             self._fresh(message, fds)
@@ -108,7 +108,7 @@ class Spares:
         self._serve()
 
     def give_up(self, number: int) -> bool:
-        """Forget an attempt that waits for a worker; whether there was one."""
+        """Forget an attempt that waits for a worker; return whether there was one."""
         for waiting in self._waiting:
             if waiting.message["id"] == number:
                 self._waiting.remove(waiting)
@@ -117,7 +117,7 @@ class Spares:
         return False
 
     def died(self, pid: int, status: int) -> None:
-        """Take the end of a child process, if it was one of ours."""
+        """Handle the end of a child process, if it was one of ours."""
         if self._server is not None and pid == self._server.pid:
             self._server.collected(status)
             self._lose_server()
@@ -144,7 +144,7 @@ class Spares:
 
     @property
     def due_s(self) -> float:
-        """The monotonic time at which `tick` is to be called."""
+        """The monotonic time of the next call of `tick`."""
         dues = [watched.due_s for watched in self._leaving]
         dues += [self._replace_due_s] if self._replace_due_s else []
         starting = self._server is not None and self._server.fingerprint is None
@@ -153,7 +153,7 @@ class Spares:
         return min(dues, default=float("inf"))
 
     def tick(self, now: float) -> None:
-        """Do what is due: bounds, idleness, shortage of memory, and the end of those that leave."""
+        """Do the work that is due: time limits, idle spares, low memory, and the removal of ended groups."""
         for watched in [watched for watched in self._leaving if watched.due_s <= now]:
             watched.look(now)
             if watched.over:
@@ -196,7 +196,7 @@ class Spares:
             self._settle(f"the server that workers are forked from cannot be started: {error}")
 
     def _begin_anew(self) -> None:
-        """Have another server import what is installed now; those who wait go on waiting."""
+        """Start another server, which imports the packages installed now; waiting attempts go on waiting."""
         self._end_server()
         for spare in list(self._spares):
             self._dismiss(spare)
@@ -217,7 +217,7 @@ class Spares:
         self._serve()
 
     def _serve(self) -> None:
-        """Give workers to those who wait, and see to it that more come."""
+        """Give workers to waiting attempts, and fork more as needed."""
         server = self._server
         if server is None or server.fingerprint is None:
             return
@@ -234,24 +234,24 @@ class Spares:
         for spare in [spare for spare in self._spares if spare.watched is not None][: len(self._waiting)]:
             waiting = self._waiting.popleft()
             self._hand_over(spare, waiting.message, waiting.fds)
-        if self._waiting and self._proven:  # else they wait for the server, which is no sign of more to come
+        if self._waiting and self._proven:  # else they wait for the server, and more may not follow
             self._short_s = time.monotonic()
         unborn = sum(spare.watched is None for spare in self._spares)
         wanted = len(self._waiting) - unborn
         if not self._replace_due_s:
             wanted = max(wanted, len(self._waiting) + self._wanted() - len(self._spares))
         for _ in range(min(wanted, MOST_UNBORN - unborn)):
-            if self._server is server:  # it may be found to be gone
+            if self._server is server:  # it may have ended meanwhile
                 self._make()
 
     def _wanted(self) -> int:
-        """Return how many are to stand ready now."""
+        """Return how many spares to keep now."""
         if self._server is None or time.monotonic() - self._used_s > IDLE_S:
             return 0
         asked = max((waiting.message["memory_bytes"] or 0 for waiting in self._waiting), default=0)
         try:
             available_bytes = machine.available_bytes()
-        except (OSError, ImportError):  # no descriptor is left to ask with, nor would one be for a spare
+        except (OSError, ImportError):  # no descriptor is free to read this, and none would be for a spare
             return 0
         if available_bytes - asked <= SHORT_BYTES:
             return 0
@@ -262,7 +262,7 @@ class Spares:
         return time.monotonic() - self._short_s < IN_DEMAND_S
 
     def _make(self) -> None:
-        """Have one more forked."""
+        """Request one more spare."""
         if self._server is None:
             return
         self._numbers += 1
@@ -279,7 +279,7 @@ class Spares:
             self._events.listen(ours, lambda: self._read(spare))
             self._server.fork(group.procs_files, theirs)
         except (BrokenPipeError, ConnectionResetError):
-            self._lose_server()  # one loss, however many are asked of it before its end is heard of
+            self._lose_server()  # one loss, however many spares were requested before its end is noticed
         except OSError as error:
             self._fail(str(error))
         finally:
@@ -318,7 +318,7 @@ class Spares:
         try:
             if fits:
                 spare.group.assign(message["name"], limits)
-                watched.take(limits)  # before it is told: it may be over before we go on
+                watched.take(limits)  # before the order is sent: the attempt may end before this continues
                 Sending(spare.sock, order, fds, self._events)
         except OSError:
             fits = False
@@ -332,9 +332,9 @@ class Spares:
         self._start(message, watched)
 
     def _miss(self, spare: Spare) -> None:
-        """Give up one that ended before it was ready, without a word. Its server may have ended: then that is the loss.
+        """Give up a spare that ended silently before it was ready. If its server ended too, the server is the loss.
 
-        Of the two ends either may be heard of first.
+        Either of the two ends may be noticed first.
         """
         self._dismiss(spare)
         self._missed = self._server
@@ -347,7 +347,7 @@ class Spares:
         self._serve()
 
     def _lose_server(self, why: str = ENDED) -> None:
-        """Start another one: what it had forked lives on."""
+        """Start another server: workers that the old one forked go on running."""
         if self._server is None:
             return
         self._end_server()
@@ -358,7 +358,7 @@ class Spares:
             self._begin()
 
     def _end_server(self) -> None:
-        """Kill the server, if there is one; `died` is told when it is gone."""
+        """Kill the server, if there is one; `died` is called when it has ended."""
         server, self._server = self._server, None
         if server is not None:
             if server.pid is not None:
@@ -371,7 +371,7 @@ class Spares:
             self._settle(why)
 
     def _settle(self, why: str) -> None:
-        """Fork no more workers, and say why."""
+        """Fork no more workers, and report why."""
         self._end_server()
         self._tell({"kind": "workers", "forked": False, "why": why})
         for spare in list(self._spares):
@@ -381,7 +381,7 @@ class Spares:
             self._fresh(waiting.message, waiting.fds)
 
     def _dismiss(self, spare: Spare) -> None:
-        """Send a spare away; its group goes when it is empty."""
+        """End a spare; its group is removed when it is empty."""
         self._forget(spare)
         watched = spare.watched or Watched(None, spare.group, Limits())
         watched.trip("stopped")

@@ -1,13 +1,13 @@
-"""Where pickled values are written to and read from: memory while they are small, a file when they are not.
+"""Storage for pickled values: memory while they are small, a file when they are large.
 
-What is written is a row of chunks, each with a kind and a length before it. Most hold the pickle itself, in pieces. The
-memory of large arrays stands apart (pickle protocol 5, out-of-band buffers): it goes from the array to the file and
-from the file into the memory that the loaded array will have, so that neither side ever holds it twice. That memory is
-allocated by who reads: in a worker it counts against the task's limit, as in a container (the kernel charges a page to
-whoever touches it first).
+The format is a sequence of chunks, each after its kind and length. Most hold the pickle itself, in pieces. The memory
+of large arrays is stored separately (pickle protocol 5, out-of-band buffers): it goes from the array to the file and
+from the file into the memory that the loaded array will have, so that neither side ever holds it twice. The reader
+allocates this memory: in a worker it counts against the task's limit, as in a container (the kernel charges a page to
+the process that first touches it).
 
-A buffer is written before the pickle's reference to it, which pickle flushes later; so it is read before it is asked
-for. Values of several `dump` calls may follow each other, and reading may begin at any of them.
+A buffer is written before the pickle's reference to it, which pickle flushes later; so it is read before the unpickler
+needs it. Values of several `dump` calls may follow each other, and reading may begin at any of them.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 APART_BYTES = 1 << 20
-"""Buffers of at least this size stand apart from the pickle."""
+"""Buffers of at least this size are stored separately from the pickle."""
 
 HUGE_BYTES = 4 << 20
-"""From this size on memory is asked for in huge pages, as numpy does for its own arrays."""
+"""From this size on memory is requested in huge pages, as numpy does for its own arrays."""
 
 WRITE_BYTES = 32 << 20
-"""How much is written in one system call, so that an interrupt is heard."""
+"""How much is written in one system call, so that an interrupt can be handled between two."""
 
 _HEADER = struct.Struct("!cQ")
 HEADER_BYTES = _HEADER.size
@@ -44,13 +44,13 @@ _PICKLE, _BUFFER = b"p", b"b"
 
 
 class TooLargeError(Exception):
-    """A value has more bytes than it may have; ends the writing of it."""
+    """A value has more bytes than allowed; writing it ends."""
 
 
 class Spool:
     """A file for pickles: in memory at first, on disk from `INLINE_BYTES` on.
 
-    ``place`` names the file on disk. ``hashed`` says whether `hexdigest` will be asked for. Give `take_buffer` to the
+    ``place`` names the file on disk. ``hashed`` says whether `hexdigest` will be called. Give `take_buffer` to the
     pickler as its ``buffer_callback``.
     """
 
@@ -71,7 +71,7 @@ class Spool:
         return self._append(_PICKLE, memoryview(data).cast("B"))
 
     def take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
-        """Append a buffer if it is to stand apart; return whether it belongs into the pickle instead."""
+        """Append a buffer if it has to be stored separately; return whether it belongs into the pickle instead."""
         try:
             data = buffer.raw()
         except BufferError:  # not in one piece
@@ -113,12 +113,12 @@ class Spool:
         self._file.write(held.getbuffer())
 
     def hexdigest(self) -> str:
-        """Return the digest of what was written."""
+        """Return the digest of the written bytes."""
         assert self._hash is not None
         return self._hash.hexdigest()
 
     def finish(self) -> bytes | None:
-        """Close; return what was written if it is still in memory. Raises `private.UnwritableError`."""
+        """Close; return the written bytes if they are still in memory. Raises `private.UnwritableError`."""
         if self.path is None:
             data: bytes = self._file.getvalue()
             return data
@@ -130,7 +130,7 @@ class Spool:
 
     def discard(self) -> None:
         """Close, and remove the file if there is one. Idempotent."""
-        with contextlib.suppress(OSError):  # what is still in a buffer need not find room
+        with contextlib.suppress(OSError):  # the rest of the buffer need not be written
             self._file.close()
         if self.path is not None:
             with contextlib.suppress(OSError):
@@ -140,8 +140,8 @@ class Spool:
 class SpoolReader:
     """Reads what a `Spool` wrote, as the file of an unpickler and as its ``buffers``.
 
-    ``file`` is open, binary, and stands at the beginning of a value. Raises EOFError at the end, and when the file is
-    cut short; MemoryError when there is no room for a buffer.
+    ``file`` is open, binary, and positioned at the beginning of a value. Raises EOFError at the end, and when the file
+    is truncated; MemoryError when a buffer cannot be allocated.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -170,7 +170,7 @@ class SpoolReader:
         return done
 
     def readline(self) -> bytes:
-        """Return the next line of the pickle; protocol 5 has them in the names of old opcodes only."""
+        """Return the next line of the pickle; in protocol 5 only names of old opcodes are lines."""
         line = bytearray()
         while not line.endswith(b"\n") and self._more():
             part = self._file.readline(self._left)
@@ -181,14 +181,14 @@ class SpoolReader:
         return bytes(line)
 
     def buffers(self) -> Iterator[mmap.mmap | bytearray]:
-        """Yield the buffers that stand apart, in order."""
+        """Yield the separate buffers, in order."""
         while True:
             if not self._apart:
                 raise pickle.UnpicklingError("a buffer of a pickled value is missing")
             yield self._apart.popleft()
 
     def _more(self) -> bool:
-        """Be inside a piece of the pickle; return whether there is one. Reads the buffers that come before it."""
+        """Go to the next piece of the pickle; return whether there is one. Reads the buffers that come before it."""
         while not self._left:
             header = self._file.read(HEADER_BYTES)
             if not header:
@@ -211,7 +211,7 @@ def _readinto(file: BinaryIO, view: memoryview) -> int:
     """Fill all of a view. Raises EOFError."""
     done = 0
     while done < view.nbytes:
-        got = file.readinto(view[done:])  # type: ignore[attr-defined]  # every binary file that we read has it
+        got = file.readinto(view[done:])  # type: ignore[attr-defined]  # every binary file that is used here has it
         if not got:
             raise EOFError("the file of a pickled value is cut short")
         done += got

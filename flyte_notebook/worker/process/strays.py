@@ -1,13 +1,13 @@
-"""Processes that an attempt has left behind, wherever they hid: daemons of it fall to the supervisor with its worker.
+"""Ends processes that an attempt has left behind, daemons included: they become children of the supervisor.
 
 Without control groups a worker is the subreaper of what it starts (prctl(2)), as the first process of a container is: a
-daemon, which lost its parent and may have left its terminal session and its environment, becomes a child of the worker,
-and of the supervisor when the worker is gone. So a child of the supervisor that is neither a worker nor one of its own
-helpers belongs to an attempt that is over.
+daemon, which lost its parent and may have changed its terminal session and its environment, becomes a child of the
+worker, and of the supervisor when the worker has ended. So a child of the supervisor that is neither a worker nor one
+of its own helpers belongs to an attempt that is over.
 
-A worker collects none of those: what has ended stays below it as a zombie until the worker ends. In a control group
-they would count against the number of processes that a task may have, and no process can hide: no worker keeps them
-there.
+A worker does not collect such children: an ended one remains a zombie until the worker ends. In a control group zombies
+would count against the number of processes that a task may have, and no process can leave the group: so there a worker
+is no subreaper.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from flyte_notebook.core.bound import monotonic_s
 from flyte_notebook.limiters.processes import listed, stat
 
 MOST_ROUNDS = 50
-"""How often one `end` looks again: some fork while they are being killed."""
+"""How often one `end` looks again: processes may fork while they are being killed."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-"""Of the start of a process in ``/proc/PID/stat``, which counts from boot (proc(5))."""
+"""The clock of the start times in ``/proc/PID/stat``, which counts from boot (proc(5))."""
 PROC_CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children").exists()
 """Whether the kernel lists the children of a process (CONFIG_PROC_CHILDREN)."""
 
 
 class Own(NamedTuple):
-    """Children that are no strays: the pids that are known, and since when some may live that have not said theirs."""
+    """Children that are not strays: the known pids, and the time since when children with unknown pids may exist."""
 
     pids: set[int | None]
     unborn_since_s: float = float("inf")
 
 
 def end(*own: Own) -> bool:
-    """Kill each child of this process that is none of those, and all below it; return whether one may be left.
+    """Kill each other child of this process, with its descendants; return whether one may be left.
 
-    All are stopped first, so that none forks any more when the first is killed.
+    All are stopped first, so that none can fork when the first is killed.
     """
     if sys.platform != "linux":
         return False

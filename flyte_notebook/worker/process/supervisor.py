@@ -1,16 +1,16 @@
-"""The supervisor: a process of its own that starts workers under their limits, watches them, and reports facts.
+"""The supervisor: a separate process that starts workers under their limits, watches them, and reports facts.
 
-Why a process: it outlives a killed kernel and cleans up after it; its clock does not wait for the kernel's interpreter
-lock; and for an ordinary user under cgroup v2 only a process inside the delegated scope may put others into groups
-there. It is small (no asyncio, no Flyte), and decides nothing about meaning. It waits for nobody but in its loop, and
-forks nobody, as threads of it read stacks (`stack_sample`): whatever it starts is forked by the launcher (`launching`).
+Reasons for a process: it outlives a killed kernel and cleans up after it; it does not have to wait for the kernel's
+interpreter lock; and for an ordinary user under cgroup v2 only a process inside the delegated scope may put others into
+groups there. It is small (no asyncio, no Flyte), and does not interpret the facts. It waits only in its loop, and never
+forks, as it has threads that read stacks (`stack_sample`): the launcher forks all its programs (`launching`).
 
 Workers are forked from a server that has done the imports (`spares`), or else start as fresh interpreters (`fresh`).
 
 From the kernel: ``prefork`` (how to start that server), ``spawn`` (with the worker's channel, stdout and stderr),
-``arm`` (the worker is ready: clocks start), ``leave`` (it said that it ends now), ``stop``, ``close``. To the kernel:
-``hello``, ``workers`` (whether they are forked), ``refused``, ``usage``, ``ended``. The end of the socket
-means that the kernel is gone: everything is killed and removed.
+``arm`` (the worker is ready: time limits start), ``leave`` (it reported that it ends now), ``stop``, ``close``. To the
+kernel: ``hello``, ``workers`` (whether they are forked), ``refused``, ``usage``, ``ended``. When the socket closes, the
+kernel has ended: all processes are killed and all files removed.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ USAGE_EVERY_S = 0.1
 CLEANUP_BOUND_S = 5.0
 NOTICE_BOUND_S = 0.05
 EOF_BOUND_S = 1.0
-"""How long after the signal of its end, and the end of its socket, a kernel may not yet look like one that ends."""
+"""How long after the signal of its end, and the end of its socket, a kernel may still look like a running one."""
 KERNEL_END_BOUND_S = 5.0
-"""How long a kernel that ends may still be there: giving back its memory takes a while."""
+"""How long an ending kernel may still exist: releasing its memory takes a while."""
 STRAYS_AGAIN_S = 0.01
 ORPHANS_BOUND_S = 2.0
-"""How long whoever is in no group is waited for: it ends by itself, or is nobody that we know of."""
+"""How long to wait for processes in no group: they end by themselves, or are not known to us."""
 
 
 class Supervisor:
@@ -78,7 +78,7 @@ class Supervisor:
         self._strays_due_s = float("inf")
 
     def run(self) -> None:
-        """Serve until the kernel closes or is gone; then kill and remove everything."""
+        """Serve until the kernel closes the session or ends; then kill and remove everything."""
         wake_read, wake_write = socket.socketpair()
         wake_read.setblocking(False)
         wake_write.setblocking(False)
@@ -86,28 +86,28 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_sigterm)
-        prctl.keep_orphans()  # a forked worker falls to us; and no orphan escapes unseen
+        prctl.keep_orphans()  # we become the parent of forked workers and of all orphans
         self.listen(self._control, self._on_control)
         self.listen(wake_read, lambda: _drain(wake_read))
         try:
             left_alone = selection.left_alone(os.path.dirname(self._life.directory.path))
             self._tell({"kind": "hello", "enforcement": _enforcement(self._limiter), "left_alone": left_alone})
-            with contextlib.suppress(OSError):  # it is tried again when it is needed
+            with contextlib.suppress(OSError):  # tried again when it is needed
                 self._launcher.begin()
             while not self._closing:
                 for key, _ in self._selector.select(self._wait_s()):
-                    if self._selector.get_map().get(key.fd) == key:  # what was read before it may have ended it
+                    if self._selector.get_map().get(key.fd) == key:  # an event handled before may have removed it
                         key.data()
                 self._tick()
         finally:
             self._clean_up()
 
     def listen(self, sock: socket.socket | int, callback: Callable[[], None], *, write: bool = False) -> None:
-        """Call when there is something to read on a socket or descriptor, or with ``write`` room for something."""
+        """Call a function when a socket or descriptor can be read, or with ``write`` also when it can be written."""
         self._selector.register(sock, selectors.EVENT_READ | write * selectors.EVENT_WRITE, callback)
 
     def ignore(self, sock: socket.socket | int) -> None:
-        """Call no more."""
+        """Stop calling it."""
         self._selector.unregister(sock)
 
     def _on_sigterm(self, *_: object) -> None:
@@ -133,7 +133,7 @@ class Supervisor:
 
     def _handle(self, message: dict[str, Any], fds: list[int]) -> None:
         kind, number = message["kind"], message.get("id", -1)
-        self._fresh.look(number)  # the kernel may have heard of the worker before we have
+        self._fresh.look(number)  # the kernel may have had a message from the worker before us
         watched = self._watched.get(number)
         if kind == "spawn":
             self._limiter.keep_room()
@@ -145,7 +145,7 @@ class Supervisor:
         elif kind == "stop" and (self._spares.give_up(number) or self._fresh.give_up(number)):
             self._tell({"kind": "ended", "id": number, "tripped": "stopped"})
         elif watched is None:
-            return  # it ended while the message was on its way
+            return  # it ended before the message arrived
         elif kind == "arm":
             watched.arm(message["max_runtime_s"], message["deadline_in_s"])
         elif kind == "leave":
@@ -155,7 +155,7 @@ class Supervisor:
 
     @property
     def _awaited(self) -> bool:
-        """Whether an attempt waits for its worker: who asked must not take us for dead."""
+        """Whether an attempt waits for its worker: then the kernel needs messages, so that it does not give us up."""
         return self._spares.awaited or self._fresh.awaited
 
     def _watch(self, message: dict[str, Any], watched: Watched) -> None:
@@ -178,7 +178,7 @@ class Supervisor:
             self._end_strays()
         telling = now >= self._usage_due_s
         for number, watched in list(self._watched.items()):
-            if telling or watched.due_s <= now:  # awake anyway, so idle attempts need no wake-up of their own
+            if telling or watched.due_s <= now:  # the loop is awake now, so idle attempts need no extra wake-up
                 watched.look(now)
             if watched.over:
                 del self._watched[number]
@@ -196,7 +196,7 @@ class Supervisor:
             self._tell({"kind": "usage", "usage": usage})
 
     def _release(self, watched: Watched) -> None:
-        if watched.alarm is not None and watched.alarm in self._selector.get_map():  # else it was never begun
+        if watched.alarm is not None and watched.alarm in self._selector.get_map():  # else it was never started
             self.ignore(watched.alarm)
         watched.release()
 
@@ -209,7 +209,7 @@ class Supervisor:
                 self._release(watched)
 
     def _reap(self) -> bool:
-        """Collect the dead: workers, spares, servers, orphans that fell to us. Return whether any child lives."""
+        """Collect ended children: workers, spares, servers, adopted orphans. Return whether any child runs."""
         try:
             while (found := os.waitpid(-1, os.WNOHANG))[0]:
                 pid, status = found
@@ -226,7 +226,7 @@ class Supervisor:
         return True
 
     def _end_strays(self) -> None:
-        """Kill what the attempts that are over have left, as far as it is known to be theirs by now.
+        """Kill processes that ended attempts have left, if they are known to be theirs by now.
 
         No process can leave a control group, and the worker keeps none: there the orphans of attempts that go on
         are our children too.
@@ -238,10 +238,10 @@ class Supervisor:
         self._strays_due_s = time.monotonic() + STRAYS_AGAIN_S if again else float("inf")
 
     def _tell(self, message: dict[str, Any]) -> None:
-        """Say something to the kernel, as soon as there is room: one that was stopped reads nothing."""
+        """Send a message to the kernel when the socket accepts it: a stopped kernel reads nothing."""
         waiting = bool(self._unsent)
         if waiting and message["kind"] == "usage":
-            return  # the next one says it anew
+            return  # the next message of this kind replaces it
         self._unsent += protocol.control_frame(message)
         if not waiting:
             self._send()
@@ -283,10 +283,10 @@ class Supervisor:
         self._give_up_files()
 
     def _give_up_files(self) -> None:
-        """Remove the session's files if it is over; they are the kernel's as long as it lives, whatever ended us.
+        """Remove the session's files if it is over; as long as the kernel runs they belong to it, whatever ended us.
 
-        The signal of its end comes when the first of its threads has ended, before it closes its socket, and that
-        before it is gone: a process that ends is waited for.
+        The signal of the kernel's end comes when its first thread has ended, before its socket closes, which is before
+        the process has ended: so this waits for an ending process.
         """
         ends = False
         until = time.monotonic() + (EOF_BOUND_S if self._lost_kernel else NOTICE_BOUND_S)
@@ -300,7 +300,7 @@ class Supervisor:
 
     @property
     def _goes_on(self) -> bool:
-        """Whether anybody is left whose end is waited for."""
+        """Whether there are processes whose end has to be waited for."""
         gone = self._spares.gone and self._launcher.gone
         return bool(self._watched or self._leaving or not gone)
 
@@ -325,18 +325,18 @@ def _enforcement(limiter: Limiter) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     """Entry of the supervisor process: control descriptor; session, its directory and the kernel's pid."""
     fd, settings = int(arguments[0]), json.loads("".join(arguments[1:]))
-    # The end of the socket says that the kernel is gone, unless a process that it forked holds a copy: then this does.
+    # The socket closes when the kernel ends, unless a process that it forked holds a copy: then this signal reports it.
     if sys.platform == "linux":
         prctl.end_with_parent(signal.SIGTERM)
         if os.getppid() != settings["kernel_pid"]:
             return
     control = socket.socket(fileno=fd)
-    control.set_inheritable(False)  # the end of it says that we are gone: nobody else may hold it
+    control.set_inheritable(False)  # it closes when we end: no other process may hold it
     life = Life.join(settings["session"], private.Directory(**settings["directory"]))
     error_log = life.log()
     os.dup2(error_log, 2)
     os.close(error_log)
-    # Of our own session too: a supervisor before us may have been killed, and left what its workers had started.
+    # Of our own session too: an earlier supervisor may have been killed, and left processes of its workers.
     selection.sweep(own=settings["session"], directory=os.path.dirname(life.directory.path))
     limiter = selection.choose(session=settings["session"])
     Supervisor(control, limiter, life, settings["kernel_pid"]).run()

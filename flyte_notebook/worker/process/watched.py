@@ -1,4 +1,4 @@
-"""One worker process and its group, as the supervisor sees them: samples, clocks, the first reason, the end."""
+"""The supervisor's side of one worker process and its group: samples, time limits, the first reason, the end."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ if TYPE_CHECKING:
     from flyte_notebook.limiters.base import Counters, TaskGroup
 
 DENSE_S = 0.005
-"""Between samples in the first second, and while memory moves."""
+"""The time between samples in the first second, and while memory changes."""
 FASTEST_S = 0.002
-"""While memory moves and lines are seen: what grew is charged to the line that is seen next."""
+"""The same when lines are read: growth is attributed to the line that is read next."""
 COST_SHARE = 15
-"""A look is followed by so many times its own duration without one."""
+"""After each look there is none for this many times its duration."""
 GROWTH_BYTES_PER_S = 4 << 30
-"""No task writes to fresh pages faster than this."""
+"""Tasks do not write to fresh pages faster than this."""
 SPARSE_S = 0.25
-"""Between samples of a task whose memory stands still."""
+"""The time between samples of a task whose memory does not change."""
 DENSE_FOR_S = 1.0
 MOVING_BYTES = 1 << 20
 COUNTERS_EVERY_S = 0.05
 KILL_AGAIN_S = 0.005
 ALARM_AFTER_S = 0.03
-"""How long an attempt must have run for the kernel to be asked to call: most are over before."""
+"""How long an attempt runs before the kernel's memory notification is set up: most attempts end before."""
 ALARM_BOUND_S = 0.5
-"""How long after that it may take until the kernel calls."""
+"""How long after that the first notification may take."""
 LEAVE_BYTES = 96 << 20
-"""Up to so much memory is nothing to wait for; the kernel takes it back within milliseconds."""
+"""Up to this much memory there is no need to wait; the kernel reclaims it within milliseconds."""
 LEAVE_BOUND_S = 0.5
-"""How long a worker that said that it ends may take before it is killed."""
+"""How long a worker may take to end after it reported its end, before it is killed."""
 TIDY_BOUND_S = 0.3
-"""How long Python's own tracker may take to remove shared memory that no process was seen to hold."""
+"""How long Python's own tracker may take to remove shared memory that no process was seen to use."""
 EMPTY_BOUND_S = 10.0
-"""How long a killed group may take to empty (a process in an uninterruptible call) before we go on without it."""
+"""How long a killed group may take to become empty (a process in an uninterruptible call) before we stop waiting."""
 
 
 class Watched:
     """Watches one attempt from fork to the removal of its group.
 
-    ``pid`` is ``None`` where no process is known: then only the group has to become empty.
+    ``pid`` is ``None`` if no process is known: then only the group has to become empty.
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class Watched:
         self.begin(limits)
 
     def take(self, limits: Limits) -> None:
-        """Begin an attempt of a worker that stood ready, before it is told of it: what was before is not its own.
+        """Begin an attempt of a spare, before the spare gets it: earlier usage does not belong to the attempt.
 
-        A short attempt may be over before the kernel says that it is ready, so this is the baseline until then.
+        A short attempt may end before the kernel reports that it is ready, so this usage is the baseline until then.
         """
         self.begin(limits)
         self._baseline_bytes = self._group.sample()
@@ -97,14 +97,14 @@ class Watched:
 
     @property
     def alarm(self) -> int | None:
-        """Descriptor that can be read when it is high time to look."""
+        """Descriptor that can be read when memory has to be checked at once."""
         return self._group.alarm
 
     def arm(self, max_runtime_s: float | None, deadline_in_s: float | None) -> None:
-        """Start the clocks: the worker is ready. What it uses now is the baseline."""
+        """Start the time limits: the worker is ready. Its current usage is the baseline."""
         now = time.monotonic()
         if self._wait_status is None:
-            # Where this comes late a short attempt is over already, and its memory given back.
+            # If this comes late, a short attempt is over already, and its memory is released.
             self._baseline_bytes = max(self._group.sample(), self._baseline_bytes or 0)
             self._asked.look(now, self._baseline_bytes)
         self._ready_after_s = now - self.started_s
@@ -115,7 +115,7 @@ class Watched:
         self.due_s = now
 
     def trip(self, reason: Tripped) -> None:
-        """End the attempt for a reason; the first one stands."""
+        """End the attempt for a reason; the first reason is kept."""
         now = time.monotonic()
         if self._wait_status is None and self._tripped is None:
             self._tripped = reason
@@ -128,21 +128,22 @@ class Watched:
     def _kill(self) -> None:
         self._group.kill()
         if self._wait_status is None and self.pid is not None:
-            with contextlib.suppress(OSError):  # it is not waited for yet, so the pid is its own, in the group or not
+            with contextlib.suppress(OSError):  # not waited for yet, so the pid is valid, in the group or not
                 os.kill(self.pid, signal.SIGKILL)
 
     def died(self, status: int) -> None:
-        """Take the exit status of the worker, as ``waitpid`` gave it."""
+        """Take the exit status of the worker, as returned by ``waitpid``."""
         self._wait_status = status
         self._ended_s = self.due_s = time.monotonic()
         self._attribution.ended(self._ended_s)
         self._attribution.close()
 
     def leave(self, status: int) -> bool:
-        """Take the worker's own word that it ends now, with this status; return whether that is its end.
+        """Note that the worker reported its end with this status; return whether the attempt counts as ended now.
 
-        It is not while others are in the group, who have to be ended first, when the attempt is being killed, while it
-        has so much memory that the next attempt must wait for it, and when it failed with shared memory.
+        It does not while other processes are in the group, which have to be ended first, when the attempt is being
+        killed, while it has so much memory that the next attempt must wait for it, and when it failed with shared
+        memory.
         """
         if status and self._shared.held:
             return False
@@ -155,7 +156,7 @@ class Watched:
         return True
 
     def look(self, now: float) -> None:
-        """Sample, compare, and kill what has to be killed; sets when to look again."""
+        """Sample, compare with the limits, kill if necessary; set the time of the next sample."""
         if self._wait_status is not None:
             self._finish(now)
             return
@@ -170,8 +171,8 @@ class Watched:
         elif now >= self._counters_due_s or self._near(max(used, before)):
             self._counters_due_s = now + COUNTERS_EVERY_S
             if self._group.counters().oom_kills:
-                # A child may have been the victim: the attempt is over for all of them. Where the task stands now, it
-                # may have come to since.
+                # The kernel may have killed a child: the attempt is over for all processes. The task may have moved on
+                # to another line since.
                 self._attribution.ended(now)
                 self.trip("memory")
             elif self._tripped is None and self.pid is not None and not self._group.holds(self.pid):
@@ -192,7 +193,7 @@ class Watched:
         self.due_s = min([now + wait_s, *(end for end in self._ends.values() if end > now)])
 
     def _next_interval_s(self, now: float, used: int, *, moved: bool) -> float:
-        """Return when to look again: soon while memory moves, in time for an allocation that would reach the limit."""
+        """Return when to sample again: soon while memory changes, and before an allocation could reach the limit."""
         if not self._attribution.sees:
             dense = moved or now - self.started_s < DENSE_FOR_S
             return DENSE_S if dense else min(SPARSE_S, self._interval_s * 1.5)
@@ -206,7 +207,7 @@ class Watched:
         return min(longest_s, max(self._interval_s, FASTEST_S) * 1.5)
 
     def _is_called(self, now: float) -> bool:
-        """Whether the kernel calls when usage comes near the limit, so that it need not be polled."""
+        """Whether the operating system notifies us when usage comes near the limit, so that it need not be polled."""
         asked_s = self._alarm_asked_s
         return self._group.alarm is not None and asked_s is not None and now - asked_s > ALARM_BOUND_S
 
@@ -215,7 +216,7 @@ class Watched:
         return limit is not None and used > 0.9 * limit
 
     def _finish(self, now: float) -> None:
-        """End what a worker that is gone has left, then let the group go."""
+        """End the processes that an ended worker has left, then remove the group."""
         ended_s = self._ended_s if self._ended_s is not None else now
         self.due_s = now + KILL_AGAIN_S
         if self._group.empty() or now - ended_s > EMPTY_BOUND_S:
@@ -225,7 +226,7 @@ class Watched:
             self._group.kill()
 
     def facts(self) -> dict[str, Any]:
-        """Everything that was recorded, as JSON."""
+        """All recorded facts, as JSON."""
         self._group.sample()  # page cache outlives the processes that read it, perhaps all within one interval
         counters = self._group.counters()
         status = self._wait_status or 0
@@ -256,7 +257,7 @@ class Watched:
         }
 
     def _reached_bytes(self, counters: Counters) -> int | None:
-        """Return what it used when the kernel killed it for its limit; ``None`` if it did not."""
+        """Return the usage when the operating system killed it for its limit; ``None`` if it did not."""
         return self._limits.memory_bytes if counters.oom_kills and counters.limit_reached else None
 
     def release(self) -> None:

@@ -1,1 +1,1 @@
-"""Where a process stands, read from outside and from inside, and what its lines allocated."""
+"""The current lines of a process, read from outside and from inside, and the memory that they allocated."""

@@ -1,10 +1,10 @@
-"""How much memory a ``MemoryError`` is about.
+"""Finds the size of the allocation behind a ``MemoryError``.
 
-numpy, pandas and pyarrow say it with the error. Python itself does not, so it is worked out from the expression that
-failed, by reading only: the failing node of the source's syntax tree (exact to the column since Python 3.11, PEP 657),
-integers and built-in sequences that its names stand for in the frame, and arithmetic. Nothing of the user's runs: no
-call, no attribute, no operator of a class that is not Python's own. Where any of that is in doubt (a name may have been
-set again before the error left the frame, two expressions of a line may be the one) the size is not known.
+The errors of numpy, pandas and pyarrow contain the size. Python's own error does not, so the size is computed from the
+failing expression, by reading only: the failing node of the source's syntax tree (exact to the column since Python
+3.11, PEP 657), the integers and built-in sequences that its names have in the frame, and arithmetic. No user code runs:
+no call, no attribute, no operator of a class that is not built-in. In any doubt (a name may have been set again before
+the error left the frame, or two expressions of a line may have failed) the size is not known.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MAX_SOURCE_CHARS: Final = 1_000_000
 MAX_STRING_CHARS: Final = 10_000_000
 MAX_BITS: Final = 512
-"""Larger numbers are no sizes; nor is time to be spent on computing them."""
+"""Larger numbers are not sizes, and computing them would take too long."""
 
 _UNITS: Final = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "PiB": 2**50, "EiB": 2**60}
 _ROUNDED: Final = re.compile(r"Unable to allocate ([\d.]+) (bytes|[KMGTPE]iB)")
@@ -55,7 +55,7 @@ _TRIES: Final = (ast.Try, getattr(ast, "TryStar", ast.Try))  # the second since 
 
 @dataclass(frozen=True, slots=True)
 class _Sequence:
-    """A sequence that is not made: its length, and the bytes that each item takes in it."""
+    """A sequence that is not created: its length, and the bytes per item."""
 
     length: int
     item_bytes: int
@@ -69,10 +69,10 @@ class _UnknownError(Exception):
 
 
 def refused_allocation(error: BaseException) -> RefusedAllocation | None:
-    """Return what is known about the allocation behind an error, ``None`` when it is no MemoryError. Never raises."""
+    """Return the known facts about the allocation behind an error, ``None`` if it is no MemoryError. Never raises."""
     if not isinstance(error, MemoryError):
         return None
-    with contextlib.suppress(BaseException):  # a class of the user may do anything when it is looked at
+    with contextlib.suppress(BaseException):  # a class of the user may run any code on access
         size = _array_bytes(error)
         if size is not None:
             return RefusedAllocation(size_bytes=size, exact=True)
@@ -88,7 +88,7 @@ def refused_allocation(error: BaseException) -> RefusedAllocation | None:
 
 
 def _array_bytes(error: BaseException) -> int | None:
-    """Return what numpy's own error says: it has the shape and the type of the array."""
+    """Return the size from numpy's own error, which has the shape and the type of the array."""
     if type(error).__module__.partition(".")[0] != "numpy":
         return None
     shape, dtype = getattr(error, "shape", None), getattr(error, "dtype", None)
@@ -107,7 +107,7 @@ def _from_source(trace: TracebackType | None) -> RefusedAllocation:
     nodes = _at(tree, position) if position is not None else _on_line(tree, last.tb_lineno)
     if any(isinstance(node, ast.Raise) for node in nodes):
         return RefusedAllocation(by_hand=True)
-    # The frame went on after the error, and raised it again later: its variables may be others now.
+    # The frame continued after the error and raised it again later: its variables may have changed.
     if any(step.tb_frame is last.tb_frame for step in steps[:-1]):
         return RefusedAllocation()
     read = _Reader(last.tb_frame)
@@ -134,7 +134,7 @@ def _tree(frame: FrameType) -> ast.Module | None:
 
 
 def _position(step: TracebackType) -> tuple[int, int, int, int] | None:
-    """Return first and last line and column of what failed, ``None`` where Python does not know (before 3.11)."""
+    """Return first and last line and column of the failed expression, ``None`` where they are unknown (before 3.11)."""
     positions = getattr(step.tb_frame.f_code, "co_positions", None)
     if positions is None:
         return None
@@ -152,7 +152,7 @@ def _at(tree: ast.Module, position: tuple[int, int, int, int]) -> list[ast.expr 
 
 
 def _on_line(tree: ast.Module, number: int) -> list[ast.expr | ast.stmt]:
-    """Return the nodes of a line. Raises `_UnknownError` when it holds more than the few kinds that can be read."""
+    """Return the nodes of a line. Raises `_UnknownError` if it has other nodes than the few kinds that can be read."""
     nodes = [
         node
         for node in ast.walk(tree)
@@ -164,10 +164,10 @@ def _on_line(tree: ast.Module, number: int) -> list[ast.expr | ast.stmt]:
 
 
 def _is_settled(node: ast.AST, tree: ast.Module, step: TracebackType) -> bool:
-    """Whether the names that a node reads have the values of then. Raises `_UnknownError` when they may not.
+    """Whether the names that a node reads still have the values at the error. Raises `_UnknownError` if they may not.
 
-    A handler that the error passed in its frame may have set one again; and what a comprehension binds is, since Python
-    3.12 (PEP 709), a variable of the frame around it that is put back on the way out.
+    A handler that ran in the frame after the error may have set a name again; and since Python 3.12 (PEP 709) a
+    comprehension's variables belong to the frame around it, and get their old values back when it is left.
     """
     read = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
     set_since: list[ast.AST] = []
@@ -187,11 +187,11 @@ def _holds(part: ast.AST, node: ast.AST) -> bool:
 
 
 class _Reader:
-    """Reads what a node stands for in a frame, without running anything. Raises `_UnknownError` where it cannot."""
+    """Reads the value of a node in a frame, without running code. Raises `_UnknownError` where it cannot."""
 
     def __init__(self, frame: FrameType) -> None:
         scopes: tuple[Any, ...] = (frame.f_locals, frame.f_globals, vars(builtins))
-        # In a mapping of another class, looking a name up may run code of the user.
+        # Looking up a name in a mapping of another class may run user code.
         plain = all(type(scope) is dict or type(scope).__name__ == "FrameLocalsProxy" for scope in scopes)
         self._scopes = scopes if plain else ()
 
@@ -211,14 +211,14 @@ class _Reader:
         raise _UnknownError
 
     def whole(self, node: ast.expr | ast.stmt) -> _Value:
-        """Return what an expression or an augmented assignment makes."""
+        """Return the value that an expression or an augmented assignment creates."""
         if isinstance(node, ast.AugAssign):
             return self.combined(node.op, self(node.target), self(node.value))
         assert isinstance(node, ast.expr)
         return self(node)
 
     def made_by(self, call: ast.Call) -> _Value:
-        """Return what a call of one of Python's own functions makes."""
+        """Return the value that a call of a built-in function creates."""
         function = self._function(call.func)
         if call.keywords or not call.args:
             raise _UnknownError
@@ -230,7 +230,7 @@ class _Reader:
             raise _UnknownError
         if function is len:
             return _length(value)
-        # By identity: a comparison may run code of the user.
+        # By identity: a comparison may run user code.
         if any(function is maker for maker in (bytearray, bytes, os.urandom)) and isinstance(value, int):
             return _Sequence(value, 1)
         if any(function is maker for maker in (list, tuple, sorted)) and not isinstance(value, int):
@@ -238,7 +238,7 @@ class _Reader:
         raise _UnknownError
 
     def combined(self, operator: ast.operator, left: _Value, right: _Value) -> _Value:
-        """Return what an operator makes of two values."""
+        """Return the value that an operator creates from two values."""
         if isinstance(left, _Sequence) and isinstance(right, _Sequence) and isinstance(operator, ast.Add):
             return _Sequence(left.length + right.length, max(left.item_bytes, right.item_bytes))
         if isinstance(operator, ast.Mult) and isinstance(left, _Sequence) != isinstance(right, _Sequence):
@@ -265,7 +265,7 @@ class _Reader:
 
 
 def _known(value: object) -> _Value:
-    """Return a value of one of Python's own classes as far as sizes go; a class of the user's is not looked at."""
+    """Return the sizes of a value of a built-in class; values of other classes are not examined."""
     if type(value) is int:
         return _bounded(value)
     if type(value) is range:
@@ -280,7 +280,7 @@ def _known(value: object) -> _Value:
 
 
 def _character_bytes(text: str) -> int:
-    """Return how much each character takes: 1, 2 or 4 bytes, as the highest one needs (PEP 393)."""
+    """Return the bytes per character: 1, 2 or 4, depending on the highest one (PEP 393)."""
     if text.isascii():
         return 1
     if len(text) > MAX_STRING_CHARS:
@@ -293,7 +293,7 @@ def _length(value: _Value) -> int:
     if isinstance(value, _Sequence):
         return value.length
     if isinstance(value, range):
-        # Not len(), which knows no length above sys.maxsize.
+        # Not len(), which cannot return a length above sys.maxsize.
         return max(0, -((value.start - value.stop) // value.step))
     raise _UnknownError
 

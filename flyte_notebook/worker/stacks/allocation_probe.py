@@ -1,9 +1,9 @@
-"""How much a process asks for at once: what one allocation adds to its address space, before any page of it is used.
+"""The size of one allocation, seen as growth of the process's address space before its pages are used.
 
-The kernel promises memory when it is asked for and gives it page by page, so a task that is killed at its limit in the
-middle of filling a large allocation has said how large that is: the private writable part of its address space (sixth
-field of ``/proc/PID/statm``, proc(5)) grew by it at once, while its usage only began to. Read in some microseconds, and
-without the lock that a fork may hold. Nothing is known elsewhere than on Linux, and of child processes.
+The kernel reserves memory at the request and provides it page by page. So if a task is killed at its limit while it
+fills a large allocation, its size is known: the private writable part of the address space (sixth field of
+``/proc/PID/statm``, proc(5)) grew by it at once, while usage only began to grow. Reading the field takes some
+microseconds, and does not need the lock that a fork may hold. It works on Linux only, and not for child processes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from typing import Final
 
 LEAST_BYTES: Final = 32 << 20
-"""Less at once may be a thread's stack, or the heap as it grows."""
+"""A smaller growth may be a thread's stack, or the growing heap."""
 EVERY_S: Final = 0.004
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _DATA_FIELD: Final = 5
@@ -26,7 +26,7 @@ class AllocationProbe:
         self.begin(0)
 
     def begin(self, used_bytes: int) -> None:
-        """Start anew, for an attempt that begins now with this usage."""
+        """Start again, for an attempt that begins now with this usage."""
         self._due_s = float("-inf")
         self._used_bytes = used_bytes
         self._data_bytes: int | None = None
@@ -34,15 +34,15 @@ class AllocationProbe:
         self._last: tuple[int, int] | None = None
 
     def look(self, now: float, used_bytes: int, *, moved: bool = True) -> None:
-        """Compare with the last look. Only where memory ``moved``: what nobody fills costs nothing."""
+        """Compare with the last sample. Only if memory ``moved``: an allocation that is not filled needs no memory."""
         if not moved or now < self._due_s:
             return
         data_bytes = self._read()
-        if not data_bytes:  # it is gone, or going: then it has nothing any more
+        if not data_bytes:  # it has ended, or is ending: then it holds no memory
             return
         self._due_s = now + EVERY_S
         if self._last is not None and data_bytes < self._held_bytes - self._last[0] // 2:
-            self._last = None  # it was given back
+            self._last = None  # it was freed
         if self._data_bytes is not None and data_bytes - self._data_bytes >= LEAST_BYTES:
             self._last, self._held_bytes = (data_bytes - self._data_bytes, self._used_bytes), data_bytes
         self._data_bytes, self._used_bytes = data_bytes, used_bytes
@@ -58,5 +58,5 @@ class AllocationProbe:
         try:
             with open(self._path, "rb", buffering=0) as file:
                 return int(file.read(200).split()[_DATA_FIELD]) * _PAGE_BYTES
-        except (OSError, IndexError, ValueError):  # it is gone, or there is no /proc
+        except (OSError, IndexError, ValueError):  # it has ended, or there is no /proc
             return None

@@ -1,8 +1,8 @@
-"""The shape of an interpreter that is not known in advance, found by looking for known values in its memory.
+"""Finds the shape of an unknown interpreter version by searching its memory for known values.
 
-An offset is taken when the value stands there in every object that was planted for it, and nowhere else. The search
-assumes what has been so from 3.13 to 3.15: a thread leads to its frame, the frame of a generator is inside of it, a
-frame has its caller's address. What does not fit is not found, and then there is no shape.
+An offset is accepted if every object that was made for the search has its value at this offset, and at no other one.
+The search assumes facts that hold from 3.13 to 3.15: a thread points to its frame, the frame of a generator is inside
+the generator, a frame has its caller's address. If this is not so, the search fails, and there is no shape.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 SEARCHED_BYTES: Final = 512
 FRAME_BYTES: Final = 128
 INTERPRETER_BYTES: Final = 1 << 15
-"""How much of each structure is searched; the interpreter's is larger, but its threads stand near its beginning."""
+"""How much of each structure is searched; the interpreter's is larger, but its threads are near its beginning."""
 OBJECT_HEAD_BYTES: Final = 16
 MOST_FRAMES: Final = 10_000
 GONE_BOUND_S: Final = 1.0
-"""How long the kernel may take to forget a thread that ended."""
+"""How long the kernel may still list a thread that ended."""
 _Q: Final = struct.Struct("<Q")
 _T = TypeVar("_T")
 
@@ -68,7 +68,7 @@ def _sole(field: str, found: set[_T]) -> _T:
 
 
 def _words(data: bytes) -> dict[int, int]:
-    """Return the numbers of eight bytes by their offset."""
+    """Return the eight-byte numbers by their offset."""
     return {8 * index: word for index, (word,) in enumerate(_Q.iter_unpack(data[: len(data) & -8]))}
 
 
@@ -80,9 +80,9 @@ def _places(memory: int, fact: Fact) -> set[int]:
 
 
 def _running_generator(memory: int, thread: int) -> tuple[int, int]:
-    """Return where a thread has its frame and a generator its own: the one points to the other, but not in a call.
+    """Return the offsets of the frame in a thread and in a generator: the thread points there only while it runs.
 
-    What is being handled as an exception (``exc_info``) points into a generator as well, and stays so in a call.
+    The handled exception (``exc_info``) points into a generator as well, but still does so during a call.
     """
 
     def snapshot() -> bytes:
@@ -100,7 +100,7 @@ def _running_generator(memory: int, thread: int) -> tuple[int, int]:
 
 
 def _caller(memory: int, thread: int, thread_frame: int) -> int:
-    """Return where a frame has the address of its caller's."""
+    """Return the offset of the caller's address in a frame."""
 
     def callee() -> bytes:
         (own,) = _Q.unpack(os.pread(memory, 8, thread + thread_frame))
@@ -115,9 +115,9 @@ def _caller(memory: int, thread: int, thread_frame: int) -> int:
 
 
 def _owners(memory: int, thread: int, places: set[int], found: dict[str, int]) -> dict[str, Any]:
-    """Return where a frame says to whom it belongs, and what it says when it stands for C code between two of Python.
+    """Return the offset of a frame's owner, and the owner values of frames for C code between two Python frames.
 
-    Every frame that Python itself tells of belongs to a thread or a generator, and no other one does.
+    Every frame that Python reports belongs to a thread or a generator, and all other frames do not.
     """
     frames = next(map(_own_frames, [memory], [thread], [found]))  # called by C code
     owned = ([OF_THREAD], [OF_GENERATOR])
@@ -128,12 +128,12 @@ def _owners(memory: int, thread: int, places: set[int], found: dict[str, int]) -
 
 
 def _own_frames(memory: int, thread: int, found: dict[str, int]) -> list[tuple[bytes, bool]]:
-    """Return the frames of this thread's stack, and whether Python itself tells of each."""
+    """Return the frames of this thread's stack, each with whether Python reports it."""
     frames: list[tuple[bytes, bool]] = []
     expected: FrameType | None = sys._getframe()  # noqa: SLF001 - a function with a public use
     (address,) = _Q.unpack(os.pread(memory, 8, thread + found["thread_frame"]))
     while address and len(frames) < MOST_FRAMES:
-        data = os.pread(memory, FRAME_BYTES, address)  # the last one may lie at the end of what is mapped
+        data = os.pread(memory, FRAME_BYTES, address)  # the last one may be at the end of the mapped memory
         code = _Q.unpack_from(data, found["frame_code"])[0] & UNTAGGED
         real = expected is not None and id(expected.f_code) == code
         if real or not _is_made_up(memory, code, found):
@@ -152,7 +152,7 @@ def _is_made_up(memory: int, code: int, found: dict[str, int]) -> bool:
 
 
 def _states(memory: int, generator_frame: int) -> dict[str, Any]:
-    """Return where a generator has its state, and which states mean that it waits."""
+    """Return the offset of a generator's state, and the states that mean that it waits."""
 
     def state(generator: object) -> bytes:
         return os.pread(memory, generator_frame, id(generator))
@@ -202,7 +202,7 @@ async def _wide(take: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 @contextmanager
 def _waiting(function: Callable[..., Coroutine[Any, Any, None]]) -> Iterator[tuple[Any, Any]]:
-    """Give a coroutine that waits, and the one for which it waits, which stands on its stack and in no variable."""
+    """Yield a waiting coroutine and the awaited one, which is on its stack and in no variable."""
     inner = _awaited()
     outer = function(iter([inner]).__next__)
     outer.send(None)
@@ -213,7 +213,7 @@ def _waiting(function: Callable[..., Coroutine[Any, Any, None]]) -> Iterator[tup
 
 
 def _stack(memory: int, generator_frame: int, frame_locals: int) -> dict[str, Any]:
-    """Return where a frame says how high its stack is, in which way, and how far below stands what is waited for."""
+    """Return the offset of a frame's stack height, how it is stored, and how far below the awaited object is."""
     fits: set[tuple[int, bool, int]] | None = None
     for function in (_narrow, _wide):
         with _waiting(function) as (outer, inner):
@@ -233,7 +233,7 @@ def _stack(memory: int, generator_frame: int, frame_locals: int) -> dict[str, An
 
 
 def _threads(memory: int) -> dict[str, int]:
-    """Return where the interpreter has its newest thread, and a thread the one before it, seen while one stands."""
+    """Return the offsets of the newest thread and of each thread's predecessor, found while a thread waits."""
     get = ctypes.pythonapi.PyInterpreterState_Get
     get.restype = ctypes.c_void_p
     interpreter = get()
@@ -255,7 +255,7 @@ def _threads(memory: int) -> dict[str, int]:
     thread.join()
     until_s = time.monotonic() + GONE_BOUND_S
     while os.path.exists(f"/proc/self/task/{thread.native_id}") and time.monotonic() < until_s:
-        time.sleep(0.0005)  # who forks next needs to be alone
+        time.sleep(0.0005)  # the next fork must happen in a process with one thread
     fits = {
         (at, offset)
         for at, word in during.items()

@@ -1,7 +1,7 @@
-"""What another process must know to read the Python stacks of this one: where CPython keeps them, and what it means.
+"""The facts that another process needs to read the Python stacks of this one: where and how CPython stores them.
 
 Both are private to each minor version of CPython, and the addresses to each process. So the process itself finds them
-(`shapes`), tries them out (`selfread`) and hands them over whole: who reads knows no version.
+(`shapes`), tries them out (`selfread`) and hands them over completely: the reader needs no knowledge of versions.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ MOST_OFFSET: Final = 1 << 20
 UNTAGGED: Final = (1 << 64) - 4
 """The bits of an address; the lowest two say since 3.14 how a frame holds its values."""
 OF_THREAD, OF_GENERATOR = 0, 1
-"""To whom a frame belongs; what stands for C code has higher numbers."""
+"""The owner of a frame; frames for C code have higher numbers."""
 WIDTHS: Final = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}
-"""How a text is stored, by the bytes of a character."""
+"""How a text is stored, by the bytes per character."""
 
 _awaited = ctypes.c_uint64(0)
 
 
 def runs(coroutine: object) -> None:
-    """Say which coroutine runs the task, so that where it waits can be read while no thread is in it; ``None`` after.
+    """Set the task's coroutine, so that its position can be read while no thread runs it; ``None`` when it ended.
 
-    No context manager: the library's way of making one sets the traceback of what was raised, and not all can be set.
+    No context manager: `contextlib` sets the traceback of a raised exception, and some exceptions do not allow this.
     """
     _awaited.value = 0 if coroutine is None else id(coroutine)
 
 
 def awaited_address() -> int:
-    """Return where what `runs` was told stands: the address of a coroutine, or 0."""
+    """Return the address of the variable that `runs` sets: it holds the address of a coroutine, or 0."""
     return ctypes.addressof(_awaited)
 
 
@@ -44,13 +44,13 @@ class UnknownLayoutError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Offsets in bytes inside CPython's structures, and what stands there; ``None`` where a version has no such thing.
+    """Offsets in bytes inside CPython's structures, and their meaning; ``None`` where a version has no such field.
 
-    ``thread_inner``: the thread leads to a structure, and there stands its frame. ``thread_base``: it says itself which
-    frame is the last. ``frame_entry``: a frame says that C code called it. ``code_instructions``: the first of those
-    among which ``frame_instruction`` is an address. ``frame_stack_top`` is a number of values if ``stack_counted``,
-    else an address; so many values below it (``awaited_depth``) stands what a coroutine waits for. ``entry_owners``
-    mark frames that stand for C code between two of Python, ``suspended`` are the states of a generator that waits.
+    ``thread_inner``: the thread points to a structure that has its frame. ``thread_base``: the thread's last frame.
+    ``frame_entry``: whether C code called the frame. ``code_instructions``: the first instruction;
+    ``frame_instruction`` is the address of one. ``frame_stack_top`` is a number of values if ``stack_counted``, else an
+    address; the object that a coroutine awaits is ``awaited_depth`` values below it. ``entry_owners`` mark frames for C
+    code between two Python frames, ``suspended`` are the states of a generator that waits.
     """
 
     interpreter_threads: int
@@ -92,7 +92,7 @@ class Shape:
 
     @property
     def frame_format(self) -> str:
-        """Of code, previous frame, instruction, stack top and owner, as `struct` reads them. Raises ValueError."""
+        """Format for `struct` of code, previous frame, instruction, stack top and owner. Raises ValueError."""
         places = (self.frame_code, self.frame_previous, self.frame_instruction, self.frame_stack_top, self.frame_owner)
         form, end = "<", 0
         for place, kind in zip(places, "QQQiB", strict=True):
@@ -127,7 +127,7 @@ class Shape:
 class Layout:
     """The shape of one process's structures, and the addresses of its threads and of a few types.
 
-    At ``awaited`` stands the address of the coroutine that runs the task, 0 when there is none.
+    At ``awaited`` is the address of the coroutine that runs the task, 0 when there is none.
     """
 
     shape: Shape
@@ -144,7 +144,7 @@ class Layout:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Layout:
-        """Return what `to_dict` gave. Raises ValueError for what cannot be one."""
+        """Return the layout from the values of `to_dict`. Raises ValueError for invalid values."""
         try:
             given = fields["shape"]
             shape: dict[str, Any] = {
@@ -157,7 +157,7 @@ class Layout:
 
 
 def _checked(value: object, kind: str) -> object:
-    """Return a value of a shape as its field has it. Raises ValueError for what is none."""
+    """Return a value of a shape in the type of its field. Raises ValueError for an invalid one."""
     if "tuple" in kind and isinstance(value, (list, tuple)):
         return tuple(_checked(one, "int") for one in value)
     if value is None and "None" in kind:

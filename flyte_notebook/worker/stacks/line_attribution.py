@@ -1,13 +1,13 @@
-"""What was seen of an attempt's lines: where it stands, and on which lines its memory grew.
+"""Records the lines of an attempt: its current position, and the lines on which its memory grew.
 
-Each change of its memory is charged to the line that is seen when the change is noticed, so the table is as good as the
-samples are dense. With several threads in the user's code the one is meant whose page faults grew most (field
-``minflt`` of ``/proc/PID/task/TID/stat``, proc(5)): who writes to fresh memory faults. Before any did it is the
-oldest, which is the one that runs the task, and so it is when a task is stopped for its time.
+Each change of memory is attributed to the line that is read when the change is noticed, so denser samples give a better
+table. With several threads in the user's code, the thread whose page faults grew most is taken (field ``minflt`` of
+``/proc/PID/task/TID/stat``, proc(5)): writing to fresh memory causes page faults. Before any page fault, and when a
+task is stopped for its time, the oldest thread is taken, which runs the task.
 
 A thread that waits when the change is noticed (``time.sleep`` in a loop that leaks) writes nothing at that moment: if
-it was the one that did, by its page faults, it was on the line on which it was last seen to fault. Where its faults
-cannot explain the change, a child process or another library's thread grew, and the line that waits for it is meant.
+its page faults show that it wrote before, the line of its last page faults is taken. If its page faults cannot explain
+the change, a child process or a library's thread grew, and the line that waits for it is taken.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     from flyte_notebook.worker.stacks.stack_sample import Seen
 
 STEP_BYTES: Final = 256 << 10
-"""A change that is looked into. Control groups count in batches of 64 pages for each CPU."""
+"""The smallest change that is examined. Control groups count in batches of 64 pages for each CPU."""
 REST_S: Final = 0.1
-"""How old the last look may be of a task whose memory stands still."""
+"""How old the last look may be for a task whose memory does not change."""
 SETTLE_S: Final = 0.01
-"""When a task is looked at again that was at work: it may have begun to wait."""
+"""When a running task is looked at again: it may have begun to wait."""
 FORGET_S: Final = 1.0
-"""How long code is remembered: what was freed may be somebody else's."""
+"""How long code is cached: its memory may have been freed and used again."""
 MOST_GREW: Final = 10
 SMALLEST_BYTES: Final = 1 << 20
-"""What a line must have grown by to be told."""
+"""The smallest growth of a line that is reported."""
 MOST_KEPT: Final = 5_000
 FAULT_BYTES: Final = 4 << 20
-"""What one page fault may explain, with some room: a huge page is 2 MiB, and pages of the kernel's own come with it."""
+"""The growth that one page fault may explain: a huge page is 2 MiB, and the kernel adds pages of its own."""
 LEAST_FAULTS: Final = 2
-"""By so many page faults more another thread must have grown; with huge pages one is 2 MiB."""
+"""Another thread is taken if it had this many more page faults; with huge pages one fault is 2 MiB."""
 STAND_BOUND_S: Final = 0.05
 HASTE_BOUND_S: Final = 0.005
-"""How long one waits for a look: a fraction of a millisecond is usual, but the kernel may hold the process's memory."""
+"""How long to wait for a look: usually less than a millisecond, but the kernel may lock the process's memory."""
 
 
 _At: TypeAlias = "tuple[tuple[Place, ...], float]"
-"""A stack, the innermost line first, and when it was seen."""
+"""A stack, the innermost line first, and when it was read."""
 
 
 class LineAttribution:
@@ -56,7 +56,7 @@ class LineAttribution:
         self._begun = False
 
     def begin(self, used_bytes: int) -> None:
-        """Start anew, for an attempt that begins now with this usage."""
+        """Start again, for an attempt that begins now with this usage."""
         self._begun = True
         self._used_bytes = used_bytes
         self._stack: tuple[Place, ...] = ()
@@ -79,7 +79,7 @@ class LineAttribution:
         """How long the last look took."""
 
     def give(self, reader: StackReader | None, why: str) -> None:
-        """Say how the stacks of a running attempt are read."""
+        """Set how the stacks of a running attempt are read."""
         self._reader, self._why, self._begun = reader, why, True
 
     @property
@@ -90,7 +90,7 @@ class LineAttribution:
     def look(self, now: float, used_bytes: int) -> None:
         """Take a sample of memory, and look at the line if memory changed or the last look is old.
 
-        Does not wait: what is seen is known at the next look.
+        Does not wait: the result is used at the next look.
         """
         self._collect()
         change = used_bytes - self._used_bytes
@@ -101,7 +101,7 @@ class LineAttribution:
         self._ask(now, change_bytes=change)
 
     def stand(self, now: float, *, memory: bool) -> None:
-        """Look where it stands just before it is killed; ``memory``: because of that, which cannot wait long."""
+        """Read its position just before it is killed; ``memory``: it is killed for memory, so there is little time."""
         if not self.sees or not self._wait(HASTE_BOUND_S if memory else STAND_BOUND_S):
             return
         self._ask(now, oldest=not memory)
@@ -110,21 +110,21 @@ class LineAttribution:
             self._stopped = asked.seen is not None
 
     def ended(self, now: float) -> None:
-        """Say that it runs no more; the first time counts."""
+        """Note that it has stopped running; only the first call counts."""
         if self._ended_s is None:
             self._ended_s = now
 
     def close(self) -> None:
-        """Give the process's memory back. Idempotent."""
+        """Close the process's memory. Idempotent."""
         self._collect()
         if self._reader is not None:
             self._reader.close()
             self._reader = None
 
     def facts(self, ended_s: float, *, reached_bytes: int | None = None) -> dict[str, Any]:
-        """Everything that was seen, as JSON: lines as file, number, function; the outermost first.
+        """All results, as JSON: lines as file, number, function; the outermost first.
 
-        ``reached_bytes`` is what it used when it was killed for that: what no sample saw is the last line's.
+        ``reached_bytes`` is its usage when killed for memory: growth after the last sample counts for the last line.
         """
         self._collect()
         if reached_bytes is not None:
@@ -158,21 +158,21 @@ class LineAttribution:
         sampler.ask(self._pending.run)
 
     def _wait(self, bound_s: float) -> bool:
-        """Wait until nothing is asked any more; whether that came to be."""
+        """Wait until no look is pending; return whether that was reached."""
         if self._pending is not None:
             self._pending.wait(bound_s)
             self._collect()
         return self._pending is None
 
     def _collect(self) -> None:
-        """Take what was seen, if the last look is over."""
+        """Use the result of the last look, if it is done."""
         asked = self._pending
         if asked is None or not asked.done:
             return
         self._pending = None
         self.cost_s = asked.cost_s
         if asked.seen is None:
-            self._used_bytes -= asked.change_bytes  # for the line that is seen next
+            self._used_bytes -= asked.change_bytes  # for the line that is read next
             return
         self._seen_s = asked.seen_s
         blamed, faults = self._blamed(asked.seen, oldest=asked.oldest)
@@ -183,20 +183,20 @@ class LineAttribution:
         if not self._waits:
             self._awake_at = self._stack, asked.seen_s
         if asked.change_bytes > 0:
-            # Memory is sampled some time before faults are counted: what is new of it may be in the count before.
+            # Memory is sampled some time before faults are counted: its growth may belong to the previous count.
             self._wrote = (faults + self._faulted) * FAULT_BYTES >= asked.change_bytes
         self._faulted = faults
         self._settled = self._waits or abs(asked.change_bytes) < STEP_BYTES
         self._charge(asked.change_bytes)
 
     def _charge(self, change_bytes: int) -> None:
-        """Count a change to a line: where it was seen, or where it was last seen to write."""
+        """Attribute a change to a line: the current one, or the last one seen to write."""
         if not self._stack:
             return
         place, (before, before_bytes) = self._stack[0], self._charged
         self._charged = (place, change_bytes)
         if self._waits and self._wrote:
-            if before == place:  # seen there a moment before it began to wait
+            if before == place:  # read there a moment before it began to wait
                 self._count(place, -before_bytes)
                 change_bytes += before_bytes
             self._charged = (None, 0)
@@ -207,12 +207,12 @@ class LineAttribution:
             self._count(place, change_bytes)
 
     def _pay(self) -> None:
-        """Count what waits for a line that is seen to write."""
+        """Attribute the pending change to a line that is seen to write."""
         for place in list(self._owed):
             self._count((self._worked_at()[0] or (place,))[0], self._owed.pop(place))
 
     def _worked_at(self) -> _At:
-        """Return where it was last seen to write, or if that was never seen, not to wait; and when."""
+        """Return the line at which it last wrote, else the last at which it did not wait; and when."""
         return self._wrote_at if self._wrote_at[0] else self._awake_at
 
     def _count(self, place: Place, change_bytes: int) -> None:
@@ -220,12 +220,12 @@ class LineAttribution:
             self._grew[place] = self._grew.get(place, 0) + change_bytes
 
     def _blamed(self, seen: list[Seen], *, oldest: bool) -> tuple[Seen | None, int]:
-        """Return the thread that is meant; the one that was before, unless another one faulted more. And its faults."""
+        """Return the thread to take, and its faults: the previous one, unless another had more page faults."""
         known, self._faults = self._faults, {one.native_id: one.faults for one in seen}
         if oldest or not seen:
             return (seen[0] if seen else None), 0
         before = next((one for one in seen if one.native_id == self._blamed_id), seen[0])
-        # A thread that is new had all its faults since; of those that were there at the first look nothing is known.
+        # All faults of a new thread are new; for threads that existed at the first look the number is not known.
         grew = {one.native_id: one.faults - known.get(one.native_id, 0 if known else one.faults) for one in seen}
         most = max(seen, key=lambda one: grew[one.native_id])
         blamed = most if grew[most.native_id] > max(LEAST_FAULTS, grew[before.native_id]) else before

@@ -1,7 +1,7 @@
-"""The line of an instruction: CPython's table of lines, read as bytes of another process.
+"""Finds the line of an instruction in CPython's line table, which is read as bytes of another process.
 
 Entries of a head byte and varints, with columns (Objects/locations.md, later InternalDocs/code_objects.md); the same
-from 3.11 to 3.15. Whatever the bytes hold, the answer is a number or ``None``.
+from 3.11 to 3.15. For any bytes, the answer is a number or ``None``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _ONE_LINE_0, _ONE_LINE_2 = 10, 12
 def line_of(table: bytes, first_line: int, offset: int) -> int | None:
     """Return the line of the instruction at ``offset`` bytes. ``None`` when the table ends before it.
 
-    Code without a line counts to the line before it, and what comes before all lines to the first.
+    Code without a line belongs to the line before it, and code before all lines to the first line.
     """
     line = known = first_line
     end = index = 0
@@ -41,7 +41,7 @@ def line_of(table: bytes, first_line: int, offset: int) -> int | None:
 
 
 def _varint(table: bytes, index: int) -> tuple[int, int]:
-    """Return a number of six bits a byte, the lowest first, and where the next begins. Raises IndexError."""
+    """Return a number stored with six bits per byte, the lowest first, and the next position. Raises IndexError."""
     value = shift = 0
     while True:
         byte = table[index]

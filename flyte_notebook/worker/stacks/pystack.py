@@ -1,17 +1,17 @@
-"""The Python stacks of another process, read from its memory while it runs: no signal, no stop, nothing to load there.
+"""Reads the Python stacks of another process from its memory while it runs: without signals, stopping or injected code.
 
 The process opens its own ``/proc/self/mem`` and hands the descriptor over (the kernel checks the right to read when it
-is opened, so this works for any user under any setting of ptrace), with a `Layout`. What is read is on the move: every
-pointer is checked by the type of what it leads to, every length is bounded, a stack has to end where stacks end. All of
-it is read twice, the second time from the outermost frame on. Both have to agree, callers in the very place of their
-call, and the thread has to be in the same frame before, between and after. What does not agree is read again; in the
-end only the outer frames are told that two readings have in common, or nothing.
+is opened, so this works for any user under any setting of ptrace), with a `Layout`. The memory changes while it is
+read: every pointer is checked by the type of its target, every length is bounded, and a stack has to end in the right
+place. Each stack is read twice, the second time from the outermost frame on. Both readings have to agree, each caller
+at exactly its call, and the thread has to be in the same frame before, between and after. If they do not agree, the
+stack is read again; at last only the outer frames that two readings share are returned, or none.
 
-So an answer is right or there is none, but for what changes to and fro between readings. Of a program that does nothing
-but call, return and run generators (``tests/worker/test_pystack.py``), reader and program on a processor each, 0 to 2
-of 20,000 stacks were read wrong on each of 3.11 to 3.15, and at most 26 where it hardly leaves its generators. On 3.11
-7 to 9% were not read at all, since 3.12 less than 0.1%; of the others half had their innermost line, half only outer.
-What cannot be read never raises out of here.
+So an answer is right or missing, except when memory changes and changes back between readings. Measured with a program
+that only calls, returns and runs generators (``tests/worker/test_pystack.py``), reader and program on one processor
+each: 0 to 2 of 20,000 stacks were read wrong on each of 3.11 to 3.15, at most 26 if the program is nearly always in its
+generators. On 3.11 7 to 9% were not read at all, since 3.12 less than 0.1%; half of the others had their innermost
+line, half only outer lines. Unreadable memory never causes an exception outside of this module.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 TRIES: Final = 48
 WALKS: Final = 12
-"""A stack is read again so often; less if so many readings got to an end, and did not agree."""
+"""How often a stack is read again; and after how many complete readings that do not agree it is given up."""
 MOST_THREADS: Final = 200
 MOST_FRAMES: Final = 2_000
 MOST_LINES: Final = 50
@@ -47,15 +47,15 @@ PAGE_BYTES: Final = 4096
 _HIGHEST: Final = 1 << 56
 _ASCII, _COMPACT, _KIND_SHIFT, _KIND_MASK = 1 << 6, 1 << 5, 2, 7
 _NOT_BEGUN: Final = -2
-"""Where 3.11 and 3.12 say that a frame is which has executed nothing: before the first instruction."""
+"""The position in 3.11 and 3.12 of a frame that has executed nothing yet: before the first instruction."""
 _MADE_UP: Final = "__init__"
-"""File and name of the code that stands since 3.12 between an ``__init__`` and its caller."""
+"""File and name of the code that since 3.12 is between an ``__init__`` and its caller."""
 _Q: Final = struct.Struct("<Q")
 _I: Final = struct.Struct("<i")
 
 
 class _UnreadableError(Exception):
-    """What was read is no stack: it changed meanwhile, or there is none."""
+    """The read memory is no stack: it changed meanwhile, or there is none."""
 
 
 class Place(NamedTuple):
@@ -67,16 +67,16 @@ class Place(NamedTuple):
 
 
 class Thread(NamedTuple):
-    """A thread that runs Python: the kernel's number of it, and where the stack can be read."""
+    """A thread that runs Python: its number in the kernel, and the address of its state."""
 
     native_id: int
     address: int
 
 
 class _Frame(NamedTuple):
-    """``code`` may be tagged, and is none where the owner says that the frame stands for C code.
+    """``code`` may be a tagged pointer; it is no code where the owner says that the frame is for C code.
 
-    ``top`` is how high its stack was when it called another frame. Where that is a number it is negative while it runs.
+    ``top`` is the height of its stack when it called another frame. A number is negative while the frame runs.
     """
 
     address: int
@@ -88,7 +88,7 @@ class _Frame(NamedTuple):
 
 
 class _Walk(NamedTuple):
-    """The frames of a thread, the innermost first, and what was read for them: address, size, number of the first."""
+    """The frames of a thread, the innermost first, and the reads for them: address, size, number of the first frame."""
 
     head: int
     frames: list[_Frame]
@@ -103,11 +103,11 @@ class _Code:
     table: bytes
     is_user: bool
     is_made_up: bool
-    """Whether no source has it: the interpreter put it there."""
+    """Whether it has no source, because the interpreter added it."""
 
 
 def _common(one: list[_Frame], other: list[_Frame]) -> list[_Frame]:
-    """Return the outermost frames that are the same in both, but no stack as a whole."""
+    """Return the outermost frames that are the same in both, but never a whole stack."""
     count = 0
     while count < min(len(one), len(other)) - 1 and one[-1 - count] == other[-1 - count]:
         count += 1
@@ -131,7 +131,7 @@ class StackReader:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keep the descriptor open meanwhile, in the one thread that reads."""
+        """Keep the descriptor open during a read, in the one thread that reads."""
         try:
             with self._used:
                 yield
@@ -139,7 +139,7 @@ class StackReader:
             self._close_if_wanted()
 
     def close(self) -> None:
-        """Give the descriptor back, now or when nobody reads through it any more. Idempotent."""
+        """Close the descriptor, now or at the end of the current read. Idempotent."""
         self._unwanted = True
         self._close_if_wanted()
 
@@ -151,7 +151,7 @@ class StackReader:
             self._used.release()
 
     def forget(self) -> None:
-        """Read code anew from now on: where some was freed, other code may come to lie."""
+        """Empty the cache of code: at the address of freed code there may be other code later."""
         self._codes.clear()
 
     def threads(self) -> list[Thread]:
@@ -165,10 +165,10 @@ class StackReader:
         return []
 
     def stack(self, thread: Thread, *, most: int = MOST_LINES, user: bool = True) -> tuple[Place, ...] | None:
-        """Return the innermost lines that a thread is at, at most so many, the innermost first. Never raises.
+        """Return the innermost lines of a thread, limited in number, the innermost first. Never raises.
 
-        Only those of the user's files when ``user``. Where the innermost come and go too fast, only those outside of
-        them that stood still meanwhile. ``None`` when the stack cannot be read.
+        Only those of the user's files when ``user``. If the innermost frames change too fast, only the outer ones that
+        did not change. ``None`` when the stack cannot be read.
         """
         before: list[_Frame] = []
         outer: list[_Frame] = []
@@ -192,16 +192,16 @@ class StackReader:
             return None
 
     def stack_below(self, thread: Thread, frame: int) -> tuple[Place, ...] | None:
-        """Return the lines of a frame and its callers, none of which moves meanwhile: read once. Never raises."""
+        """Return the lines of a frame and its callers, which do not change meanwhile: read once. Never raises."""
         try:
             return self._places(self._walk(thread, MOST_FRAMES, user=False, still=frame).frames, user=False)
         except _UnreadableError:
             return None
 
     def awaited(self, *, user: bool = True) -> tuple[Place, ...]:
-        """Return the lines at which the task's coroutine and those it awaits stand, the innermost first.
+        """Return the lines at which the task's coroutine and the awaited ones wait, the innermost first.
 
-        Only those of the user's files when ``user``. Empty when it runs, when there is none, and when that cannot be
+        Only those of the user's files when ``user``. Empty when it runs, when there is none, and when it cannot be
         read. Never raises.
         """
         for _ in range(TRIES):
@@ -222,7 +222,7 @@ class StackReader:
         while coroutine and len(frames) < MOST_COROUTINES:
             data, at = self._read(coroutine, size), shape.generator_frame
             if _Q.unpack_from(data, shape.object_type)[0] != self._layout.coroutine_type:
-                break  # what is awaited last is no coroutine: a future, a task
+                break  # the last awaited object is no coroutine: a future, a task
             if data[shape.generator_state] not in shape.suspended:
                 break
             frames.append(_Frame(coroutine + at, *self._fields.unpack_from(data, at)))
@@ -237,10 +237,10 @@ class StackReader:
         return frames[::-1]
 
     def _stands(self, walk: _Walk) -> bool:
-        """Read the frames of a walk again, the outermost first; whether they stood still.
+        """Read the frames of a walk again, the outermost first; return whether they did not change.
 
-        A frame that called another one is at the call; only the one that runs may be at another instruction, and then
-        is known to be there.
+        A frame that called another one is at the call; only the running frame may be at another instruction, which is
+        then used.
         """
         frames, until, unpack = walk.frames, len(walk.frames), self._fields.unpack_from
         for start, size, first in reversed(walk.pieces):
@@ -275,7 +275,7 @@ class StackReader:
         return address if self._shape.thread_inner is None else self._pointer(address + self._shape.thread_inner)
 
     def _walk(self, thread: Thread, most: int, *, user: bool, still: int | None = None) -> _Walk:
-        """Return the frames from the innermost to the last that is needed; from that one if one stands ``still``."""
+        """Return the frames from the innermost to the last one needed; starting with ``still`` if given."""
         shape, read, unpack, codes = self._shape, self._read, self._fields.unpack_from, self._codes
         entry_owners, entry = shape.entry_owners, shape.frame_entry
         frames: list[_Frame] = []
@@ -283,7 +283,7 @@ class StackReader:
         address = head = self._head(thread) if still is None else still
         start, last, window, called, wanted = 1, 0, b"", False, 0
         for _ in range(MOST_FRAMES if head else 0):
-            # Frames lie beside each other: one reading of the page up to the innermost serves most of them.
+            # Frames are next to each other: one read of the page up to the innermost has most of them.
             if not start <= address <= last:
                 start, last = address & -PAGE_BYTES, address
                 window = read(start, address + self._frame_bytes - start)
@@ -305,7 +305,7 @@ class StackReader:
         return _Walk(head, frames, pieces)
 
     def _check_end(self, thread: Thread, last: _Frame) -> None:
-        """Raise `_UnreadableError` unless a stack can end there: who just yielded has no caller any more."""
+        """Raise `_UnreadableError` unless a stack can end there: a generator that just yielded has no caller."""
         shape = self._shape
         base = None if shape.thread_base is None else self._pointer(thread.address + shape.thread_base)
         owned = last.owner in shape.entry_owners if shape.entry_owners else last.owner != OF_GENERATOR
@@ -313,7 +313,7 @@ class StackReader:
             raise _UnreadableError
 
     def _places(self, frames: list[_Frame], *, user: bool) -> tuple[Place, ...]:
-        """Return the lines of frames. Raises `_UnreadableError` where one is at no instruction of its code."""
+        """Return the lines of frames. Raises `_UnreadableError` if a frame is not at an instruction of its code."""
         shape, places = self._shape, []
         for frame in frames:
             if frame.owner in shape.entry_owners:
@@ -379,7 +379,7 @@ class StackReader:
         return pointer
 
     def _read(self, address: int, size: int) -> bytes:
-        """Return exactly so many bytes. Raises `_UnreadableError`."""
+        """Return exactly that many bytes. Raises `_UnreadableError`."""
         if not PAGE_BYTES <= address < _HIGHEST:
             raise _UnreadableError
         try:

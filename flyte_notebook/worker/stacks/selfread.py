@@ -1,8 +1,8 @@
-"""The layout of this process, found and tried out: it reads stacks of its own as another process would.
+"""Finds the layout of this process and tries it out by reading its own stacks as another process would.
 
-What it reads has to be what Python itself reports: of this thread, through a generator, through C code, a constructor
-and names of every kind of text; and of a coroutine that waits for another one, before, while and after it does. Only
-then the layout counts as known.
+The result has to agree with Python's own report: for this thread, through a generator, through C code, a constructor
+and names of every kind of text; and for a coroutine that awaits another one, before, while and after it waits. Only
+then is the layout used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 NAMES: Final = ("größe", "名前", "\U0001f40d")
 CONSTRUCTED: Final = 10
-"""After so many times a constructor is called in the interpreter's fast way, which puts a frame of its own between."""
+"""After this many calls the interpreter calls a constructor in its fast way, which adds a frame in between."""
 
 
 def known_layout() -> Layout:
@@ -44,7 +44,7 @@ def known_layout() -> Layout:
             wrong = _wrong(memory, StackReader(memory, layout), layout.shape)
     except UnknownLayoutError:
         raise
-    except Exception as error:  # whatever an interpreter comes up with that is not known
+    except Exception as error:  # any error that an unknown interpreter causes
         raise UnknownLayoutError(f"the memory of this process cannot be read: {error!r}") from error
     if wrong:
         raise UnknownLayoutError(f"the {wrong} of this process were read wrong")
@@ -67,21 +67,21 @@ def _found() -> Layout:
 
 
 def _wrong(memory: int, reader: StackReader, shape: Shape) -> str:
-    """Return what the reader reads wrong of this process; nothing when all is right."""
+    """Return the things that the reader reads wrong in this process; none when all is right."""
     if not _reads_stacks(memory, reader, shape):
         return "stacks"
     return "" if _reads_coroutines(reader) else "coroutines"
 
 
 def _reads_stacks(memory: int, reader: StackReader, shape: Shape) -> bool:
-    """Whether the reader finds the stack that Python itself reports, and no thread that the kernel does not know."""
+    """Whether the reader finds the stack that Python reports, and no thread that is unknown to the kernel."""
     threads = {thread.native_id: thread for thread in reader.threads()}
     own = threads.get(threading.get_native_id())
     if own is None or not {str(number) for number in threads} <= set(os.listdir("/proc/self/task")):
         return False
 
     def right() -> bool:
-        # No call of a function between: where the thread is now is this very frame.
+        # No function call in between: the thread has to be in exactly this frame.
         place = own.address + shape.thread_frame
         if shape.thread_inner is not None:
             place = int.from_bytes(os.pread(memory, 8, place), sys.byteorder) + shape.thread_inner
@@ -106,7 +106,7 @@ def _yielded(look: Callable[[], bool]) -> Iterator[bool]:
 
 
 class _Constructed:
-    """Looks while it is made."""
+    """Reads the stack in its constructor."""
 
     def __init__(self, look: Callable[[], bool]) -> None:
         self.looked = look()
@@ -125,7 +125,7 @@ def _place(frame: FrameType) -> Place:
 
 
 def _reads_coroutines(reader: StackReader) -> bool:
-    """Whether the reader finds where coroutines wait for one another, and nothing before, while they run, and after."""
+    """Whether the reader finds where coroutines wait for one another, and nothing before, while running, and after."""
     seen: list[tuple[Place, ...]] = []
 
     def look() -> None:
@@ -158,7 +158,7 @@ async def _waits_for(take: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 class _Signal:
-    """Looks, and waits."""
+    """Reads the stack, and waits."""
 
     def __init__(self, look: Callable[[], None]) -> None:
         self._look = look

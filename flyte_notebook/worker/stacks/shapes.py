@@ -2,9 +2,9 @@
 
 3.11 and 3.12 have a table here (``Include/internal/pycore_{interp,frame,code}.h``). Since 3.13 the interpreter
 publishes offsets for debuggers, ``_Py_DebugOffsets`` at the start of ``_PyRuntime``: numbers without names, in an order
-that is fixed for a minor version (``pycore_runtime.h``, since 3.14 ``pycore_debug_offsets.h``), so the names stand
-here. What is not published, and what the values mean, is in a table again. The sizes among them differ between patch
-releases and are of no use. Newer interpreters than these are searched (`worker/stacks/calibration`).
+that is fixed for a minor version (``pycore_runtime.h``, since 3.14 ``pycore_debug_offsets.h``), so this module has the
+names. Offsets that are not published, and the meaning of values, are in a table again. The published sizes differ
+between patch releases and are not used. Newer interpreters than these are searched (`worker/stacks/calibration`).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ TABLES: Final = {
         suspended=(255,),
     ),
 }
-"""By the minor version of Python 3. A suspended state is -1 as a byte; -2 is a generator that was not begun."""
+"""By the minor version of Python 3. A suspended state is -1 as a byte; -2 is a generator that has not started."""
 
 _UNPUBLISHED: Final[dict[str, Any]] = {
     "thread_inner": None,
@@ -110,7 +110,7 @@ UNPUBLISHED: Final[dict[int, dict[str, Any]]] = {
         "suspended": (1, 2, 3),
     },
 }
-"""What 3.13 to 3.15 do not say: offsets, and meanings."""
+"""Offsets and meanings that 3.13 to 3.15 do not publish."""
 
 ORDERS: Final = {
     13: """
@@ -226,7 +226,7 @@ def found() -> Shape:
 
 
 def published(minor: int) -> Shape:
-    """Return what the interpreter says, completed from the tables. Raises `UnknownLayoutError`."""
+    """Return the shape that the interpreter publishes, completed from the tables. Raises `UnknownLayoutError`."""
     names = names_of(ORDERS[minor])
     try:
         start = ctypes.addressof(ctypes.c_char.in_dll(ctypes.pythonapi, "_PyRuntime"))
@@ -243,7 +243,7 @@ def published(minor: int) -> Shape:
 
 
 def names_of(order: str) -> list[str]:
-    """Return the names of an order, each behind that of its structure."""
+    """Return the names in their order, each after the name of its structure."""
     names, structure = [], ""
     for word in order.split():
         if word.endswith(":"):

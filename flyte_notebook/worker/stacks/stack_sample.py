@@ -1,8 +1,8 @@
-"""Reading stacks in a thread of its own, so that nothing else waits for the memory of a process that the kernel holds.
+"""Reads stacks in a separate thread, so that nothing else waits when the kernel locks a process's memory.
 
-Reading another process's memory takes that process's lock of its mappings, which a fork holds: in a storm of forks for
-seconds, and nothing but SIGKILL ends the wait (``mmap_lock``, kernel mm/memory.c, ``__access_remote_vm``). The thread
-runs nothing but what is asked here; when it is stuck another one takes its place.
+Reading another process's memory takes the lock of its mappings, which a fork holds: with many forks for seconds, and
+only SIGKILL ends the wait (``mmap_lock``, kernel mm/memory.c, ``__access_remote_vm``). The thread only does the work
+requested here; when it is stuck, another thread replaces it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Seen(NamedTuple):
-    """A thread in the user's code: where it stands, the innermost line first, and how many page faults it had.
+    """A thread in the user's code: its lines, the innermost first, and its number of page faults.
 
-    ``waits`` is whether it did nothing at that moment but wait, so that its line changes no memory; ``writes`` whether
-    it had page faults at that very moment.
+    ``waits`` is whether it only waited at that moment, so that its line changes no memory; ``writes`` whether it had
+    page faults at exactly that moment.
     """
 
     native_id: int
@@ -39,10 +39,10 @@ MOST_STUCK: Final = 8
 
 
 class StackSample:
-    """One look at all threads of a process. What it found stands here when it is ``done``.
+    """One look at all threads of a process. It holds the results when it is ``done``.
 
-    ``seen`` are the threads that are in the user's code, the oldest first; ``None`` when they could not be read. What
-    it was asked for stands beside it: the change of memory, and whether the ``oldest`` of them is meant.
+    ``seen`` are the threads that are in the user's code, the oldest first; ``None`` when they could not be read. It
+    also holds the reason for the look: the change of memory, and whether the ``oldest`` thread has to be taken.
     """
 
     def __init__(
@@ -59,20 +59,20 @@ class StackSample:
 
     @property
     def done(self) -> bool:
-        """Whether it is over."""
+        """Whether the look is done."""
         return self._done.is_set()
 
     def wait(self, bound_s: float) -> bool:
-        """Wait for it; whether it is done."""
+        """Wait for the look; return whether it is done."""
         return self._done.wait(bound_s)
 
     def run(self) -> None:
-        """Look."""
+        """Do the look."""
         began_s = time.monotonic()
         try:
             with self._reader.in_use():
                 self.seen = self._look()
-        except Exception:  # noqa: S110 - whatever it is: then nothing was seen, and the next one may
+        except Exception:  # noqa: S110 - on any error nothing was read, and the next look may succeed
             pass
         self.seen_s = time.monotonic()
         self.cost_s = self.seen_s - began_s
@@ -97,12 +97,12 @@ class StackSample:
         if not stack:
             return None if stack is None else Seen(thread.native_id, (), 0)
         faults, waits = _activity(self._pid, thread.native_id)
-        # One that falls asleep or wakes just then is on a line that waits as well.
+        # A thread that begins or ends its wait just then is on a line that waits as well.
         return Seen(thread.native_id, stack, faults, waits=waited or waits, writes=faults > before)
 
 
 def _activity(pid: int | None, native_id: int) -> tuple[int, bool]:
-    """Return how many page faults a thread had that took memory, and whether it waits; 0 and no when it is gone."""
+    """Return how many page faults of a thread took memory, and whether it waits; 0 and no when it has ended."""
     text = read(f"/proc/{pid}/task/{native_id}/stat")
     try:
         fields = text[text.rindex(")") + 2 :].split() if text else ["", *"0000000"]
@@ -112,7 +112,7 @@ def _activity(pid: int | None, native_id: int) -> tuple[int, bool]:
 
 
 class SamplerThread:
-    """A thread for what may take long, started when it is first asked."""
+    """A thread for work that may take long, started at the first request."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -121,7 +121,7 @@ class SamplerThread:
         self._stuck = 0
 
     def ask(self, work: Callable[[], None]) -> None:
-        """Have it done soon; returns at once. It must not raise."""
+        """Queue a function; returns at once. The function must not raise."""
         since_s = self._busy_since_s
         stuck = since_s is not None and time.monotonic() - since_s > STUCK_S
         if self._thread is None or (stuck and self._stuck < MOST_STUCK):
@@ -132,7 +132,7 @@ class SamplerThread:
         self._queue.put(work)
 
     def close(self) -> None:
-        """End the thread once it has done what was asked."""
+        """End the thread after its queued work."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._queue.put(None)
@@ -145,13 +145,13 @@ class SamplerThread:
             self._busy_since_s = time.monotonic()
             work()
             if self._thread is not None and threading.current_thread() is not self._thread:
-                self._stuck -= 1  # it was stuck, and another one took its place
+                self._stuck -= 1  # it was stuck, and another thread replaced it
                 return
             self._busy_since_s = None
 
 
 sampler = SamplerThread()
-"""The one of this process that looks."""
+"""The thread of this process that reads stacks."""
 
 errands = SamplerThread()
-"""The thread for work that nothing waits for."""
+"""The thread for work whose result is not waited for."""

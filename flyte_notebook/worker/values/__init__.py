@@ -1,1 +1,1 @@
-"""How values and code travel to a worker and back."""
+"""Sends values and code to a worker and back."""

@@ -1,4 +1,4 @@
-"""Classes of a notebook that are loaded from a pickle: known ones are left as they are, or renewed."""
+"""Loads classes of a notebook from a pickle: classes that exist already are kept unchanged, or renewed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ HOOK = "__init_subclass__"
 
 
 class KnownClasses:
-    """The classes that were known before they were loaded.
+    """The classes that existed before they were loaded.
 
-    Apart from the unpickler, whose memo keeps the functions made here: it would be part of a cycle, and everything that
-    was ever loaded would stay until the next full collection.
+    Separate from the unpickler, whose memo keeps the functions made here: else there would be a reference cycle, and
+    all loaded objects would stay in memory until the next full collection.
     """
 
     def __init__(self) -> None:
@@ -26,12 +26,12 @@ class KnownClasses:
         self._known: set[int] = set()
 
     def noting_known(self, make: Callable[..., Any]) -> Callable[..., Any]:
-        """Return ``make``, noting each class that it did not make but find."""
+        """Return ``make``, which records each class that it found instead of making it."""
         tracked = getattr(cloudpickle.cloudpickle, "_DYNAMIC_CLASS_TRACKER_BY_ID", {})
 
         def make_or_find(first: Any, name: str, *arguments: Any) -> Any:
-            before = tracked.get(arguments[-2])  # the last two arguments of both: the tracker's id, and one to spare
-            # The SDK knows its enum of a `Literal` by the identity of its name.
+            before = tracked.get(arguments[-2])  # the last two arguments of both: the tracker's id, and an unused one
+            # The SDK recognises its enum of a `Literal` by the identity of its name.
             with _made_elsewhere(arguments[0]):
                 result = make(first, sys.intern(name), *arguments)
             if result is before:
@@ -41,7 +41,7 @@ class KnownClasses:
         return make_or_find
 
     def skipping_known(self, set_state: Callable[..., Any]) -> Callable[..., Any]:
-        """Return ``set_state``, which leaves known classes alone unless they are to be renewed."""
+        """Return ``set_state``, which does not change known classes unless they have to be renewed."""
 
         def set_state_if_new(obj: Any, state: Any) -> Any:
             if id(obj) not in self._known:
@@ -57,9 +57,9 @@ class KnownClasses:
 
 @contextlib.contextmanager
 def _made_elsewhere(bases: Any) -> Iterator[None]:
-    """Make a class below the notebook's own without their ``__init_subclass__``: it was called where it was defined.
+    """Make a subclass of notebook classes without calling their ``__init_subclass__``: this happened at its definition.
 
-    What it did to them travels with them. Those of libraries register what is made here.
+    Its effects are part of the pickle. The method of a library's class is called, as it may register the class.
     """
     kinds = {kind for base in bases if isinstance(base, type) for kind in base.__mro__}
     hooks = [(kind, vars(kind)[HOOK]) for kind in kinds if kind.__module__ == "__main__" and HOOK in vars(kind)]

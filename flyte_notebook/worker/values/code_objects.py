@@ -1,7 +1,7 @@
-"""What compiled code carries and uses: how it travels whole, and which names outside of itself it needs.
+"""Compiled code: how it is pickled completely, and which outside names it uses.
 
-Nothing here depends on how cloudpickle does the same. Its releases differ: 3.1.3 writes one made-up file name into all
-code, after which no line of it can be shown.
+This module does not depend on how cloudpickle pickles code. Its releases differ: 3.1.3 writes one invented file name
+into all code, and then no line of it can be shown.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _names: weakref.WeakKeyDictionary[types.CodeType, tuple[str, ...]] = weakref.Wea
 
 
 def reduce_code(code: types.CodeType) -> tuple[type[types.CodeType], tuple[Any, ...]]:
-    """Reduce code with everything it carries, for cloudpickle's picklers: they know how ``CodeType`` itself travels.
+    """Reduce code with all its parts, for cloudpickle's picklers, which can pickle ``CodeType`` itself.
 
-    Texts and tuples are copies. Which of them a program shares is chance, and a pickle would tell.
+    Texts and tuples are copied: whether objects are shared differs by chance, and would change the pickle.
     """
     return types.CodeType, (
         code.co_argcount,
@@ -57,9 +57,9 @@ def global_names(code: types.CodeType) -> tuple[str, ...]:
 
 
 def global_uses(code: types.CodeType) -> Iterator[tuple[str, str]]:
-    """Yield (name, "read" or "assign") for each use of a global in this code, nested code left out.
+    """Yield (name, "read" or "assign") for each use of a global in this code, without nested code.
 
-    Names of instructions are no promise of CPython's; a test asks every supported version.
+    CPython does not guarantee the names of instructions; a test checks every supported version.
     """
     instructions = list(dis.get_instructions(code))
     own = {step.argval for step in instructions if step.opname == "STORE_NAME"}  # the names of a class body

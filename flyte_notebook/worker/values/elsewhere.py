@@ -1,8 +1,9 @@
-"""Modules that a notebook has and that no import would find: loaded from a path, or by a search path that has changed.
+"""Modules of a notebook that no import would find: loaded from a path, or by a search path that has changed.
 
-The recipe of `importlib` loads a file under any name. And what a relative entry of ``sys.path`` led to is not found any
-more after ``os.chdir``. Such modules are known to ``sys.modules`` alone, so a worker is told their files by name, and
-asks that before it looks anywhere else. What is in no ``sys.modules`` travels by value, as cloudpickle does it.
+The recipe in the documentation of `importlib` loads a file under any name. And a module found by a relative entry of
+``sys.path`` is not found any more after ``os.chdir``. Such modules are only in ``sys.modules``, so a worker gets their
+files by name, and uses these before any other place. A module that is not in ``sys.modules`` is sent by value, as
+cloudpickle does it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _LOADERS = ("SourceFileLoader", "SourcelessFileLoader", "ExtensionFileLoader")
 
 
 class Files:
-    """The files of modules by name; loaded from a pickle, they are found there from then on."""
+    """The files of modules by name; after it is loaded from a pickle, imports find the modules there."""
 
     def __init__(self, files: dict[str, str]) -> None:
         self._files = files
@@ -36,7 +37,7 @@ class Files:
 
 
 def files() -> dict[str, str]:
-    """Return the files of modules that have one, and that an import would not find there now."""
+    """Return the files of those modules that have one which an import would not find now."""
     found = {}
     for name, file in _of_the_user(tuple(sys.modules), tuple(map(id, sys.modules.values()))):
         place = os.path.dirname(os.path.dirname(file) if _is_package(file) else file)
@@ -51,7 +52,7 @@ def files() -> dict[str, str]:
 def _of_the_user(_names: tuple[str, ...], _ids: tuple[int, ...]) -> list[tuple[str, str]]:
     """Return the modules that belong neither to Python nor to an installed library, with their files.
 
-    That is asked for each cell, and seldom changes: the arguments say which modules there are.
+    This is computed for each cell, but seldom changes: so it is cached by the arguments, which identify the modules.
     """
     named = [(name, _file(module)) for name, module in list(sys.modules.items()) if "." not in name]
     return [(name, file) for name, file in named if file is not None and is_user_file(file)]
@@ -64,19 +65,19 @@ def _places() -> set[str]:
 def _search_path() -> list[Any]:
     try:
         return list(sys.path)
-    except TypeError:  # anything may stand in its place
+    except TypeError:  # any object may replace it
         return []
 
 
 def _absolute(path: str) -> str:
     try:
         return os.path.abspath(path)
-    except OSError:  # the current directory is gone
+    except OSError:  # the current directory was removed
         return path
 
 
 def lost(module: ModuleType) -> str:
-    """Return what to say of a module that a worker cannot load as its file is gone; empty when it can."""
+    """Return the message for a module that a worker cannot load, as its file is missing; empty when it can."""
     file = _file(module)
     if file is None or sys.modules.get(module.__name__) is not module or not is_user_file(file) or private.exists(file):
         return ""
@@ -90,7 +91,7 @@ def find(files: dict[str, str]) -> None:
 
 
 class _Finder:
-    """Finds the modules that it was told the files of."""
+    """Finds modules by the files it was given."""
 
     def __init__(self, files: dict[str, str]) -> None:
         self._files = files
@@ -104,7 +105,7 @@ def _file(module: Any) -> str | None:
     """Return the file that a module was loaded from; ``None`` if it has none, or is not loaded yet."""
     try:
         spec = object.__getattribute__(module, "__dict__").get("__spec__")
-    except AttributeError:  # anything may be put into sys.modules
+    except AttributeError:  # any object may be in sys.modules
         return None
     origin = getattr(spec, "origin", None)
     if type(getattr(spec, "loader", None)).__name__ not in _LOADERS or not isinstance(origin, str):

@@ -1,7 +1,7 @@
-"""Known values: what Python says that its own objects hold, and whether it stands where a shape says.
+"""Known values: the contents that Python reports for its own objects, to check the offsets of a shape.
 
-A shape is contradicted when something else stands there. Several objects are compared for each offset, so that nothing
-agrees by chance.
+A shape is wrong if there is another value at its offset. Several objects are compared for each offset, so that no value
+matches by chance.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TEXTS: Final = ("ascii", "größe", "名前", "\U0001f40d\U0001f40d")
 
 
 class Fact(NamedTuple):
-    """So many bytes at some offset from an address are known, but for what the mask leaves out."""
+    """Known bytes at some offset from an address, except for the bits that the mask leaves out."""
 
     field: str
     address: int
@@ -34,12 +34,12 @@ class Fact(NamedTuple):
     mask: int = -1
 
     def holds(self, found: bytes) -> bool:
-        """Whether these bytes are what is known."""
+        """Whether these bytes match."""
         return len(found) == self.width and int.from_bytes(found, "little") & self.mask == self.value
 
 
 class Planted:
-    """Objects of which Python tells what they hold; at different lines, with different names and numbers of values."""
+    """Objects whose contents Python reports; at different lines, with different names and numbers of values."""
 
     def __init__(self) -> None:
         self.kept = (object(), object())
@@ -60,7 +60,7 @@ class Planted:
         other += number
 
     def object_facts(self) -> Iterator[Fact]:
-        """Yield what texts, code, its table of lines, and this thread hold."""
+        """Yield the contents of texts, code, its line table, and this thread."""
         for text in TEXTS:
             kind = 1 if max(text) < "\u0100" else 2 if max(text) < "\U00010000" else 4
             value = text.encode(WIDTHS[kind])
@@ -81,7 +81,7 @@ class Planted:
         yield Fact("thread_native_id", thread_state(), 8, threading.get_native_id())
 
     def frame_facts(self, generator_frame: int) -> Iterator[Fact]:
-        """Yield what the frames of the generators hold, which are so many bytes inside of them."""
+        """Yield the contents of the generators' frames, which are that many bytes inside the generators."""
         for generator, kept in zip(self.generators, self.kept, strict=True):
             address, code = id(generator) + generator_frame, generator.gi_code
             instruction = id(code) + first_instruction() + generator.gi_frame.f_lasti
@@ -92,12 +92,12 @@ class Planted:
 
 
 def first_instruction() -> int:
-    """Return where code has its instructions: behind all that has a fixed size."""
+    """Return the offset of the instructions in code: after all fields of fixed size."""
     return types.CodeType.__basicsize__
 
 
 def thread_state() -> int:
-    """Return the address of what the interpreter knows of this thread."""
+    """Return the address of the interpreter's state of this thread."""
     get = ctypes.pythonapi.PyThreadState_Get
     get.restype = ctypes.c_void_p
     address: int = get()
@@ -115,7 +115,7 @@ def own_memory() -> Iterator[int]:
 
 
 def peek(memory: int, size: int, address: int) -> bytes:
-    """Return what can be read of so many bytes; nothing where there is nothing."""
+    """Return as many of that many bytes as can be read; none where no memory is mapped."""
     try:
         return os.pread(memory, size, address)
     except (OSError, OverflowError):
@@ -123,7 +123,7 @@ def peek(memory: int, size: int, address: int) -> bytes:
 
 
 def contradicted(shape: Shape) -> list[str]:
-    """Return the fields of a shape at whose offsets something else stands than is known. Raises OSError."""
+    """Return the fields of a shape whose offsets have other values than the known ones. Raises OSError."""
     planted = Planted()
     with own_memory() as memory:
         wrong = {

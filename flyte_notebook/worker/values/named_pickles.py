@@ -1,8 +1,8 @@
-"""Pickles that say what ``__main__`` has to know by name on the other side.
+"""Pickles with the names that ``__main__`` needs on the other side.
 
-Classes and functions of a script or a notebook travel by value, so a worker's ``__main__`` does not have them. Yet they
-say that ``__main__`` is their home, and many look there: pickle itself, and with it every process pool inside a task;
-the code that is generated for the fields of a dataclass; and whoever resolves annotations that are written as text.
+Classes and functions of a script or a notebook are sent by value, so a worker's ``__main__`` does not have them. But
+their module is ``__main__``, and other code looks for them there: pickle, and so every process pool inside a task; the
+code that is generated for the fields of a dataclass; and code that resolves annotations written as text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TYPE_LIKE = (type, types.ModuleType, types.GenericAlias, types.UnionType)
 def dump(
     obj: Any, spool: Spool, namespace: dict[str, Any] | None = None, *, name: str = "value", end: bool = False
 ) -> pickling.CellPickler:
-    """Write ``obj`` to a spool, and what is to be known by name, if anything is; return what knows of what is in it.
+    """Write ``obj`` to a spool, and the objects needed by name, if any; return the pickler, which lists its contents.
 
     ``namespace`` as in `pickling.CellPickler`. ``end`` marks the end, for more to follow. Raises `PicklingProblem`,
     whose path begins with ``name``, and what the spool raises.
@@ -51,12 +51,12 @@ def dumps(
 
 
 def load_spooled(reader: SpoolReader, namespace: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-    """Read what `dump` wrote: the object, and what is to be known by name."""
+    """Read the output of `dump`: the object, and the objects needed by name."""
     return _load(pickling.CellUnpickler(reader, namespace, buffers=reader.buffers()))
 
 
 def load(file: IO[bytes] | Any, namespace: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-    """Read what `dumps` wrote: the object, and what is to be known by name."""
+    """Read the output of `dumps`: the object, and the objects needed by name."""
     return _load(pickling.CellUnpickler(file, namespace))
 
 
@@ -66,22 +66,22 @@ def _load(unpickler: pickling.CellUnpickler) -> tuple[Any, dict[str, Any]]:
     try:
         while part := unpickler.load():
             names.update(part)
-    except EOFError:  # the end of a file is an end, too
+    except EOFError:  # the end of the file counts as an end mark, too
         pass
     return obj, names
 
 
 def make_known(names: Mapping[str, Any], namespace: dict[str, Any] | None = None) -> None:
-    """Put names into ``namespace``, ``__main__`` when it is ``None``; those that it has already stay as they are."""
+    """Add names to ``namespace``, ``__main__`` when it is ``None``; names that it has already are not changed."""
     namespace = sharing.shared_namespace() if namespace is None else namespace
     for name, value in names.items():
         namespace.setdefault(name, value)
 
 
 def names_of(travellers: Iterable[Any], namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those classes and functions that ``namespace`` has under their own name, by it.
+    """Return by name those classes and functions that ``namespace`` has under their own name.
 
-    Types that the text of their annotations names come along: nothing else would bring them to the other side.
+    Types that are named in the text of their annotations are added: else they would be missing on the other side.
     """
     found: dict[str, Any] = {}
     for traveller in travellers:
@@ -107,10 +107,10 @@ def _dump(pickler: pickling.CellPickler, obj: Any, namespace: dict[str, Any] | N
 
 
 def _words(traveller: object) -> Iterator[str]:
-    """Yield the words in the annotations of a class that are text, as a whole or in part."""
+    """Yield the words in those annotations of a class that are text, completely or in part."""
     try:
         annotations = traveller.__annotations__ if isinstance(traveller, type) else {}
-    except Exception:  # code of the user's, evaluated when asked for since Python 3.14
+    except Exception:  # user code, evaluated at the access since Python 3.14
         return
     for annotation in annotations.values():
         text = annotation if isinstance(annotation, str) else repr(annotation)

@@ -1,6 +1,6 @@
-"""What user code raises while its values are pickled or loaded, made an ordinary error where it is none.
+"""Turns exceptions of user code during pickling or loading into ordinary errors.
 
-Classes of the user may raise anything then. An exit or an interrupt would end a loop with its thread, or the process.
+User classes may raise any exception then. An exit or an interrupt would end a loop with its thread, or the process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def errors_only() -> Iterator[None]:
-    """Have a block raise errors only: PickleError for what is no Exception, but an interrupt that somebody pressed."""
+    """Let a block raise errors only: PickleError in place of a BaseException, except for a real interrupt."""
     try:
         yield
     except Exception:
@@ -32,7 +32,7 @@ def errors_only() -> Iterator[None]:
 
 
 def words_of(error: BaseException) -> str:
-    """Return what is to be said of an exception that no code should raise there."""
+    """Return the message for an exception that no code should raise there."""
     try:
         said = sendable(str(error))
     except BaseException:

@@ -1,9 +1,10 @@
-"""Values that stand for something outside of the process, and how they are had again in another one.
+"""Values that refer to something outside of the process, and how another process opens them again.
 
-A file that is mapped into memory (`mmap.mmap`, ``numpy.memmap``, each array over one) is mapped again: nothing is read
-before it is touched, and what is written reaches the file. The kernel says which file lies under an address, from which
-byte on, and whether it was removed since (``/proc/self/maps``). Without that a ``numpy.memmap`` is copied. Of a
-private mapping (mode ``c``) the pages that differ from the file travel along. Shared memory is attached by its name.
+A file that is mapped into memory (`mmap.mmap`, ``numpy.memmap``, each array over one) is mapped again: pages are read
+only when they are used, and changes are written to the file. The kernel tells which file is mapped at an address, from
+which byte on, and whether it was removed since (``/proc/self/maps``). On other systems a ``numpy.memmap`` is copied.
+For a private mapping (mode ``c``) the pages that differ from the file are sent along. Shared memory is attached by its
+name.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Mapped(NamedTuple):
 
 
 def reduced(obj: Any) -> Any:
-    """Return how an object is had again elsewhere, as a pickler wants it; ``None`` for what is nothing of the kind.
+    """Return how an object is opened again elsewhere, in the form for a pickler; ``None`` for any other object.
 
     Raises `UnreachableError`.
     """
@@ -61,12 +62,12 @@ def reduced(obj: Any) -> Any:
 
 
 def is_outside(obj: Any) -> bool:
-    """Whether an object stands for something outside, and takes next to nothing itself."""
+    """Whether an object refers to something outside, and needs almost no memory itself."""
     return type(obj) is mmap.mmap or type(obj).__module__ == _WHERE or _memory_of(obj) is not None
 
 
 def is_shared(obj: Any) -> bool:
-    """Whether what is written to an object elsewhere is seen in it here: by then there is nothing to bring back."""
+    """Whether changes to an object in another process are visible here: then no value has to be sent back."""
     if type(obj).__module__ == _WHERE:
         return True
     memory = obj if type(obj) is mmap.mmap else _memory_of(obj)
@@ -77,7 +78,7 @@ def is_shared(obj: Any) -> bool:
 
 
 def content(obj: Any) -> str | None:
-    """Return a digest of what an object shows of the outside; ``None`` for what is nothing of the kind."""
+    """Return a digest of the outside data that an object refers to; ``None`` for any other object."""
     kind = type(obj)
     if kind is mmap.mmap:
         seen = memoryview(obj)
@@ -117,9 +118,9 @@ def array_again(memory: mmap.mmap, layout: dict[str, Any], attributes: dict[str,
 
 
 def attached(kind: str, name: str) -> Any:
-    """Return what is in the shared memory of a name. Called while loading; raises FileNotFoundError.
+    """Attach to the shared memory of that name. Called while loading; raises FileNotFoundError.
 
-    Before Python 3.13 whoever attaches to it removes it at the end of the process, unless the tracker hears nothing.
+    Before Python 3.13 a process that attaches to it also removes it at its end, unless the tracker is not notified.
     """
     shared = importlib.import_module(_WHERE)
     tracker: Any = importlib.import_module("multiprocessing.resource_tracker")
@@ -141,20 +142,20 @@ def _array(array: Any, memory: mmap.mmap) -> Any:
 
 
 def _memory_of(obj: Any) -> mmap.mmap | None:
-    """Return the mapping of a file that an array lies in, ``None`` for all else."""
-    numpy = sys.modules.get("numpy")  # which another thread may be importing
+    """Return the file mapping that has the memory of an array, ``None`` for any other object."""
+    numpy = sys.modules.get("numpy")  # another thread may be importing it
     arrays = [getattr(numpy, "ndarray", None), getattr(numpy, "memmap", None)]
     if numpy is None or not any(type(obj) is kind for kind in arrays) or not obj.size:
         return None
     base = obj
     while base is not None and type(base) is not mmap.mmap:
         base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
-    # Memory without a file is copied, as that of any array: what is loaded from a pickle lies in such memory, too.
+    # Memory without a file is copied, as for any array: arrays loaded from a pickle are in such memory, too.
     return base if base is not None and _looked_up(base) is not None else None
 
 
 def _mapped(memory: mmap.mmap) -> Mapped:
-    """Return which part of which file is mapped. Raises `UnreachableError`."""
+    """Return the mapped file and its mapped part. Raises `UnreachableError`."""
     found = _looked_up(memory)
     if found is None:
         raise UnreachableError("it is memory without a file, of this process alone; send bytes(...) of it")
@@ -170,7 +171,7 @@ def _mapped(memory: mmap.mmap) -> Mapped:
 
 
 def _looked_up(memory: mmap.mmap) -> Mapped | None:
-    """Return the same, whether or not the file is there; ``None`` where the memory is of no file that has a name."""
+    """Return the same, even if the file does not exist; ``None`` if the memory belongs to no file with a name."""
     address, length = _address(memory), len(memory)
     with contextlib.suppress(OSError), open_file("/proc/self/maps", "rb") as maps:
         for line in maps:
@@ -191,7 +192,7 @@ def _looked_up(memory: mmap.mmap) -> Mapped | None:
 
 
 def _differing(memory: mmap.mmap, where: Mapped) -> Iterator[tuple[int, bytes]]:
-    """Yield what a private mapping holds that its file does not, page by page."""
+    """Yield the pages of a private mapping that differ from its file."""
     if where.access != mmap.ACCESS_COPY:
         return
     with open_file(where.path, "rb") as file, memoryview(memory) as held:
@@ -208,13 +209,13 @@ def _differing(memory: mmap.mmap, where: Mapped) -> Iterator[tuple[int, bytes]]:
 
 
 class _Buffer(ctypes.Structure):
-    """What CPython's buffer protocol tells, as far as it is asked for here."""
+    """The fields of CPython's buffer protocol that are used here."""
 
     _fields_ = (("address", ctypes.c_void_p), ("rest", ctypes.c_byte * 256))
 
 
 def _address(memory: mmap.mmap) -> int:
-    """Return where a mapping begins. Raises `UnreachableError` when it is closed."""
+    """Return the address of a mapping. Raises `UnreachableError` when it is closed."""
     seen = _Buffer()
     try:
         ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(memory), ctypes.byref(seen), 0)
@@ -237,7 +238,7 @@ def _of_shared_memory(obj: Any) -> Any:
 
 
 def connected(connection: Any) -> str:
-    """Return what to say of a database that is open, "" for all else; only its own thread can be told its file."""
+    """Return the message about an open database, "" for any other object; its file is known in its own thread only."""
     if type(connection).__module__ != "sqlite3" or type(connection).__name__ != "Connection":
         return ""
     path = ""

@@ -1,19 +1,19 @@
-"""Pickling of notebook code and values; the only place that knows cloudpickle.
+"""Pickles notebook code and values; the only module that uses cloudpickle.
 
 Five things are added to cloudpickle:
 
-- code travels with everything it carries, its file name included, whatever cloudpickle makes of it (`code_objects`);
-- the sentinels of `dataclasses` travel by name. cloudpickle ships them by value, after which
-  ``field.default is MISSING`` is false and every dataclass defined in a notebook is broken on the other side;
+- code is pickled with all its parts, its file name included, whatever the version of cloudpickle does (`code_objects`);
+- the sentinels of `dataclasses` are pickled by name. cloudpickle pickles them by value; then ``field.default is
+  MISSING`` is false and every dataclass defined in a notebook is broken on the other side;
 - *namespace sharing*: a function whose ``__globals__`` is the notebook's namespace is bound, on the loading side, to
   that side's own namespace (``__main__`` of the worker, the user namespace of the kernel) instead of a private copy, so
   that a function that sets a global or calls another function behaves as it does in a plain cell;
-- *sources*: the text of notebook cells, kept in `linecache` only, travels along, so that tracebacks and
-  `inspect.getsource` work in a process that never saw the cells;
-- what stands for something outside of the process (a file that is mapped, shared memory) is had again (`outside`).
+- *sources*: the text of notebook cells, kept in `linecache` only, is sent along, so that tracebacks and
+  `inspect.getsource` work in a process that never ran the cells;
+- values that refer to something outside of the process (a mapped file, shared memory) are opened again (`outside`).
 
-Classes of ``__main__`` keep their identity over a round trip (cloudpickle tracks them); a class that the loading side
-knows already is not written over.
+Classes of ``__main__`` keep their identity over a round trip (cloudpickle tracks them); a class that exists already on
+the loading side is not changed.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _by_name(sentinel: object) -> str:
 
 
 def _lost_by_pickle() -> dict[type, Callable[[Any], Any]]:
-    """Return the types of those sentinels that pickle makes anew; from Python 3.15 on it ships them by name itself."""
+    """Return the types of those sentinels that pickle copies; from Python 3.15 on it pickles them by name itself."""
     sentinels = [getattr(dataclasses, name) for name in _SENTINEL_NAMES if hasattr(dataclasses, name)]
     return {type(one): _by_name for one in sentinels if pickle.loads(pickle.dumps(one)) is not one}  # noqa: S301 - our own
 
@@ -82,7 +82,7 @@ _SENTINELS: dict[type, Callable[[Any], Any]] = _lost_by_pickle()
 
 
 def by_name_everywhere() -> None:
-    """Let every pickler of this process ship the sentinels of `dataclasses` by name, those of the SDK included.
+    """Let every pickler of this process pickle the sentinels of `dataclasses` by name, including the SDK's picklers.
 
     Changes `copyreg`, so it is for workers, where the SDK pickles with a cloudpickle of its own. Idempotent.
     """
@@ -91,10 +91,10 @@ def by_name_everywhere() -> None:
 
 
 def keep_code_whole() -> Callable[[], None]:
-    """Let all of cloudpickle in this process ship code with its file name, as ours does; return what undoes it.
+    """Let cloudpickle in this process pickle code with its file name, as ours does; return a function to undo it.
 
-    The SDK pickles values with cloudpickle itself: functions among them would lose their lines. What is written then
-    loads without this package.
+    The SDK pickles values with cloudpickle itself: functions among them would lose their lines. Such pickles can be
+    loaded without this package.
     """
     table = cloudpickle.Pickler.dispatch_table
     before = table[types.CodeType]
@@ -110,11 +110,11 @@ def keep_code_whole() -> Callable[[], None]:
 class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """Pickler of notebook code and values; see the module's text.
 
-    ``namespace`` is the notebook's namespace; functions of it are shared, all others go cloudpickle's way. The globals
-    that shared functions read travel with them, except those in ``without``: names that the other side has, or gets
-    by another way. ``take_buffer`` may take large buffers out of the pickle (`Spool.take_buffer`). Several `dump`
-    calls on one pickler share its memo, as one unpickler's `load` calls do.
-    Errors are those of pickle; `explain` turns them into a `PicklingProblem`.
+    ``namespace`` is the notebook's namespace; its functions are shared, all others are pickled by cloudpickle. The
+    globals that shared functions read are pickled with them, except those in ``without``: names that the other side
+    has, or gets in another way. ``take_buffer`` may store large buffers outside of the pickle (`Spool.take_buffer`).
+    Several `dump` calls on one pickler share its memo, as one unpickler's `load` calls do. Errors are those of pickle;
+    `explain` turns them into a `PicklingProblem`.
     """
 
     def __init__(
@@ -126,9 +126,9 @@ class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         take_buffer: Callable[[pickle.PickleBuffer], bool] | None = None,
     ) -> None:
         self.files: set[str] = set()
-        """File names of all code pickled so far."""
+        """The file names of all code pickled so far."""
         self.reaches_outside = False
-        """Whether something was pickled of which the content is elsewhere: a file that is mapped, shared memory."""
+        """Whether a value was pickled whose content is outside of the pickle: a mapped file, shared memory."""
         self._travellers: list[Any] = []
         note_file = self.files.add
 
@@ -136,7 +136,7 @@ class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
             note_file(code.co_filename)
             return reduce_code(code)
 
-        # Read by the C pickler's __init__. A closure over the set, not a bound method: no reference cycle.
+        # The C pickler's __init__ reads it. A closure over the set instead of a bound method avoids a reference cycle.
         self.dispatch_table = ChainMap(
             {**_SENTINELS, types.CodeType: reduce_code_noting_file}, cloudpickle.Pickler.dispatch_table
         )
@@ -146,12 +146,12 @@ class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         self._stand_in = sharing.NamespaceStandIn()
 
     def dump(self, obj: Any) -> None:
-        """Write an object. Raises errors only: an exit that code of the user's raises, for example, becomes one."""
+        """Write an object. Raises errors only: an exit that user code raises, for example, becomes one."""
         with errors_only():
             super().dump(obj)
 
     def reducer_override(self, obj: Any) -> Any:
-        """Reduce functions of the shared namespace our way, all else cloudpickle's way."""
+        """Reduce functions of the shared namespace as this module does, all other objects as cloudpickle does."""
         kind = type(obj)
         reached = outside.reduced(obj)
         if reached is not None:
@@ -171,17 +171,17 @@ class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         return super().reducer_override(obj)
 
     def new_travellers(self) -> list[Any]:
-        """Return the classes and functions of ``__main__`` that were pickled since this was asked last."""
+        """Return the classes and functions of ``__main__`` that were pickled since the last call."""
         travellers, self._travellers = self._travellers, []
         return travellers
 
     def _reduce_caching(self, caching: Any) -> Any:
-        """Reduce what ``functools.lru_cache`` made; pickle knows it by name only, and the worker has no such name."""
+        """Reduce a function with ``functools.lru_cache``; pickle would write only its name, unknown in a worker."""
         function = caching.__wrapped__
         if function.__globals__ is not self._namespace:
             return sharing.caching_function, (function, caching.cache_parameters())
         _, arguments, state, *_ = self._reduce_shared(function)
-        # The function is made empty and filled as state: it may refer to itself, by way of its cache.
+        # The function is made empty and filled as state: it may refer to itself through its cache.
         return (
             sharing.caching_shared,
             (*arguments, caching.cache_parameters()),
@@ -214,11 +214,11 @@ class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
 
 
 class CellUnpickler(pickle.Unpickler):
-    """Loads what a `CellPickler` wrote.
+    """Loads the output of a `CellPickler`.
 
-    ``namespace`` is what shared functions are bound to: ``__main__`` of this process when it is ``None``. A class
-    that this process knows already, because it came from here or came before, is left as it is. ``buffers`` are those
-    that were taken out of the pickle, in order.
+    Shared functions are bound to ``namespace``: ``__main__`` of this process when it is ``None``. A class that exists
+    already, because it was defined or loaded here before, is not changed. ``buffers`` are those stored outside of the
+    pickle, in order.
     """
 
     def __init__(
@@ -237,12 +237,12 @@ class CellUnpickler(pickle.Unpickler):
         with errors_only():
             return super().load()
 
-    def renew_classes(self, renew: bool) -> None:  # noqa: FBT001 - it is what the name asks
-        """Say whether the following loads write over classes known already, too."""
+    def renew_classes(self, renew: bool) -> None:  # noqa: FBT001 - the name says what it means
+        """Set whether the following loads also renew classes that exist already."""
         self._classes.renew = renew
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what the pickle names; called once per distinct name."""
+        """Return the object with a name in the pickle; called once per distinct name."""
         if module == sharing.__name__ and name == sharing.shared_namespace.__name__ and self._namespace is not None:
             namespace = self._namespace
             return lambda: namespace
@@ -303,7 +303,7 @@ def sources(obj: Any, namespace: dict[str, Any] | None = None) -> Sources:
 
 
 def sources_of(files: Iterable[str]) -> Sources:
-    """Return the lines of those files that `linecache` knows and the disk does not."""
+    """Return the lines of those files that are in `linecache` but not on disk."""
     return {
         file: list(linecache.getlines(file))
         for file in sorted(files)
@@ -339,7 +339,7 @@ def explain(
 
 
 class _Nowhere:
-    """A file that forgets."""
+    """A file that discards its data."""
 
     def write(self, data: Any) -> int:
         return len(data)
@@ -351,7 +351,7 @@ def _globals_read(function: types.FunctionType) -> dict[str, Any]:
 
 
 def _importable(function: Any) -> bool:
-    """Whether a function can be had by importing its module; those of ``__main__`` cannot."""
+    """Whether a function can be found by importing its module; this is false for ``__main__``."""
     if function.__module__ == "__main__":
         return False
     module = sys.modules.get(function.__module__ or "")
@@ -362,13 +362,13 @@ def _importable(function: Any) -> bool:
 
 
 def _annotations(function: types.FunctionType) -> dict[str, Any]:
-    """Return what holds a function's annotations. Since Python 3.14 they are computed when somebody asks for them."""
+    """Return the attribute with a function's annotations. Since Python 3.14 they are computed at the first access."""
     annotate = getattr(function, "__annotate__", None)
     return {"__annotations__": function.__annotations__} if annotate is None else {"__annotate__": annotate}
 
 
 def _cell_contents(cell: types.CellType) -> tuple[Any, ...]:
-    """Return the contents in a tuple of one, or an empty tuple for a cell that is empty."""
+    """Return a tuple with the contents, or an empty tuple for an empty cell."""
     try:
         return (cell.cell_contents,)
     except ValueError:

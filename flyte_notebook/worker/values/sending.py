@@ -1,4 +1,4 @@
-"""Messages to processes that may read late, or never: what a socket has no room for is sent as soon as it has."""
+"""Messages to processes that may read late, or never: data that a socket does not accept yet is sent later."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ if TYPE_CHECKING:
 
 
 class Events(Protocol):
-    """What calls back when something can be read, or written."""
+    """An object that calls back when a socket can be read, or written."""
 
     def listen(self, sock: socket.socket, callback: Callable[[], None], *, write: bool = False) -> None:
-        """Call when there is something to read; with ``write`` also when there is room for something to write."""
+        """Call a function when the socket can be read; with ``write`` also when it can be written."""
 
     def ignore(self, sock: socket.socket) -> None:
-        """Call no more."""
+        """Stop calling it."""
 
 
 class Sending:
-    """A message on its way through a socket that does not block, whose other side may be closed at any time."""
+    """A message being sent through a non-blocking socket, whose other side may be closed at any time."""
 
     def __init__(self, sock: socket.socket, message: dict[str, Any], fds: Sequence[int], events: Events) -> None:
-        """Send what there is room for. Raises OSError when the other side is gone."""
+        """Send as much as the socket accepts. Raises OSError when the other side is closed."""
         data = protocol.control_frame(message, fds=len(fds))
         self._rest = data[protocol.send_some(sock, data, fds) :]
         self._events = events
         self._sock: socket.socket | None = None
         if self._rest:
-            self._sock = sock.dup()  # the caller may listen to its own, or close it
+            self._sock = sock.dup()  # the caller may listen to its own copy, or close it
             events.listen(self._sock, self._go_on, write=True)
 
     def give_up(self) -> None:
-        """Send no more. Idempotent."""
+        """Stop sending. Idempotent."""
         sock, self._sock = self._sock, None
         if sock is not None:
             self._events.ignore(sock)
@@ -48,6 +48,6 @@ class Sending:
         except BlockingIOError:
             return
         except OSError:
-            self._rest = b""  # nobody is there to read it
+            self._rest = b""  # the other side is closed
         if not self._rest:
             self.give_up()

@@ -1,7 +1,7 @@
-"""How a function of the notebook is made again on the other side: bound to that side's own namespace.
+"""Makes a function of the notebook again on the other side, bound to that side's own namespace.
 
-The functions here are named in pickles and called while one is loaded, by whatever unpickler. They make a function
-first and fill it afterwards, so that functions may refer to themselves and to each other.
+Pickles contain the names of the functions in this module, and any unpickler calls them. They make a function first and
+fill it afterwards, so that functions may refer to themselves and to each other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def shared_function(code: types.CodeType, namespace: dict[str, Any], name: str) 
 
 
 def set_shared_function_state(function: types.FunctionType, state: Mapping[str, Any]) -> None:
-    """Fill a function made by `shared_function`; globals that the namespace has already stay as they are."""
+    """Fill a function made by `shared_function`; globals that the namespace has already are not changed."""
     for name, value in state["globals"].items():
         function.__globals__.setdefault(name, value)
     for cell, source in zip(function.__closure__ or (), state["closure"], strict=True):
@@ -49,13 +49,13 @@ def caching_shared(code: types.CodeType, namespace: dict[str, Any], name: str, p
 
 
 def set_caching_state(caching: Any, state: Mapping[str, Any]) -> None:  # noqa: ANN401 - any function of the user
-    """Fill what `caching_shared` made."""
+    """Fill a function made by `caching_shared`."""
     set_shared_function_state(caching.__wrapped__, state)
     functools.update_wrapper(caching, caching.__wrapped__)
 
 
 class NamespaceStandIn:
-    """Stands in a pickle for the namespace of the loading side."""
+    """A placeholder in a pickle for the namespace of the loading side."""
 
     def __reduce__(self) -> tuple[Callable[[], dict[str, Any]], tuple[()]]:
         return shared_namespace, ()

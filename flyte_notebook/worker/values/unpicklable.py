@@ -1,4 +1,4 @@
-"""Where in an object is the part that cannot be pickled."""
+"""Finds the part of an object that cannot be pickled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_DEPTH = 25
 class PicklingProblem(ValueError):  # noqa: N818 - a problem to tell the user about; the name is public
     """Something cannot be pickled.
 
-    ``path`` is how one gets to it from the variable, ``type_name`` its type, ``detail`` what pickle said.
+    ``path`` is the expression that leads to it from the variable, ``type_name`` its type, ``detail`` pickle's message.
     """
 
     def __init__(self, path: str, type_name: str, detail: str) -> None:
@@ -42,7 +42,7 @@ def locate(
     attempt: Callable[[Any], Exception | None],
     reads: Callable[[types.FunctionType], dict[str, Any]],
 ) -> PicklingProblem:
-    """Follow the part that fails down from ``obj``, and say what it is.
+    """Follow the failing part down from ``obj``, and return it as a problem.
 
     ``attempt`` tries to pickle a part and returns its error; ``reads`` gives the globals of a function.
     """

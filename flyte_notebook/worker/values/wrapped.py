@@ -1,7 +1,7 @@
-"""How what `functools` makes of functions of a notebook travels: cached properties and single dispatch.
+"""Pickles objects that `functools` makes from functions of a notebook: cached properties and single dispatch.
 
 pickle refuses both: a cached property holds a lock on Python 3.11, and a function with single dispatch a cache of weak
-references. Neither is part of what the user wrote. Each is made empty and filled afterwards, as it may refer to itself.
+references. The user wrote neither of these. Each object is made empty and filled afterwards, as it may refer to itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _OF_DISPATCH = ("register", "dispatch", "registry", "_clear_cache", "__wrapped__
 
 
 def reduced(obj: Any) -> Any:
-    """Return how an object is made again, as a pickler wants it; ``None`` for what is nothing of the kind."""
+    """Return how an object is made again, in the form for a pickler; ``None`` for any other object."""
     kind = type(obj)
     if issubclass(kind, functools.cached_property):
         state = {name: value for name, value in vars(obj).items() if name != "lock"}
@@ -32,7 +32,7 @@ def reduced(obj: Any) -> Any:
 
 
 def is_dispatching(obj: Any) -> bool:
-    """Whether an object is what ``functools.singledispatch`` made."""
+    """Whether an object was made by ``functools.singledispatch``."""
     return type(obj) is types.FunctionType and obj.__code__ is _DISPATCHING.__code__
 
 
@@ -49,9 +49,9 @@ def _fill_property(made: Any, state: dict[str, Any]) -> None:
 
 def _new_dispatching(name: str) -> Any:
     def function(_: Any) -> None:
-        """Stand where the function is put that all others are registered with."""
+        """Take the place of the function that all others are registered with."""
 
-    function.__name__ = name  # errors of the dispatch say it
+    function.__name__ = name  # the dispatch's errors contain it
     return functools.singledispatch(function)
 
 
