@@ -1,1 +1,1 @@
-"""The mechanisms that hold limits, one file each, behind one protocol."""
+"""The mechanisms that enforce limits, one file each, behind one protocol."""

@@ -1,7 +1,7 @@
 """CPU limits without control groups: a process bound to n CPUs uses at most n cores (sched_setaffinity(2)).
 
-Whole cores only, so a share is rounded up. A process may bind itself elsewhere; this is a limit for honest work. macOS
-has no such call, and there CPU is not limited.
+Whole cores only, so a share is rounded up. A process may change its own binding, so this limit only works for programs
+that do not. macOS has no such call, and there CPU is not limited.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ AVAILABLE = hasattr(os, "sched_setaffinity")
 
 
 class Cpus:
-    """Deals the CPUs of this process out to groups, the least dealt first."""
+    """Assigns the CPUs of this process to groups, the least used CPUs first."""
 
     def __init__(self) -> None:
         self._dealt: Counter[int] = Counter()
 
     def take(self, cores: float | None) -> frozenset[int]:
-        """Return the CPUs for so many cores; empty when all of them are allowed anyway."""
+        """Return the CPUs for that many cores; empty when all of them are allowed anyway."""
         if cores is None or sys.platform != "linux":
             return frozenset()
         ours = sorted(os.sched_getaffinity(0))
@@ -33,11 +33,11 @@ class Cpus:
         return cpus
 
     def give_back(self, cpus: frozenset[int]) -> None:
-        """Say that a group with these CPUs is gone."""
+        """Note that a group with these CPUs was removed."""
         self._dealt.subtract(cpus)
 
 
 def bind(cpus: frozenset[int], pid: int = 0) -> None:
-    """Bind a process of one thread (0 is the calling one), and what it will start, to these CPUs; none: no change."""
+    """Bind a process with one thread (0 is the caller), and its later children, to these CPUs; none: no change."""
     if cpus and sys.platform == "linux":
         os.sched_setaffinity(pid, cpus)

@@ -1,4 +1,4 @@
-"""One attempt in control groups of either version: made, joined, measured, killed, removed; only counting differs."""
+"""The control groups of one attempt, for both versions: making, joining, measuring, killing, removing."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def fresh(directories: Sequence[str]) -> Iterator[None]:
-    """Make the directories of an attempt; those that were made go again when the kernel refuses what is done inside.
+    """Make the directories of an attempt; they are removed again if the kernel refuses the settings in the block.
 
-    Raises OSError, FileExistsError among others: a group that was there before is somebody else's, and stays.
+    Raises OSError, FileExistsError among others: a group that existed before belongs to another program, and is kept.
     """
     made: list[str] = []
     try:
@@ -42,9 +42,9 @@ def fresh(directories: Sequence[str]) -> Iterator[None]:
 class AttemptGroup:
     """All processes of one attempt: one directory per hierarchy, the first of them with the memory.
 
-    ``count`` reads the counters of this version; ``None`` once the group is gone. ``limit`` sets the limits that this
-    version's files hold, and returns the cores that are to be held by affinity: ``None`` where a control group holds
-    them or nothing does. ``set_alarm`` has the kernel make an event's descriptor readable near the limit.
+    ``count`` reads the counters of this version; ``None`` once the group is removed. ``limit`` sets the limits in this
+    version's files, and returns the cores to enforce by affinity: ``None`` where a control group enforces them or there
+    is no limit. ``set_alarm`` has the kernel make an event's descriptor readable near the limit.
     """
 
     poll_interval_s: float | None = None
@@ -84,24 +84,24 @@ class AttemptGroup:
         affinity.bind(self.cpus, self._pid or 0)
 
     def attach(self, pid: int) -> None:
-        """Remember the first process, and where it is now: inside."""
+        """Remember the first process, and its group now: it is inside."""
         self._pid = pid
         names = tuple(directory.rpartition("/")[2] for directory in self._directories)
         lines = (read(f"/proc/{pid}/cgroup") or "").splitlines()
         self._home = tuple(line for line in lines if line.endswith(names))
 
     def holds(self, pid: int) -> bool:
-        """Whether the process is where it was, or below: 15 us. Version 1 shows one that is just ending at the top."""
+        """Whether the process is in the same group, or below: 15 us. Version 1 shows an ending process at the top."""
         lines = (read(f"/proc/{pid}/cgroup") or "").splitlines()
         inside = all(any(line.startswith(home) for line in lines) for home in self._home)
         return inside or ending(pid)
 
     def sample(self) -> int:
-        """Return the bytes in use less page cache; 10 us, 35 when the caches are cold."""
+        """Return the bytes in use less page cache; takes 10 us, 35 with cold caches."""
         return self._meter.read()
 
     def set_alarm(self) -> None:
-        """Have the kernel tell, where there is a limit and it can."""
+        """Set up the kernel's notification, where there is a limit and the kernel supports it."""
         alarm = self.alarm
         if alarm is not None and self._set_alarm is not None:
             self._set_alarm(alarm)
@@ -111,9 +111,9 @@ class AttemptGroup:
         return False
 
     def counters(self) -> Counters:
-        """Read kills and peak; 0.1 ms. Kills in groups that the task made below its own count too."""
+        """Read kills and peak; takes 0.1 ms. Kills in groups that the task made below its own count too."""
         counted = self._count()
-        if counted is not None:  # else it is removed: what was read last
+        if counted is not None:  # else the group is removed: use the last reading
             self._last_counters = replace(counted, page_cache_bytes=self._meter.page_cache_bytes)
         return self._last_counters
 
@@ -121,7 +121,7 @@ class AttemptGroup:
         """Send SIGKILL to every process in the group and below."""
         for directory in self._directories:
             with contextlib.suppress(OSError):  # not a pids group
-                write(directory + "/pids.max", "0")  # nobody is forked any more while the signals are on their way
+                write(directory + "/pids.max", "0")  # no process can be forked while the signals are being sent
             kill_all(directory)
 
     def empty(self) -> bool:
@@ -133,7 +133,7 @@ class AttemptGroup:
         return all(set(processes(directory)) <= {pid} for directory in self._directories[:1])
 
     def pids(self) -> list[int]:
-        """Return those that the kernel lists."""
+        """Return the processes that the kernel lists."""
         return processes(self._directories[0])
 
     def remove(self) -> None:

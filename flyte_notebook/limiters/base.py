@@ -1,9 +1,9 @@
-"""The protocol behind which every limiting mechanism stands.
+"""The protocol of all limiting mechanisms.
 
-A limiter lives in the supervisor process, never in a limited group. Per attempt it makes one `TaskGroup`: the group is
+A limiter runs in the supervisor process, never in a limited group. Per attempt it makes one `TaskGroup`: the group is
 made before the worker exists, the worker joins it between fork and exec (so that interpreter and imports count), and it
-is removed after the last process in it is gone. The worker's environment names both, session and attempt
-(`SESSION_VARIABLE`, `ATTEMPT_VARIABLE`): by that a process that left its family is recognised.
+is removed after the last process in it has ended. The worker's environment names session and attempt
+(`SESSION_VARIABLE`, `ATTEMPT_VARIABLE`): these identify a daemon, which has another parent.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ ATTEMPT_VARIABLE = "FLYTE_NOTEBOOK_ATTEMPT"
 
 
 class LimiterUnavailableError(OSError):
-    """A mechanism does not work on this machine; the text says which one, why, and what would help."""
+    """A mechanism does not work on this machine; the text says which one, why, and how to make it work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """What the kernel counted for a group so far.
+    """The kernel's counters of a group.
 
-    ``oom_kills`` counts processes killed for memory; ``limit_reached`` says whether the group was at its own limit
-    (a kill without it was the machine, or a group above, running short). ``peak_bytes`` is ``None`` where the kernel
-    keeps no peak; ``peak_source`` names where it came from. A kernel's peak counts page cache too:
-    ``page_cache_bytes`` is the most of it that any sample saw, so the peak of what cannot be dropped lies between the
-    highest sample and ``peak_bytes``. ``machine_oom_kills`` is the rise of the machine-wide counter, filled only
-    where no counter of the group exists: with it, a SIGKILL that nobody sent was probably the machine running short.
+    ``oom_kills`` counts processes killed for memory; ``limit_reached`` says whether the group was at its own limit (a
+    kill without it means that the machine, or a group above, ran out of memory). ``peak_bytes`` is ``None`` where the
+    kernel keeps no peak; ``peak_source`` names its source. A kernel's peak counts page cache too: ``page_cache_bytes``
+    is the most of it that any sample saw, so the peak of the memory that cannot be dropped is between the highest
+    sample and ``peak_bytes``. ``machine_oom_kills`` is the rise of the machine-wide counter, filled only where no
+    counter of the group exists: with it, a SIGKILL of unknown origin probably means that the machine ran out of memory.
     """
 
     oom_kills: int = 0
@@ -50,22 +50,22 @@ class TaskGroup(Protocol):
     """All processes of one attempt, under one set of limits."""
 
     poll_interval_s: float | None
-    """How often `sample` must be called for the limit to hold; ``None`` where the kernel holds it."""
+    """How often `sample` must be called to enforce the limit; ``None`` where the kernel enforces it."""
 
     alarm: int | None
-    """Descriptor that can be read when usage comes near the limit, once it is set; ``None`` where the kernel does not
-    tell that."""
+    """Descriptor that can be read when usage comes near the limit, once it is set; ``None`` where the kernel has no
+    such notification."""
 
     procs_files: tuple[str, ...]
     """Files to which a process writes "0" in order to join; none where nothing has to be written."""
 
     cpus: frozenset[int]
-    """The CPUs that a process which joins binds itself to; none where it is to be left as it is."""
+    """The CPUs to which a joining process binds itself; none where its binding is not changed."""
 
     def assign(self, name: str, limits: Limits) -> None:
-        """Give a group that was made without limits to an attempt, while its one process waits.
+        """Assign a group that was made without limits to an attempt, while its one process waits.
 
-        Raises OSError when the kernel refuses, as version 1 does with a limit below what is used already.
+        Raises OSError when the kernel refuses, as version 1 does with a limit below the current usage.
         """
 
     def attach(self, pid: int) -> None:
@@ -78,10 +78,10 @@ class TaskGroup(Protocol):
         """Return the bytes the task uses now, page cache excluded. Cheap enough for every 5 ms. Never raises."""
 
     def set_alarm(self) -> None:
-        """Have the kernel tell by `alarm`. Takes some 50 ms, so it is for a thread, beside all else. Never raises."""
+        """Set up the kernel's notification by `alarm`. Takes about 50 ms, so it is done in a thread. Never raises."""
 
     def exceeded(self) -> bool:
-        """Whether the last sample shows a limit that nobody but us enforces (watchdog) to be passed."""
+        """Whether the last sample is above a limit that only this package enforces (watchdog)."""
 
     def counters(self) -> Counters:
         """Read the kernel's counters. Also valid after the last process ended, and after `remove`. Never raises."""
@@ -96,7 +96,7 @@ class TaskGroup(Protocol):
         """Whether no living process but this one is in the group. Never raises."""
 
     def pids(self) -> list[int]:
-        """Return the processes that are known to be in the group. Never raises."""
+        """Return the known processes of the group. Never raises."""
 
     def remove(self) -> None:
         """Remove the group from the machine; the group must be empty. Idempotent. Raises OSError if it is not."""
@@ -111,7 +111,7 @@ class Limiter(Protocol):
         """Make the group of one attempt. ``name`` is safe as a file name. Raises OSError when the kernel refuses."""
 
     def keep_room(self) -> None:
-        """Hold all attempts together to what a limited group above has left. For every 100 ms; never raises."""
+        """Limit all attempts together to the memory left in a limited group above. Called each 100 ms; never raises."""
 
     def close(self) -> None:
-        """Kill and remove what is left of every group of this session. Idempotent."""
+        """Kill the processes of every remaining group of this session and remove the groups. Idempotent."""

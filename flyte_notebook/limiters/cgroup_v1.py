@@ -1,12 +1,13 @@
 """Control groups version 1: memory, cpu and pids hierarchies, each with a directory per session and one per attempt.
 
 The kernel refuses memory above ``memory.limit_in_bytes`` and, when nothing can be dropped, kills a process of the
-group; ``memory.memsw.limit_in_bytes`` at the same value keeps swap from extending the limit. ``cpu.cfs_quota_us`` of
-CPU time per period is all that the group gets. The kernel kills one process, not the group: whoever sees ``oom_kills``
-rise ends the rest. Sources: kernel Documentation/admin-guide/cgroup-v1/memory.rst and scheduler/sched-bwc.rst.
+group; ``memory.memsw.limit_in_bytes`` at the same value keeps swap from extending the limit. ``cpu.cfs_quota_us`` is
+the CPU time of the group per period. The kernel kills one process, not the group: when ``oom_kills`` rises, the
+supervisor ends the other processes. Sources: kernel Documentation/admin-guide/cgroup-v1/memory.rst and
+scheduler/sched-bwc.rst.
 
-``memory.oom_control`` counts kills of this group's own processes, whoever ran short; only usage at the group's own
-limit tells a kill for the own limit from one for a group above or the whole machine.
+``memory.oom_control`` counts kills of this group's own processes for any reason; only usage at the group's own limit
+distinguishes a kill for this limit from one for a group above or the whole machine.
 """
 
 from __future__ import annotations
@@ -39,16 +40,16 @@ if TYPE_CHECKING:
 
     from flyte_notebook.core.limits import CpuMechanism
 
-# A charge is taken in batches of 64 pages per CPU; usage this close to the limit is at the limit.
+# Memory is charged in batches of 64 pages per CPU; usage this close to the limit counts as at the limit.
 NEAR_BYTES = 64 * os.sysconf("SC_PAGE_SIZE")
 PROOF_BYTES = 64 << 20
 ALARM_AT = (0.95, 0.85)
-"""Parts of the limit at which somebody wants to look where the task stands."""
+"""Parts of the limit at which the current line of the task is read."""
 CACHE_KEYS = (b"total_inactive_file ", b"total_active_file ")
 
 
 class CgroupV1:
-    """Groups under our own memory group, and under our own cpu group where that may be written."""
+    """Groups under our own memory group, and under our own cpu group if it is writable."""
 
     def __init__(self, session: str) -> None:
         """Make the session's directories and try them. Raises `LimiterUnavailableError` where that is not allowed."""
@@ -67,7 +68,7 @@ class CgroupV1:
             self._cpu = _session_directory("cpu", session)
             _prove(self._cpu, lambda directory: _limit_cpu(directory, 0.5))
             cpu = "cgroup_v1"
-        except OSError:  # memory is what matters most; CPU by affinity
+        except OSError:  # memory is most important; CPU is limited by affinity
             if self._cpu is not None:
                 clear(self._cpu)
                 self._cpu = None
@@ -107,23 +108,23 @@ class CgroupV1:
             )
 
     def keep_room(self) -> None:
-        """Hold all attempts together to what a limited group above has left."""
+        """Limit all attempts together to the memory left in a limited group above."""
         self._room.keep()
 
     def close(self) -> None:
-        """Kill and remove what is left of every group of this session. Idempotent."""
+        """Kill the processes of every remaining group of this session and remove the groups. Idempotent."""
         for directory in filter(None, (self._memory, self._cpu, self._pids)):
             clear(directory)
 
 
 def base_directory(controller: str) -> str | None:
-    """Return the group under which sessions stand for a controller, or ``None`` without such a hierarchy."""
+    """Return the parent group of sessions for a controller, or ``None`` without such a hierarchy."""
     found = own(controller)
     return None if found is None else found[0]
 
 
 def _count(memory: str, limit_bytes: int | None) -> Counters | None:
-    """Return what a memory group has counted, ``None`` when it is gone."""
+    """Return the counters of a memory group, ``None`` when it is removed."""
     peak_bytes = read_number(memory + "/memory.max_usage_in_bytes")
     if peak_bytes is None:
         return None
@@ -156,9 +157,9 @@ def _session_directory(controller: str, session: str) -> str:
 
 
 def _pids_directory(session: str) -> tuple[str | None, int]:
-    """Make and limit the session's pids group; return it, ``None`` where that is not allowed, and an attempt's share.
+    """Make and limit the session's pids group; return it (``None`` where this is not allowed) and an attempt's share.
 
-    Nothing but the number of processes is held there, so a machine without it is no worse than one is used to.
+    It limits only the number of processes, so a machine without it works as Linux usually does.
     """
     above = own("pids")
     if above is None:
@@ -191,14 +192,14 @@ def _limit_memory(directory: str, memory_bytes: int | None) -> None:
     if memory_bytes is None:
         return
     write(directory + "/memory.limit_in_bytes", str(memory_bytes))
-    if Path(directory + "/memory.memsw.limit_in_bytes").exists():  # not there with swapaccount=0
-        write(directory + "/memory.memsw.limit_in_bytes", str(memory_bytes))  # second: it may not be the lower one
+    if Path(directory + "/memory.memsw.limit_in_bytes").exists():  # missing with swapaccount=0
+        write(directory + "/memory.memsw.limit_in_bytes", str(memory_bytes))  # second: it must not be the lower one
 
 
 def _set_alarm(alarm: int, directory: str, memory_bytes: int | None) -> None:
-    """Have the kernel say when usage, page cache included, passes the last parts of the limit; it may not be able to.
+    """Have the kernel report when usage with page cache passes the last parts of the limit; not all kernels can.
 
-    Each part takes 15 to 30 ms: the kernel waits until nobody uses the table before (``synchronize_rcu``).
+    Each part takes 15 to 30 ms: the kernel waits until the previous table is no longer in use (``synchronize_rcu``).
     Source: kernel Documentation/admin-guide/cgroup-v1/memory.rst, section 9.
     """
     if memory_bytes is None:
@@ -219,4 +220,4 @@ def _limit_cpu(directory: str, cores: float) -> None:
     except OSError as refused:
         if refused.errno != errno.EINVAL:
             raise
-        # More than a group above allows: that group's quota is the limit then, and the kernel holds it.
+        # More than a group above allows: then that group's quota is the limit, and the kernel enforces it.

@@ -1,14 +1,14 @@
 """Control groups version 2: one hierarchy, a directory per session and one per attempt.
 
 ``memory.max`` is the limit, ``memory.swap.max`` 0 keeps swap from extending it, and ``memory.oom.group`` makes the
-kernel end all processes of the group together. ``memory.events`` counts: ``oom_kill`` rises once per process killed,
-whoever ran short, and ``oom`` only when this group's own limit (or one below) was the reason. ``cpu.max`` is the CPU
-time per period. Source: kernel Documentation/admin-guide/cgroup-v2.rst. By kernel: ``cgroup.kill`` from 5.14,
-``memory.peak`` from 5.19; both have a way without.
+kernel end all processes of the group together. ``memory.events`` counts: ``oom_kill`` rises once per process killed for
+any reason, and ``oom`` only when this group's own limit (or one below) was the reason. ``cpu.max`` is the CPU time per
+period. Source: kernel Documentation/admin-guide/cgroup-v2.rst. By kernel: ``cgroup.kill`` from 5.14, ``memory.peak``
+from 5.19; both have a fallback.
 
-Only leaves may hold processes, so those that share our group must first move to a leaf of their own, ``fnb-main``; it
-stays, because they go on living in it. An ordinary user may do all this only in a group that was delegated:
-`systemd_scope_command` is how to get one from systemd.
+Only leaf groups may contain processes, so processes in our group must first move to a leaf group, ``fnb-main``; it is
+kept, because they continue to run in it. An ordinary user may do all this only in a delegated group:
+`systemd_scope_command` gets one from systemd.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MOVE_ROUNDS = 10
 
 
 class CgroupV2:
-    """Groups beside ``fnb-main`` in the group that was delegated to us, or under the top of the hierarchy for root."""
+    """Groups next to ``fnb-main`` in our delegated group, or for root under the top of the hierarchy."""
 
     def __init__(self, session: str) -> None:
         """Make the session's directory and try it. Raises `LimiterUnavailableError` where that is not allowed."""
@@ -92,11 +92,11 @@ class CgroupV2:
             )
 
     def keep_room(self) -> None:
-        """Hold all attempts together to what a limited group above has left."""
+        """Limit all attempts together to the memory left in a limited group above."""
         self._room.keep()
 
     def close(self) -> None:
-        """Kill and remove what is left of every group of this session. Idempotent."""
+        """Kill the processes of every remaining group of this session and remove the groups. Idempotent."""
         clear(self._session)
 
     def _limit_pids(self, directory: str, point: str) -> int | None:
@@ -117,7 +117,7 @@ class CgroupV2:
 
 
 def _count(directory: str) -> Counters | None:
-    """Return what a group has counted, ``None`` when it is gone."""
+    """Return the counters of a group, ``None`` when it is removed."""
     events = read(directory + "/memory.events")
     if events is None:
         return None
@@ -127,25 +127,25 @@ def _count(directory: str) -> Counters | None:
 
 
 def read_events(text: str) -> Counters:
-    """Return what ``memory.events`` says; events of groups below are in it, those of groups above never."""
+    """Return the numbers in ``memory.events``; they include events of groups below, but not of groups above."""
     events = parse_counts(text)
     return Counters(oom_kills=events.get("oom_kill", 0), limit_reached=events.get("oom", 0) > 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """The group under which sessions stand; ``occupied`` when processes in it must first move to ``fnb-main``."""
+    """The parent group of sessions; ``occupied`` when processes in it must first move to ``fnb-main``."""
 
     directory: str
     occupied: bool
 
 
 def find_base(directory: str, point: str, *, root: bool) -> Base:
-    """Return where sessions may stand, given our own group and its mount point. Raises `LimiterUnavailableError`.
+    """Return the parent group for sessions, given our own group and its mount point. Raises `LimiterUnavailableError`.
 
-    In this order: beside the ``fnb-main`` we were moved to before; the top of the hierarchy, which may hold both
-    processes and groups; for root outside of any delegated or limited group, the top as well, so that nobody has to
-    move; our own group, when it may be written.
+    In this order: the parent of ``fnb-main`` if we were moved there before; the top of the hierarchy, which may contain
+    both processes and groups; for root outside of any delegated or limited group, the top as well, so that no process
+    has to move; our own group, if it is writable.
     """
     above = directory.rpartition("/")[0]
     if directory.rpartition("/")[2] == MAIN and _writable(above) and "memory" in _words(above, "subtree_control"):
@@ -165,10 +165,10 @@ def find_base(directory: str, point: str, *, root: bool) -> Base:
 def systemd_scope_command() -> list[str] | None:
     """Return the words before a command that start it in a delegated scope of systemd's user manager.
 
-    ``None`` where that is not needed (our own group will do), not possible (no cgroup v2 memory controller, no user
-    manager that can be reached through ``XDG_RUNTIME_DIR``, no ``systemd-run``), or not wanted (another mechanism is
-    forced, or tasks in a scope would escape a limit that we are under). The scope lives as long as a process in it.
-    Source: systemd-run(1), systemd's CGROUP_DELEGATION.md.
+    ``None`` where this is not needed (our own group is sufficient), not possible (no cgroup v2 memory controller, no
+    user manager that can be reached through ``XDG_RUNTIME_DIR``, no ``systemd-run``), or not wanted (another mechanism
+    is forced, or tasks in a scope would escape a limit that applies to us). The scope exists until its last process
+    ends. Source: systemd-run(1), systemd's CGROUP_DELEGATION.md.
     """
     found = own("") if sys.platform == "linux" else None
     if found is None or os.environ.get("FLYTE_NOTEBOOK_LIMITER", "cgroup_v2") != "cgroup_v2":
@@ -184,13 +184,13 @@ def systemd_scope_command() -> list[str] | None:
 
 
 def held_outside(directory: str, point: str) -> bool:
-    """Whether a group above us is limited that is not above the user manager, where scopes are: a service, a job."""
+    """Whether a limited group is above us but not above the user manager, which has the scopes: a service, a job."""
     user = f"{point}/user.slice/user-{os.geteuid()}.slice/"
     return any(_limits(place) for place in upwards(directory, point) if not user.startswith(place + "/"))
 
 
 def user_manager_answers() -> bool:
-    """Whether a socket of systemd's user manager is where ``XDG_RUNTIME_DIR`` says."""
+    """Whether ``XDG_RUNTIME_DIR`` has a socket of systemd's user manager."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     return bool(runtime) and any(Path(f"{runtime}/{name}").exists() for name in ("systemd/private", "bus"))
 
@@ -201,7 +201,7 @@ def _systemd_run() -> str | None:
 
 
 def _is_top(directory: str) -> bool:
-    """Whether this is the real top of the hierarchy: only there the kernel shows no ``cgroup.type``."""
+    """Whether this is the real top of the hierarchy: only the top group has no ``cgroup.type``."""
     return not Path(directory + "/cgroup.type").exists()
 
 
@@ -214,7 +214,7 @@ def _writable(directory: str) -> bool:
 
 
 def _delegated(directory: str) -> bool:
-    """Whether systemd says that it leaves the group to us (an extended attribute, systemd 251)."""
+    """Whether systemd has delegated the group to us (an extended attribute, systemd 251)."""
     if sys.platform != "linux":
         return False
     for name in ("user.delegate", "trusted.delegate"):
@@ -225,12 +225,12 @@ def _delegated(directory: str) -> bool:
 
 
 def _limited(directory: str, point: str) -> bool:
-    """Whether a limit stands on the way up: groups at the top would escape it."""
+    """Whether a group above us is limited: groups at the top would escape this limit."""
     return any(_limits(place) for place in upwards(directory, point))
 
 
 def _limits(directory: str) -> bool:
-    """Whether a group holds what is below it to some memory, CPU time or CPUs."""
+    """Whether a group limits memory, CPU time or CPUs of the groups below it."""
     memory, time, cpus = (read(f"{directory}/{name}") or "" for name in ("memory.max", "cpu.max", "cpuset.cpus"))
     return memory[:1].isdigit() or time[:1].isdigit() or bool(cpus.strip())
 
@@ -252,7 +252,7 @@ def _enable(directory: str) -> bool:
     switch = directory + "/cgroup.subtree_control"
     write(switch, "+memory")
     for word in ("+pids", "+cpu"):
-        with contextlib.suppress(OSError):  # not delegated; memory is what matters most
+        with contextlib.suppress(OSError):  # not delegated; memory is most important
             write(switch, word)
     return "cpu" in _words(directory, "subtree_control")
 
@@ -262,5 +262,5 @@ def _limit_memory(directory: str, memory_bytes: int | None) -> None:
     if memory_bytes is None:
         return
     write(directory + "/memory.max", str(memory_bytes))
-    if Path(directory + "/memory.swap.max").exists():  # not there on a kernel without swap
+    if Path(directory + "/memory.swap.max").exists():  # missing on a kernel without swap
         write(directory + "/memory.swap.max", "0")

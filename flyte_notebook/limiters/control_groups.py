@@ -1,8 +1,8 @@
-"""Control groups: what both versions share. Where ours are mounted, and how their files and directories are handled.
+"""Functions for both versions of control groups: where ours are mounted, and how to use their files and directories.
 
 A control group is a directory of a special file system; a process belongs to one group per hierarchy. Version 1 mounts
-one hierarchy per controller, version 2 one for all. ``/proc/self/cgroup`` says to which group we belong and
-``/proc/self/mountinfo`` where it can be seen (cgroups(7), kernel Documentation/admin-guide/cgroup-v1 and cgroup-v2).
+one hierarchy per controller, version 2 one for all. ``/proc/self/cgroup`` names our group, and ``/proc/self/mountinfo``
+its mount point (cgroups(7), kernel Documentation/admin-guide/cgroup-v1 and cgroup-v2).
 
 Files are written with ``os.write``: a buffered write reports the kernel's refusal too late, or never.
 """
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 KILL_PASSES = 4
-"""How often one `kill` looks again for processes that were forked while it was sending signals."""
+"""How often one `kill` looks again for processes that were forked while it sent signals."""
 
 REMOVE_PATIENCE_S = 0.2
-"""How long `remove_tree` waits for a group that is still busy: the kernel lets go a moment after the last exit."""
+"""How long `remove_tree` waits for a group that is still busy: the kernel releases it shortly after the last exit."""
 
 CPU_PERIOD_US = 100_000
 CPU_SMALLEST_QUOTA_US = 1_000  # the kernel refuses less
@@ -37,7 +37,7 @@ CPU_SMALLEST_QUOTA_US = 1_000  # the kernel refuses less
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """One mounted hierarchy: ``root`` is the group that is seen at the directory ``point``."""
+    """One mounted hierarchy: ``root`` is the group that is mounted at the directory ``point``."""
 
     version: int
     controllers: frozenset[str]
@@ -83,7 +83,7 @@ def own_directory(mount: Mount, path: str) -> str | None:
     else:
         return None  # mounted in another cgroup namespace; names in between are unknown
     if ".." in relative.split("/"):
-        return None  # our group is above what this namespace shows
+        return None  # our group is outside of this namespace
     return (mount.point.rstrip("/") + "/" + relative.strip("/")).rstrip("/")
 
 
@@ -93,14 +93,14 @@ def _mounts() -> tuple[Mount, ...]:
 
 
 def membership() -> dict[str, str]:
-    """Return our group per controller, as the kernel says it now."""
+    """Return our current group per controller."""
     return parse_membership(read("/proc/self/cgroup") or "")
 
 
 def own(controller: str, groups: Mapping[str, str] | None = None) -> tuple[str, str] | None:
     """Return (our group's directory, its mount point) for a version 1 controller, or for version 2 (``""``).
 
-    ``groups`` is what `membership` said, for who asks more than once.
+    ``groups`` is the result of `membership`, for callers that need more than one controller.
     """
     path = (membership() if groups is None else groups).get(controller)
     if path is None:
@@ -108,13 +108,13 @@ def own(controller: str, groups: Mapping[str, str] | None = None) -> tuple[str, 
     for mount in _mounts():
         if controller in mount.controllers if controller else mount.version == 2:  # noqa: PLR2004 - the version
             directory = own_directory(mount, path)
-            if directory is not None and os.path.isdir(directory):  # noqa: PTH112 - asked for ten times a second
+            if directory is not None and os.path.isdir(directory):  # noqa: PTH112 - called ten times a second
                 return directory, mount.point
     return None
 
 
 def upwards(directory: str, point: str) -> Iterator[str]:
-    """Yield the directory and those above it, up to and including the mount point."""
+    """Yield the directory and its parents, up to and including the mount point."""
     while True:
         yield directory
         if len(directory) <= len(point):
@@ -123,7 +123,7 @@ def upwards(directory: str, point: str) -> Iterator[str]:
 
 
 def subdirectories(directory: str) -> list[str]:
-    """Return the groups below, deepest first; empty when the directory is gone."""
+    """Return the groups below, deepest first; empty when the directory does not exist."""
     try:
         with os.scandir(directory) as entries:
             names = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -136,13 +136,13 @@ def processes(directory: str) -> list[int]:
     """Return the living processes of a group and of the groups below it."""
     pids = []
     for place in (*subdirectories(directory), directory):
-        # A process of another pid namespace reads as 0, and kill(0) would be ourselves.
+        # A process of another pid namespace is listed as 0, and kill(0) would hit this process.
         pids += [int(pid) for pid in (read(place + "/cgroup.procs") or "").split() if pid != "0"]
     return pids
 
 
 def kill_all(directory: str) -> None:
-    """Send SIGKILL to every process of a group and of those below it, those forked meanwhile included."""
+    """Send SIGKILL to every process of a group and of the groups below, including processes forked meanwhile."""
     try:
         write(directory + "/cgroup.kill", "1")  # version 2, kernel 5.14: one call, nothing escapes
     except OSError:
@@ -159,11 +159,11 @@ def _kill(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
     except OSError:
-        return  # gone already, or not ours
+        return  # removed already, or not ours
 
 
 def remove_tree(directory: str, patience_s: float = REMOVE_PATIENCE_S) -> None:
-    """Remove a group and those below it. Raises OSError (EBUSY) when a process is still inside after the patience."""
+    """Remove a group and those below it. Raises OSError (EBUSY) if a process is still inside after the waiting time."""
     give_up = time.monotonic() + patience_s
     while (refused := _remove_once(directory)) is not None:
         if refused.errno not in {errno.EBUSY, errno.ENOTEMPTY} or time.monotonic() >= give_up:
@@ -174,7 +174,7 @@ def remove_tree(directory: str, patience_s: float = REMOVE_PATIENCE_S) -> None:
 def _remove_once(directory: str) -> OSError | None:
     try:
         for place in (*subdirectories(directory), directory):
-            with contextlib.suppress(FileNotFoundError):  # somebody else removes it too: a sweep, a task
+            with contextlib.suppress(FileNotFoundError):  # another process removes it too: a sweep, a task
                 Path(place).rmdir()
     except OSError as refused:
         return refused
@@ -182,7 +182,7 @@ def _remove_once(directory: str) -> OSError | None:
 
 
 def clear(directory: str, patience_s: float = 2.0) -> None:
-    """Kill what is left in a group and remove it; gives up silently after the patience, for a later sweep."""
+    """Kill the rest of a group and remove it; after the waiting time it is left for a later sweep, without an error."""
     give_up = time.monotonic() + patience_s
     while processes(directory) and time.monotonic() < give_up:
         kill_all(directory)
@@ -194,14 +194,14 @@ def clear(directory: str, patience_s: float = 2.0) -> None:
 
 
 def quota_us(cores: float) -> int:
-    """Return the CPU time per `CPU_PERIOD_US` that is worth so many cores."""
+    """Return the CPU time per `CPU_PERIOD_US` for that many cores."""
     return max(CPU_SMALLEST_QUOTA_US, round(cores * CPU_PERIOD_US))
 
 
 def prove_entry(directories: Sequence[str]) -> None:
-    """Let a short-lived process of ours enter the groups. Raises OSError when the kernel refuses.
+    """Let a short-lived process join the groups. Raises OSError when the kernel refuses.
 
-    A group that can be made cannot always be joined: version 2 also asks for write access to the common ancestor.
+    A group that can be made cannot always be joined: version 2 also requires write access to the common ancestor.
     """
     for directory in directories:
         script = ["sh", "-c", 'echo 0 > "$1"', "sh", directory + "/cgroup.procs"]
@@ -212,10 +212,10 @@ def prove_entry(directories: Sequence[str]) -> None:
 
 
 class Meter:
-    """Memory of a group less the page cache it could drop, through kept descriptors: 10 us a reading.
+    """Memory of a group less the page cache it could drop, read through open descriptors in 10 us.
 
-    ``memory.usage_in_bytes`` and ``memory.current`` are exact to a batch of 64 pages per CPU; the statistics behind
-    the page cache may lag by as much. The difference is never below zero.
+    ``memory.usage_in_bytes`` and ``memory.current`` are exact to a batch of 64 pages per CPU; the statistics of the
+    page cache may be behind by as much. The difference is never below zero.
     """
 
     def __init__(self, usage_path: str, stat_path: str, cache_keys: tuple[bytes, ...]) -> None:
@@ -231,7 +231,7 @@ class Meter:
         self.page_cache_bytes = 0
 
     def read(self) -> int:
-        """Return the bytes in use now; the last reading again once the group is gone."""
+        """Return the bytes in use now; the last reading once the group is removed."""
         if not self._open:
             return self._last_bytes
         try:
@@ -245,7 +245,7 @@ class Meter:
         return self._last_bytes
 
     def close(self) -> None:
-        """Give the descriptors back. Idempotent."""
+        """Close the descriptors. Idempotent."""
         if self._open:
             self._open = False
             os.close(self._usage)

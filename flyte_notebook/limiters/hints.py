@@ -1,4 +1,4 @@
-"""What would give stronger limits on this machine: one sentence each, with the exact command; only what is true."""
+"""Hints for stronger limits on this machine: one sentence each, with the exact command, and only if it applies."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ IN_A_SCOPE = "systemd-run --user --scope -p Delegate=yes jupyter lab"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What hints depend on.
+    """The facts that hints depend on.
 
     ``v1_base`` is our own memory group of version 1, ``None`` without that hierarchy. ``held_outside`` says that a
-    scope of the user manager would be outside of a limit that we are under.
+    scope of the user manager would be outside of a limit that applies to us.
     """
 
     container: Literal["none", "docker", "kubernetes"]
@@ -44,7 +44,7 @@ class Surroundings:
 
 
 def look_around() -> Surroundings:
-    """Return what holds for this process."""
+    """Return the facts for this process."""
     linux = sys.platform == "linux"
     v2 = own("") if linux else None
     return Surroundings(
@@ -60,7 +60,7 @@ def look_around() -> Surroundings:
 
 
 def hints(enforcement: Enforcement, around: Surroundings) -> tuple[str, ...]:
-    """Return what is missing and the command that would give it; empty when nothing is missing."""
+    """Return sentences about missing limits with the command to get them; empty when nothing is missing."""
     found = []
     if not enforcement.kernel_memory:
         found.append("Memory is polled, not held by the operating system's kernel. " + _memory(around))
@@ -118,7 +118,7 @@ def _cpu(enforcement: Enforcement, around: Surroundings) -> list[str]:
     words = "CPU is limited by affinity, in whole cores."
     if enforcement.memory == "cgroup_v2" and around.systemd and not around.root:
         return [f"{words} The cpu controller was not delegated; do that, then log in again: {DELEGATE_CPU}"]
-    # With the watchdog, what gives the kernel's memory limit gives its CPU quota too: one hint is enough.
+    # With the watchdog, the command for the kernel's memory limit gives its CPU quota too: one hint is enough.
     return [f"{words} The cpu control group may not be written."] if enforcement.kernel_memory else []
 
 

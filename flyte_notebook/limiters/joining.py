@@ -1,4 +1,4 @@
-"""How a process joins the group of an attempt: it does so itself, by what the group has to say about that."""
+"""How a process joins the group of an attempt: it does so itself, with the settings of the group."""
 
 from __future__ import annotations
 

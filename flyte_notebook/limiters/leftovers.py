@@ -1,8 +1,8 @@
-"""What a session leaves when its notebook kernel and its supervisor are both killed, and how to remove it.
+"""Finds and removes the rest of a session whose notebook kernel and supervisor were both killed.
 
-Everything of a session carries its name, and its directory holds a lock: `life` says when that proves that it is over,
-and holds the proof while processes are killed and groups and files removed here. What belongs to a session of another
-container, boot or machine, or cannot be proven to be over, is left alone, and can be counted.
+Processes, groups and files of a session carry its name, and its directory has a lock: `life` checks by the lock that
+the session is over, and keeps the lock while this module kills processes and removes groups and files. Sessions of
+another container, boot or machine, and sessions that are not provably over, are not touched, but can be counted.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ def sweep(
     own: str = "",
     directory: str | None = None,
 ) -> tuple[str, ...]:
-    """Kill and remove what sessions that are over left behind; returns what was removed. Never raises.
+    """Kill and remove the rest of sessions that are over; return the removed things. Never raises.
 
-    ``pids``, ``groups`` (directories in which sessions stand) and ``directory`` (in which sessions have theirs) narrow
-    the search; ``None`` means all that can be seen, and the directory for temporary files. ``own`` is the name of a
-    session that goes on, but has no supervisor: its processes and groups go too, its files stay.
+    ``pids``, ``groups`` (parent directories of sessions' groups) and ``directory`` (the parent of sessions'
+    directories) narrow the search; ``None`` means all that are visible, and the directory for temporary files. ``own``
+    is the name of a session that goes on, but has no supervisor: its processes and groups are removed too, its files
+    are kept.
     """
     marked = _marked(pids if pids is not None else listed() if PROC else ())
     grouped = _grouped(groups if groups is not None else _places() if PROC else ())
@@ -53,9 +54,9 @@ def sweep(
 
 
 def left_alone(directory: str, groups: Iterable[str] | None = None) -> int:
-    """Return how many sessions of this user's have files or groups here, and are not of here, or over without proof.
+    """Count the sessions of this user that have files or groups here, but are from another place or not provably over.
 
-    The arguments narrow the search as those of `sweep`, after which this is asked.
+    The arguments narrow the search as those of `sweep`; call it after `sweep`.
     """
     places = [directory, *(groups if groups is not None else _places() if PROC else ())]
     return len({name for place in places for name in _names(place) if _is_ours(f"{place}/{name}") and _unproven(name)})
@@ -111,13 +112,13 @@ def _places() -> set[str]:
     places = {place for controller in ("memory", "cpu", "pids") if (place := cgroup_v1.base_directory(controller))}
     v2 = own("")
     if v2 is not None:
-        with contextlib.suppress(LimiterUnavailableError):  # then nothing of ours can be there
+        with contextlib.suppress(LimiterUnavailableError):  # then there can be no groups of ours
             places.add(find_base(*v2, root=os.geteuid() == 0).directory)
     return places
 
 
 def _names(place: str) -> list[str]:
-    """Return the names of sessions that have a directory, no symbolic link, in a place."""
+    """Return the names of sessions that have a directory (not a symbolic link) in a place."""
     try:
         with os.scandir(place) as entries:
             found = [entry for entry in entries if life.NAME.fullmatch(entry.name)]
@@ -127,7 +128,7 @@ def _names(place: str) -> list[str]:
 
 
 def _same_namespace(pid: int) -> bool:
-    """Whether pids mean to that process what they mean to us; in a container they do not."""
+    """Whether that process is in our pid namespace; a process in a container is not."""
     try:
         return Path(f"/proc/{pid}/ns/pid").stat().st_ino == Path("/proc/self/ns/pid").stat().st_ino
     except OSError:

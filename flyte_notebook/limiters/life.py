@@ -1,15 +1,15 @@
-"""Whether a session lives: who it is, where that means anything, and the lock that it holds while it does.
+"""Tells whether a session runs: its name, the place where the name is valid, and the lock that it holds.
 
 Everything of a session carries its name, ``fnb-<pid>-<start ticks>-<where>-<8 hex digits>``: control groups, its
-directory, and the environment of workers. Pid and start time are those of the notebook's kernel. They mean something in
-one pid namespace of one boot of one host only, and ``where`` is a digest of these three: directories for temporary
-files and control groups are shared among containers, jobs and machines that share nothing else.
+directory, and the environment of workers. Pid and start time are those of the notebook's kernel. They are valid in one
+pid namespace of one boot of one host only, and ``where`` is a digest of these three: containers, jobs and machines with
+different pids may share directories for temporary files and control groups.
 
-In the session's directory is the file ``lock``. The notebook's kernel and the supervisor each hold it shared
-(flock(2)), and lose it when they are gone, however they ended. So a session is over when it was of here, no process
-with its pid and start time is there any more, and its lock can be had alone: then it is held, while what the session
-left is removed. Without all three it is left alone. What a session has elsewhere, and nobody else is to keep, it claims
-by a file in its directory: that goes with it.
+The session's directory has a file ``lock``. The notebook's kernel and the supervisor each hold a shared lock on it
+(flock(2)), which ends with them in any case. So a session is over if it ran in this place, no process with its pid and
+start time exists any more, and an exclusive lock can be taken: this lock is held while the rest of the session is
+removed. If one of the three is not so, nothing is removed. For a directory in another place that has to be removed with
+it, a session makes a file in its own directory (a claim).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CLAIM = ".claim"
 
 
 class Where(NamedTuple):
-    """Where a pid means anything. Empty texts where the system has no such thing."""
+    """The place where a pid is valid. Empty texts where the system has no such thing."""
 
     host: str
     boot: str
@@ -47,21 +47,21 @@ class Where(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """Eight hexadecimal digits that stand for it in a name."""
+        """Eight hexadecimal digits that identify the place in a name."""
         return hashlib.sha256("\0".join(self).encode(errors="surrogateescape")).hexdigest()[:8]
 
 
 @cache
 def here() -> Where | None:
-    """Return where this process is; ``None`` where ``/proc`` shows another pid namespace than this process's.
+    """Return the place of this process; ``None`` if ``/proc`` shows another pid namespace than this process's.
 
-    Then no pid can be checked. Read once: the forks of a process are where it is.
+    Then no pid can be checked. Read once: forks of a process are in the same place.
     """
     if not PROC:
         return Where(os.uname().nodename, "", "")
     try:
         if str(Path("/proc/self").readlink()) != str(os.getpid()):
-            return None  # a container that sees the /proc of the machine
+            return None  # a container with the /proc of the machine
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return Where(os.uname().nodename, boot, str(Path("/proc/self/ns/pid").readlink()))
     except OSError:
@@ -78,12 +78,12 @@ def session_name(pid: int) -> str:
 
 
 def over(name: str) -> bool:
-    """Whether a name is that of a session of here whose notebook kernel is gone; `proven_over` makes it certain."""
+    """Whether a session of this place has no notebook kernel any more, by its name; `proven_over` makes it certain."""
     return of_here(name) and not _runs(name)
 
 
 def of_here(name: str) -> bool:
-    """Whether a name is that of a session of this very host, boot and pid namespace."""
+    """Whether a name is that of a session of exactly this host, boot and pid namespace."""
     match, where = NAME.fullmatch(name), here()
     return match is not None and where is not None and match["where"] == where.digest
 
@@ -97,7 +97,7 @@ def started(pid: int) -> int | None:
     """Return when a living process started, in ticks since boot; on macOS hundredths of a second of the day's clock."""
     if PROC:
         found = stat(pid)
-        # A leader that ended while its threads go on looks like a zombie, but is none.
+        # A main thread that ended before the other threads looks like a zombie, but the process still runs.
         return None if found is None or (found.state in "ZX" and found.threads <= 1) else found.start_ticks
     import psutil  # noqa: PLC0415 - only where there is no /proc
 
@@ -109,9 +109,9 @@ def started(pid: int) -> int | None:
 
 @contextlib.contextmanager
 def proven_over(name: str, place: str) -> Iterator[private.Directory | None]:
-    """Hold the proof that a session is over while the block runs; yield its directory, ``None`` without the proof.
+    """Hold the exclusive lock of a session that is over during the block; yield its directory, ``None`` without lock.
 
-    The directory is looked for in ``place``.
+    The directory is searched for in ``place``.
     """
     with contextlib.ExitStack() as held:
         directory = None
@@ -137,8 +137,8 @@ class Life:
 
     @classmethod
     def begin(cls, name: str) -> Life:
-        """Make the directory and the lock, for a new session. Raises OSError; then there is neither."""
-        place = os.path.abspath(tempfile.gettempdir())  # noqa: PTH100 - whoever uses it has paths as texts
+        """Make the directory and the lock, for a new session. Raises OSError; then neither exists."""
+        place = os.path.abspath(tempfile.gettempdir())  # noqa: PTH100 - its users have paths as texts
         where = here()
         words = to_json({"name": name, **({} if where is None else where._asdict())}).encode()
         path = f"{place}/{name}"
@@ -158,12 +158,12 @@ class Life:
         """Hold the directory and the lock of a session as another process of it. Raises OSError."""
         descriptors = [directory.hold()]
         try:
-            # Who cleans old files out of /tmp leaves alone what is locked (systemd-tmpfiles(8)); not every file system
-            # locks directories.
+            # systemd-tmpfiles(8) does not remove locked old files from /tmp; not every file system can lock
+            # directories.
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptors[0], fcntl.LOCK_SH | fcntl.LOCK_NB)
             descriptors.append(_open_lock(directory))
-            with contextlib.suppress(OSError):  # a file system without locks: nobody will have the proof to remove it
+            with contextlib.suppress(OSError):  # a file system without locks: no session can later prove its end
                 fcntl.flock(descriptors[1], fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BaseException:
             _close(descriptors)
@@ -171,22 +171,22 @@ class Life:
         return cls(name, directory, descriptors)
 
     def log(self) -> int:
-        """Return a new descriptor of the session's log, which is appended to; the caller closes it. Raises OSError."""
+        """Return a new descriptor for appending to the session's log; the caller closes it. Raises OSError."""
         return os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600, dir_fd=self._descriptors[0])
 
     def leave(self) -> None:
-        """Hold it no longer. Idempotent."""
+        """Release the lock and the directory. Idempotent."""
         _close(self._descriptors)
 
     def end(self) -> None:
-        """Remove the directory and what the session claims, then leave. Only by whom it was begun. Idempotent."""
+        """Remove the directory and the claimed ones, then leave. Only for the process that began it. Idempotent."""
         if self._pid == os.getpid():
             remove(self.directory)
         self.leave()
 
 
 def claim(session: private.Directory, directory: private.Directory) -> str:
-    """Have another directory of ours removed with a session; return what gives up the claim when it is removed.
+    """Have another directory of ours removed with a session; return a function that ends this claim.
 
     Raises `private.UnwritableError`.
     """
@@ -196,9 +196,9 @@ def claim(session: private.Directory, directory: private.Directory) -> str:
 
 
 def remove(session: private.Directory) -> None:
-    """Remove the directory of a session, what it claims first. Never raises.
+    """Remove the directory of a session, after the directories it claims. Never raises.
 
-    It stays known: what is removed later by a name in it is not to be somebody else's.
+    It remains known: a file removed later by a path in it must not belong to another user.
     """
     private.know(session)
     with contextlib.suppress(OSError):
@@ -212,7 +212,7 @@ _lives: weakref.WeakSet[Life] = weakref.WeakSet()
 
 
 def _forked() -> None:
-    """Let a process that a notebook forks hold nothing of the session: it may outlive it."""
+    """Close the session's descriptors in a process that a notebook forks: it may outlive the session."""
     for life in _lives:
         life.leave()
 

@@ -1,7 +1,7 @@
-"""What the machine, or the container around us, can give: memory and CPUs, as seen from the notebook's kernel.
+"""The memory and CPUs of the machine, or of the container around us, as seen from the notebook's kernel.
 
-A container's limit is a control group above us; it counts as much as the machine's own memory. Read anew at every
-call, some 100 us, because others use memory too. On macOS psutil answers.
+A container's limit is a control group above us; it counts as much as the machine's own memory. Read again at every
+call, in about 100 us, because other programs use memory too. On macOS psutil is used.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 V1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "total_active_file")
 V2_FILES = ("memory.max", "memory.current", "inactive_file", "active_file")
 UNLIMITED_BYTES = 1 << 60
-"""Version 1 has no word for "no limit", only a number above this."""
+"""Version 1 has no value for "no limit", only a number above this."""
 
 
 class Memory(NamedTuple):
-    """What there is and what of it could be had now, in bytes: of the machine, or of a limited group above us."""
+    """Total and available memory in bytes: of the machine, or of a limited group above us."""
 
     capacity_bytes: int
     available_bytes: int
@@ -38,17 +38,17 @@ def memory() -> Memory:
 
 
 def capacity_bytes() -> int:
-    """Return all memory that tasks could ever have: the machine's, or less where a group above us is limited."""
+    """Return the most memory that tasks can have: the machine's, or less where a group above us is limited."""
     return memory().capacity_bytes
 
 
 def available_bytes() -> int:
-    """Return the memory that could be had now without swapping; page cache that can be dropped counts as available."""
+    """Return the memory available now without swapping; page cache that can be dropped counts as available."""
     return memory().available_bytes
 
 
 def left_above_bytes() -> int | None:
-    """Return what the limited groups above us have left, ``None`` where no group above is limited."""
+    """Return the memory left in the limited groups above us, ``None`` where no group above is limited."""
     return min((_left(*found) for found in _limited_groups()), default=None)
 
 

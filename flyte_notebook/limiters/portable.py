@@ -1,7 +1,7 @@
-"""Which processes belong to which attempt, and what they use, where there is no ``/proc`` (macOS): through psutil.
+"""Finds the processes of each attempt and their memory where there is no ``/proc`` (macOS), with psutil.
 
-Slower by far, about 1 ms a process, so the poll is slower too. Resident memory counts pages of files with it; the
-unique set is exact where the system lets us ask for it.
+This is much slower, about 1 ms per process, so the poll is slower too. Resident memory includes pages of files; the
+unique set is exact where the system lets us read it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ CHILDREN_EVERY_S = 0.25
 
 
 class PsutilMember:
-    """A process as psutil knows it, by pid and start time."""
+    """A process of psutil, identified by pid and start time."""
 
     def __init__(self, process: psutil.Process) -> None:
         self.pid = process.pid
         self.process = process
 
     def quick_bytes(self) -> int | None:
-        """Return resident memory, ``None`` when the process is gone."""
+        """Return resident memory, ``None`` when the process has ended."""
         try:
             return int(self.process.memory_info().rss)
         except psutil.ZombieProcess:
@@ -38,7 +38,7 @@ class PsutilMember:
             return None
 
     def exact_bytes(self) -> int | None:
-        """Return the memory that nobody else has, ``None`` where the system keeps it to itself."""
+        """Return the memory that is not shared with other processes, ``None`` where the system does not tell it."""
         try:
             return int(self.process.memory_full_info().uss)
         except psutil.Error:
@@ -77,18 +77,18 @@ class PsutilProcesses:
         self._due_s = 0.0
 
     def adopt(self, pid: int, attempt: str) -> None:
-        """Say that a new process is the first one of an attempt."""
+        """Note that a new process is the first one of an attempt."""
         try:
             self._take([psutil.Process(pid)], attempt)
         except psutil.NoSuchProcess:
             self._members.setdefault(attempt, {})
 
     def members(self, attempt: str) -> Sequence[PsutilMember]:
-        """Return the processes of an attempt that were not seen to be gone."""
+        """Return the processes of an attempt, except those seen to have ended."""
         return list(self._members.get(attempt, {}).values())
 
     def refresh(self, *, full: bool = False) -> None:
-        """Look for children, and when ``full`` for processes whose environment names us."""
+        """Look for children, and when ``full`` for processes whose environment names our session."""
         if not full and time.monotonic() < self._due_s:
             return
         for attempt, members in self._members.items():
@@ -102,11 +102,11 @@ class PsutilProcesses:
         self._due_s = time.monotonic() + CHILDREN_EVERY_S
 
     def forget(self, attempt: str) -> None:
-        """Give up what is kept for an attempt. Idempotent."""
+        """Drop the data of an attempt. Idempotent."""
         self._members.pop(attempt, None)
 
     def close(self) -> None:
-        """Give everything up. Idempotent."""
+        """Drop all data. Idempotent."""
         self._members.clear()
 
     def _take(self, found: Iterable[psutil.Process], attempt: str) -> None:

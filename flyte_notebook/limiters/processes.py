@@ -1,12 +1,12 @@
-"""Which processes belong to which attempt, where no control group says so. Linux: everything comes from ``/proc``.
+"""Finds the processes of each attempt without control groups. On Linux all data comes from ``/proc``.
 
 A process belongs to an attempt when its parent does, when it is in a terminal session that a process of the attempt
 leads, or when its environment names our session and the attempt (a daemon that lost its parent and left its session
-keeps that). New processes are found cheaply: the last field of ``/proc/loadavg`` is the youngest pid, so only pids
-above the last one seen are looked at (a sandbox that keeps it at 0 falls back to listing all). Every `FULL_LOOK_S` all
-of ``/proc`` is listed, for what slipped through.
+keeps its environment). New processes are found cheaply: the last field of ``/proc/loadavg`` is the youngest pid, so
+only pids above the last one seen are examined (in a sandbox where it is always 0, all are listed). Every `FULL_LOOK_S`
+all of ``/proc`` is listed, to find missed processes.
 
-Each member's ``statm`` is kept open, 1.2 us a reading; the descriptor also pins the process: once that one is gone
+Each member's ``statm`` is kept open, 1.2 us a reading; the descriptor also identifies the process: after its end
 reading fails, even if another process has its pid. Source: proc(5), kernel Documentation/filesystems/proc.rst.
 """
 
@@ -29,12 +29,12 @@ PROC = Path("/proc/self/stat").exists()
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 FULL_LOOK_S = 0.25
 FULL_LOOK_SHARE = 20
-"""A full look costs 1 part in so many of the time until the next one, on a machine with thousands of processes too."""
+"""The time until the next full look is at least this many times its duration, also with thousands of processes."""
 MOST_NEW_PIDS = 64
 PF_EXITING = 0x4
 """In the flags of ``/proc/PID/stat`` (kernel include/linux/sched.h)."""
 SHMEM_STEP_PAGES = 256
-"""How far shared pages must move before the 15 us are spent to see how many of them are shared memory."""
+"""How much shared pages must change before the 15 us are spent to read how many of them are shared memory."""
 SWAP_EVERY_S = 0.25
 
 
@@ -44,10 +44,10 @@ class Member(Protocol):
     pid: int
 
     def quick_bytes(self) -> int | None:
-        """Return its own memory; pages shared with a forked child count in both. ``None`` when it is gone."""
+        """Return its own memory; pages shared with a forked child count in both. ``None`` when it has ended."""
 
     def exact_bytes(self) -> int | None:
-        """Return its share of its memory, a page divided by its users. ``None`` where the machine does not tell."""
+        """Return its proportional memory, each page divided by its users. ``None`` where this is not known."""
 
     def alive(self) -> bool:
         """Whether it can still run; a zombie cannot."""
@@ -65,21 +65,21 @@ class Table(Protocol):
     poll_interval_s: float
 
     def adopt(self, pid: int, attempt: str) -> None:
-        """Say that a new process is the first one of an attempt."""
+        """Note that a new process is the first one of an attempt."""
 
     def refresh(self, *, full: bool = False) -> None:
         """Look for new processes; ``full`` leaves nothing out."""
 
     def members(self, attempt: str) -> Sequence[Member]:
-        """Return the processes of an attempt that were not seen to be gone."""
+        """Return the processes of an attempt, except those seen to have ended."""
 
     def forget(self, attempt: str) -> None:
-        """Give up what is kept for an attempt. Idempotent."""
+        """Drop the data of an attempt. Idempotent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stat:
-    """The fields of ``/proc/PID/stat`` that say where a process comes from. ``start_ticks`` counts from boot."""
+    """The fields of ``/proc/PID/stat`` about the origin of a process. ``start_ticks`` counts from boot."""
 
     state: str
     ppid: int
@@ -89,7 +89,7 @@ class Stat:
 
 
 def parse_stat(text: str) -> Stat:
-    """Return the fields after the name, which stands in brackets and may itself hold brackets and spaces."""
+    """Return the fields after the name, which is in brackets and may itself contain brackets and spaces."""
     fields = text[text.rindex(")") + 2 :].split()
     return Stat(
         state=fields[0],
@@ -101,13 +101,13 @@ def parse_stat(text: str) -> Stat:
 
 
 def stat(pid: int) -> Stat | None:
-    """Return where a process comes from, or ``None`` when it is gone."""
+    """Return the origin of a process, or ``None`` when it has ended."""
     text = read(f"/proc/{pid}/stat")
     return parse_stat(text) if text else None
 
 
 def ending(pid: int) -> bool:
-    """Whether a process is gone, or on its way out: giving back its memory, or a zombie."""
+    """Whether a process has ended, or is ending: it is releasing its memory, or is a zombie."""
     text = read(f"/proc/{pid}/stat")
     return not text or bool(int(text[text.rindex(")") + 2 :].split()[6]) & PF_EXITING)
 
@@ -123,19 +123,19 @@ def marks(pid: int) -> tuple[str, str] | None:
 
 
 def listed() -> set[int]:
-    """Return the pids of all processes that can be seen."""
+    """Return the pids of all visible processes."""
     with os.scandir("/proc") as entries:
         return {int(entry.name) for entry in entries if entry.name.isdigit()}
 
 
 class LinuxMember:
-    """A process, pinned by its open ``statm``. Raises OSError when it is gone already."""
+    """A process, identified by its open ``statm``. Raises OSError when it has ended already."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._statm = os.open(f"/proc/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._shared_seen = -SHMEM_STEP_PAGES
-        self._extra_bytes = 0  # shared memory and swap, which statm does not tell apart or not at all
+        self._extra_bytes = 0  # shared memory, which statm does not separate, and swap, which it does not have
         self._swap_due_s = 0.0 if SWAP else float("inf")
 
     def quick_bytes(self) -> int | None:
@@ -161,7 +161,7 @@ class LinuxMember:
         if self.gone():
             return False
         now = stat(self.pid)
-        # A leader that ended while its threads go on looks like a zombie, but is none.
+        # A main thread that ended before the other threads looks like a zombie, but the process still runs.
         return now is not None and (now.state not in "ZX" or now.threads > 1)
 
     def stop(self) -> None:
@@ -178,10 +178,10 @@ class LinuxMember:
         try:
             os.kill(self.pid, number)
         except OSError:
-            return  # it ended meanwhile, or became another user's
+            return  # it ended meanwhile, or runs as another user now
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         os.close(self._statm)
 
     def gone(self) -> bool:
@@ -209,17 +209,17 @@ class LinuxProcesses:
         self._full_look_due_s = 0.0
 
     def adopt(self, pid: int, attempt: str) -> None:
-        """Say that a new process is the first one of an attempt."""
+        """Note that a new process is the first one of an attempt."""
         self._take(pid, attempt)
 
     def members(self, attempt: str) -> Sequence[LinuxMember]:
-        """Return the processes of an attempt that are not gone; zombies are among them."""
+        """Return the processes of an attempt that still exist; this includes zombies."""
         return list(self._members.get(attempt, {}).values())
 
     def refresh(self, *, full: bool = False) -> None:
-        """Look at the processes that are new; all of them when ``full`` or when it is time."""
+        """Examine new processes; all processes when ``full`` or when a full look is due."""
         if full:
-            self._strangers.clear()  # one that is looked at while it executes a program shows no environment
+            self._strangers.clear()  # a process that is executing a program at this moment has no environment
         began_s = time.monotonic()
         before, self._youngest = self._youngest, int(os.pread(self._loadavg, 128, 0).split()[-1])
         if full or began_s >= self._full_look_due_s or not 0 <= self._youngest - before <= MOST_NEW_PIDS:
@@ -235,7 +235,7 @@ class LinuxProcesses:
             self._look_at(range(before + 1, self._youngest + 1))
 
     def forget(self, attempt: str) -> None:
-        """Close what is kept for an attempt. Idempotent."""
+        """Close the descriptors of an attempt. Idempotent."""
         for pid, member in self._members.pop(attempt, {}).items():
             member.close()
             del self._attempt_of[pid]
@@ -257,13 +257,13 @@ class LinuxProcesses:
         return bool(gone)
 
     def _drop_leaders(self) -> None:
-        """Forget sessions that nobody of ours is in any more: their number may soon be a stranger's."""
+        """Forget terminal sessions without a process of ours: another program may soon get their number."""
         origins = (stat(pid) for pid in self._attempt_of)
         known = {origin.session for origin in origins if origin is not None} | set(self._attempt_of)
         self._leaders = {pid: name for pid, name in self._leaders.items() if pid in known}
 
     def _look_at(self, pids: Iterable[int]) -> None:
-        """Give each new process to the attempt it belongs to; a child may be listed before its parent."""
+        """Assign each new process to its attempt; a child may be listed before its parent."""
         new = {pid: found for pid in pids if pid not in self._attempt_of and (found := stat(pid)) is not None}
         found_one = True
         while found_one:
@@ -297,7 +297,7 @@ def _is_process(pid: int) -> bool:
 
 
 def _kib_lines(path: str, names: tuple[str, ...]) -> int | None:
-    """Return the sum of ``Name: 123 kB`` lines in bytes, ``None`` when no such line is there."""
+    """Return the sum of ``Name: 123 kB`` lines in bytes, ``None`` when there is no such line."""
     found = None
     for line in (read(path) or "").splitlines():
         name, _, value = line.partition(":")

@@ -1,10 +1,10 @@
-"""Holds all tasks of a session together to what the groups above have left, where those limit memory (a container).
+"""Limits all tasks of a session together to the memory left in the groups above, where these are limited (a container).
 
 When a group above us runs out, the kernel kills a process anywhere below it, by size and ``oom_score_adj``. A task has
-the highest score, but a victim with several threads that is already giving its memory back is passed over (its leader
-counts as gone while another thread still tears the memory down), and a second shortage in those milliseconds takes the
-next larger process: the notebook's kernel. Measured: 1 in 50. A limit on the session's own group, a little below what
-is left above, lets the tasks run short among themselves, where the notebook is no candidate.
+the highest score, but the kernel skips a killed process with several threads that is still releasing its memory (its
+main thread counts as ended while another thread frees the memory). If memory runs out again in those milliseconds, it
+kills the next larger process: the notebook's kernel. Measured: 1 in 50. With a limit on the session's own group, a
+little below the memory left above, only the tasks run out of memory, and the notebook is not killed.
 
 Where no group above is limited this does nothing.
 """
@@ -17,10 +17,10 @@ from flyte_notebook.limiters import machine
 from flyte_notebook.limiters.kernel_files import read_number, write
 
 SPARE_BYTES = 8 << 20
-"""What is kept for the notebook's kernel and the supervisor between two calls of `Room.keep`."""
+"""The memory reserved for the notebook's kernel and the supervisor between two calls of `Room.keep`."""
 
 STEP_BYTES = 1 << 20
-"""Smaller changes are not worth a write."""
+"""Smaller changes are not written."""
 
 
 class Room:
@@ -32,10 +32,10 @@ class Room:
         self._held_bytes = 0
 
     def keep(self) -> None:
-        """Set the limit to what the tasks use plus what is left above them; 0.2 ms. Never raises.
+        """Set the limit to the usage of the tasks plus the memory left above them; takes 0.2 ms. Never raises.
 
-        What they take or give back between two readings, where this process had to wait for a core, must not be counted
-        twice, as used and as left: so the usage is read on both sides.
+        Memory that tasks allocate or release between two readings (this process may have to wait for a core) must not
+        be counted both as used and as left: so the usage is read before and after.
         """
         before_bytes = read_number(self._usage_file)
         left_bytes = machine.left_above_bytes()
@@ -45,7 +45,7 @@ class Room:
         wanted_bytes = max(usage_bytes, min(before_bytes, usage_bytes) + left_bytes - SPARE_BYTES)
         if abs(wanted_bytes - self._held_bytes) < STEP_BYTES:
             return
-        # Version 1 refuses a limit below what is used by now; the next call will see more clearly.
+        # Version 1 refuses a limit below the current usage; the next call tries again.
         with contextlib.suppress(OSError):
             write(self._limit_file, str(wanted_bytes))
             self._held_bytes = wanted_bytes

@@ -1,7 +1,7 @@
-"""Which mechanism holds limits here: the strongest one that works when tried, and said so when it is a weak one.
+"""Selects the mechanism for limits: the strongest one that works when tried; a weak one is reported to the user.
 
-``FLYTE_NOTEBOOK_LIMITER=cgroup_v2|cgroup_v1|watchdog`` forces one, for tests and bug reports; then a mechanism that
-does not work is an error, not a reason to take a weaker one.
+``FLYTE_NOTEBOOK_LIMITER=cgroup_v2|cgroup_v1|watchdog`` forces one, for tests and bug reports; then it is an error if
+this mechanism does not work, and no weaker one is used.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ MECHANISMS: dict[str, Callable[[str], CgroupV2 | CgroupV1 | Watchdog]] = {
 
 
 def choose(forced: str | None = None, *, session: str) -> Limiter:
-    """Return the strongest mechanism that works here, tried out; its enforcement carries hints about what is missing.
+    """Return the strongest mechanism that works here, after trying it; its enforcement has hints about missing limits.
 
     ``forced``, or else the environment variable ``FLYTE_NOTEBOOK_LIMITER``, names the only one to try. Raises
-    ValueError for a name that is none, and `LimiterUnavailableError` when nothing (or not the forced one) works. The
+    ValueError for an unknown name, and `LimiterUnavailableError` when no mechanism (or not the forced one) works. The
     caller closes the limiter.
     """
     forced = forced or os.environ.get(FORCE_VARIABLE) or None
@@ -57,7 +57,7 @@ def choose(forced: str | None = None, *, session: str) -> Limiter:
 
 
 def _try(name: str, session: str) -> CgroupV2 | CgroupV1 | Watchdog | str:
-    """Return the limiter, or why there is none."""
+    """Return the limiter, or the reason why there is none."""
     try:
         return MECHANISMS[name](session)
     except LimiterUnavailableError as refused:

@@ -1,12 +1,12 @@
-"""What attempts leave in shared memory: POSIX objects and named semaphores, files in ``/dev/shm`` (shm_overview(7)).
+"""Shared memory that attempts leave: POSIX objects and named semaphores, files in ``/dev/shm`` (shm_overview(7)).
 
-They belong to no process, so they outlive the attempt that made them, and the kernel of the notebook. A pod's go with
-the pod. Of a failed attempt such a file is removed that came while it ran, was seen open or mapped in one of its
-processes, is this user's, and is in use by no living process; processes that may not be looked at are taken not to use
-it. One that was seen and is in use stays, and is named.
+They belong to no process, so they outlive the attempt that made them, and the kernel of the notebook. Those of a pod
+are removed with the pod. After a failed attempt such a file is removed if it was made while the attempt ran, was seen
+open or mapped in one of its processes, belongs to this user, and is not in use by a running process; processes that may
+not be examined are assumed not to use it. A file that was seen and is in use is kept, and its name is reported.
 
-Looking costs 6 us, to see that the directory is as it was, until something new is in it. All else is done by a thread:
-the kernel may hold the memory of a process that is looked into.
+As long as the directory has no new file, a check takes 6 us. A thread does all other work: the kernel may lock the
+memory of an examined process.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 PLACE = "/dev/shm"  # noqa: S108 - where glibc has them
 LOOK_AGAIN_S = 0.05
 LOOK_SHARE = 20
-"""While something new is there that nobody of the attempt holds, a look is followed by so many times its duration."""
+"""While there is a new file of unknown origin, the pause after a look is this many times its duration."""
 REMOVE_BOUND_S = 2.0
 """How long the end of an attempt waits for the look at all processes."""
 TICK_NS = 20_000_000
-"""How coarse the time of a directory's last change is, with room: within it two changes may look like one."""
+"""The resolution of a directory's modification time, with margin: two changes within it may look like one."""
 
 _listing: tuple[int, dict[int, str]] = (-1, {})
 
 
 def present() -> dict[int, str]:
-    """Return names by inode. The same object while the directory is known to be as it was."""
+    """Return names by inode. The same object is returned while the directory is known to be unchanged."""
     global _listing  # noqa: PLW0603 - one directory, one listing
     try:
         changed_ns = os.stat(PLACE).st_mtime_ns  # noqa: PTH116 - for every sample
@@ -51,44 +51,44 @@ def present() -> dict[int, str]:
 
 
 class SharedObjects:
-    """Those of one attempt. ``ask`` has something done by a thread, soon."""
+    """The shared memory of one attempt. ``ask`` queues work for a thread."""
 
     def __init__(self, ask: Callable[[Callable[[], None]], None]) -> None:
         self._ask = ask
         self.begin()
 
     def begin(self) -> None:
-        """Start anew: what is there now is not the attempt's."""
+        """Start again: objects that exist now do not belong to the attempt."""
         self._before = frozenset(present())
         self._seen: set[int] = set()
         self._due_s = 0.0
         self._pending: threading.Event | None = None
         self._asked_s: float | None = None
         self.left: list[dict[str, Any]] = []
-        """What was removed, and what was not and why; see `clear`."""
+        """The objects that were removed, and those that were not, with the reason; see `clear`."""
 
     def look(self, now: float, pids: Callable[[], Iterable[int]]) -> None:
-        """See whether the attempt holds what is new. Does not wait."""
+        """Check whether the attempt uses new objects. Does not wait."""
         new = self.unseen
         if not new or now < self._due_s or (self._pending is not None and not self._pending.is_set()):
             return
         self._look(new, list(pids()))
 
     def stand(self, pids: Callable[[], Iterable[int]], bound_s: float) -> None:
-        """Look for the last time before the attempt is killed, and wait for that."""
+        """Check for the last time before the attempt is killed, and wait for the result."""
         new = self.unseen
         if new:
             self._look(new, list(pids())).wait(bound_s)
 
     @property
     def unseen(self) -> set[int]:
-        """What is new and was not seen in a process of the attempt."""
+        """The new objects that were not seen in a process of the attempt."""
         now = present().keys()
         return set() if now <= self._before else now - self._before - self._seen
 
     @property
     def held(self) -> list[tuple[int, str]]:
-        """Inode and name of what is there, new, and was seen in a process of the attempt."""
+        """Inode and name of new objects that still exist and were seen in a process of the attempt."""
         return [(inode, name) for inode, name in present().items() if inode in self._seen] if self._seen else []
 
     def _look(self, new: Collection[int], pids: Iterable[int]) -> threading.Event:
@@ -107,9 +107,9 @@ class SharedObjects:
         return done
 
     def settled(self, now: float) -> bool:
-        """Clear away what a failed attempt left, after its last process is gone; whether that is over.
+        """Remove the objects of a failed attempt, after its last process has ended; return whether this is done.
 
-        Called until it is.
+        Called until it is done.
         """
         if self._asked_s is None:
             mine = dict(self.held)
@@ -127,7 +127,7 @@ class SharedObjects:
 
 
 def clear(mine: dict[int, str]) -> list[dict[str, Any]]:
-    """Remove objects that nobody uses; return each with its name, size, and ``why`` it is left, empty if it is not."""
+    """Remove unused objects; return each with its name, size, and ``why`` it was kept, empty if it was removed."""
     users: dict[int, int] = {}
     for pid in listed():
         users.update(dict.fromkeys(held(pid, mine), pid))
@@ -137,7 +137,7 @@ def clear(mine: dict[int, str]) -> list[dict[str, Any]]:
         try:
             status = os.lstat(path)
             if status.st_ino != inode:
-                continue  # another one has its name by now
+                continue  # another object has its name by now
             why = ""
             if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
                 why = "not this user's own file"
@@ -147,7 +147,7 @@ def clear(mine: dict[int, str]) -> list[dict[str, Any]]:
             else:
                 os.unlink(path)  # noqa: PTH108 - as above
         except FileNotFoundError:
-            continue  # who made it has tidied up
+            continue  # the program that made it has removed it
         except OSError as error:
             status, why = os.stat(PLACE), f"it cannot be removed: {error.strerror}"  # noqa: PTH116 - as above
         found.append({"name": name, "size_bytes": status.st_blocks * 512, "why": why})
@@ -155,7 +155,7 @@ def clear(mine: dict[int, str]) -> list[dict[str, Any]]:
 
 
 def held(pid: int, names: dict[int, str]) -> set[int]:
-    """Return which of these a process has mapped or open; none where it is gone, or may not be looked at. Never raises.
+    """Return which of these a process has mapped or open; none if it has ended, or may not be examined. Never raises.
 
     By inode and device: mounts may have other names for them in the process.
     """
@@ -170,7 +170,7 @@ def held(pid: int, names: dict[int, str]) -> set[int]:
         ends = tuple(f"/{name}" for name in names.values())
         with os.scandir(f"/proc/{pid}/fd") as entries:
             for entry in entries:
-                # By name first: to look at a file may take for ever, on a file system that does not answer.
+                # By name first: examining a file may block for ever, on a file system that does not answer.
                 if _target(entry.path).endswith(ends):
                     status = entry.stat()
                     found |= {status.st_ino} & names.keys() if status.st_dev == device else set()

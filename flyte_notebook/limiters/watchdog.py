@@ -1,11 +1,11 @@
-"""The limit without control groups: look every 5 ms, and kill when there is too much.
+"""The limit without control groups: measure every 5 ms, and kill above the limit.
 
-Weaker than the kernel's limit, and said to be: between two looks a task may overshoot by about 100 MiB. What is
-measured is memory of the processes (see `flyte_notebook.limiters.processes`), files in memory (tmpfs) that no process
-maps are not seen. Forked children share pages with their parent until one of them writes; the quick sum counts such
-pages once per process. So with more than one process the quick sum accuses, and only the exact look (each page divided
-by its users) may convict. That one is dear, 8 us per MiB, so it is made when it can matter, and never takes more than
-a fifth of the time.
+It is weaker than the kernel's limit, and the user is told so: between two looks a task may exceed it by about 100 MiB.
+It measures memory of the processes (see `flyte_notebook.limiters.processes`); files in memory (tmpfs) that no process
+maps are not counted. Forked children share pages with their parent until one of them writes; the quick sum counts such
+pages once per process. So with more than one process a quick sum above the limit is only a suspicion, and an exact look
+(each page divided by its users) has to confirm it. An exact look is expensive, 8 us per MiB, so it is done only when it
+can matter, and never takes more than a fifth of the time.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     from flyte_notebook.limiters.processes import Member, Table
 
 GROWTH_BYTES_PER_S = 4 << 30
-"""No task writes to fresh or shared pages faster than this; so far from the limit nothing needs to be looked at."""
+"""Tasks do not write to fresh or shared pages faster than this; far from the limit no exact look is needed."""
 LOOK_SHARE = 4
-"""An exact look is followed by at least so many times its own duration without one."""
+"""The pause after an exact look is at least this many times its duration."""
 LOOK_BOUND_S = 0.1
-"""So long an exact look may take beside `LOOK_S_PER_BYTE`; one that takes longer waits for processes that fork."""
+"""How long an exact look may take, plus `LOOK_S_PER_BYTE`; one that takes longer waits for forking processes."""
 LOOK_S_PER_BYTE = 20e-6 / (1 << 20)
 IDLE_LOOK_SHARE = 50
 IDLE_LOOK_S = 0.25
 STOP_PASSES = 200
-"""How often one `kill` looks for processes that were forked meanwhile; each time there are fewer who can."""
+"""How often one `kill` looks for processes that were forked meanwhile; each time fewer processes can fork."""
 
 
 class Watchdog:
-    """Groups that are held by looking."""
+    """Groups whose limits are enforced by polling."""
 
     def __init__(self, session: str) -> None:
         """Open the table. Raises `LimiterUnavailableError` without ``/proc`` and psutil."""
@@ -57,10 +57,10 @@ class Watchdog:
         return group
 
     def keep_room(self) -> None:
-        """Nothing to do: without a group there is nothing that the kernel could hold them to."""
+        """Do nothing: without a control group the kernel cannot limit them together."""
 
     def close(self) -> None:
-        """Kill what is left of every group, for 2 s at most, and give up what is kept. Idempotent."""
+        """Kill the rest of every group, for 2 s at most, and drop all data. Idempotent."""
         give_up = time.monotonic() + 2.0
         left = [group for group in self._groups if not group.removed]
         while left and time.monotonic() < give_up:
@@ -73,7 +73,7 @@ class Watchdog:
 
 
 class WatchdogGroup:
-    """One attempt: a set of processes that grows as they start others."""
+    """One attempt: a set of processes, which grows when they start others."""
 
     procs_files: tuple[str, ...] = ()
     alarm: int | None = None
@@ -86,12 +86,12 @@ class WatchdogGroup:
         self.cpus = cpu_allocator.take(limits.cpu_cores)
         self._pid: int | None = None
         self._over = self._was_over = False
-        self._twice_bytes = 0  # what the quick sum counted more than once, at the last exact look
+        self._twice_bytes = 0  # the memory that the quick sum counted more than once, at the last exact look
         self._seen: dict[int, int] = {}
         """The processes of the last exact look, and how much of each counts until the next one.
 
-        A process that is new at a look may still be being copied: what it gets after that is shared, so it counts with
-        what it had.
+        A process that is new at a look may still be being copied: pages that it gets after that are shared, so it
+        counts with its memory at the look.
         """
         self._look_again_s = self._look_by_s = 0.0
         self._machine_kills_before = _machine_oom_kills()
@@ -100,16 +100,16 @@ class WatchdogGroup:
         self.removed = False
 
     def attach(self, pid: int) -> None:
-        """Say which process is the first one; those it starts are found."""
+        """Set the first process; the processes that it starts are found."""
         self._pid = pid
         self._table.adopt(pid, self._name)
 
     def holds(self, pid: int) -> bool:  # noqa: ARG002 - of the protocol
-        """Return True: no process can leave."""
+        """Return True: no process can leave the group."""
         return True
 
     def assign(self, name: str, limits: Limits) -> None:
-        """Give the processes a new name, and hold them to limits from now on."""
+        """Give the processes a new name, and enforce limits on them from now on."""
         self._table.forget(self._name)
         self._name = name
         if self._pid is not None:
@@ -133,23 +133,23 @@ class WatchdogGroup:
         return quick_bytes
 
     def set_alarm(self) -> None:
-        """Do nothing: there is no alarm here."""
+        """Do nothing: this mechanism has no alarm."""
 
     def exceeded(self) -> bool:
-        """Whether the last sample was above the limit, for certain."""
+        """Whether the last sample was certainly above the limit."""
         return self._over
 
     def counters(self) -> Counters:
-        """Say whether the limit was passed, and how many processes the machine's kernel killed meanwhile."""
+        """Return whether the limit was passed, and how many processes the machine's kernel killed meanwhile."""
         if not self.removed:
             rise = _machine_oom_kills() - self._machine_kills_before
             self._last_counters = Counters(limit_reached=self._was_over, machine_oom_kills=max(0, rise))
         return self._last_counters
 
     def kill(self) -> None:
-        """Send SIGKILL to every process, those found meanwhile included.
+        """Send SIGKILL to every process, including those found meanwhile.
 
-        All are stopped first: for each one of a fork bomb that is killed, another one would be forked.
+        All are stopped first: else a fork bomb would fork a new process for each killed one.
         """
         stopped: set[int] = set()
         for _ in range(STOP_PASSES):
@@ -164,21 +164,21 @@ class WatchdogGroup:
             member.kill()
 
     def empty(self) -> bool:
-        """Whether no process is left alive."""
+        """Whether all processes have ended."""
         self._table.refresh(full=True)
         return not any(member.alive() for member in self._table.members(self._name))
 
     def alone(self, pid: int) -> bool:
-        """Whether no other process is alive."""
+        """Whether all other processes have ended."""
         self._table.refresh(full=True)
         return not any(member.alive() for member in self._table.members(self._name) if member.pid != pid)
 
     def pids(self) -> list[int]:
-        """Return those that were found."""
+        """Return the processes found so far."""
         return [member.pid for member in self._table.members(self._name)]
 
     def remove(self) -> None:
-        """Give up what is kept. Idempotent; raises OSError (EBUSY) when a process is still alive."""
+        """Drop the data. Idempotent; raises OSError (EBUSY) when a process still runs."""
         if self.removed:
             return
         if not self.empty():
@@ -189,9 +189,9 @@ class WatchdogGroup:
         self._cpu_allocator.give_back(self.cpus)
 
     def _with_shared(self, members: Sequence[Member], used: Mapping[int, int]) -> int:
-        """Return what is surely in use: the exact sum, when an exact look is due, else what is known since the last.
+        """Return the memory certainly in use: the exact sum if one is due, else an estimate from the last exact sum.
 
-        All pages of a process that came since then may be shared.
+        All pages of a process that started since then may be shared.
         """
         now = time.monotonic()
         seen, quick_bytes = frozenset(used), sum(used.values())
@@ -207,7 +207,7 @@ class WatchdogGroup:
             self._over = False
             self._look_again_s = time.monotonic() + LOOK_SHARE * (time.monotonic() - now)
             return used_bytes
-        if self._came_or_went(members):  # whoever was looked at first shared its pages with others than the last one
+        if self._came_or_went(members):  # the first and the last process read had other sharers of pages
             self._judge(exact_bytes)
             return min(used_bytes, exact_bytes)
         self._seen = {pid: sys.maxsize if pid in self._seen else size for pid, size in used.items()}
@@ -217,18 +217,18 @@ class WatchdogGroup:
         return exact_bytes
 
     def _came_or_went(self, members: Sequence[Member]) -> bool:
-        """Whether the processes are others than those that were just looked at."""
+        """Whether processes have started or ended during the look."""
         self._table.refresh()
         now = {member.pid for member in self._table.members(self._name) if member.quick_bytes()}
         return now != {member.pid for member in members}
 
     def _plan(self, used_bytes: int, quick_bytes: int, *, cost_s: float) -> None:
-        """Say when the next exact look may be, and by when it must be."""
+        """Set the earliest and the latest time of the next exact look."""
         now = time.monotonic()
         self._look_again_s = now + LOOK_SHARE * cost_s
         wait_s = max(IDLE_LOOK_S, IDLE_LOOK_SHARE * cost_s)
         if self._limit_bytes is not None and quick_bytes > self._limit_bytes:
-            # Writing to a shared page makes it two pages, and the quick sum does not move.
+            # Writing to a shared page makes it two pages, but the quick sum does not change.
             wait_s = min(wait_s, (self._limit_bytes - used_bytes) / GROWTH_BYTES_PER_S)
         self._look_by_s = now + max(wait_s, LOOK_SHARE * cost_s)
 
@@ -238,10 +238,10 @@ class WatchdogGroup:
 
 
 def _exact_bytes(members: Sequence[Member], known: Collection[int], *, bound_s: float) -> int | None:
-    """Return the exact sum, or ``None`` when it takes longer than that: the clocks of the attempts must not wait.
+    """Return the exact sum, or ``None`` if it takes longer: the time limits of the attempts must not wait for it.
 
-    The kernel refuses a look into a process that is just being copied, and a fork bomb consists of those. What such a
-    process has is its parent's, so it counts with nothing unless it was ``known`` before.
+    The kernel does not let us read a process that is just being copied, and a fork bomb consists of such processes. Its
+    memory is still its parent's, so it counts as zero unless it was ``known`` before.
     """
     until_s = time.monotonic() + bound_s
     used_bytes = 0
