@@ -1,1 +1,1 @@
-"""Everything that touches the Flyte SDK."""
+"""All code that uses the Flyte SDK."""

@@ -1,9 +1,9 @@
-"""Loads what a task returned once more where it was made: what code of its classes does then, it does in the worker.
+"""Loads a task's result once in the worker, so that harmful code of its classes runs there and not in the notebook.
 
-The notebook's kernel loads every result. A class may do anything when an object of it is loaded, end the process for
-example, and what does so must not happen there. Results above `TRIED_BYTES` are not tried, since it would double what
-the task holds; neither are files and frames, which are loaded by libraries, and what a cell gives back, which was tried
-when it was written (`cells.values`).
+The notebook's kernel loads every result. A class may run any code when an object of it is loaded, and for example end
+the process; this must not happen in the kernel. Results above `TRIED_BYTES` are not tried, since this would double the
+task's memory; nor are files and frames, which libraries load, and results of cells, which were tried when they were
+written (`cells.values`).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PICKLE_FORMAT = "PythonPickle"
-"""What the SDK calls the format of a file that holds a pickle."""
+"""The SDK's name for the format of a file with a pickle."""
 
 
 def load_again(outputs: Any, interface: Any) -> None:
-    """Load what can be tried; what that raises will be raised in the notebook, and is no matter here."""
+    """Load a result if it can be tried; errors are ignored here, as the notebook will raise them."""
     for literal in outputs.proto_outputs.literals:
         if 0 < (_size_bytes(literal.value) or 0) <= TRIED_BYTES:
             with contextlib.suppress(Exception):
@@ -34,7 +34,7 @@ def load_again(outputs: Any, interface: Any) -> None:
 
 
 def _size_bytes(literal: Any) -> int | None:
-    """Return how much is loaded for a literal, 0 for what runs no code, ``None`` for what is not to be tried."""
+    """Return how many bytes are loaded for a literal, 0 if that runs no code, ``None`` if it must not be tried."""
     kind = literal.WhichOneof("value")
     if kind == "scalar":
         return _scalar_bytes(literal.scalar)
@@ -53,6 +53,6 @@ def _scalar_bytes(scalar: Any) -> int | None:
     if kind == "binary":
         return None if scalar.binary.tag == OUTCOME_TAG else len(scalar.binary.value)
     if kind == "blob" and scalar.blob.metadata.type.format == PICKLE_FORMAT:
-        with contextlib.suppress(OSError):  # it lies elsewhere
+        with contextlib.suppress(OSError):  # it is not a local file
             return private.size_bytes(scalar.blob.uri)
     return 0 if kind in {"primitive", "none_type"} else None

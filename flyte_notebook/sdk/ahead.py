@@ -1,6 +1,6 @@
-"""The engine, begun before the SDK is imported: its supervisor starts meanwhile, and neither waits for the other.
+"""Starts the engine before the SDK is imported, so that the supervisor starts during the import.
 
-What is imported here loads nothing of the SDK beyond ``import flyte``.
+The imports of this module load nothing of the SDK beyond ``import flyte``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ PREFORK = Prefork(
     before_fork=("flyte_notebook.sdk.seam:look_for_plugins", "flyte_notebook.sdk.background_loop:stop_background_loop"),
     after_fork=("flyte_notebook.sdk.background_loop:start_background_loop",),
 )
-"""What every job needs, and so is imported before workers are forked: the SDK, and nothing of the user's."""
+"""Modules that every job needs and that are imported before workers are forked: the SDK, and no user code."""
 
 _begun: Engine | None = None
 
 
 def begin() -> None:
-    """Begin to start an engine, for the session that opens next; returns at once. Who calls this calls `end_unused`."""
+    """Begin to start an engine for the next session; returns at once. The caller must also call `end_unused`."""
     global _begun  # noqa: PLW0603 - there is one session in a process, and so one that opens next
     if _begun is None:
         _begun = Engine(history=History(), canary=CANARY, rehearsal=REHEARSAL, prefork=PREFORK)
@@ -32,7 +32,7 @@ def begin() -> None:
 
 
 def engine(history: History, max_processes: int = MAX_PROCESSES) -> Engine:
-    """Return the engine that was begun, else a new one."""
+    """Return the engine that was begun, or a new one."""
     global _begun  # noqa: PLW0603 - as above
     found, _begun = _begun, None
     if found is None or max_processes != found.max_processes:

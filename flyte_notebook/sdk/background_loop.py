@@ -1,7 +1,7 @@
-"""The SDK's loop behind its blocking functions: waited for in our way, stopped before a fork, started after it.
+"""The SDK's loop for its blocking functions: changes how they wait, and stops it before a fork and starts it after.
 
-``flyte.syncify`` runs coroutines on a loop in a thread of its own, and blocks until they are done. Every private name
-of it that is used anywhere stands here, once.
+``flyte.syncify`` runs coroutines on a loop in a thread of its own, and blocks until they are done. All its private
+names that this package uses are in this module, once.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 
 def replace_wait(waiting: Callable[[concurrent.futures.Future[Any]], object]) -> Callable[[], None]:
-    """Have ``waiting(future)`` called where the SDK is about to block the main thread for a result.
+    """Have ``waiting(future)`` called where the SDK would block the main thread for a result.
 
-    ``waiting`` returns when the future is done; when it returns sooner, the SDK waits for the rest. What it raises ends
-    the wait. Return what undoes it; raises RuntimeError when the SDK has no such place.
+    ``waiting`` returns when the future is done; if it returns sooner, the SDK waits for the rest of the time. An
+    exception from it ends the wait. Return a function that undoes this; raises RuntimeError when the SDK has no such
+    place.
     """
     background: Any = getattr(_syncify, "_BackgroundLoop", None)
     before = getattr(background, "call_in_loop_sync", None)
@@ -53,12 +54,12 @@ async def _result_of(future: concurrent.futures.Future[Any]) -> Any:
 
 
 def run_in_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine on the loop of the SDK's sync functions, and block as they do until it is over."""
+    """Run a coroutine on the loop of the SDK's sync functions, and block as they do until it has ended."""
     return _background().call_in_loop_sync(coroutine)
 
 
 def stop_background_loop() -> None:
-    """Stop the thread and the loop of the SDK's sync functions, before a fork. Raises RuntimeError when it goes on."""
+    """Stop the thread and the loop of the SDK's sync functions, before a fork. Raises RuntimeError if this fails."""
     background = _background()
     background.stop()
     if background.thread.is_alive():
@@ -68,13 +69,13 @@ def stop_background_loop() -> None:
 
 
 def start_background_loop() -> None:
-    """Start anew, in a forked process, what `stop_background_loop` stopped."""
+    """Start the loop again in a forked process, after `stop_background_loop`."""
     background = _background()
     background.__init__(background.thread.name)
 
 
 def _background() -> Any:
-    """Return the SDK's background loop. Raises RuntimeError when this version has none that is known here."""
+    """Return the SDK's background loop. Raises RuntimeError when this version has no known one."""
     background = getattr(_syncify_instance, "_bg_loop", None)
     if any(getattr(background, name, None) is None for name in ("stop", "thread", "loop")):
         msg = f"flyte {flyte.__version__} has no background loop that is known to flyte_notebook"
@@ -83,10 +84,10 @@ def _background() -> Any:
 
 
 def outlive_exits() -> None:
-    """Have the loop go on when code of the user's raises an exit or an interrupt on it, which would end its thread.
+    """Keep the loop running when user code raises an exit or an interrupt on it, which would end its thread.
 
-    Another thread takes the place of the SDK's, with the same loop, in which nothing is lost. Idempotent; nothing
-    undoes it. Raises RuntimeError when this version has no background loop that is known here.
+    Another thread replaces the SDK's, with the same loop, so nothing is lost. Idempotent; it cannot be undone. Raises
+    RuntimeError when this version has no known background loop.
     """
     background = _background()
     if not isinstance(background.thread, _Lasting) or not background.thread.is_alive():
@@ -94,7 +95,7 @@ def outlive_exits() -> None:
 
 
 class _Lasting(threading.Thread):
-    """Runs the SDK's loop until it is stopped; begins when the thread before it has let the loop go."""
+    """Runs the SDK's loop until it is stopped; begins when the previous thread has left the loop."""
 
     def __init__(self, background: Any) -> None:
         super().__init__(name=background.thread.name, daemon=True)
@@ -122,7 +123,7 @@ class _Lasting(threading.Thread):
 
 
 def claim_loop(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
-    """Keep the SDK from putting its polling-error handler on a loop that has one; return what undoes it."""
+    """Keep the SDK from setting its polling-error handler on a loop that has one; return a function to undo this."""
     if id(loop) in _syncify._configured_loops:
         return lambda: None
     _syncify._configured_loops.add(id(loop))
@@ -134,7 +135,7 @@ def claim_loop(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
 
 
 def forget_loop(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
-    """Have the SDK take a loop for new: it knows loops by numbers, which are used again. Return what undoes it."""
+    """Have the SDK treat a loop as new: it identifies loops by reusable ids. Return a function to undo this."""
     known = id(loop) in _syncify._configured_loops
     _syncify._configured_loops.discard(id(loop))
 

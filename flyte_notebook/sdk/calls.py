@@ -1,4 +1,4 @@
-"""What ``task(...)`` does, outside of a run and in the body of a cell: part of where the SDK is met (`seam`)."""
+"""Changes the call ``task(...)`` outside of a run and in the body of a cell; part of the SDK connection (`seam`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def replace_call(outside: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]) -> Callable[[], None]:
-    """Let ``task(...)`` outside of any run go through ``outside(task, args, kwargs)``; return what undoes it.
+    """Let ``task(...)`` outside of any run call ``outside(task, args, kwargs)``; return a function to undo this.
 
     Without it the SDK runs such a call as a plain function in the kernel, under no limit.
     """
@@ -36,9 +36,9 @@ def replace_call(outside: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any])
 
 
 def replace_sync_calls(around: Callable[[], AbstractContextManager[None]]) -> Callable[[], None]:
-    """Make calls of tasks that block inside of ``around()``; return what undoes it.
+    """Make blocking calls of tasks inside of ``around()``; return a function to undo this.
 
-    The SDK refuses them where a loop is running.
+    The SDK refuses such calls where a loop is running.
     """
     template: Any = TaskTemplate
     before = template.__call__

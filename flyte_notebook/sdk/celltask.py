@@ -1,8 +1,8 @@
 """A cell as a Flyte task.
 
 `read_cell` looks at a cell's text and at the notebook; `cell_task` makes the task. The task is an ordinary one for the
-SDK: ``flyte.run(task, x=5)``, ``await task.override(...)(x=5)``, retries, cache and map work, and it gives the value
-of the cell's last expression. The other outputs are found by run name in `last_outputs`.
+SDK: ``flyte.run(task, x=5)``, ``await task.override(...)(x=5)``, retries, cache and map work, and it gives the value of
+the cell's last expression. The other outputs are in `last_outputs`, by run name.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["CellParts", "CellTask", "LastOutputs", "cell_task", "last_outputs", "lost", "read_cell"]
 
 _FORMAT = tuple(field.name for field in fields(CellOutcome))
-"""A result in the cache is what a cell gave back: what another version of this package wrote is another one."""
+"""The format of cached results of cells: a result that another version of this package wrote is not used."""
 
 RESULT_NAME = "result"
 """The name of a cell task's one output."""
@@ -45,9 +45,9 @@ RESULT_NAME = "result"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellParts:
-    """A cell that was read: its text, what it does with names, and what it takes from the notebook.
+    """A cell that was read: its text, its use of names, and its values from the notebook.
 
-    ``head`` stands above it in the editor; ``source`` has empty lines there.
+    ``head`` is the text above it in the editor; ``source`` has empty lines there.
     """
 
     source: str
@@ -106,7 +106,7 @@ class CellTask(AsyncFunctionTaskTemplate[Any, Any, Any]):
         super().__post_init__()  # type: ignore[no-untyped-call]  # the SDK's is not typed
         cache = self.cache
         if isinstance(cache, flyte.Cache) and cache.behavior == "auto" and cache.version_override is None:
-            # The SDK would take the text of our function, which is the same for all cells.
+            # The SDK would use the text of our function, which is the same for all cells.
             version = hashlib.sha256(f"{self.cell.version} {cache.salt} {_FORMAT}".encode()).hexdigest()
             self.cache = replace(cache, version_override=version)
 
@@ -119,11 +119,11 @@ class CellTask(AsyncFunctionTaskTemplate[Any, Any, Any]):
 
     @property
     def source_file(self) -> str | None:
-        """A cell is in no file."""
+        """A cell is not in a file."""
         return None
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """As for any task of a coroutine: awaited, it gives the value of the last expression."""
+        """As for any coroutine task: when awaited, it returns the value of the last expression."""
         called = super().__call__(*args, **kwargs)
 
         async def value() -> Any:
@@ -136,7 +136,7 @@ class CellTask(AsyncFunctionTaskTemplate[Any, Any, Any]):
         return released(await super().aio(*args, **kwargs))
 
     async def execute(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Run the cell in this process and return what it gives back, a `CellOutcome`."""
+        """Run the cell in this process and return its results, a `CellOutcome`."""
         inputs = self._named(args, kwargs)
         outcome = await body.on_main(lambda: self._run(inputs, fresh=False))
         self._check_size(outcome)
@@ -144,7 +144,7 @@ class CellTask(AsyncFunctionTaskTemplate[Any, Any, Any]):
         return replace(outcome, disposable=self.cache.behavior == "disable")
 
     def forward(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Run the cell in this process, under no limit, in a namespace of its own; awaited, give its last value."""
+        """Run the cell in this process, without limits, in a new namespace; when awaited, return its last value."""
 
         async def run() -> Any:
             outcome = await self._run(self._named(args, kwargs), fresh=True)
@@ -156,7 +156,7 @@ class CellTask(AsyncFunctionTaskTemplate[Any, Any, Any]):
         return run()
 
     def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return inputs by name. Not the SDK's function for it, which takes no input named ``self``."""
+        """Return inputs by name. The SDK's own function for this does not accept an input named ``self``."""
         given = {**dict(zip(self.native_interface.inputs, args, strict=False)), **kwargs}
         return {name: released(value) for name, value in given.items()}
 
@@ -174,12 +174,12 @@ class CellTask(AsyncFunctionTaskTemplate[Any, Any, Any]):
             raise
         except SystemExit as error:
             if context.in_worker():
-                raise  # a worker knows what to make of it
+                raise  # a worker handles it
             message = f"the cell called sys.exit({error.code!r})"
             raise flyte.errors.RuntimeUserError("SystemExit", message) from error
 
     def _check_size(self, outcome: CellOutcome) -> None:
-        """Hold outputs to a limit that was set. Without one they travel in files, which the SDK's limit does not count.
+        """Apply a limit on outputs if one was set. Without it they are sent in files, which the SDK does not count.
 
         Raises InlineIOMaxBytesBreached.
         """
@@ -213,8 +213,8 @@ def cell_task(  # noqa: PLR0913 - one argument for each setting of a task
 ) -> CellTask:
     """Return the task of a cell.
 
-    What is ``None`` comes from ``env``, a `flyte.TaskEnvironment`, else from the SDK. Raises `CannotSendError` when
-    code that the cell uses cannot be pickled.
+    A setting that is ``None`` comes from ``env``, a `flyte.TaskEnvironment`, else from the SDK. Raises
+    `CannotSendError` when code that the cell uses cannot be pickled.
     """
     names, selection = parts.names, parts.selection
     code, sources = selection.ship()
@@ -266,7 +266,7 @@ def cell_task(  # noqa: PLR0913 - one argument for each setting of a task
 
 
 def _settings_of(env: flyte.TaskEnvironment | None) -> dict[str, Any]:
-    """Return what an environment says about its tasks, as `flyte.TaskEnvironment.task` takes it."""
+    """Return an environment's settings for its tasks, as arguments of `flyte.TaskEnvironment.task`."""
     if env is None:
         return {}
     names = (

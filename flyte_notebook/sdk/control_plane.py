@@ -1,8 +1,8 @@
-"""Errors of a control plane: which they are, and the endpoint that they are about.
+"""Errors of a control plane: their classes, and the endpoint that they refer to.
 
-The SDK lets most errors of its client through as they are, so those of the RPC library belong to them. That library is
-loaded in the kernel only: in a worker it would count against the user's limit. It is the SDK's choice and comes with
-it: an SDK that has another one costs what `lost` says, and nothing else.
+The SDK does not convert most errors of its client, so errors of its RPC library reach the user. This library is loaded
+in the kernel only: in a worker it would count against the user's limit. The SDK chooses and installs it: with an SDK
+that has another one, only the features in `lost` do not work.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OF_FLYTE: Final = (
 
 
 def rpc_errors() -> tuple[type[Exception], ...]:
-    """Return the classes that a call of a control plane raises and that are none of ``flyte.errors``, as far as known.
+    """Return the known classes outside of ``flyte.errors`` that a call of a control plane raises.
 
     Loads the RPC library.
     """
@@ -40,10 +40,10 @@ def lost() -> str:
 
 @functools.cache
 def _rpc_library() -> tuple[tuple[type[Exception], ...], str]:
-    """Return the classes of errors, and why there are none."""
+    """Return the classes of errors, or why there are none."""
     try:
         from connectrpc.errors import ConnectError  # noqa: PLC0415 - not in a worker
-    except Exception as error:  # noqa: BLE001 - whatever the import of another version may raise
+    except Exception as error:  # noqa: BLE001 - the import of another version may raise any error
         return (), f"{type(error).__name__}: {error}"
     found: object = ConnectError
     if isinstance(found, type) and issubclass(found, Exception):
@@ -52,7 +52,7 @@ def _rpc_library() -> tuple[tuple[type[Exception], ...], str]:
 
 
 def endpoint_words(error: BaseException) -> str:
-    """Return which endpoint an error is about, in a few words; empty for an error that is about none."""
+    """Return in a few words the endpoint that an error refers to; empty if it refers to none."""
     if not isinstance(error, _OF_FLYTE) and rpc_code(error) is None:
         return ""
     endpoint = seam.endpoint()

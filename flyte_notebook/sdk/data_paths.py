@@ -1,8 +1,7 @@
-"""Where the SDK's local mode writes, and how it names what it writes; its private names for that stand here, once.
+"""Where the SDK's local mode writes files, and how it names them; the SDK's private names for this are here, once.
 
-By itself it writes to ``/tmp/flyte``, where everybody may look and whoever comes first may own the directory, and draws
-names from ``random`` and `uuid`, which a seed or a test makes draw the same ones again. A contract test holds each name
-below to what is expected of it here.
+Unchanged, it writes to ``/tmp/flyte``, which all users may read and any user may create first, and takes names from
+``random`` and `uuid`, which repeat them after a seed or in a test. A contract test checks each private name below.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 PICKLE: Any = vars(_pickle)["cloudpickle"]
-"""What the SDK pickles values with: bytes that it loads without us."""
+"""The SDK's pickling of values: the SDK can load these bytes without this package."""
 
 
 def replace_names() -> Callable[[], None]:
-    """Let the SDK name runs and files by names that nobody can make it draw twice; return what undoes it."""
+    """Let the SDK name runs and files by names that never repeat; return a function to undo this."""
     module: Any = flyte.models
     before_run, before_path = module.generate_random_name, RawDataPath.get_random_remote_path
 
@@ -42,13 +41,13 @@ def replace_names() -> Callable[[], None]:
         return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
     def remote_path(self: RawDataPath, file_name: str | None = None) -> str:
-        """Return a path below a directory that no other call has; the SDK and its user open it by name."""
+        """Return a path in a directory that no other call returns; the SDK and the user open it by name."""
         private.check_above(f"{self.path}/")
         found: str = before_path(replace(self, path=f"{self.path.rstrip('/')}/{unique()}"), file_name)
         return found
 
     module.generate_random_name = run_name
-    RawDataPath.get_random_remote_path = remote_path  # type: ignore[method-assign]  # it has no other seam
+    RawDataPath.get_random_remote_path = remote_path  # type: ignore[method-assign]  # there is no other way
 
     def undo() -> None:
         module.generate_random_name = before_run
@@ -58,10 +57,10 @@ def replace_names() -> Callable[[], None]:
 
 
 def replace_paths(of_run: Callable[[Any], AbstractContextManager[tuple[str, str]]]) -> Callable[[], None]:
-    """Give local runs paths for raw data and for metadata, where who runs them names none; return what undoes it.
+    """Set paths for raw data and metadata of local runs if the caller sets none; return a function to undo this.
 
-    ``of_run(task)`` gives both for one run, and is left when that is over. Where the SDK has no such seam nothing is
-    changed: then the probe of it says what is lost.
+    ``of_run(task)`` is a context that gives both paths for one run. If the SDK has no such place, nothing is changed:
+    then its probe reports the loss.
     """
     runner: Any = getattr(_run, "_Runner", None)
     before = getattr(runner, "_run_local", None)
@@ -71,7 +70,7 @@ def replace_paths(of_run: Callable[[Any], AbstractContextManager[tuple[str, str]
     async def run_local(self: Any, task: Any, *args: Any, **kwargs: Any) -> Any:
         seam.run_variables.set(seam.variables_of(self))  # in the context of this run
         with of_run(task) as (raw_data, metadata):
-            again = copy.copy(self)  # one object may begin many runs
+            again = copy.copy(self)  # one object may start many runs
             again._metadata_path = self._metadata_path or metadata
             if self._raw_data_path is not None:
                 return await before(again, task, *args, **kwargs)
@@ -79,7 +78,7 @@ def replace_paths(of_run: Callable[[Any], AbstractContextManager[tuple[str, str]
             context = _context.internal_ctx()
             made: Any = context.data.raw_data_path
             if made is not None:
-                with contextlib.suppress(OSError):  # the SDK makes an empty directory for each run, and forgets it
+                with contextlib.suppress(OSError):  # the SDK makes an empty directory for each run, and leaves it
                     os.rmdir(made.path)
             with context.new_raw_data_path(RawDataPath(path=raw_data)):
                 return await before(again, task, *args, **kwargs)
@@ -93,10 +92,11 @@ def replace_paths(of_run: Callable[[Any], AbstractContextManager[tuple[str, str]
 
 
 def replace_pickles(place: Callable[[], str | None], note: Callable[[str, int], object]) -> Callable[[], None]:
-    """Let values that the SDK pickles lie where ``place()`` says; return what undoes it.
+    """Write values that the SDK pickles to the path from ``place()``; return a function to undo this.
 
-    ``None`` from it leaves a value to the SDK. ``note(path, size_bytes)`` hears of each that was written. A value is
-    loaded only if its file is this user's, wherever it lies: plain Flyte keeps cached ones where others may write.
+    If this is ``None``, the SDK writes the value. ``note(path, size_bytes)`` is called for each written file. A value
+    is loaded only if its file belongs to this user, in any directory: plain Flyte keeps cached values where other users
+    may write.
     """
     pickle: Any = _pickle.FlytePickle
     before = {name: vars(pickle)[name] for name in ("to_pickle", "from_pickle")}
@@ -106,7 +106,7 @@ def replace_pickles(place: Callable[[], str | None], note: Callable[[str, int], 
         path = place()
         if path is None:
             return await write_there(value)
-        data = PICKLE.dumps(value)  # whole, as the SDK does: a container would need as much
+        data = PICKLE.dumps(value)  # all at once, as the SDK does: a container would need as much memory
         private.write(path, data)
         note(path, len(data))
         return path
@@ -127,11 +127,11 @@ def replace_pickles(place: Callable[[], str | None], note: Callable[[str, int], 
 
 
 def pickle_transformer() -> Any:
-    """Return what makes literals of values whose types the SDK does not know."""
+    """Return the transformer for values of types that the SDK does not know."""
     return _pickle.FlytePickleTransformer()  # type: ignore[no-untyped-call]  # the SDK's is not typed
 
 
 def is_of_user() -> bool:
-    """Whether the run here writes its raw data to a path that its user named."""
+    """Whether the current run writes its raw data to a path that the user named."""
     found: Any = flyte.ctx().raw_data_path  # None outside of a run, whatever its annotation says
     return found is not None and private.known_above(f"{found.path}/") is None

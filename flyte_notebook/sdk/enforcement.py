@@ -1,4 +1,4 @@
-"""The one session of this process: on, off, and what it has seen. The history outlives a session."""
+"""The single session of this process: opening, closing, settings. The history outlives a session."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def open_session(
 
 
 def check_settings(*, semantics: Semantics | None = None, system_retries: int | None = None) -> None:
-    """Refuse settings that are none. Raises ValueError, which says what is right."""
+    """Refuse invalid settings. Raises ValueError, which says what is allowed."""
     if semantics is not None and semantics not in SEMANTICS:
         raise ValueError(f"{semantics!r} is neither {' nor '.join(SEMANTICS)}")
     if system_retries is not None and (type(system_retries) is not int or system_retries < 0):
@@ -58,7 +58,7 @@ def check_settings(*, semantics: Semantics | None = None, system_retries: int | 
 
 
 def change_settings(session: Session, *, semantics: Semantics | None = None, system_retries: int | None = None) -> None:
-    """Change what is given, for attempts that begin afterwards. Raises ValueError."""
+    """Change the given settings, for attempts that begin afterwards. Raises ValueError."""
     check_settings(semantics=semantics, system_retries=system_retries)
     if semantics is not None:
         session.semantics = semantics
@@ -67,7 +67,7 @@ def change_settings(session: Session, *, semantics: Semantics | None = None, sys
 
 
 def close_session() -> None:
-    """Close the session, if one is open, and wait until everything of it is gone."""
+    """Close the session, if one is open, and wait until all of it is removed."""
     global _session
     with _lock:
         session, _session = _session, None

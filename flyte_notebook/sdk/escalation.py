@@ -1,7 +1,7 @@
 """A task that is called again with more memory when it was killed for memory: ``override`` in a loop.
 
-It is a plain Flyte program: inside a task, on a cluster as here, each attempt is an action of its own. Where a session
-is open and nothing calls, each attempt is a run, and the history knows them as reruns of the first.
+It is a plain Flyte program: inside a task, on a cluster and here, each attempt is an action. Outside of a task with an
+open session, each attempt is a run, and the history records them as reruns of the first.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from flyte_notebook.sdk.session import Session
 
 KILLED = "OOMKilled"
-"""The code of a kill for memory; the SDK makes an OOMError of other codes too, by a part of their name."""
+"""The code of a kill for memory; the SDK creates an OOMError for other codes too, by a part of their name."""
 
 
 class StoryBundle(Protocol):
-    """Says in every form that is asked for how a limit grew, by MIME type."""
+    """Describes the growth of a limit in all requested forms, by MIME type."""
 
     def __call__(
         self, task_name: str, story: tuple[tuple[str, Attempt], ...], line: str, /, *, rich: bool
@@ -42,10 +42,10 @@ class StoryBundle(Protocol):
 
 
 class OomEscalation:
-    """One call of a task whose limit grows: which limit is next, and what becomes of it.
+    """One call of a task whose limit grows: the next limit, and the outcome.
 
-    ``tried`` are the limits so far, the last one may still run. Raises TypeError for what is no task, and `GrowthError`
-    for a limit that cannot grow.
+    ``tried`` are the limits so far; the attempt with the last one may still run. Raises TypeError if it is no task, and
+    `GrowthError` for a limit that cannot grow.
     """
 
     def __init__(self, task: Any, growth: Growth) -> None:
@@ -65,7 +65,7 @@ class OomEscalation:
 
     @property
     def task(self) -> Any:
-        """The task under the limit that is to be tried now; only the limit differs from what was declared."""
+        """The task under the limit to try now; only the limit differs from the declared settings."""
         return self._task if not self.grown else overridden(self._task, self.tried[-1])
 
     @property
@@ -74,10 +74,10 @@ class OomEscalation:
         return resources_line(tasks.declared_resources(self.task))
 
     def failed(self, error: OOMError | UnschedulableError) -> None:
-        """Grow after a kill for memory, where there is more to try; else raise what says why not."""
+        """Grow after a kill for memory, if there is a next limit; else raise the error that says why not."""
         failure = failure_in(error)
         if self._run is not None and self._history is not None and not self._run.actions:
-            self._history.forget(self._run.name)  # nothing of it began
+            self._history.forget(self._run.name)  # the run did not begin
         if isinstance(error, UnschedulableError):
             self._beyond(error, failure)
             return
@@ -93,7 +93,7 @@ class OomEscalation:
         self.tried.append(self._limits[len(self.tried)])
 
     def _beyond(self, error: UnschedulableError, failure: object) -> None:
-        """Raise the last kill where the next limit is more than the machine has."""
+        """Raise the error of the last kill if the next limit is more than the machine has."""
         kill = self._last_kill
         if kill is None or not isinstance(failure, Failure) or failure.reason != "never_fits":
             raise error
@@ -102,7 +102,7 @@ class OomEscalation:
         raise kill
 
     def _say(self, error: OOMError, sentence: str) -> None:
-        """Have an error, its card and the history say what was tried."""
+        """Add the tried limits to an error, its card and the history."""
         error.args = (f"{error}\n{sentence}", *error.args[1:])
         failure = failure_in(error)
         if not isinstance(failure, Failure):
@@ -119,7 +119,7 @@ class OomEscalation:
         return str(error.code).rpartition("|")[2] == KILLED
 
     def begin(self, session: Session) -> Run:
-        """Return the run of the attempt that comes next; the history knows it as a rerun of the first one."""
+        """Return the run of the next attempt; the history records it as a rerun of the first one."""
         self._history = session.history
         first = None if self._first is None else session.history.run_of(self._first)
         purpose: Purpose = CALL
@@ -129,18 +129,18 @@ class OomEscalation:
         return self._run
 
     def passed(self) -> None:
-        """Take that the attempt which ran last passed."""
+        """Note that the last attempt passed."""
         if self._run is not None:
             self._run.cached = not self._run.actions
 
     def bundle(self, session: Session, bundle: StoryBundle) -> dict[str, Any]:
-        """Return how the limit grew, in every form."""
+        """Return a description of how the limit grew, in every form."""
         story = () if self._first is None else session.history.story(self._first)
         return bundle(self._task.name, story, self.line, rich=session.rich)
 
     @property
     def words(self) -> str:
-        """How the limit grew, in a sentence, with the line to keep."""
+        """One sentence about how the limit grew, with the line of code to keep."""
         after = listed(self.tried[:-1])
         return (
             f"{self._task.name} passed with {quantity_memory(self.tried[-1])}, after OOM at {after}; keep {self.line}"
@@ -148,11 +148,11 @@ class OomEscalation:
 
 
 def overridden(task: Any, memory_bytes: int) -> Any:
-    """Return a task under another limit; everything else stays, also a request below the limit."""
+    """Return a task under another limit; all other settings stay, also a request below the limit."""
     declared, memory = task.resources.memory, quantity_memory(memory_bytes)
     both = (declared[0], memory) if isinstance(declared, tuple) else memory
     changes: dict[str, Any] = {"resources": replace(task.resources, memory=both)}
-    if task.reusable is not None:  # the SDK overrides no resources of a container that is reused
+    if task.reusable is not None:  # the SDK cannot override resources of a reused container
         changes["reusable"] = "off"
     return task.override(**changes)
 
@@ -168,7 +168,7 @@ class RetryOnOom(metaclass=_Named):
     """What `flyte_notebook.retry_on_oom` returns: called and awaited like its task."""
 
     def __init__(self, task: Any, growth: Growth, bundle: StoryBundle | None = None) -> None:
-        """Take a task and how its limit grows; ``bundle`` says it. Raises as `OomEscalation` does."""
+        """Take a task and how its limit grows; ``bundle`` describes it. Raises as `OomEscalation` does."""
         OomEscalation(task, growth)
         self._task = task
         self._growth = growth
@@ -185,7 +185,7 @@ class RetryOnOom(metaclass=_Named):
         raise AttributeError(words)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Call the task, again with more memory after each OOM; a coroutine where the task's own call gives one."""
+        """Call the task, again with more memory after each OOM; returns a coroutine if the task's own call does."""
         if not seam.is_sync(self._task):
             return self._awaited(args, kwargs, aio=False)
         escalation = OomEscalation(self._task, self._growth)
@@ -217,7 +217,7 @@ class RetryOnOom(metaclass=_Named):
                 return value
 
     def _tell(self, escalation: OomEscalation) -> None:
-        """Say what to keep, when the limit has grown."""
+        """Report the limit to keep, if it has grown."""
         if not escalation.grown:
             return
         escalation.passed()
@@ -230,7 +230,7 @@ class RetryOnOom(metaclass=_Named):
 
 @contextmanager
 def _named(escalation: OomEscalation) -> Iterator[Any]:
-    """Give the task to call; where its call is a run of its own, that run is known as a rerun of the first."""
+    """Yield the task to call; if its call is a separate run, that run is recorded as a rerun of the first."""
     session = _outermost() if escalation.grown else None
     if session is None:
         yield escalation.task
@@ -241,7 +241,7 @@ def _named(escalation: OomEscalation) -> Iterator[Any]:
 
 
 def _outermost() -> Session | None:
-    """Return the open session where a call is a run of its own: outside of any task."""
+    """Return the open session if a call is a separate run: outside of any task."""
     called_by: Any = flyte.ctx()  # falsy, not None, outside of a task, whatever its annotation says
     if called_by:
         return None

@@ -1,7 +1,7 @@
-"""What the experiments have in common: they run one task several times, can be stopped, and show what they found.
+"""The common part of the experiments: they run one task several times, can be stopped, and show their results.
 
-An experiment is a class here (`sdk.fit`, `sdk.sweep`) and a view. It plans with a pure module, starts its runs in the
-session, and gives what is known at any time.
+An experiment is a class here (`sdk.fit`, `sdk.sweep`) and a view. It plans with a module of pure functions, starts its
+runs in the session, and returns partial results at any time.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from flyte_notebook.sdk.session import Session
 
 STOP_BOUND_S = 3.0
-"""How long an experiment that was stopped may take to end what it started."""
+"""How long a stopped experiment may take to end its runs."""
 
 TIME = frozenset({"max_runtime", "deadline", "max_queued_time"})
-"""The reasons of a failure that was too slow."""
+"""The reasons of failures for exceeded time."""
 
 
 class Bundle(Protocol):
-    """Says what was found in every form that is asked for, by MIME type."""
+    """Describes the results in all requested forms, by MIME type."""
 
     def __call__(self, found: Any, /, *, rich: bool) -> dict[str, Any]:
         """Return the forms; plain text alone unless ``rich``."""
@@ -38,35 +38,35 @@ class Experiment(ABC):
     """Several runs of one task."""
 
     kind: ClassVar[str]
-    """What it is called: ``fit``."""
+    """Its name, for example ``fit``."""
     error: ClassVar[type[Exception]]
-    """What is raised where it cannot be done."""
+    """The error if the experiment is not possible."""
 
     def __init__(self, session: Session, task: Any) -> None:
-        """Take what is to be run; nothing starts."""
+        """Take the task to run; nothing starts yet."""
         self._session = session
         self._task = task
         self._stopped = False
 
     @abstractmethod
     def run(self) -> Any:
-        """Run to the end and return what was found; blocks. Whatever is raised, `known` tells afterwards."""
+        """Run to the end and return the result; blocks. After any exception, `known` returns partial results."""
 
     @abstractmethod
     def known(self) -> Any:
-        """Return what is known now."""
+        """Return the current results."""
 
     @abstractmethod
     def stop(self) -> None:
-        """Have it stopped; returns at once. It ends with ActionAbortedError. Thread-safe."""
+        """Stop it; returns at once. It ends with ActionAbortedError. Thread-safe."""
 
     @property
     @abstractmethod
     def measured(self) -> bool:
-        """Whether anything is known."""
+        """Whether there are any results."""
 
     def run_and_show(self, bundle: Bundle) -> Any:
-        """Run it; when it ends before its end, show what is known where output goes, and raise."""
+        """Run it; if it ends early, show the partial results in the output, and raise."""
         try:
             return self.run()
         except BaseException:
@@ -81,7 +81,7 @@ def short_name(task: Any) -> str:
 
 
 def was_stopped(error: BaseException | None) -> bool:
-    """Whether a run ended because somebody stopped it."""
+    """Whether a run ended because it was stopped."""
     failure = failure_in(error)
     return isinstance(error, RunAbortedError) or (isinstance(failure, Failure) and failure.reason == "stopped")
 
@@ -94,8 +94,8 @@ def conduct(
 ) -> Any:
     """Make an experiment in the open session, or one of its own, and run it to its end.
 
-    When it ends before it found anything, what is known is shown where output goes, as ``bundle`` says it. ``began`` is
-    given the experiment when it begins.
+    If it ends early, the partial results are shown in the output, as described by ``bundle``. ``began`` is called with
+    the experiment when it begins.
     """
     if context.in_worker():
         raise kind.error(

@@ -1,6 +1,6 @@
-"""The failure that an error stands for when no attempt of a task of ours raised it.
+"""The failure for an error that no attempt of a task has raised.
 
-Either its task never started (a bad quantity, inputs that do not fit, code that cannot travel), or it was raised in the
+Either its task never started (a bad quantity, wrong inputs, code that cannot be pickled), or it was raised in the
 notebook itself.
 """
 
@@ -24,13 +24,13 @@ NOT_STARTED = "it did not start"
 IN_THE_NOTEBOOK = "raised in the notebook itself"
 THIS_CELL = "this cell"
 
-_NOBODY = frozenset({None, "", "user", "UNKNOWN"})  # what the SDK writes where a worker's name belongs
+_NOBODY = frozenset({None, "", "user", "UNKNOWN"})  # values that the SDK writes in place of a worker's name
 
 
 def failure_outside(
     error: BaseException, task_name: str, why: str, *, wanted: Callable[[SourceLine], bool] = bool
 ) -> Failure:
-    """Return the failure of an error that came from no attempt; ``why`` says so in a few words.
+    """Return the failure of an error without an attempt; ``why`` is the reason in a few words.
 
     ``wanted`` chooses among the user's lines. An error of a control plane names its endpoint.
     """
@@ -60,7 +60,7 @@ def failure_outside(
 
 
 class _OfTheNotebook:
-    """What ``error.failure`` is for an error that no attempt gave one; one that has its own is not asked here."""
+    """The attribute ``error.failure`` of errors without an attempt; errors with their own attribute do not use it."""
 
     def __get__(self, error: BaseException | None, owner: type | None = None) -> Any:
         if error is None:
@@ -69,7 +69,7 @@ class _OfTheNotebook:
 
 
 def give_all_failures() -> Callable[[], None]:
-    """Give every error of Flyte a ``failure``, also those that were raised by no task; return what undoes it."""
+    """Give every error of Flyte a ``failure``, also those not raised by a task; return a function to undo this."""
     classes: list[Any] = [root for root in ROOTS if "failure" not in vars(root)]
     for root in classes:
         root.failure = _OfTheNotebook()
@@ -88,12 +88,12 @@ def with_failure(error: Any, task_name: str) -> Any:
 
 
 def unusable(error: OSError, task_name: str) -> Exception:
-    """Return the error of a task that cannot start because of a file of ours; the same error if it is no such fault."""
+    """Return the error of a task that cannot start because of a file of ours; any other error is returned unchanged."""
     fault = fault_in(error)
     return error if fault is None else not_run(fault, task_name)
 
 
 def not_run(why: OSError, task_name: str) -> Exception:
-    """Return the error of a task that cannot start because of what failed on our side."""
+    """Return the error of a task that cannot start because of a failure on our side."""
     found: Exception = with_failure(RuntimeSystemError("Interrupted", f"no worker could be run: {why}"), task_name)
     return found

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from flyte_notebook.sdk.session import Session
 
 ROOM = 0.9
-"""Of the memory that is available now, so much has the run that is measured."""
+"""The part of the currently available memory that the measured run gets."""
 
 FLAKES = 2
-"""So many runs may fail for a reason of their own after the first one passed."""
+"""How many runs may fail for other reasons after the first one passed."""
 
 last: Fit | None = None
-"""What was found last, or known when it was interrupted."""
+"""The last result, or the partial result if the search was interrupted."""
 
 
 class FitError(RuntimeError):
@@ -43,7 +43,7 @@ class FitError(RuntimeError):
 
 
 class Fitting(Experiment):
-    """One search. ``call(run, task, trial)`` runs the task once, in that run, and raises what it raised."""
+    """One search. ``call(run, task, trial)`` runs the task once, in that run, and raises the task's error."""
 
     kind: ClassVar[str] = "fit"
     error: ClassVar[type[Exception]] = FitError
@@ -51,7 +51,7 @@ class Fitting(Experiment):
     def __init__(
         self, session: Session, task: Any, call: Callable[[Run, Any, Trial], object], *, cell: bool = False
     ) -> None:
-        """Take what is to be fitted, a ``cell`` for example; nothing starts.
+        """Take the task to fit, for example of a ``cell``; nothing starts yet.
 
         Raises `FitError`, TypeError or `UnitError`.
         """
@@ -68,19 +68,19 @@ class Fitting(Experiment):
         self._failed: BaseException | None = None
         self._over = False
         self.running: Run | None = None
-        """The run that began last."""
+        """The newest run."""
 
     def stop(self) -> None:
-        """Have the search stopped; returns at once. It ends with ActionAbortedError. Thread-safe."""
+        """Stop the search; returns at once. It ends with ActionAbortedError. Thread-safe."""
         self._stopped = True
         if self.running is not None:
             self._session.stop_run(self.running.name)
 
     def run(self) -> Fit:
-        """Search to the end and return what was found.
+        """Search to the end and return the result.
 
-        Raises what the task raised in the first run, which had all the room that there is. Whatever is raised,
-        `known` tells afterwards.
+        Raises the task's error in the first run, which may use all available memory. After any exception, `known`
+        returns the partial results.
         """
         global last  # noqa: PLW0603 - like the last run: one for the process
         try:
@@ -114,7 +114,7 @@ class Fitting(Experiment):
         return bool(self._runs)
 
     def known(self) -> Fit:
-        """Return what is known now."""
+        """Return the current results."""
         self._declared[self._task.name] = Declared.by(self._task)
         tasks = tuple(self._task_fit(name) for name in self._seen)
         root = tasks[0]
@@ -149,12 +149,12 @@ class Fitting(Experiment):
         return found if best is None else replace(found, line=declared.line(best))
 
     def _limit(self, name: str, wanted_bytes: int | None) -> int:
-        """Return a limit; one that fits in no way keeps what it declares, since somebody catches its failure."""
+        """Return a limit; a task that never passes keeps its declared limit, since its caller catches the failure."""
         declared = self._declared.get(name, Declared()).memory_bytes
         return wanted_bytes if wanted_bytes is not None else declared or self._room_bytes
 
     def _one(self, limits: Mapping[str, int], why: str) -> BaseException | None:
-        """Run once; return what the task raised, ``None`` when it passed. Raises what ends the search."""
+        """Run once; return the task's error, ``None`` when it passed. Raises errors that end the search."""
         session, task = self._session, self._task
         if self._stopped:
             raise RunAbortedError("the search for a limit was stopped")
@@ -178,7 +178,7 @@ class Fitting(Experiment):
         return error
 
     def _record(self, run: Run, trial: Trial, why: str, took_s: float) -> None:
-        """Take what a run showed of each task that ran in it."""
+        """Record the result of each task in a run."""
         by_name: dict[str, list[Action]] = {}
         for action in run.actions:
             by_name.setdefault(action.task_name, []).append(action)
@@ -204,7 +204,7 @@ class Fitting(Experiment):
 
 
 def _why(error: BaseException | None) -> str:
-    """Return in a sentence which task failed, and how; empty where nothing did."""
+    """Return a sentence that says which task failed, and how; empty if none did."""
     failure = failure_in(error)
     if isinstance(failure, Failure):
         return f"{failure.task_name} {failure.headline}"
@@ -212,7 +212,7 @@ def _why(error: BaseException | None) -> str:
 
 
 def _measure(actions: list[Action], limit_bytes: int, room_bytes: int, *, passed: bool) -> Measure:
-    """Return what one run showed of all calls of one task. ``passed``: the run did, so its caller took what failed."""
+    """Return the result of all calls of one task in a run. ``passed``: the run passed, so failures were caught."""
     ways = {_ended(action, at_room=limit_bytes >= room_bytes, passed=passed) for action in actions}
     order: tuple[TrialEnd, ...] = ("memory", "time", "other", "unclear", "passed")
     traces = [attempt.trace for action in actions for attempt in action.attempts]
@@ -241,7 +241,7 @@ def _ended(action: Action, *, at_room: bool, passed: bool) -> TrialEnd:
 
 
 def _refused(failure: Failure) -> bool:
-    """Whether it was an allocation that the machine could not even promise."""
+    """Whether it was an allocation that the machine refused at once."""
     raised = failure.report.raised
     return raised is not None and raised.refused is not None and not raised.refused.by_hand
 

@@ -1,6 +1,6 @@
-"""Inputs that do not fit a task are said as a cluster says them: RuntimeDataValidationError, with the variable's name.
+"""Reports wrong inputs of a task as a cluster does: RuntimeDataValidationError, with the variable's name.
 
-The SDK's local mode lets the bare TypeError or ValueError of its conversion through.
+The SDK's local mode raises the bare TypeError or ValueError of its conversion.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NAMED = re.compile(r"variable '(\w+)'")
 
 
 class NamingConversion:
-    """Stands for the SDK's ``convert`` module where the local controller looks it up; all but one name pass through."""
+    """Replaces the SDK's ``convert`` module in the local controller; all names but one are those of the module."""
 
     def __init__(self, convert: Any, convert_inputs: Callable[..., Awaitable[Any]]) -> None:
         self._convert = convert
@@ -34,7 +34,7 @@ class NamingConversion:
         return getattr(self._convert, name)
 
     async def convert_from_native_to_inputs(self, interface: Any, *args: Any, **kwargs: Any) -> Any:
-        """Convert inputs as the SDK does. Raises RuntimeDataValidationError for inputs that do not fit."""
+        """Convert inputs as the SDK does. Raises RuntimeDataValidationError for wrong inputs."""
         converting = task_of_inputs.set(seam.submitted_task(1))
         try:
             return await self._convert_inputs(interface, *args, **kwargs)
@@ -53,7 +53,7 @@ class NamingConversion:
 
 
 def _variable(interface: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:
-    """Return the name of the input that did not fit; several for several that are missing."""
+    """Return the name of the wrong input; several names if several inputs are missing."""
     names = list(interface.inputs)
     unknown = [name for name in kwargs if name not in names]
     if unknown:

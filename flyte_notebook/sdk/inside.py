@@ -1,4 +1,4 @@
-"""What runs inside a worker: the SDK itself on one attempt; nested calls go up the channel and become siblings."""
+"""The code of a worker: runs one attempt with the SDK; nested calls are sent to the kernel and become siblings."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def canary(_file: BinaryIO) -> bytes:
 
 
 def execute(file: BinaryIO) -> bytes:
-    """Run one attempt and return its outputs, pickled. Raises what the user's code raised.
+    """Run one attempt and return its outputs, pickled. Raises the exceptions of user code.
 
-    An error of the SDK carries what a caller on a cluster would get for it, if that is another one.
+    An error of the SDK has as an attribute the error that a caller on a cluster would get, if it is another one.
     """
     try:
         return _execute(file)
@@ -65,8 +65,8 @@ def _execute(file: BinaryIO) -> bytes:
     outputs = error = None
     try:
         outputs, error = run(seam.dispatch_here(call, told["settings"], _dispatch))
-    except BaseException as wrong:  # noqa: BLE001 - user code may raise anything, and what it raised is handed on below
-        # The SDK asks an exception for its text, and writes that as UTF-8; some have none, or none that can be written.
+    except BaseException as wrong:  # noqa: BLE001 - user code may raise any exception, which is raised again below
+        # The SDK writes an exception's text as UTF-8; some have no text, or a text that cannot be written.
         if not raised:
             raise private.fault_in(wrong, call["raw_data_path"].path) or wrong from None
     finally:
@@ -83,7 +83,7 @@ def _execute(file: BinaryIO) -> bytes:
 
 
 async def _dispatch(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
-    """Stand in for the SDK's direct dispatch: ask the kernel for a sibling."""
+    """Replace the SDK's direct dispatch: request a sibling from the kernel."""
     call = seam.call_arguments(args, kwargs)
     where = places.current()
     assert where is not None

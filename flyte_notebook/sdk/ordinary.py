@@ -1,8 +1,8 @@
-"""Whatever user code raises inside the SDK becomes an ordinary error of that call.
+"""Turns any exception that user code raises inside the SDK into an ordinary error of that call.
 
-Values are pickled and loaded on the SDK's loops, and their classes may raise anything there. An exit or an interrupt
-would end the loop with its thread, and each later run would wait for ever. Of a conversion that the SDK does beside
-others it would even be taken for the value, since there only an ``Exception`` counts as an error.
+Values are pickled and loaded on the SDK's loops, and their classes may raise any exception there. An exit or an
+interrupt would end the loop with its thread, and each later run would wait for ever. If several conversions run side by
+side, the SDK would even use it as the value, since there only an ``Exception`` counts as an error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CONVERSIONS = ("to_literal", "to_python_value")
 
 
 async def submitted(task: Any, submission: Awaitable[Any]) -> Any:
-    """Await the run of a task. Raises RuntimeUserError for what is no Exception."""
+    """Await the run of a task. Raises RuntimeUserError in place of a BaseException."""
     mine = asyncio.current_task()
     try:
         return await submission
@@ -43,7 +43,7 @@ _Convert = Callable[..., Awaitable[Any]]
 
 
 def guard_conversions(guard: Callable[[_Convert], _Convert] | None = None) -> Callable[[], None]:
-    """Have conversions of values raise errors only, or put another ``guard`` around each; return what undoes it."""
+    """Let conversions of values raise errors only, or wrap each in a ``guard``; return a function to undo this."""
     guard = guard or _guarded
     engine: Any = TypeEngine
     before = {name: vars(engine)[name] for name in CONVERSIONS}
@@ -74,10 +74,10 @@ def _guarded(convert: _Convert) -> _Convert:
 
 
 def _ends(task: asyncio.Task[Any] | None, error: BaseException) -> bool:
-    """Whether an exception ends what is going on: it was cancelled, or closed half done; nobody's code raised it."""
+    """Whether an exception only ends a coroutine: it was cancelled or closed; user code did not raise it."""
     if isinstance(error, asyncio.CancelledError):
         return task is None or task.cancelling() > 0
     try:
         return isinstance(error, GeneratorExit) and asyncio.current_task() is not task
-    except RuntimeError:  # no loop runs: it is being thrown away
+    except RuntimeError:  # no loop runs: the coroutine is being closed
         return True

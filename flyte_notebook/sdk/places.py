@@ -1,12 +1,12 @@
-"""Where the values of runs lie that are too large for a message, and what the SDK writes for a run.
+"""Directories for values of runs that are too large for a message, and for files that the SDK writes for a run.
 
-All of it is this user's alone, in two places. The session's directory has what travels: it goes when it was read, with
-its run, or with the session, however that ends. A directory in the user's cache has what outlives a session: results
-that the SDK's cache refers to, what a File or a Dir refers to that a run returns, and reports. It may be deleted: then
-cached results are computed again.
+There are two places, which only this user may use. Files in transfer are in the session's directory: they are removed
+after reading, with their run, or at the end of the session in any case. A directory in the user's cache has files that
+outlive a session: results that the SDK's cache refers to, files of a returned File or Dir, and reports. It may be
+deleted: then cached results are computed again.
 
-A run has a directory of its own there, which the session claims until the run is over, so that a killed notebook leaves
-nothing half done. Where the user's home cannot be used everything is in the session's directory, and goes with it.
+A run has its own directory there, which the session claims until the run is over, so that a killed notebook leaves no
+incomplete files. If the user's home cannot be used, all files are in the session's directory, and are removed with it.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ LASTING = "values"
 RAW_DATA = "raw_data"
 WHOLE = frozenset({bool, int, float, complex, str, bytes, bytearray, type(None), None})
 WHOLE_LIBRARIES = frozenset({"datetime", "numpy", "pandas", "polars", "pyarrow"})
-"""Values of these types and libraries are whole when they are returned: they refer to no file."""
+"""Values of these types and libraries are complete when they are returned: they refer to no file."""
 LAZY = frozenset({"LazyFrame"})
-"""But these of polars, which read their file when they are asked for values."""
+"""Except these of polars, which read their file when the values are needed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
     """The two places of a session. ``lasting`` is ``None`` where there is none, and ``why`` says why.
 
-    ``cached`` is whether what is returned here stays in the SDK's cache: in the worker of a cached task.
+    ``cached`` is whether results of this process stay in the SDK's cache: in the worker of a cached task.
     """
 
     session: private.Directory
@@ -69,7 +69,7 @@ class Places:
 
     @contextmanager
     def of_run(self, task: Any) -> Iterator[tuple[str, str]]:
-        """Give paths for raw data and for metadata to one run of a task, and remove afterwards what is not to stay."""
+        """Give paths for raw data and metadata to one run of a task, and remove temporary files afterwards."""
         from flyte_notebook.limiters import life  # noqa: PLC0415 - a worker begins no run
 
         try:
@@ -81,7 +81,7 @@ class Places:
             with contextlib.suppress(OSError):
                 raw_data = private.make(f"{self.session.path}/{name}")
         claim, failed = "", True
-        with contextlib.suppress(OSError):  # on a full disk it is not claimed, and goes with the run all the same
+        with contextlib.suppress(OSError):  # on a full disk it is not claimed, but is removed with the run all the same
             claim = life.claim(self.session, home)
         try:
             yield f"{raw_data.path}/{RAW_DATA}", f"{home.path}/metadata"
@@ -90,7 +90,7 @@ class Places:
             for path in Path(self.session.path).glob(f"{name}-*"):
                 with contextlib.suppress(OSError):
                     private.remove(str(path))
-            if raw_data is not home and not failed:  # the inputs of a failed run may be asked for again
+            if raw_data is not home and not failed:  # the inputs of a failed run may be needed again
                 raw_data.remove()
             _remove_empty(home.path)
             if claim:
@@ -98,14 +98,14 @@ class Places:
                     private.remove(claim)
 
     def _new_home(self) -> private.Directory:
-        """Make the directory of a run: where values last, if that can be, else with the session. Raises OSError."""
+        """Make the directory of a run: in the lasting place if possible, else in the session's. Raises OSError."""
         if self.lasting is not None:
             with contextlib.suppress(OSError):  # a full disk, or a quota
                 return private.make(self.lasting.new_path())
         return private.make(self.session.new_path())
 
     def of_attempt(self, call: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments of a dispatch; what a cached task writes stays, though its run does not."""
+        """Return the arguments of a dispatch; files of a cached task are kept, even if those of its run are not."""
         raw_data: Any = call["raw_data_path"]
         goes = raw_data.path.startswith(f"{self.session.path}/")
         if self.lasting is None or not goes or not seam.is_cached(call["task"]):
@@ -118,7 +118,7 @@ _places: Places | None = None
 
 
 def use(places: Places) -> Callable[[], None]:
-    """Have values and what the SDK writes lie in these places from now on; return what undoes it."""
+    """Use these places for values and for the SDK's files from now on; return a function to undo this."""
     _set(places)
     undo = [
         data_paths.replace_names(),
@@ -156,7 +156,7 @@ def current() -> Places | None:
 
 
 def new_value() -> str:
-    """Return the path of a new file for values that are too large to travel inline; local, and in no use yet."""
+    """Return the path of a new local file for values that are too large to be sent inline."""
     raw_data: Any = flyte.ctx().raw_data_path  # None outside of a run, whatever its annotation says
     named = raw_data is not None and (_places is None or data_paths.is_of_user())
     if not named or flyte.storage.is_remote(raw_data.path):
@@ -166,16 +166,16 @@ def new_value() -> str:
 
 
 def new_transport() -> str:
-    """Return the path of a new file for values that go when they are read."""
+    """Return the path of a new file for values that is removed after it is read."""
     if _places is None:
         return os.path.join(tempfile.gettempdir(), f"fnb-{unique()}")
     return _places.new_value()
 
 
 def stays(task: Any) -> bool:
-    """Whether files that a run of a task writes may be referred to later.
+    """Whether files of a run of a task may be used later.
 
-    By a cache, by what it returns, or by an input that remembers where it was uploaded to.
+    By a cache, by its result, or by an input that stores the path it was uploaded to.
     """
     interface = task.native_interface
     whole = all(_is_whole(kind) for kind in interface.outputs.values())
@@ -183,9 +183,9 @@ def stays(task: Any) -> bool:
 
 
 def _remembers(kind: Any, around: tuple[type, ...] = ()) -> bool:
-    """Whether values of a type are uploaded once, when a task is first given them: tables and files of the SDK.
+    """Whether values of a type are uploaded once, at their first use as an input: tables and files of the SDK.
 
-    ``around`` are classes that have it as a part.
+    ``around`` are classes that contain the type.
     """
     if any(_remembers(argument, around) for argument in get_args(kind)):
         return True
@@ -199,7 +199,7 @@ def _remembers(kind: Any, around: tuple[type, ...] = ()) -> bool:
 def _hints(kind: type) -> dict[str, Any]:
     try:
         return get_type_hints(kind)
-    except Exception:  # noqa: BLE001 - what a user wrote may name anything
+    except Exception:  # noqa: BLE001 - a user's annotation may refer to anything
         return {}
 
 
@@ -214,18 +214,18 @@ def _is_whole(kind: Any) -> bool:
 
 
 def _new_pickle() -> str | None:
-    """Return where a value goes that the SDK pickles, ``None`` where that is for the SDK, or its user, to say."""
+    """Return the path for a value that the SDK pickles, ``None`` if the SDK, or its user, chooses the path."""
     raw_data: Any = flyte.ctx().raw_data_path
     if _places is None or raw_data is None or data_paths.is_of_user():
         return None
     path = _places.new_value()
     if task_of_inputs.get() is None and path.startswith(f"{_places.session.path}/"):
-        return f"{_places.session.path}/{_run_of(raw_data.path)}-{unique()}"  # it goes with its run
+        return f"{_places.session.path}/{_run_of(raw_data.path)}-{unique()}"  # it is removed with its run
     return path
 
 
 def _run_of(raw_data: str) -> str:
-    """Return the name of the directory that a run has."""
+    """Return the name of a run's directory."""
     return Path(raw_data).parent.name
 
 
@@ -236,7 +236,7 @@ def _note_pickle(path: str, size_bytes: int) -> None:
 
 
 def _remove_empty(path: str) -> None:
-    """Remove a directory and those in it, as far as nothing else is in them."""
+    """Remove a directory and its subdirectories, if they contain no files."""
     with contextlib.suppress(OSError):
         for directory, _, _ in os.walk(path, topdown=False):
             with contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
-"""How each behaviour of the Flyte SDK that is relied on is tried out; what is not as expected is raised.
+"""Tries out each behaviour of the Flyte SDK that is relied on; an unexpected behaviour raises an error.
 
-Most is seen in one small run through the SDK's own local controller (`rehearsal`), in a worker when a session starts.
+Most is observed in one small run of the SDK's own local controller (`rehearsal`), in a worker when a session starts.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 LOOKED_UP_S: Final = 0.001
-"""Longer than looking up what is remembered, shorter than looking through all packages."""
+"""Longer than a lookup in the cache, shorter than a search through all packages."""
 
 rehearsed = functools.cache(rehearsal.rehearse)
-"""What happened in the run of this process that tries the SDK out."""
+"""The facts of this process's rehearsal of the SDK."""
 
 
 def dispatch_is_called() -> None:

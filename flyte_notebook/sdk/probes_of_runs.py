@@ -1,4 +1,4 @@
-"""Probes of what a run and a call hand to the SDK: part of `probes`."""
+"""Probes of the data that a run and a call pass to the SDK; part of `probes`."""
 
 from __future__ import annotations
 

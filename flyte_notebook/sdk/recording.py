@@ -1,4 +1,4 @@
-"""Tells the SDK's own recorder (persisted runs, its terminal view) of nested actions, which it cannot see by itself."""
+"""Adds nested actions to the SDK's own recorder (persisted runs, its terminal view), which does not see them itself."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A small run through the SDK's own local controller, to see that it does what is relied on here.
+"""A small run of the SDK's own local controller, to check the behaviour that is relied on here.
 
-It runs in a worker of its own when a session starts: a task that calls others, a retry, a map, a failure. What happened
-is kept as facts; the entries in `relies` say what each fact means.
+It runs in a separate worker when a session starts: a task that calls others, a retry, a map, a failure. The events are
+kept as facts; the entries in `relies` say what each fact means.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ WOKEN_AFTER_S = 0.01
 
 @dataclass(slots=True)
 class Rehearsed:
-    """What happened. ``calls`` are the arguments of each dispatch, by name, in order; ``controllers`` who made them."""
+    """The facts. ``calls`` are the arguments of each dispatch, by name, in order; ``controllers`` the callers."""
 
     calls: list[dict[str, Any]] = field(default_factory=list)
     controllers: list[Any] = field(default_factory=list)
     converted: list[Any] = field(default_factory=list)
-    """The task whose inputs were converted, as far as that could be seen, for each conversion."""
+    """The task whose inputs were converted, if it was found, for each conversion."""
     values: list[Any] = field(default_factory=list)
     caught: BaseException | None = None
-    """What a caller caught when its call failed with `given`."""
+    """The error that a caller caught when its call failed with `given`."""
     given: BaseException | None = None
     raised: list[BaseException] = field(default_factory=list)
-    """What the body of a task raised, as the wrapper around the task's ``execute`` saw it."""
+    """The exception of a task's body, as seen by the wrapper around the task's ``execute``."""
     slept_s: float = 0.0
     met: bool = False
     """Whether two items of a map ran side by side."""
@@ -54,7 +54,7 @@ class Rehearsed:
 
 
 class _Rehearsal(logging.Handler):
-    """Stands where the kernel would be: answers each call of a task, and notes it."""
+    """Takes the place of the kernel: answers each call of a task, and records it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class _Rehearsal(logging.Handler):
         self.outer = probe_task(self._outer())
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Note what the SDK logs."""
+        """Record a log message of the SDK."""
         self.seen.logged.append(str(record.msg))
 
     def _outer(self) -> Callable[..., Any]:
@@ -136,7 +136,7 @@ async def _item(x: int) -> int:
 
 
 class _Noting(NamingConversion):
-    """Notes for which task inputs are converted."""
+    """Records the task whose inputs are converted."""
 
     seen: Rehearsed
 

@@ -1,4 +1,4 @@
-"""What is relied on of the Flyte SDK and of the libraries that it brings: the entries."""
+"""The entries for the behaviour of the Flyte SDK and its libraries that is relied on."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ ENTRIES: Final = (
 
 
 def try_out(_file: BinaryIO) -> bytes:
-    """Try out, in a worker, what is relied on there; return what is lost, by key, ``None`` for what is not."""
+    """Try out, in a worker, the behaviour relied on there; return the losses by key, ``None`` for no loss."""
     pickling.by_name_everywhere()
     found = {entry.key: loss_of(entry) for entry in (*of_workers.ENTRIES, *ENTRIES) if entry.where == "worker"}
     return to_json({key: None if loss is None else asdict(loss) for key, loss in found.items()}).encode()

@@ -1,8 +1,8 @@
 """Failed attempts that can be repeated: the same task, with the very same inputs, under other settings.
 
-What is kept of a failure is its job: the payload holds the task and the serialised inputs, large ones by the names of
-files that `flyte_notebook.sdk.spooled` keeps for as long. A repeat goes the way of any other run: the task, overridden,
-is called with the inputs.
+For each failure its job is kept: the payload has the task and the serialised inputs, large ones as names of files that
+`flyte_notebook.sdk.spooled` keeps for the same time. A repeat is like any other run: the overridden task is called with
+the inputs.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 KEPT = 20
 KEPT_BYTES = 256 << 20
-"""Of payloads on disk; files of large inputs have a bound of their own, and both together stay under 1 GiB."""
+"""The limit for payloads on disk; files of large inputs have a separate limit, and both together stay under 1 GiB."""
 
 INLINE_BYTES = 256 << 10
-"""A payload that is larger waits in a file."""
+"""A larger payload is kept in a file."""
 
 
 class InputsGoneError(LookupError):
@@ -59,7 +59,7 @@ class Repeats:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
 
     def keep(self, job: Job) -> None:
-        """Keep what a failed attempt was given. A retry of the same action replaces the attempt before it."""
+        """Keep the inputs of a failed attempt. A retry of the same action replaces the previous attempt."""
         kept = self._stored(job)
         with self._lock:
             for worker, earlier in list(self._kept.items()):
@@ -88,7 +88,7 @@ class Repeats:
         return sum(kept.size_bytes for kept in self._kept.values()) > KEPT_BYTES
 
     def find(self, worker: str) -> Repeat:
-        """Return what repeats the attempt of that name. Raises `InputsGoneError`."""
+        """Return the repeatable attempt of that name. Raises `InputsGoneError`."""
         with self._lock:
             kept = self._kept.get(worker)
             if kept is None:
@@ -107,7 +107,7 @@ class Repeats:
         return None if kept is None else kept.job
 
     def clear(self) -> None:
-        """Forget all, and remove the files."""
+        """Forget all attempts, and remove the files."""
         with self._lock:
             while self._kept:
                 _remove(self._kept.popitem()[1])
@@ -128,7 +128,7 @@ class Repeat:
 
     def arguments(self) -> dict[str, Any]:
         """Return the inputs as Python values; in any thread. Raises `InputsGoneError`."""
-        # In a thread of its own: the loop of a notebook runs already, and would take in the next cell.
+        # In a separate thread: the loop of a notebook runs already, and would start the next cell.
         with ThreadPoolExecutor(1, thread_name_prefix="flyte-notebook inputs") as thread:
             return thread.submit(self._arguments).result()
 
@@ -149,14 +149,14 @@ class Repeat:
 
 
 def with_override(task: Any, override: Override) -> Any:
-    """Return a task with other settings, through its own ``override``. Raises ValueError where the SDK allows none."""
+    """Return a task with other settings, by its own ``override``. Raises ValueError if the SDK does not allow it."""
     changes: dict[str, Any] = {}
     if override.memory_bytes is not None or override.cpu_cores is not None:
         changes["resources"] = flyte.Resources(**resources_with(tasks.declared_resources(task), override))  # type: ignore[arg-type]  # by name
     if override.max_runtime_s is not None:
         changes["timeout"] = _timeout(task.timeout, override.max_runtime_s)
     if override.retries is not None:
-        changes["retries"] = flyte.RetryStrategy(count=override.retries)  # the SDK takes a plain 0 for nothing said
+        changes["retries"] = flyte.RetryStrategy(count=override.retries)  # the SDK treats a plain 0 as not given
     return task.override(**changes) if changes else task
 
 
@@ -168,7 +168,7 @@ def _timeout(declared: Any, max_runtime_s: float) -> flyte.Timeout:
 
 
 def _is_of_a_missing_file(error: BaseException | None) -> bool:
-    """Whether an error says, perhaps in the SDK's wrapping, that a file is not there."""
+    """Whether an error, possibly wrapped by the SDK, says that a file does not exist."""
     while error is not None and not isinstance(error, FileNotFoundError):
         error = error.__cause__
     return error is not None

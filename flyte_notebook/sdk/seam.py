@@ -1,9 +1,9 @@
-"""Where the Flyte SDK is met: every private name of it that is used anywhere, once; of its loop in `background_loop`.
+"""The connection to the Flyte SDK, with each private SDK name that is used (those of its loop: `background_loop`).
 
 The seam is one module attribute, ``flyte._internal.controllers._local_controller.direct_dispatch``. The SDK's local
 controller does action ids, cache, retries, traces, groups and conversion, and calls it once per attempt. In the kernel
-it is replaced by a function that ships the attempt to a worker; in the worker by one that asks the kernel. The SDK's
-own function runs in the worker. A contract test holds each name below to what is expected of it here.
+it is replaced by a function that sends the attempt to a worker; in the worker by one that sends a request to the
+kernel. The SDK's own function runs in the worker. A contract test checks each private name below.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncFunctionTaskTemplate", "TaskTemplate"]
 
 _ended_with: weakref.WeakSet[Any] = weakref.WeakSet()
-"""Controllers whose runners end with them."""
+"""Controllers whose threads end with them."""
 
 INIT_FIELDS = (
     "org",
@@ -55,15 +55,15 @@ INIT_FIELDS = (
     "image_registry",
     "sync_local_sys_paths",
 )
-"""What ``flyte.init`` is given again in a worker; never the client, which belongs to the kernel."""
+"""Arguments of ``flyte.init`` that are used again in a worker; never the client, which belongs to the kernel."""
 
 
 run_variables: ContextVar[Mapping[str, str]] = ContextVar("run_variables", default=MappingProxyType({}))
-"""The environment variables of the run here: each of its actions has them."""
+"""The environment variables of the current run: each of its actions gets them."""
 
 
 def variables_of(runner: Any) -> dict[str, str]:
-    """Return the variables that a runner of ``flyte.with_runcontext`` has a cluster set for each action of its run."""
+    """Return the variables that ``flyte.with_runcontext`` sets on a cluster for each action of its run."""
     given = {
         "LOG_LEVEL": getattr(runner, "_log_level", None),
         "USER_LOG_LEVEL": getattr(runner, "_user_log_level", None),
@@ -74,7 +74,7 @@ def variables_of(runner: Any) -> dict[str, str]:
 
 
 def replace_dispatch(dispatch: Dispatch) -> Callable[[], None]:
-    """Put a function in the place of the SDK's; return what undoes it. Raises RuntimeError when the seam is gone."""
+    """Replace the SDK's function; return a function to undo this. Raises RuntimeError when the seam does not exist."""
     module: Any = _local_controller
     before = getattr(module, "direct_dispatch", None)
     if before is None:
@@ -89,7 +89,7 @@ def replace_dispatch(dispatch: Dispatch) -> Callable[[], None]:
 
 
 def dispatch_is_looked_up() -> bool:
-    """Whether the local controller calls what its module has as ``direct_dispatch``, as far as its code tells."""
+    """Whether the local controller calls its module's ``direct_dispatch``, judged from its code."""
     methods = [method for method in vars(_local_controller.LocalController).values() if inspect.isfunction(method)]
     # The SDK wraps methods for its log, at some levels.
     wrapped = [cell.cell_contents for method in methods for cell in method.__closure__ or ()]
@@ -98,7 +98,7 @@ def dispatch_is_looked_up() -> bool:
 
 
 def replace_conversion(naming: Callable[[Any, Callable[..., Awaitable[Any]]], Any]) -> Callable[[], None]:
-    """Put ``naming(convert, convert_inputs)`` where the local controller converts; return what undoes it."""
+    """Set ``naming(convert, convert_inputs)`` as the local controller's conversion; return a function to undo this."""
     module: Any = _local_controller
     before = module.convert
     module.convert = naming(before, before.convert_from_native_to_inputs)
@@ -110,7 +110,7 @@ def replace_conversion(naming: Callable[[Any, Callable[..., Awaitable[Any]]], An
 
 
 def replace_submit(around: Callable[[Any, Awaitable[Any]], Awaitable[Any]]) -> Callable[[], None]:
-    """Have ``around(task, submission)`` awaited for each task that a local controller runs; return what undoes it."""
+    """Have ``around(task, submission)`` awaited for each task of a local controller; return a function to undo this."""
     controller: Any = _local_controller.LocalController
     before = controller.submit
 
@@ -124,18 +124,18 @@ def replace_submit(around: Callable[[Any, Awaitable[Any]], Awaitable[Any]]) -> C
 def submitted_task(depth: int) -> Any:
     """Return the task that ``LocalController.submit`` is submitting, ``depth`` frames up; ``None`` elsewhere.
 
-    The controller hands its conversions no more than the task's interface.
+    The controller passes only the task's interface to its conversions.
     """
     return sys._getframe(depth + 1).f_locals.get("_task")
 
 
 def is_sync(task: Any) -> bool:
-    """Whether a call of the task blocks; it is awaited otherwise."""
+    """Whether a call of the task blocks; otherwise it is awaited."""
     return bool(task._call_as_synchronous)
 
 
 def is_cached(task: Any) -> bool:
-    """Whether the SDK may look for the result of a task in its cache; true as well for a task that is not known."""
+    """Whether the SDK may look for the result of a task in its cache; also true if the task is not known."""
     cache = getattr(task, "cache", "auto")
     return getattr(cache, "behavior", cache) not in {None, "disable"}
 
@@ -143,7 +143,7 @@ def is_cached(task: Any) -> bool:
 def run_local(
     task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str | None = None, uncached: bool = False
 ) -> Any:
-    """Run a task through the SDK's local mode and return what it returns; blocks.
+    """Run a task in the SDK's local mode and return its result; blocks.
 
     ``uncached``: no result is from the cache.
     """
@@ -163,7 +163,7 @@ async def run_local_async(
 
 
 def _by_position(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the same arguments, by position as far as can be: the SDK's own functions have some names for theirs."""
+    """Return the same arguments, by position where possible: some names are parameters of the SDK's own functions."""
     ordered, named = list(args), dict(kwargs)
     for name in list(task.native_interface.inputs)[len(args) :]:
         if name not in named:
@@ -173,23 +173,23 @@ def _by_position(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
 
 
 def native_outputs(task: Any, outputs: tuple[Any, ...]) -> Any:
-    """Return what the task returned, from the outputs of its run."""
+    """Return the task's result, from the outputs of its run."""
     if len(task.native_interface.outputs) <= 1 and len(outputs) == 1:
         return outputs[0]
     return tuple(outputs)
 
 
 def look_for_plugins() -> None:
-    """Have the SDK look once for what is installed; each ``flyte.init`` would look through all packages, 5 ms."""
+    """Have the SDK search installed packages only once; each ``flyte.init`` would search them again, in 5 ms."""
     try:
-        from flyte._utils.entry_points import _installed_entry_points  # noqa: PLC0415 - older SDKs remember nothing
+        from flyte._utils.entry_points import _installed_entry_points  # noqa: PLC0415 - older SDKs have no cache
     except ImportError:
         return
     _installed_entry_points()
 
 
 def init_settings() -> dict[str, Any] | None:
-    """Return what ``flyte.init`` was given, as far as it matters in a worker; ``None`` when it was not called."""
+    """Return the arguments of ``flyte.init`` that matter in a worker; ``None`` when it was not called."""
     config = _initialize._get_init_config()
     if config is None:
         return None
@@ -197,20 +197,20 @@ def init_settings() -> dict[str, Any] | None:
 
 
 def endpoint() -> str | None:
-    """Return the endpoint of the control plane that ``flyte.init`` was given, ``None`` when it was given none."""
+    """Return the control plane's endpoint from the arguments of ``flyte.init``, ``None`` without one."""
     config = _initialize._get_init_config()
     found = getattr(getattr(config, "client", None), "endpoint", None)
     return None if found is None else str(found)
 
 
 def replay_init(settings: dict[str, Any] | None) -> None:
-    """Initialise the SDK of a worker as that of the kernel was."""
+    """Initialise the SDK of a worker in the same way as in the kernel."""
     if settings is not None:
         flyte.init(**settings)
 
 
 def context_settings() -> dict[str, Any]:
-    """Return what of the caller's context a worker needs to run an attempt in the same way."""
+    """Return the parts of the caller's context that a worker needs to run an attempt in the same way."""
     data = _context.internal_ctx().data
     task_context = data.task_context
     return {
@@ -222,7 +222,7 @@ def context_settings() -> dict[str, Any]:
 
 
 async def dispatch_here(call: dict[str, Any], settings: dict[str, Any], dispatch: Dispatch) -> tuple[Any, Any]:
-    """Run an attempt in this process, as the SDK does; nested calls go through ``dispatch``.
+    """Run an attempt in this process, as the SDK does; nested calls use ``dispatch``.
 
     The context has mode ``hybrid``: under ``local`` the SDK runs the items of ``flyte.map`` one after the other.
     """
@@ -234,7 +234,7 @@ async def dispatch_here(call: dict[str, Any], settings: dict[str, Any], dispatch
 
 
 async def dispatch_as_sdk(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
-    """Run an attempt with the arguments of one dispatch, as the SDK alone would."""
+    """Run an attempt with the arguments of one dispatch, as the SDK without this package does."""
     result: tuple[Any, Any] = await _sdk_direct_dispatch(*args, **kwargs)
     return result
 
@@ -266,26 +266,26 @@ def _attempt_context(call: dict[str, Any], settings: dict[str, Any]) -> Any:
 
 
 def stage_checkpoint(call: dict[str, Any]) -> None:
-    """Let an attempt load what the one before it saved. Idempotent; the SDK does so before retries of its own only."""
+    """Let an attempt load the checkpoint of the previous one. Idempotent; the SDK does so only for its own retries."""
     stage = getattr(_local_controller, "_stage_prev_checkpoint_for_local_retry", None)
     if stage is not None:  # older SDKs have no checkpoints
         stage(call.get("checkpoint_paths"))
 
 
 def controller_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return the controller that dispatches, from the arguments of one dispatch; ``None`` when it is not there."""
+    """Return the dispatching controller from the arguments of one dispatch; ``None`` if it is missing."""
     return kwargs.get("controller") or next((item for item in args if hasattr(item, "_recorder")), None)
 
 
 def accepts_records(controller: Any) -> bool:
-    """Whether a controller has a recorder that can be asked whether it records."""
+    """Whether a controller has a recorder that tells whether it records."""
     return hasattr(getattr(controller, "_recorder", None), "is_active")
 
 
 def end_runners_with(controller: Any) -> None:
-    """Have the threads that a local controller starts for sync tasks end when nobody holds the controller any more.
+    """End a local controller's threads for sync tasks when there is no reference to the controller any more.
 
-    The SDK makes a controller for each run, and leaves a thread with its loop behind for each run of a sync task.
+    The SDK makes a controller for each run, and does not end the thread and loop of each run of a sync task.
     """
     runners = getattr(controller, "_runner_map", None)
     if runners is not None and controller not in _ended_with:
@@ -294,7 +294,7 @@ def end_runners_with(controller: Any) -> None:
 
 
 def end_runners(controller: Any) -> None:
-    """End the threads that a controller has started for sync tasks."""
+    """End a controller's threads for sync tasks."""
     _end_all(controller._runner_map)
 
 
@@ -307,7 +307,7 @@ def _end_all(runners: dict[str, Any]) -> None:
 
 
 def recorder_of(controller: Any, *, idle: bool = False) -> Any:
-    """Return the recorder of a controller, ``None`` when it records nothing; unless ``idle``: then as well."""
+    """Return the recorder of a controller, ``None`` when it records nothing; with ``idle`` return it even then."""
     recorder = getattr(controller, "_recorder", None)
     return recorder if idle or (recorder is not None and recorder.is_active) else None
 
@@ -327,10 +327,10 @@ def to_native(error: Any) -> Exception:
 
 
 def for_retry_loop(error: BaseException, *, last: bool) -> BaseException:
-    """Return the error as the SDK's retry loop is to get it.
+    """Return the error in the form for the SDK's retry loop.
 
-    The loop asks for ``recoverable`` only to skip attempts; after the last one there is none to skip, and False would
-    only make it log a warning that says nothing.
+    The loop reads ``recoverable`` only to skip attempts; after the last one there is none to skip, and False would only
+    cause a useless warning in its log.
     """
     if last:
         attach(error, "recoverable", True)  # the loop reads it from any exception
@@ -338,7 +338,7 @@ def for_retry_loop(error: BaseException, *, last: bool) -> BaseException:
 
 
 def backoff_s(task: Any, attempts: int) -> float | None:
-    """Return how long the retry loop sleeps after so many attempts, ``None`` when this version does not tell."""
+    """Return how long the retry loop sleeps after that many attempts, ``None`` if this version does not tell it."""
     policy = getattr(task.retries, "backoff", None)
     if policy is not None:
         return float(policy.compute_delay(attempts - 1).total_seconds())
@@ -348,9 +348,9 @@ def backoff_s(task: Any, attempts: int) -> float | None:
 
 
 def cut_sleep_short(task: asyncio.Task[Any]) -> None:
-    """End the sleep of the retry loop, which is what the task of a run waits for; in the task's own thread.
+    """End the sleep of the retry loop, which the task of a run waits for; called in the task's own thread.
 
-    There is no public way to it: asyncio keeps what a task waits for in ``_fut_waiter``.
+    There is no public way: asyncio keeps the awaited future of a task in ``_fut_waiter``.
     """
     waiter = getattr(task, "_fut_waiter", None)
     if waiter is not None and not waiter.done():
@@ -358,14 +358,14 @@ def cut_sleep_short(task: asyncio.Task[Any]) -> None:
 
 
 REPEATED_LOG = "Task failed with error"
-"""Begins what the SDK logs of a failed task, with the traceback that its error carries anyway."""
+"""The beginning of the SDK's log message for a failed task, with a traceback that its error contains anyway."""
 
 
 def settle_in_worker() -> None:
-    """Correct what the SDK gets wrong in a worker.
+    """Correct the SDK's behaviour in a worker.
 
-    It logs the traceback that the error carries anyway; and a report that is flushed where IPython is loaded becomes an
-    object for display, which cannot be written.
+    It logs a traceback that the error contains anyway; and where IPython is loaded, flushing a report returns an object
+    for display, which cannot be written.
     """
     replace_report_check(lambda: False)
 
@@ -376,7 +376,7 @@ def settle_in_worker() -> None:
 
 
 def replace_report_check(check: Callable[[], bool]) -> Callable[[], None]:
-    """Put ``check()`` where a report asks whether it is shown in a notebook; return what undoes it."""
+    """Let a report use ``check()`` to find out whether it is shown in a notebook; return a function to undo this."""
     module: Any = _report
     before = module.ipython_check
     module.ipython_check = check
@@ -388,7 +388,7 @@ def replace_report_check(check: Callable[[], bool]) -> Callable[[], None]:
 
 
 def call_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of one dispatch by name, without the controller, which each side has of its own."""
+    """Return the arguments of one dispatch by name, without the controller, as each side has its own one."""
     call = dict(kwargs)
     if args:
         call["task"] = args[0]

@@ -1,4 +1,4 @@
-"""The kernel's side of the seam: a session turns the SDK's local mode into an enforced one, and back."""
+"""The kernel's side of the seam: a session makes the SDK's local mode enforce limits, and undoes this at its end."""
 
 from __future__ import annotations
 
@@ -45,22 +45,21 @@ BEFORE = (
     "flyte_notebook.cells.shell_in_worker:forbid_prompts",
 )
 AFTER = ("flyte_notebook.cells.shell_in_worker:finish_cell",)
-"""What a worker calls around its job, by name: rich output and clear errors for prompts, IPython only when needed."""
+"""Functions that a worker calls around its job, by name: rich output, clear errors for prompts, lazy IPython."""
 
 _call_name: ContextVar[str | None] = ContextVar("_call_name", default=None)
-"""The name of the run that a task's call begins, where no task calls; ``None`` leaves it to the SDK."""
+"""The name of the run that a task's call outside of tasks begins; with ``None`` the SDK chooses it."""
 
 
 class Session:
     """One stretch of enforcement, from `open` to `close`. At most one is open in a process.
 
-    It owns the runs: `begin` and `run` start one, and what becomes of it is written here, or by the engine of each
-    attempt.
+    It owns the runs: `begin` and `run` start one, and the outcome is recorded here, or by the engine for each attempt.
 
-    ``sink`` is called where a run begins, in its context, and returns where the run's output goes. ``watch`` hears of
-    each run that begins and that is over. ``trials`` are the runs of fits, by name, with the limits that hold in them.
-    ``last_passed`` is the job of the run that passed last, so that a fit can call it again, ``None`` before the first;
-    without its payload if that was large. ``semantics`` and ``system_retries`` may be set at any time; they count for
+    ``sink`` is called when a run begins, in its context, and returns the target of the run's output. ``watch`` is
+    called for each run that begins or ends. ``trials`` are the runs of fits, by name, with their limits.
+    ``last_passed`` is the job of the last run that passed, so that a fit can call it again, ``None`` before the first;
+    without its payload if that was large. ``semantics`` and ``system_retries`` may be set at any time; they apply to
     attempts that begin afterwards.
     """
 
@@ -78,7 +77,7 @@ class Session:
         self.repeats = Repeats(lambda: self.engine.directory.path)
         self.trials: dict[str, Trial] = {}
         self.generators: dict[str, Mapping[str, bytes]] = {}
-        """States of random numbers that the first attempt of a run, by name, begins with."""
+        """The initial states of random generators for the first attempt of a run, by name."""
         self.last_passed: Job | None = None
         self.engine = ahead.engine(self.history, max_processes)
         self.engine.on_failure = self._keep
@@ -108,38 +107,38 @@ class Session:
             self._undo.append(seam.replace_submit(ordinary.submitted))
             self._undo.append(ordinary.guard_conversions())
             self._undo.append(give_all_failures())
-            with suppress(RuntimeError):  # another SDK; what is lost is told by the entry of it
+            with suppress(RuntimeError):  # another SDK; its entry reports what is lost
                 background_loop.outlive_exits()
         except BaseException:
             self.close()
             raise
 
     def on_close(self, undo: Callable[[], None]) -> None:
-        """Have something undone when the session closes."""
+        """Register a function to undo a change when the session closes."""
         self._undo.append(undo)
 
     def close(self) -> None:
-        """Put the SDK back as it was, stop everything, and wait until it is gone. Idempotent.
+        """Undo the changes of the SDK, stop everything, and wait until it has ended. Idempotent.
 
-        In a process that was forked from the one with the session only the first, for itself.
+        In a process that was forked from the one with the session it only undoes the changes, for itself.
         """
         while self._undo:
             self._undo.pop()()
         if os.getpid() != self._pid:
-            return  # what is to be ended and removed is that of the process that this one was forked from
+            return  # processes and files belong to the process that this one was forked from
         self.engine.close()
         self.repeats.clear()
         spooled.clear()
 
     def set_apart(self, name: str) -> Callable[[], None]:
-        """Say that no cell waits for a run: `stop_all` leaves it alone. Return what undoes it. Thread-safe."""
+        """Note that no cell waits for a run: `stop_all` skips it. Return a function to undo this. Thread-safe."""
         self._apart.add(name)
         return lambda: self._apart.discard(name)
 
     def stop_all(self, reason: str = "interrupted") -> BaseException | None:
-        """Have everything stopped that a cell waits for; returns at once.
+        """Stop all runs that a cell waits for; returns at once.
 
-        Return the error that says so, ``None`` if nothing ran. Takes no lock: it is called from signal handlers.
+        Return the error for the stopped runs, ``None`` if none ran. Takes no lock: it is called from signal handlers.
         """
         if self._apart:
             names = [name for name in self._watching.names if name not in self._apart]
@@ -154,7 +153,7 @@ class Session:
         return RunAbortedError(f"the run was aborted: {reason}")
 
     def stop_run(self, name: str) -> None:
-        """Have one run stopped; returns at once. It ends with ActionAbortedError. Thread-safe, takes no lock."""
+        """Stop one run; returns at once. It ends with ActionAbortedError. Thread-safe, takes no lock."""
         group = self._groups.get(name)
         if group is not None:
             group.stop()
@@ -163,7 +162,7 @@ class Session:
         self._watching.wake(name)
 
     def begin_group(self, group: Group) -> Callable[[], None]:
-        """Show one line for many runs, which have none of their own; return what ends it. In the cell's own thread."""
+        """Show one line for many runs instead of their own lines; return a function to end it. In the cell's thread."""
         run = Run(name=group.name, task_name=group.name)
         self._groups[group.name] = group
         self._watching.group_began(run, self._sink())
@@ -175,7 +174,7 @@ class Session:
         return end
 
     def progress(self, name: str) -> Progress | None:
-        """Return how a run stands, ``None`` if it has not begun or is over. Thread-safe."""
+        """Return the progress of a run, ``None`` if it has not begun or is over. Thread-safe."""
         group = self._groups.get(name)
         if group is not None:
             return group.progress()
@@ -184,7 +183,7 @@ class Session:
         return progress if progress is None or again_in_s is None else replace(progress, again_in_s=again_in_s)
 
     def wait_until_over(self, name: str, timeout_s: float) -> bool:
-        """Wait until nothing of a run goes on any more; return whether that came true in time."""
+        """Wait until a run has ended completely; return whether this happened in time."""
         until_s = monotonic_s() + timeout_s
         while self._goes_on(name) and monotonic_s() < until_s:
             sleep_s(0.005)
@@ -196,7 +195,7 @@ class Session:
         return begun or self.engine.progress(name) is not None
 
     def begin(self, task_name: str, purpose: Purpose, *, said: str = "") -> Run:
-        """Return a run that begins now, with a name of its own: ``said``, else the task's, and what makes it unique."""
+        """Return a run that begins now, with a unique name: ``said``, else the task's name, with a unique part."""
         short = said or task_name.rpartition(".")[2] or "task"
         return self.history.begin(f"{short}-{unique()[:12]}", task_name, purpose)
 
@@ -209,10 +208,10 @@ class Session:
         *,
         trial: Trial | None = None,
     ) -> Any:
-        """Run a task in a run that was begun, and return its native result; blocks.
+        """Run a task in a begun run, and return its native result; blocks.
 
-        Inputs go by position as far as can be: some named ``task`` or ``self`` would collide with names of the SDK.
-        With a ``trial`` its limits hold instead of those that tasks called inside declare, and no cache is asked.
+        Inputs are passed by position where possible: names such as ``task`` or ``self`` would collide with names of the
+        SDK. With a ``trial`` its limits replace those declared by nested tasks, and the cache is not used.
         """
         with self._trying(run, trial):
             value = seam.run_local(task, args, dict(kwargs or {}), name=run.name, uncached=trial is not None)
@@ -222,7 +221,7 @@ class Session:
     async def run_point(
         self, run: Run, task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, trial: Trial
     ) -> None:
-        """Run a task once as a point of a sweep: as `run` with a ``trial``, awaited; what it returns is not kept."""
+        """Run a task once as a point of a sweep: as `run` with a ``trial``, awaited; its result is not kept."""
         with self._trying(run, trial):
             await seam.run_local_async(task, args, dict(kwargs), name=run.name, uncached=True)
 
@@ -236,14 +235,14 @@ class Session:
             self.trials.pop(run.name, None)
 
     def not_started(self, run: Run, error: BaseException) -> None:
-        """Write what a run failed with that has no attempt: we refused its task, or the SDK its inputs."""
+        """Record the failure of a run without an attempt: this package refused its task, or the SDK its inputs."""
         if run.failure is None:
             failure = failure_in(error) or failure_outside(error, run.task_name, NOT_STARTED)
             attach(error, "failure", failure)
             self.history.end(run, failure)
 
     def stop_and_wait(self, run: Run, timeout_s: float) -> Failure | None:
-        """Stop a run that a cell was interrupted in; return the failure of what was stopped, if anything had begun."""
+        """Stop the run of an interrupted cell; return the failure of the stopped attempt, if one had begun."""
         self.stop_run(run.name)
         self.wait_until_over(run.name, timeout_s)
         stopped = next((action.outcome for action in run.actions if _was_stopped(action.outcome)), None)
@@ -253,15 +252,15 @@ class Session:
         return stopped
 
     def blame(self, error: BaseException | None) -> None:
-        """Take an error as the last failure that is the user's: an experiment ends with it."""
+        """Record an error as the user's last failure: an experiment ended with it."""
         failure = failure_in(error)
         if isinstance(failure, Failure):
             self.history.last_failure = failure
 
     def take_outputs(self, name: str, values: ReturnedValues) -> None:
-        """Give a run what its cell gave back. The value of the last expression is called ``result`` among its outputs.
+        """Add a cell's results to its run. The value of the last expression has the name ``result`` among the outputs.
 
-        Of a point of a sweep nobody asks for them.
+        Results of a sweep's points are not kept.
         """
         run = self.history.find(name)
         wanted = run is None or not isinstance(run.purpose, SweepPoint)
@@ -274,31 +273,31 @@ class Session:
             run.returned = values
         if values.outcome.disposable or not wanted:
             values.outcome.discard()
-        spooled.end(name, failed=False)  # a result from the cache comes without the end of a run
+        spooled.end(name, failed=False)  # for a cached result the run's end is not reported
         last_outputs.take(name)  # the run has them now
 
     @property
     def rich(self) -> bool:
-        """Whether output may be rich: it goes to a notebook."""
+        """Whether output may be rich: it is shown in a notebook."""
         return self._sink is not StandardSink
 
     def show(self, message: Mapping[str, Any]) -> None:
-        """Show something rich where the output of a run would go that began now; see `worker.context.publish`."""
+        """Show rich output at the place of a run that begins now; see `worker.context.publish`."""
         self._sink().display(dict(message))
 
     def _adjusted(self, job: Job) -> Job:
-        """Return a nested job under the limits of its run's trial, if it has one."""
+        """Return a nested job with the limits of its run's trial, if there is one."""
         trial = self.trials.get(job.run)
         return job if trial is None else trial.adjusted(job)
 
     def _keep(self, job: Job) -> None:
-        """Keep a failed attempt for reruns; one that was to find out where it fails is no failure of the user's."""
+        """Keep a failed attempt for reruns; the failure of an experiment does not count as the user's failure."""
         if job.run not in self.trials:
             self.repeats.keep(job)
 
     @contextmanager
     def call_named(self, name: str) -> Iterator[None]:
-        """Give the run that a ``task(...)`` begins here, outside of any run, a name of our choice."""
+        """Name the run that a ``task(...)`` outside of any run begins here."""
         token = _call_name.set(name)
         try:
             yield
@@ -306,14 +305,14 @@ class Session:
             _call_name.reset(token)
 
     def _call_outside(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Give ``task(...)`` outside of any run an enforced run of its own."""
+        """Run ``task(...)`` outside of any run in its own enforced run."""
         name = _call_name.get()
         if seam.is_sync(task):
             return seam.run_local(task, args, kwargs, name=name)
         return seam.run_local_async(task, args, kwargs, name=name)
 
     async def _dispatch(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Stand in for the SDK's direct dispatch in the kernel: run the attempt in a worker."""
+        """Replace the SDK's direct dispatch in the kernel: run the attempt in a worker."""
         call = seam.call_arguments(args, kwargs)
         try:
             states = self.generators.pop(call["action"].run_name, None)
@@ -382,9 +381,9 @@ def _was_stopped(outcome: object) -> bool:
 
 
 def _origin_of(failure: Failure, run: Run) -> Failure:
-    """Return the failure that the user is to see: that of the attempt which the error came from.
+    """Return the failure to show: that of the attempt which raised the error.
 
-    The lines of the callers that let its error through say where it came up, before its own.
+    The lines of callers that did not catch the error are added before its own.
     """
     origin = run.failure_of(failure.worker) if failure.reason == "raised" and failure.worker else None
     if origin is None or origin is failure:

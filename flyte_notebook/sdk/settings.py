@@ -1,4 +1,4 @@
-"""What the options of a cell are in the SDK's own words: resources, timeouts, retries, cache."""
+"""Translates the options of a cell to the SDK's settings: resources, timeouts, retries, cache."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TaskOptions:
 
 
 def task_settings(options: TaskOptions, environment: flyte.TaskEnvironment | None) -> Mapping[str, Any]:
-    """Return the settings of a task; what an option does not say comes from the environment."""
+    """Return the settings of a task; settings without an option come from the environment."""
     return {
         "resources": _resources(options, environment.resources if environment is not None else None),
         "timeout": _timeout(options),
@@ -52,7 +52,7 @@ def is_task(value: object) -> bool:
 
 
 def check_task(task: Any, who: str) -> None:
-    """Raise TypeError for what is no Flyte task."""
+    """Raise TypeError if it is not a Flyte task."""
     if not is_task(task):
         what = "a function: decorate it with @env.task" if callable(task) else f"of type {type(task).__name__}"
         raise TypeError(f"{who} takes a Flyte task, and this is {what}")

@@ -1,7 +1,8 @@
-"""Files that hold inputs too large to travel inside a literal, by the run that they were written for.
+"""Files with inputs that are too large for a literal, by the run that they were written for.
 
-They go when their run has ended well. Those of failed runs are kept for a while, so that the run can be repeated with
-the very same inputs: the last `KEPT_RUNS` runs, and not more than `KEPT_BYTES` unless the last one alone has more.
+They are removed when their run has passed. Those of failed runs are kept for a while, so that the run can be repeated
+with exactly the same inputs: for the last `KEPT_RUNS` runs, and at most `KEPT_BYTES` unless the last one alone has
+more.
 """
 
 from __future__ import annotations

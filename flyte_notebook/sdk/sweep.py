@@ -1,7 +1,7 @@
 """Running a task across memory limits and values of an input: starts what `flyte_notebook.experiments.sweeping` plans.
 
-All runs are given to the SDK's loop, `Sweeping.side_by_side` at a time: as many as have a core each, so that their run
-times can be compared. Admission by memory may hold them back further.
+All runs go to the SDK's loop, `Sweeping.side_by_side` at a time: each has a core, so that their run times can be
+compared. Admission by memory may delay them further.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 MOST_AT_ONCE = 16
 last: Sweep | None = None
-"""What was found last, or known when it was interrupted."""
+"""The last result, or the partial result if the sweep was interrupted."""
 
 
 class Sweeping(Experiment):
@@ -58,7 +58,7 @@ class Sweeping(Experiment):
     error: ClassVar[type[Exception]] = SweepError
 
     def __init__(self, session: Session, task: Any, plan: Plan, call: Call) -> None:
-        """Take what is to be swept; nothing starts. Raises `SweepError`."""
+        """Take the task and the plan; nothing starts yet. Raises `SweepError`."""
         super().__init__(session, task)
         self.name = f"sweep of {short_name(task)}"
         self._plan = plan
@@ -73,9 +73,9 @@ class Sweeping(Experiment):
         self._check_limits()
 
     def ask(self, go_on: str) -> None:
-        """Refuse a sweep of many runs, since nobody can be asked in a headless notebook. Raises `SweepError`.
+        """Refuse a sweep of many runs, since a headless notebook cannot ask the user. Raises `SweepError`.
 
-        ``go_on`` is what to write to have it all the same.
+        ``go_on`` is the option that allows it.
         """
         known_s = _shortest_s(self._session, self._task.name)
         sweeping.check_size(self._plan, side_by_side=self.side_by_side, known_s=known_s, go_on=go_on)
@@ -100,13 +100,13 @@ class Sweeping(Experiment):
             )
 
     def stop(self) -> None:
-        """Have the sweep stopped; returns at once. It ends with ActionAbortedError. Thread-safe."""
+        """Stop the sweep; returns at once. It ends with ActionAbortedError. Thread-safe."""
         self._stopped = True
         for name in tuple(self._running):
             self._session.stop_run(name)
 
     def progress(self) -> Progress | None:
-        """Return how it stands. Thread-safe."""
+        """Return its progress. Thread-safe."""
         ends = Counter(point.outcome for point in tuple(self._points.values()))
         said = [f"{len(self._points):,} of {self._plan.count:,} done"]
         said += [f"{len(self._running)} running"] * bool(self._running)
@@ -115,10 +115,10 @@ class Sweeping(Experiment):
         return Progress(run=self.name, task_name=self.name, elapsed_s=elapsed_s, words=" · ".join(said))
 
     def run(self) -> Sweep:
-        """Run every point and return what was found; blocks.
+        """Run every point and return the result; blocks.
 
-        What a point failed with is in the result. Raises what the SDK refuses its inputs with, and ActionAbortedError
-        when it was stopped; whatever is raised, `known` tells afterwards.
+        The result has the failures of points. Raises the SDK's error for refused inputs, and ActionAbortedError when it
+        was stopped; after any exception, `known` returns the partial results.
         """
         global last  # noqa: PLW0603 - like the last run: one for the process
         self._began_s = monotonic_s()
@@ -139,7 +139,7 @@ class Sweeping(Experiment):
         return self.known()
 
     def known(self) -> Sweep:
-        """Return what is known now."""
+        """Return the current results."""
         return Sweep(
             task_name=self._task.name,
             points=tuple(point for _, point in sorted(self._points.items())),
@@ -167,7 +167,7 @@ class Sweeping(Experiment):
             await self._one(planned)
 
     async def _one(self, planned: Planned) -> None:
-        """Run one point, and take what it showed; out of the history it goes again."""
+        """Run one point, and record its result; its run is removed from the history."""
         limits = {} if planned.limit_bytes is None else {self._task.name: planned.limit_bytes}
         trial = Trial(limits=limits, room_bytes=None, muted=True, reserves=True)
         run = self._session.begin(
@@ -177,7 +177,7 @@ class Sweeping(Experiment):
         error: BaseException | None = None
         try:
             await self._call(run, planned.value, trial)
-        except Exception as raised:  # noqa: BLE001 - what a point fails with is what was asked
+        except Exception as raised:  # noqa: BLE001 - the failure of a point is part of the result
             error = raised
         finally:
             self._running.discard(run.name)
@@ -209,7 +209,7 @@ def _point(run: Run, planned: Planned, error: BaseException | None) -> Point:
 
 
 def _ended(error: BaseException | None, task_name: str) -> PointEnd:
-    """Return how a point ended; what another task was refused that it called is an error of its own."""
+    """Return how a point ended; the failure of a nested task counts as the point's own error."""
     failure = failure_in(error)
     if error is None:
         return "passed"
@@ -236,7 +236,7 @@ def _words(error: BaseException | None, task_name: str) -> str:
 
 
 def _shortest_s(session: Session, task_name: str) -> float | None:
-    """Return the shortest run of a task that passed and is remembered, ``None`` without one; cells share one name."""
+    """Return the shortest passed run of a task in the history, ``None`` without one; cells share one name."""
     ran = [
         attempt.duration_s
         for run in session.history
@@ -249,7 +249,7 @@ def _shortest_s(session: Session, task_name: str) -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepRequest:
-    """What a call in Python asks for: a task with its inputs, and the plan."""
+    """The request of a call in Python: a task with its inputs, and the plan."""
 
     task: Any
     plan: Plan
@@ -266,7 +266,7 @@ class SweepRequest:
         memory: str | None,
         over: str | Mapping[str, Sequence[Any]] | None,
     ) -> SweepRequest:
-        """Read a call. Raises `SweepError`, which names the argument, and TypeError for what is no task."""
+        """Read a call. Raises `SweepError`, which names the argument, and TypeError if it is no task."""
         check_task(task, "sweep")
         if memory is None and over is None:
             right = f'memory="{sweeping.RANGE}", or values of an input, over="{sweeping.VALUES}"'

@@ -1,4 +1,4 @@
-"""What a Flyte task declares, as a `Job`: limits, attempts, environment, inputs, and the payload for a worker."""
+"""Makes a `Job` from a Flyte task: limits, attempts, environment, inputs, and the payload for a worker."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 TYPE_KEY = "python_type"
 SIZE_KEY = "size_bytes"
-"""Keys of a literal's metadata: the Python type and the pickled size of an input that travels as a pickle."""
+"""Keys of a literal's metadata: the Python type and the pickled size of an input that is sent as a pickle."""
 
 RESOURCES = ("cpu", "memory", "gpu", "disk", "shm")
 PLAIN = frozenset({"integer", "float_value", "string_value", "boolean"})
-"""The kinds of a literal whose value can be written down."""
+"""The kinds of literals whose value can be written as code."""
 
 SHORT_TEXT = 60
 
@@ -41,8 +41,8 @@ ROOT_ACTION = "a0"
 def probe_task(function: Callable[..., Any], **settings: Any) -> Any:
     """Return a task for a probe, as `flyte.TaskEnvironment.task` makes it, without an environment.
 
-    A new environment asks the interpreter for its caller's source file. That looks at each loaded module, and so loads
-    pandas, which the SDK imports only when it is needed: 0.4 s.
+    A new environment searches for its caller's source file. This accesses each loaded module, and so loads pandas,
+    which the SDK imports only when it is needed: 0.4 s.
     """
     return AsyncFunctionTaskTemplate(
         func=function,
@@ -56,7 +56,7 @@ def probe_task(function: Callable[..., Any], **settings: Any) -> Any:
 def job_for(call: dict[str, Any], directory: str, *, root: bool, generators: Mapping[str, bytes] | None = None) -> Job:
     """Return the job of one dispatch. Raises `UnitError` or `PicklingProblem`; run and parent may be set later.
 
-    A large payload is a file in ``directory``. ``generators`` are states of random numbers that it is to begin with.
+    A large payload is a file in ``directory``. ``generators`` are the initial states of its random generators.
     """
     task, action = call["task"], call["action"]
     payload, path, unsent = b"", None, ""
@@ -74,7 +74,7 @@ def job_for(call: dict[str, Any], directory: str, *, root: bool, generators: Map
         unsent=unsent,
         max_attempts=attempts_of(task),
         limits=limits_of(task),
-        env_vars={**(task.env_vars or {}), **seam.run_variables.get()},  # as a pod, where the last one stands
+        env_vars={**(task.env_vars or {}), **seam.run_variables.get()},  # as in a pod: the last one is used
         inputs=input_facts(task, call.get("inputs")),
         call=call_facts(task, call.get("inputs")),
     )
@@ -126,14 +126,14 @@ def limits_of(task: Any) -> Limits:
 
 
 def not_enforced(task: Any) -> tuple[str, ...]:
-    """Return the names of resources that the task declares and no local machine enforces."""
+    """Return the declared resources that are not enforced on a local machine, by name."""
     resources = task.resources
     names = ("gpu", "disk", "shm")
     return tuple(name for name in names if resources is not None and getattr(resources, name, None) is not None)
 
 
 def attempts_of(task: Any) -> int:
-    """Return how often the SDK will try: retries + 1."""
+    """Return the SDK's number of attempts: retries + 1."""
     retries = task.retries
     return int(getattr(retries, "count", retries) or 0) + 1
 
@@ -156,12 +156,12 @@ def input_facts(task: Any, inputs: Any) -> tuple[InputFact, ...]:
 def pack(
     call: dict[str, Any], directory: str, generators: Mapping[str, bytes] | None = None
 ) -> tuple[bytes, str | None]:
-    """Write what a worker needs for one dispatch; return it as bytes, or as a file in ``directory`` if it is large.
+    """Write a worker's data for one dispatch; return it as bytes, or as a file in ``directory`` if it is large.
 
-    Raises `PicklingProblem`, which names the culprit, and `UnwritableError`.
+    Raises `PicklingProblem`, which names the failing part, and `UnwritableError`.
     """
     body = {
-        "modules": elsewhere.Files(elsewhere.files()),  # read first: what follows may need them
+        "modules": elsewhere.Files(elsewhere.files()),  # read first: the following values may need them
         "call": call,
         "settings": seam.context_settings(),
         "init": seam.init_settings(),
@@ -180,9 +180,9 @@ def pack(
 
 
 def unpack(file: BinaryIO) -> dict[str, Any]:
-    """Read what `pack` wrote, and make the notebook's sources known to tracebacks.
+    """Read the output of `pack`, and make the notebook's sources known to tracebacks.
 
-    ``names`` in it are what a worker's ``__main__`` has to know.
+    ``names`` in it are the names that a worker's ``__main__`` needs.
     """
     reader = SpoolReader(file)
     body: dict[str, Any]
@@ -193,7 +193,7 @@ def unpack(file: BinaryIO) -> dict[str, Any]:
 
 
 def refusal(error: Exception, task_name: str) -> Exception:
-    """Return the error of an attempt that cannot start: a bad quantity, code that cannot travel, inputs too large."""
+    """Return the error of an attempt that cannot start: a bad quantity, unpicklable code, inputs too large."""
     refused = error
     if not isinstance(error, RuntimeUserError):
         refused = RuntimeUserError(type(error).__name__, str(error))
@@ -228,7 +228,7 @@ def _request_and_limit(value: Any, parse: Any) -> tuple[Any, Any]:
 
 
 def _seconds(value: int | timedelta | None) -> float | None:
-    """Return seconds; zero means unlimited to the SDK."""
+    """Return seconds; for the SDK zero means unlimited."""
     if not value:
         return None
     return value.total_seconds() if isinstance(value, timedelta) else float(value)

@@ -1,7 +1,7 @@
-"""One run of a fit: which limits hold in it instead of the declared ones.
+"""One run of a fit: the limits that replace the declared ones.
 
-The task that is fitted is overridden, as a program would do it. A task that it calls is called by code of the user's,
-which knows nothing of a fit: so the limit is looked up by the task's name where its job arrives in the kernel.
+The fitted task is overridden, as a program would do it. Nested tasks are called by user code, which cannot set the
+limit: so their limit is looked up by the task's name when the job arrives in the kernel.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Declared:
 
     @classmethod
     def by(cls, task: Any) -> Declared:
-        """Return what a task declares. Raises `UnitError` for a quantity that is none."""
+        """Return the declaration of a task. Raises `UnitError` for an invalid quantity."""
         return cls(memory_bytes=tasks.limits_of(task).memory_bytes, resources=tasks.declared_resources(task))
 
     def with_memory(self, memory_bytes: int) -> dict[str, object]:
@@ -49,9 +49,9 @@ class Declared:
 class Trial:
     """Limits by task name for one run; any other task gets ``room_bytes``, its own limit where that is ``None``.
 
-    ``muted``: nothing of its output is shown. A task reserves no more than it declares, so that those which run side by
-    side still do; with ``reserves`` it reserves its whole limit. ``declared`` is filled with what the tasks that were
-    called declare. Changed on the engine's thread only.
+    ``muted``: its output is not shown. A task reserves only its declared memory, so that parallel tasks still run in
+    parallel; with ``reserves`` it reserves its whole limit. ``declared`` collects the declarations of the called tasks.
+    Changed on the engine's thread only.
     """
 
     limits: Mapping[str, int]
@@ -80,7 +80,7 @@ class Trial:
             resources: dict[str, Any] = tasks.declared_resources(task)
             resources["memory"] = (quantity_memory(request_bytes), quantity_memory(memory_bytes))
             changes["resources"] = flyte.Resources(**resources)
-        if task.reusable is not None:  # the SDK overrides no resources of a container that is reused
+        if task.reusable is not None:  # the SDK cannot override resources of a reused container
             changes["reusable"] = "off"
         return task.override(**changes)
 

@@ -1,13 +1,13 @@
 """The Flyte types of a cell's inputs and outputs.
 
-The SDK's own types are used only where a value comes back exactly as it went: ``bool``, ``int`` of 64 bits, ``float``,
+The SDK's own types are used only if a round trip does not change the value: ``bool``, ``int`` of 64 bits, ``float``,
 and ``str`` that is valid Unicode. (The SDK turns tuples into lists and naive datetimes into UTC, and refuses ``None``,
 ``2**70``, ``OrderedDict`` and ``np.float64``.) Everything else is pickled: up to 1 MiB inside the literal, more in a
 file at the run's raw data path. For a task that is cached the literal carries a hash of the content, so that equal
-inputs hit the cache however their pickles differ; for others that would only take time, 0.6 s a GiB.
+inputs hit the cache even if their pickles differ; for other tasks a hash would only take time, 0.6 s per GiB.
 
-Literals are messages of ``flyteidl2``, which the SDK brings in the one version that it speaks. It is imported where one
-is made: with an SDK that speaks another language `lost` says what does not work, and all else does.
+Literals are messages of ``flyteidl2``, which the SDK installs in the version that it uses. It is imported only where a
+literal is made: with an SDK that uses another library, only the features in `lost` do not work.
 """
 
 from __future__ import annotations
@@ -49,22 +49,22 @@ KEPT_RUNS = 20
 
 
 class CellInput:
-    """The Python type of an input that is pickled; ``Annotated[CellInput, name]`` knows the variable's name."""
+    """The Python type of an input that is pickled; ``Annotated[CellInput, name]`` has the variable's name."""
 
 
 class CellOutputs:
-    """The Python type of what a cell gives back: a `CellOutcome` in the task, the last value for its caller."""
+    """The Python type of a cell's results: a `CellOutcome` in the task, the last value for its caller."""
 
 
 class Held:
-    """Holds a value that is an exception, which the SDK would take for a failure of the conversion."""
+    """Holds a value that is an exception, which the SDK would treat as a failure of the conversion."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
 def released(value: Any) -> Any:
-    """Return a value that may be held."""
+    """Return the value of a possible `Held`."""
     return value.value if isinstance(value, Held) else value
 
 
@@ -86,9 +86,9 @@ def _is_unicode(text: str) -> bool:
 
 
 class LastOutputs:
-    """What cells gave back, by run name: the last `KEPT_RUNS` runs of this process; cached results too.
+    """The results of cells, by run name: for the last `KEPT_RUNS` runs of this process; cached results too.
 
-    In the notebook's kernel the values are loaded when they are asked for, into the notebook's namespace.
+    In the notebook's kernel the values are loaded when they are needed, into the notebook's namespace.
     """
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class LastOutputs:
             listener(run_name, values)
 
     def of(self, run_name: str) -> ReturnedValues | None:
-        """Return what the cell of that run gave back, ``None`` if it gave nothing or is too long ago."""
+        """Return the results of that run's cell, ``None`` if it has none or is too long ago."""
         return self._runs.get(run_name)
 
     def take(self, run_name: str) -> ReturnedValues | None:
@@ -113,7 +113,7 @@ class LastOutputs:
         return self._runs.pop(run_name, None)
 
     def listen(self, listener: Callable[[str, ReturnedValues], None]) -> Callable[[], None]:
-        """Have a function called with run name and values of each cell that ends well; return what undoes it."""
+        """Call a function with run name and values of each cell that passes; return a function to undo this."""
         self._listeners.append(listener)
 
         def undo() -> None:
@@ -124,11 +124,11 @@ class LastOutputs:
 
 
 last_outputs = LastOutputs()
-"""Where the cell magic finds what a run gave back."""
+"""The results of runs, for the cell magic."""
 
 
 async def published(path: str | None) -> str | None:
-    """Return where others find a file that was written at `new_value`: it is uploaded where the raw data are remote."""
+    """Return the public path of a file written at `new_value`: it is uploaded if the raw data are remote."""
     raw_data_path: Any = flyte.ctx().raw_data_path  # None outside of a run, whatever its annotation says
     if path is None or raw_data_path is None or not flyte.storage.is_remote(raw_data_path.path):
         return path
@@ -146,7 +146,7 @@ async def fetched(path: str) -> str:
 
 
 class CellInputTransformer(TypeTransformer[CellInput]):
-    """Any Python value to a literal and back, exactly."""
+    """Converts any Python value to a literal and back without changes."""
 
     def __init__(self) -> None:
         super().__init__(PICKLE_TAG, CellInput, enable_type_assertions=False)
@@ -156,7 +156,7 @@ class CellInputTransformer(TypeTransformer[CellInput]):
         return _binary_type(self.name)
 
     def guess_python_type(self, literal_type: types_pb2.LiteralType) -> Any:
-        """Return `CellInput` for the type that `get_literal_type` gives. Raises ValueError for any other."""
+        """Return `CellInput` for the type from `get_literal_type`. Raises ValueError for any other."""
         return _guessed(literal_type, self.name, CellInput)
 
     async def to_literal(self, python_val: Any, python_type: Any, expected: Any) -> literals_pb2.Literal:
@@ -171,7 +171,7 @@ class CellInputTransformer(TypeTransformer[CellInput]):
             spool.discard()
             raise
         literal = _new_literal()
-        if hashed and written.reaches_outside:  # what is there is in no spool
+        if hashed and written.reaches_outside:  # outside data is not in the spool
             literal.hash = digest(python_val, limit_bytes=None) or spool.hexdigest()
         elif hashed:
             literal.hash = digest(python_val) or spool.hexdigest()
@@ -189,7 +189,7 @@ class CellInputTransformer(TypeTransformer[CellInput]):
         return literal
 
     async def to_python_value(self, lv: literals_pb2.Literal, expected_python_type: Any) -> Any:
-        """Load a value; functions in it are bound to this process's ``__main__``. An exception comes `Held`."""
+        """Load a value; functions in it are bound to this process's ``__main__``. Exceptions come as `Held`."""
         value = await self._loaded(lv)
         return Held(value) if isinstance(value, Exception) else value
 
@@ -205,7 +205,7 @@ class CellInputTransformer(TypeTransformer[CellInput]):
 
 
 class CellOutputsTransformer(TypeTransformer[CellOutputs]):
-    """A `CellOutcome` to a literal; back, the value of the last expression, and all else to `last_outputs`."""
+    """Converts a `CellOutcome` to a literal; back to the value of the last expression, the rest to `last_outputs`."""
 
     def __init__(self) -> None:
         super().__init__(OUTCOME_TAG, CellOutputs, enable_type_assertions=False)
@@ -215,11 +215,11 @@ class CellOutputsTransformer(TypeTransformer[CellOutputs]):
         return _binary_type(self.name)
 
     def guess_python_type(self, literal_type: types_pb2.LiteralType) -> Any:
-        """Return `CellOutputs` for the type that `get_literal_type` gives. Raises ValueError for any other."""
+        """Return `CellOutputs` for the type from `get_literal_type`. Raises ValueError for any other."""
         return _guessed(literal_type, self.name, CellOutputs)
 
     async def to_literal(self, python_val: Any, python_type: Any, expected: Any) -> literals_pb2.Literal:
-        """Pack what a cell gave back; large values are in a file already."""
+        """Pack the results of a cell; large values are in a file already."""
         outcome: CellOutcome = python_val
         outcome = outcome.moved(await published(outcome.path))
         literal = _new_literal()
@@ -240,25 +240,25 @@ class CellOutputsTransformer(TypeTransformer[CellOutputs]):
         action: Any = flyte.ctx().action  # as in place()
         result = values.result
         if context.in_worker() and outcome.disposable:
-            outcome.discard()  # nobody can ask a worker for the other outputs
+            outcome.discard()  # the other outputs cannot be requested from a worker
         if action is not None:
             if not context.in_worker():
                 last_outputs.record(action.run_name or action.name, values)
-            # To flyte.run a tuple means several outputs; the context of a run itself has the run's name.
+            # For flyte.run a tuple means several outputs; the context of a run itself has the run's name.
             if action.name == action.run_name and isinstance(result, (tuple, Exception)):
                 return (result,)
         return Held(result) if isinstance(result, Exception) else result
 
 
 def lost() -> str:
-    """Return what does not work because the SDK's literals are not the known ones, and why; empty when all does."""
+    """Return the features that do not work because the SDK's literals are different, and why; empty when all work."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the SDK's transformers, which this loads
             _new_literal()
             ours, theirs = type(_binary_type(PICKLE_TAG)), type(TypeEngine.to_literal_type(int))
         why = "" if ours is theirs else f"it uses {theirs.__module__}.{theirs.__name__}"
-    except Exception as error:  # noqa: BLE001 - whatever the import of another version, or a message of it, may raise
+    except Exception as error:  # noqa: BLE001 - another version may raise any error, at its import or for a message
         why = f"{type(error).__name__}: {error}"
     return (
         f"no cell can be made a task, as the literals of flyte {flyte.__version__} are not known: {why}" if why else ""

@@ -1,4 +1,4 @@
-"""The user's code of a task, run by the SDK: where it stands, and what it raised."""
+"""The user's code of a task, run by the SDK: its current line, and its exception."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from flyte_notebook.worker.stacks import layout
 
 
 def watched(task: Any) -> tuple[Any, list[BaseException]]:
-    """Return the task to run, and a list whose first item will be what the user's code raised.
+    """Return the task to run, and a list whose first item will be the exception of user code.
 
-    The SDK keeps only code and message of that. A copy: the user's code may call the task, which sends it on.
+    The SDK keeps only code and message of it. The task is a copy: user code may call the task, which pickles it.
     """
     raised: list[BaseException] = []
     task = copy.copy(task)
@@ -47,7 +47,7 @@ def watched(task: Any) -> tuple[Any, list[BaseException]]:
         except (StopIteration, GeneratorExit) as error:
             child.end_if_forked(error)
             context.body_raised()
-            # From the SDK's thread: a future waits for ever for the one, and makes a bare one of the other.
+            # Raised in the SDK's thread, one would let a future wait for ever, and the other would lose its details.
             raised.append(error)
             raise RuntimeError(type(error).__name__) from error
         except BaseException as error:
@@ -63,6 +63,6 @@ def watched(task: Any) -> tuple[Any, list[BaseException]]:
 
 
 def _as_raised(error: BaseException) -> BaseException:
-    """Return what the user's code raised: a StopIteration cannot leave a coroutine and comes as a cause."""
+    """Return the exception of user code: a StopIteration cannot leave a coroutine and arrives as a cause."""
     cause = error.__cause__
     return cause if isinstance(cause, StopIteration) and getattr(error, "code", None) == "StopIteration" else error

@@ -1,7 +1,7 @@
-"""Tells who watches when a run begins, and once when it is over: returned, raised, stopped or cancelled.
+"""Notifies the watcher when a run begins, and once when it is over: returned, raised, stopped or cancelled.
 
-The session only meets attempts. That another one comes after a failure is known, but a run that is cancelled while the
-SDK sleeps in between says nothing to us: then it is the end of the SDK's own task, one for each run, that tells.
+The session only handles attempts. It knows that another one follows a failure, but gets no event for a run that is
+cancelled while the SDK sleeps in between: this is noticed by the end of the SDK's own asyncio task, one for each run.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ logger = logging.getLogger("flyte_notebook.sdk")
 
 
 class Watch(Protocol):
-    """Hears of runs, on threads of the SDK and in the context of what began the run; must return soon."""
+    """Is called for runs, on threads of the SDK and in the context of the run's caller; must return soon."""
 
     def began(self, run: Run, sink: Sink) -> None:
-        """Say that a run began, whose output goes to ``sink``."""
+        """Note that a run began, whose output goes to ``sink``."""
 
     def ended(self, run: Run) -> None:
-        """Say that it is over, before whoever began it has its result."""
+        """Note that it is over, before its caller has the result."""
 
 
 class Group(Protocol):
@@ -41,10 +41,10 @@ class Group(Protocol):
     name: str
 
     def progress(self) -> Progress | None:
-        """Return how they stand together, ``None`` when they are over."""
+        """Return their progress together, ``None`` when they are over."""
 
     def stop(self) -> None:
-        """Have all of them stopped; returns at once."""
+        """Stop all of them; returns at once."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +53,7 @@ class _Watched:
     task: asyncio.Task[Any]
     attempts: int = 0
     wakes_s: float | None = None
-    """The monotonic time at which the SDK tries again, ``None`` while an attempt lives."""
+    """The monotonic time at which the SDK tries again, ``None`` during an attempt."""
 
 
 class Watching:
@@ -65,7 +65,7 @@ class Watching:
         self._runs: dict[str, _Watched] = {}
 
     def attempt(self, run: Run, sink: Sink) -> None:
-        """Say that an attempt of a run's first action begins; in the task that the SDK has for the run."""
+        """Note that an attempt of a run's first action begins; called in the SDK's asyncio task for the run."""
         watched = self._runs.get(run.name)
         if watched is None:
             task = asyncio.current_task()
@@ -77,24 +77,24 @@ class Watching:
         watched.wakes_s = None
 
     def failed(self, name: str, task: Any) -> None:
-        """Say that an attempt failed and that the SDK sleeps before the next one."""
+        """Note that an attempt failed and that the SDK sleeps before the next one."""
         watched = self._runs.get(name)
         if watched is not None:
             sleep_s = seam.backoff_s(task, watched.attempts)
             watched.wakes_s = None if sleep_s is None else monotonic_s() + sleep_s
 
     def over(self, name: str) -> None:
-        """Say that a run is over. Idempotent."""
+        """Note that a run is over. Idempotent."""
         watched = self._runs.pop(name, None)
         if watched is not None:
             self._tell(lambda watch: watch.ended(watched.run))
 
     def group_began(self, run: Run, sink: Sink) -> None:
-        """Say that a group began; ``run`` stands for it, and has no actions."""
+        """Note that a group began; ``run`` represents it, and has no actions."""
         self._tell(lambda watch: watch.began(run, sink))
 
     def group_ended(self, run: Run) -> None:
-        """Say that a group is over."""
+        """Note that a group is over."""
         self._tell(lambda watch: watch.ended(run))
 
     @property
@@ -103,13 +103,13 @@ class Watching:
         return tuple(self._runs)
 
     def again_in_s(self, name: str) -> float | None:
-        """Return for how long the SDK still sleeps before the next attempt, ``None`` where it does not. Thread-safe."""
+        """Return how long the SDK still sleeps before the next attempt, ``None`` if it does not sleep. Thread-safe."""
         watched = self._runs.get(name)
         wakes_s = None if watched is None else watched.wakes_s
         return None if wakes_s is None else max(0.0, wakes_s - monotonic_s())
 
     def wake(self, name: str | None = None) -> None:
-        """Have the SDK sleep no longer before the next attempt of a run, or of all. Thread-safe, takes no lock."""
+        """End the SDK's sleep before the next attempt of a run, or of all runs. Thread-safe, takes no lock."""
         for watched in tuple(self._runs.values()):
             if watched.wakes_s is not None and name in {None, watched.run.name}:
                 with contextlib.suppress(RuntimeError):  # its loop is closed
@@ -125,7 +125,7 @@ class Watching:
             return
         try:
             say(self._watch)
-        except Exception:  # who watches must not change what happens to the run
+        except Exception:  # an error of the watcher must not change the run
             logger.exception("could not show how a run stands")
 
 
