@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from flyte_notebook.worker.stacks.stack_sample import StackSample, sampler
+from flyte_notebook.worker.stacks.stack_sample import StackSample, activity, sampler
 
 if TYPE_CHECKING:
     from flyte_notebook.worker.stacks.pystack import Place, StackReader
@@ -72,7 +72,9 @@ class LineAttribution:
         self._ended_s: float | None = None
         self._stopped = False
         self._pending: StackSample | None = None
-        self._faults: dict[int, int] = {}
+        before = 0 if self._pid is None else activity(self._pid, self._pid)[0]
+        self._faults: dict[int, int] = {self._pid: before} if self._pid is not None and before else {}
+        """By thread; all that the main thread had before are not the attempt's."""
         self._blamed_id: int | None = None
         self._grew: dict[Place, int] = {}
         self.cost_s = 0.0

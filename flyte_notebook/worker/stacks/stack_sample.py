@@ -92,16 +92,16 @@ class StackSample:
 
     def _see(self, thread: Thread) -> Seen | None:
         """Look at one thread; ``None`` when its stack could not be read."""
-        before, waited = _activity(self._pid, thread.native_id)
+        before, waited = activity(self._pid, thread.native_id)
         stack = self._reader.stack(thread)
         if not stack:
             return None if stack is None else Seen(thread.native_id, (), 0)
-        faults, waits = _activity(self._pid, thread.native_id)
+        faults, waits = activity(self._pid, thread.native_id)
         # A thread that begins or ends its wait just then is on a line that waits as well.
         return Seen(thread.native_id, stack, faults, waits=waited or waits, writes=faults > before)
 
 
-def _activity(pid: int | None, native_id: int) -> tuple[int, bool]:
+def activity(pid: int | None, native_id: int) -> tuple[int, bool]:
     """Return how many page faults of a thread took memory, and whether it waits; 0 and no when it has ended."""
     text = read(f"/proc/{pid}/task/{native_id}/stat")
     try:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flyte_notebook.worker.stacks import line_attribution as witness_module
-from flyte_notebook.worker.stacks import stack_sample
+from flyte_notebook.worker.stacks import line_attribution, stack_sample
 from flyte_notebook.worker.stacks.line_attribution import LineAttribution
 from flyte_notebook.worker.stacks.pystack import Place, Thread
 from flyte_notebook.worker.stacks.stack_sample import STUCK_S, SamplerThread
@@ -60,13 +59,13 @@ class Reader:
 def lookout(monkeypatch: pytest.MonkeyPatch) -> Iterator[SamplerThread]:
     """Give the test a thread of its own that looks."""
     own = SamplerThread()
-    monkeypatch.setattr(witness_module, "sampler", own)
+    monkeypatch.setattr(line_attribution, "sampler", own)
     yield own
     own.close()
 
 
 def begun(reader: Reader) -> Any:
-    witness: Any = LineAttribution(1)
+    witness: Any = LineAttribution(-1)  # nothing is known of its threads
     witness.give(reader, "")
     return witness
 
@@ -120,7 +119,7 @@ def test_with_several_threads_the_one_is_blamed_whose_page_faults_grew(monkeypat
     """The thread that writes to fresh memory is meant; when a task is stopped for its time, the oldest is."""
     witness = begun(Reader((HERE,), (THERE,)))
     faults = {0: 1_000, 1: 10}
-    monkeypatch.setattr(stack_sample, "_activity", lambda _, native_id: (faults[native_id], False))
+    monkeypatch.setattr(stack_sample, "activity", lambda _, native_id: (faults[native_id], False))
     looked(witness, 0.0, 1 * MIB)
     faults[1] += 500
     looked(witness, 0.1, 9 * MIB)
@@ -128,6 +127,18 @@ def test_with_several_threads_the_one_is_blamed_whose_page_faults_grew(monkeypat
     assert [list(THERE)] == witness.facts(0.2)["last_line"]["stack"]
     witness.stand(0.3, memory=False)
     assert {"stack": [list(HERE)], "age_s": 0.0, "how": "stopped"} == witness.facts(0.4)["last_line"]
+
+
+def test_at_the_first_look_all_that_a_new_thread_faulted_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the main thread faulted before the attempt does not: a pool that fills memory at once is blamed."""
+    faults = {0: 9_000, 1: 0}
+    for module in (stack_sample, line_attribution):
+        monkeypatch.setattr(module, "activity", lambda _, native_id: (faults[native_id], False))
+    attribution: Any = LineAttribution(0)
+    attribution.give(Reader((HERE,), (THERE,)), "")
+    faults.update({0: 9_200, 1: 5_000})
+    looked(attribution, 0.1, 600 * MIB)
+    assert [list(THERE)] == attribution.facts(0.2)["last_line"]["stack"]
 
 
 WAITS = Place("cell", 5, "f")
@@ -142,7 +153,7 @@ def thread(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         said["faults"] += said["writes"]
         return said["faults"], said["waits"]
 
-    monkeypatch.setattr(stack_sample, "_activity", activity)
+    monkeypatch.setattr(stack_sample, "activity", activity)
     return said
 
 
@@ -231,7 +242,7 @@ def test_nobody_waits_for_a_process_whose_memory_is_held(lookout: SamplerThread)
 def test_a_worker_without_an_attempt_is_not_looked_at() -> None:
     """A spare is looked at from the moment it is given an attempt."""
     reader: Any = Reader((HERE,))
-    witness = LineAttribution(1, reader)
+    witness = LineAttribution(-1, reader)
     assert not witness.sees
     witness.begin(10 * MIB)
     assert witness.sees
