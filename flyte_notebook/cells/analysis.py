@@ -1,9 +1,9 @@
-"""What a cell does with the notebook's names, read from its text before anything runs.
+"""Finds out from the text of a cell how it uses the notebook's names, before it runs.
 
-The reading is cautious in one direction: a name that *may* be read from the notebook counts as read. Statements are
-followed in order, and branches, loops and ``try`` are followed as things that may or may not happen. The body of a
-function counts from where the function is first used, so that a cell that only defines one takes nothing along.
-What only shows at run time (``import *``, ``exec``, magics that assign) is found at run time.
+The analysis is cautious in one direction: a name that *may* be read from the notebook counts as read. Statements are
+followed in order; branches, loops and ``try`` are treated as code that may or may not run. The body of a function
+counts from the first use of the function, so that a cell that only defines one needs no variables. Names that are only
+known at run time (``import *``, ``exec``, magics that assign) are found at run time.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ FUTURES = functools.reduce(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellNames:
-    """What a cell does with names at top level; each tuple is in the order of the text.
+    """A cell's use of names at top level; each tuple is in the order of the text.
 
-    ``reads`` may come from the notebook. ``certain`` is the part of it that is surely read, before anything in the cell
-    could have set it. ``hints`` stand in texts that are evaluated (magics, shell commands, queries); they count only
-    if the notebook has them. ``assigned`` may be bound when the cell ends, by statements or by functions with
-    ``global``. ``deleted`` are gone at the end, if the ``del`` is reached. ``mutated`` are changed in place. Those that
-    are ``called_on`` have methods called on them. ``imports`` are the full names of modules imported. A cell that
-    ``looks_up`` names finds some while it runs; ``hints`` has those that stand in its texts. ``futures`` are the
-    compiler flags of the features that it has from ``__future__``, earlier cells included.
+    ``reads`` may come from the notebook. ``certain`` is the part of it that is certainly read, before the cell can set
+    it. ``hints`` are names in texts that are evaluated (magics, shell commands, queries); they count only if the
+    notebook has them. ``assigned`` may be bound when the cell ends, by statements or by functions with ``global``.
+    ``deleted`` do not exist at the end, if the ``del`` is reached. ``mutated`` are changed in place. ``called_on`` have
+    methods called on them. ``imports`` are the full names of imported modules. A cell with ``looks_up`` finds some
+    names at run time; ``hints`` has those in its texts. ``futures`` are the compiler flags of its ``__future__``
+    features, including those of earlier cells.
     """
 
     reads: tuple[str, ...] = ()
@@ -56,16 +56,16 @@ class CellNames:
 
 
 def analyse(source: str, filename: str = "<cell>", *, futures: int = 0) -> CellNames:
-    """Return what a cell does with names. ``source`` is plain Python: magics are already translated.
+    """Return a cell's use of names. ``source`` is plain Python: magics are already translated.
 
     ``futures`` are the compiler flags that earlier cells set. Raises SyntaxError as running the cell would, with file,
     line, text and caret.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they come again, once, where the cell runs
+        warnings.simplefilter("ignore")  # they are shown once, when the cell runs
         try:
             tree = ast.parse(source, filename)
-            # Some errors are found by the compiler only: "return" or "break" where there is nothing to leave.
+            # Some errors are found by the compiler only: "return" outside of a function, "break" outside of a loop.
             flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | futures
             code = compile(source, filename, "exec", flags=flags, dont_inherit=True)
         except SyntaxError as error:
@@ -101,7 +101,7 @@ class _Reader(NameFlow, ast.NodeVisitor):
         self.join([(block, self.branch(block)) for block in (node.body, node.orelse)])
 
     def visit_For(self, node: ast.For | ast.AsyncFor) -> None:
-        """Follow the body once, as something that may not run."""
+        """Follow the body once, as code that may not run."""
         self.visit(node.iter)
         before = set(self.definite)
         with self.maybe():
@@ -113,13 +113,13 @@ class _Reader(NameFlow, ast.NodeVisitor):
     visit_AsyncFor = visit_For  # noqa: N815 - named by ast
 
     def visit_While(self, node: ast.While) -> None:
-        """Follow the body once, as something that may not run."""
+        """Follow the body once, as code that may not run."""
         self.visit(node.test)
         self.branch(node.body)
         self.branch(node.orelse)
 
     def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
-        """Follow the body as something that runs, unless the context may swallow a NameError."""
+        """Follow the body as code that runs, unless the context may suppress a NameError."""
         for item in node.items:
             self.visit(item.context_expr)
             if item.optional_vars is not None:
@@ -166,7 +166,7 @@ class _Reader(NameFlow, ast.NodeVisitor):
                 self.bound.pop(handler.name, None)
 
     def visit_Match(self, node: ast.Match) -> None:
-        """Follow each case as something that may not run."""
+        """Follow each case as code that may not run."""
         self.visit(node.subject)
         ways: list[tuple[Sequence[ast.stmt], set[str]]] = [((), set(self.definite))]
         for case in node.cases:
@@ -185,14 +185,14 @@ class _Reader(NameFlow, ast.NodeVisitor):
         self.join(ways)
 
     def visit_BoolOp(self, node: ast.BoolOp) -> None:
-        """Follow the first operand as the only one that is surely evaluated."""
+        """Follow the operands; only the first one is certainly evaluated."""
         self.visit(node.values[0])
         with self.maybe():
             for value in node.values[1:]:
                 self.visit(value)
 
     def visit_IfExp(self, node: ast.IfExp) -> None:
-        """Follow the condition as the only part that is surely evaluated."""
+        """Follow the parts; only the condition is certainly evaluated."""
         self.visit(node.test)
         with self.maybe():
             self.visit(node.body)
@@ -295,7 +295,7 @@ class _Reader(NameFlow, ast.NodeVisitor):
             self.visit(node.target)
 
     def visit_NamedExpr(self, node: ast.NamedExpr) -> None:
-        """Bind outside of comprehensions, where the rest of the cell sees it."""
+        """Bind outside of comprehensions, so that it is visible in the rest of the cell."""
         self.visit(node.value)
         self.store(node.target.id)
 
@@ -322,7 +322,7 @@ class _Reader(NameFlow, ast.NodeVisitor):
             self.store(alias.asname or alias.name.partition(".")[0])
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        """Bind what is imported."""
+        """Bind the imported names."""
         for alias in node.names:
             if alias.name == "*":
                 self.anything = True
@@ -330,9 +330,9 @@ class _Reader(NameFlow, ast.NodeVisitor):
                 self.store(alias.asname or alias.name)
 
     def visit_TypeAlias(self, node: ast.AST) -> None:
-        """``type X = ...`` binds X; its value is evaluated when it is asked for."""
+        """``type X = ...`` binds X; its value is evaluated at the first access."""
         with self.maybe(), self.scope(_type_parameters(node)):
-            self.visit(node.value)  # type: ignore[attr-defined]  # ast.TypeAlias is there from Python 3.12 on
+            self.visit(node.value)  # type: ignore[attr-defined]  # ast.TypeAlias exists from Python 3.12 on
         self.store(node.name.id)  # type: ignore[attr-defined]  # as above
 
 

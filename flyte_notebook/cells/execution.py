@@ -1,7 +1,7 @@
-"""Running the body of a cell as module code, and finding out what it gives back.
+"""Runs the body of a cell as module code, and finds its results.
 
-In a worker the body runs in ``__main__``, as in a notebook. Elsewhere (the SDK alone, in the notebook's own process) it
-runs in a namespace of its own, so that nothing of the notebook is touched.
+In a worker the body runs in ``__main__``, as in a notebook. Elsewhere (with the SDK alone, in the notebook's own
+process) it runs in a separate namespace, so that the notebook's namespace is not changed.
 """
 
 from __future__ import annotations
@@ -37,21 +37,20 @@ _IMMUTABLE = (bool, int, float, complex, str, bytes, type(None))
 
 
 class MissingOutputError(NameError):
-    """``-o`` names something that the cell has not set when it ends. ``name`` is the name."""
+    """``-o`` names a variable that the cell has not set when it ends. ``name`` is the name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """A cell ready to run anywhere.
 
-    ``source`` is plain Python, magics translated; ``filename`` is what tracebacks call it. ``head`` is what stands in
-    the editor where ``source`` begins with empty lines. ``code`` are functions,
-    classes, modules and tasks that it uses, as `Selection.ship` gave them, and ``sources`` their text. ``outputs`` are
-    the names the user asked for, ``None`` to find out. The name tuples are those of `CellNames`; ``may_set``,
-    ``unimported`` and ``absent`` are those of `Selection`. ``futures`` are compiler flags, ``interactivity`` says which
-    values are displayed, as IPython's ``ast_node_interactivity``. ``settings`` are those of libraries, as
-    `library_settings.read` gave them, ``formats`` how the shell shows values; neither is part of the ``version``, which
-    says when two cells do the same.
+    ``source`` is plain Python, magics translated; ``filename`` is its name in tracebacks. ``head`` is the text in the
+    editor where ``source`` begins with empty lines. ``code`` are functions, classes, modules and tasks that it uses,
+    from `Selection.ship`, and ``sources`` their text. ``outputs`` are the names requested by the user, ``None`` to find
+    them out. The name tuples are those of `CellNames`; ``may_set``, ``unimported`` and ``absent`` are those of
+    `Selection`. ``futures`` are compiler flags, ``interactivity`` says which values are displayed, as IPython's
+    ``ast_node_interactivity``. ``settings`` are those of libraries, from `library_settings.read`, ``formats`` those of
+    the shell for showing values; neither is part of the ``version``, which is equal for cells that do the same.
     """
 
     name: str
@@ -83,12 +82,12 @@ async def run_cell(
     namespace: dict[str, Any] | None = None,
     ended: Callable[[], object] = lambda: None,
 ) -> CellOutcome:
-    """Run a cell and return what it gives back. Raises what the cell raises.
+    """Run a cell and return its results. Raises the cell's exceptions.
 
-    ``inputs`` is emptied, so that what the body lets go is freed.
-    ``place`` names a file for outputs that are too large to travel inline. ``ended`` is called when the body has ended,
-    also with an error, before anything is pickled: figures that are open are shown then. Outside of a worker a body
-    without ``await`` runs in a thread, as the SDK runs tasks that are no coroutines, so that it may call such tasks.
+    ``inputs`` is emptied, so that values released by the body are freed. ``place`` names a file for outputs that are
+    too large to be sent inline. ``ended`` is called when the body has ended, also with an error, before anything is
+    pickled: figures that are open are shown then. Outside of a worker a body without ``await`` runs in a thread, as the
+    SDK runs tasks that are no coroutines, so that it may call such tasks.
     """
     held = namespace if namespace is not None else _namespace()
     text = cell.head + cell.source[cell.head.count("\n") :]
@@ -133,14 +132,14 @@ def _namespace() -> dict[str, Any]:
 
 
 def _compiled(cell: Cell) -> tuple[list[types.CodeType], bool]:
-    """Return the code to run, in order, and whether the last gives the value of the cell."""
+    """Return the code to run, in order, and whether the last part returns the value of the cell."""
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | cell.futures
     tree = compile(cell.source, cell.filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
     nodes: list[ast.stmt] = tree.body
     if cell.interactivity == "last_expr_or_assign":
         nodes += _assigned(nodes)
     last: Any = nodes.pop() if nodes and isinstance(nodes[-1], ast.Expr) and cell.interactivity != "none" else None
-    # Compiled as at a prompt, where each value goes to sys.displayhook.
+    # Compiled as at a prompt, so that each value goes to sys.displayhook.
     shown = {"all": len(nodes), "last": 0 if last else 1}.get(cell.interactivity, 0)
     silent = len(nodes) - min(shown, len(nodes))
     parts: list[tuple[Any, str]] = [(ast.Module(nodes[:silent], []), "exec")] if silent or not nodes else []
@@ -150,7 +149,7 @@ def _compiled(cell: Cell) -> tuple[list[types.CodeType], bool]:
 
 
 def _assigned(nodes: Sequence[ast.stmt]) -> list[ast.stmt]:
-    """Return an expression for what the last statement binds, if it is an assignment to one name."""
+    """Return an expression for the value of the last statement, if it is an assignment to one name."""
     last = nodes[-1] if nodes else None
     targets = last.targets if isinstance(last, ast.Assign) else [getattr(last, "target", None)]
     target = targets[0] if len(targets) == 1 else None
@@ -161,7 +160,7 @@ def _assigned(nodes: Sequence[ast.stmt]) -> list[ast.stmt]:
 
 @contextlib.contextmanager
 def _displaying() -> Iterator[None]:
-    """Show what code that was compiled as at a prompt gives, as IPython shows it."""
+    """Show values of code that was compiled as at a prompt, in IPython's way."""
     before, sys.displayhook = sys.displayhook, _display
     try:
         yield
@@ -193,7 +192,7 @@ async def _run(codes: Sequence[types.CodeType], namespace: dict[str, Any]) -> An
 
 async def _in_thread(codes: Sequence[types.CodeType], namespace: dict[str, Any]) -> Any:
     def run() -> tuple[Any, BaseException | None]:
-        # Nothing may leave the thread as an exception: a future takes no StopIteration, and waits for ever.
+        # No exception may leave the thread: a future does not accept StopIteration, and would wait for ever.
         value = None
         try:
             for code in codes:
@@ -219,7 +218,7 @@ def _described(value: Any) -> Mapping[str, Any]:
 
 
 class _Before:
-    """What a namespace was like before the body ran; holds no references to what the body may want to free."""
+    """The state of a namespace before the body ran; without references to values that the body may want to free."""
 
     def __init__(self, cell: Cell, namespace: dict[str, Any], inputs: tuple[str, ...]) -> None:
         self._cell = cell
@@ -229,7 +228,7 @@ class _Before:
         self._ids = {name: id(value) for name, value in namespace.items()}
         self._known = frozenset(namespace)
         surely = cell.outputs if cell.outputs is not None else (*cell.assigned, *cell.mutated)
-        # What came with helper functions is no input of the task, but a plain cell would change it all the same.
+        # Variables of helper functions are no inputs of the task, but a plain cell would change them all the same.
         carried = [name for name in namespace if not name.startswith("_") and not is_code(namespace[name])]
         self._code = {
             name: self._held(name) for name in namespace if name not in surely and _is_own_code(namespace[name])
@@ -240,7 +239,7 @@ class _Before:
         self._outside = {name for name in (*inputs, *carried) if outside.is_shared(namespace[name])}
 
     def outcome(self, value: Any, *, has_value: bool, place: Callable[[], str]) -> CellOutcome:
-        """Serialise what the namespace holds now that the notebook is to get."""
+        """Serialise the values in the namespace that the notebook gets."""
         names = self._names()
         modules = {name: self._namespace[name].__name__ for name in names if _is_module(self._namespace[name])}
         outputs = [self._output(name) for name in names if name not in modules]
@@ -270,7 +269,7 @@ class _Before:
         )
 
     def _names(self) -> list[str]:
-        """Return the names that the notebook is to get, in alphabetical order."""
+        """Return the names that the notebook gets, in alphabetical order."""
         if self._cell.outputs is not None:
             for name in self._cell.outputs:
                 if name not in self._namespace:
@@ -289,12 +288,12 @@ class _Before:
         return _is_module(self._namespace[name])
 
     def _is_new(self, name: str) -> bool:
-        """Whether a name was set while the body ran, by whatever means: ``import *``, ``exec``, a magic, a function."""
+        """Whether a name was set while the body ran, also by ``import *``, ``exec``, a magic or a function."""
         if name.startswith("_") or name in IPYTHONS_OWN:
             return False
         if name not in self._known or id(self._namespace[name]) != self._ids[name]:
             return True
-        # A counter that a function sets may come to lie where it lay before.
+        # A counter that a function sets may get the same address as before.
         before = self._same[name]
         return before is not None and before is not self._namespace[name]
 
@@ -307,13 +306,13 @@ class _Before:
         return digest_of_code(self._namespace[name], without=self._known)
 
     def _changed_code(self) -> Iterator[str]:
-        """Yield the functions and classes that hold something else now: attributes, defaults, closures."""
+        """Yield the functions and classes whose contents changed: attributes, defaults, closures."""
         for name, before in self._code.items():
             if id(self._namespace.get(name)) == self._ids[name] and self._held(name) != before:
                 yield name
 
     def _left_behind(self) -> Iterator[str]:
-        """Yield in words what changed and cannot be brought back."""
+        """Yield sentences about changes that cannot be sent back."""
         for name, before in self._caches.items():
             value: Any = self._namespace.get(name)
             if type(value) is _CACHING and id(value) == self._ids[name] and value.cache_info() != before:
@@ -326,7 +325,7 @@ class _Before:
         return {name for name in self._known if name not in self._namespace and not name.startswith("__")}
 
     def _changed(self, sent: set[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the inputs that changed and are not sent, and those that may have."""
+        """Return the inputs that changed and are not sent, and those that may have changed."""
         changed, perhaps = [], []
         for name, before in self._digests.items():
             if name in sent or name not in self._namespace or id(self._namespace[name]) != self._ids[name]:
@@ -337,14 +336,14 @@ class _Before:
                     perhaps.append(name)
                 continue
             after = _held_by(value)
-            # A value whose pickle is never the same twice says nothing.
+            # A value whose pickle differs each time cannot be compared.
             if after != before and after == _held_by(value):
                 changed.append(name)
         return tuple(changed), tuple(perhaps)
 
 
 def _held_by(value: Any) -> str | None:
-    """Return a digest of what this process holds of a value: what it shares with the notebook changed there, too."""
+    """Return a digest of a value without outside data: shared data changed in the notebook, too."""
     return digest(value, limit_bytes=COMPARED_BYTES, looks_outside=False)
 
 

@@ -1,6 +1,6 @@
-"""How the notebook's shell shows values, as what a task displays is to be shown: precision, printers of the user.
+"""The shell's settings for showing values, which also apply to displays of a task: precision, printers of the user.
 
-Read in the kernel, where anything differs from what IPython begins with; made in the worker when its shell is made. A
+They are read in the kernel, if they differ from IPython's defaults, and set in the worker when its shell is made. A
 printer for a class of a library is made when that library is loaded.
 """
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 PLAIN = "text/plain"
 SETTINGS = ("float_precision", "pprint", "max_width", "max_seq_length", "verbose")
-"""Of IPython's ``PlainTextFormatter``; `%precision` and `%pprint` set the first two."""
+"""Settings of IPython's ``PlainTextFormatter``; `%precision` and `%pprint` set the first two."""
 OF_THE_SHELL = frozenset({"IPython", "ipykernel", "matplotlib_inline"})
-"""Whoever registers printers of its own; a worker's shell has the same."""
+"""Modules that register their own printers; a worker's shell has the same ones."""
 
 
 def read(shell: Any) -> bytes:
@@ -35,7 +35,7 @@ def read(shell: Any) -> bytes:
 
 
 def make(shell: Any, data: bytes) -> None:
-    """Set in a worker's shell what was read."""
+    """Set the values of `read` in a worker's shell."""
     settings, printers = pickling.loads(data)
     plain = shell.display_formatter.formatters[PLAIN]
     for name, value in settings.items():

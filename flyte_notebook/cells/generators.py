@@ -1,6 +1,6 @@
-"""The states of ``random`` and of ``numpy.random``, which a cell that a person waits for goes on with as a plain cell.
+"""The states of ``random`` and ``numpy.random``, which a task cell in the foreground continues as a plain cell does.
 
-They travel to the first attempt of a ``%%flyte_task`` cell, and back when it has ended well. All other runs (actions,
+They are sent to the first attempt of a ``%%flyte_task`` cell, and back when it has passed. All other runs (actions,
 retries, in the background, on a cluster) begin with fresh entropy, as on a cluster.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MODULES = ("random", "numpy.random")
 
 given: States | None = None
-"""Those that the cell of this worker begins with; ``None`` where it begins with fresh entropy."""
+"""The initial states for the cell of this worker; ``None`` where it begins with fresh entropy."""
 
 
 def read() -> States:
@@ -36,13 +36,13 @@ def read() -> States:
 
 
 def write(states: States) -> None:
-    """Go on from these states, where the module is loaded, or as soon as it is."""
+    """Continue from these states, if the module is loaded, or as soon as it is."""
     for name, data in states.items():
         call_after_import(name, functools.partial(_go_on, name, data))
 
 
 def changed(states: States) -> States:
-    """Return the states that are others now."""
+    """Return the states that have changed."""
     return {name: data for name, data in read().items() if data != states.get(name)}
 
 

@@ -1,9 +1,9 @@
-"""Settings that earlier cells made in libraries, as a task cell is to find them.
+"""Passes settings that earlier cells made in libraries to a task cell.
 
-The notebook's kernel reads them (`read`), and the worker makes them just before the body (`made`), each only where its
-library is loaded on both sides: what the body itself imports is set when it was imported. They go in only. A change
-that the body makes stays in the task, and is named. Each entry is pickled by itself, with the standard pickler, so that
-one that cannot travel takes no other with it.
+The notebook's kernel reads them (`read`), and the worker makes them just before the body (`made`), each only if its
+library is loaded on both sides; for a library that the body imports they are made after the import. They are not sent
+back. A change made by the body stays in the task, and is reported. Each entry is pickled separately, with the standard
+pickler, so that one that cannot be pickled does not affect the others.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 OF_THE_KERNEL = frozenset(
     {"IPKernelApp", "IPython", "asyncio", "comm", "flyte", "flyte_notebook", "ipykernel", "tornado", "traitlets"}
 )
-"""Loggers below these names are set up by what runs a notebook; a worker has its own."""
+"""Loggers below these names are set up by the notebook's own software; a worker has its own."""
 
 CATEGORIES = ("LC_CTYPE", "LC_COLLATE", "LC_TIME", "LC_MONETARY", "LC_NUMERIC", "LC_MESSAGES")
 NOT_OF_A_TASK = ("backend", "interactive", "toolbar")
-"""How the names of matplotlib's settings begin that say where figures are drawn."""
+"""Prefixes of matplotlib's settings that say where figures are drawn."""
 
 
 class CannotTravelError(ValueError):
-    """A part of a library's settings stays behind; the text says which. ``rest`` is what travels."""
+    """A part of a library's settings is not sent; the text says which. ``rest`` is sent."""
 
     def __init__(self, text: str, rest: object) -> None:
         super().__init__(text)
@@ -44,9 +44,9 @@ class CannotTravelError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """One library's settings: ``read`` returns them, or None for what needs no mention, ``write`` makes them.
+    """One library's settings: ``read`` returns them, or None if they are the defaults, ``write`` makes them.
 
-    Both are given the module, which is loaded: nothing here imports a library.
+    Both get the loaded module as argument: this module imports no library.
     """
 
     what: str
@@ -57,7 +57,7 @@ class Library:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What was read: each pickled, by name, and what could not travel, one sentence each."""
+    """The settings read: each pickled, by name, and one sentence for each that could not be pickled."""
 
     packed: Mapping[str, bytes] = field(default_factory=dict)
     left: tuple[str, ...] = ()
@@ -84,10 +84,10 @@ def read() -> Settings:
 
 @contextlib.contextmanager
 def made(packed: Mapping[str, bytes], source: str) -> Iterator[list[str]]:
-    """Make settings for the body of a cell; the list has, after the block, the names of those that it changed.
+    """Make settings for the body of a cell; after the block, the list has the names of the settings that it changed.
 
-    Warning filters are put back: what follows the body is no code of the user's. ``source`` is the text of the body:
-    imports add filters too, and only one that speaks of warnings is said to have changed them.
+    Warning filters are reset: the code after the body is not user code. ``source`` is the text of the body: imports add
+    filters too, so a change is reported only if the text mentions warnings.
     """
     changed: list[str] = []
     before: dict[str, bytes | None] = {}
@@ -105,7 +105,7 @@ def _read(library: Library) -> bytes | None:
         return None
     try:
         found = library.read(sys.modules[library.module])
-    except AttributeError:  # another thread is importing it: nobody can have set anything there yet
+    except AttributeError:  # another thread is importing it: it cannot have settings yet
         return None
     return None if found is None else _pickled(found)
 
@@ -162,7 +162,7 @@ def _write_interpreter(_module: Any, found: dict[str, Any]) -> None:
 
 
 def _read_warnings(_module: Any) -> list[Any]:
-    """Return the filters, each with its class by name: a worker need not import where that is."""
+    """Return the filters, each with its class by name: a worker need not import the module of the class."""
     found, ours = [], []
     filters: list[Any] = list(warnings.filters)
     for action, message, category, *where in filters:
@@ -177,11 +177,11 @@ def _read_warnings(_module: Any) -> list[Any]:
 
 def _write_warnings(_module: Any, found: list[Any]) -> None:
     warnings.resetwarnings()
-    filters: list[Any] = warnings.filters  # type: ignore[assignment]  # a list, said to be a sequence
+    filters: list[Any] = warnings.filters  # type: ignore[assignment]  # a list, typed as a sequence
     for action, message, (module, name), *where in found:
         if loaded(module):
             filters.append((action, message, _class(module, name), *where))
-        else:  # of a library that the body may import: it is the newest then
+        else:  # for a library that the body may import: then it is the newest filter
             call_after_import(module, functools.partial(_insert, action, message, module, name, *where))
 
 
@@ -250,14 +250,14 @@ def _read_logging(_module: Any) -> dict[str, Any]:
 
 
 def _is_usual(logger: logging.Logger, handlers: object = ...) -> bool:
-    """Whether a logger is as it was made, perhaps with other handlers; of hundreds nearly all are."""
+    """Whether a logger has its defaults, except for handlers; this is so for nearly all of hundreds."""
     level = logging.WARNING if logger is logging.root else logging.NOTSET
     handlers = logger.handlers if handlers is ... else handlers
     return not handlers and logger.level == level and logger.propagate and not logger.disabled
 
 
 def _handler(handler: logging.Handler) -> dict[str, Any] | None:
-    """Return what a handler is made from, ``None`` for one that cannot be made anew elsewhere."""
+    """Return the arguments to make a handler, ``None`` for one that cannot be made again elsewhere."""
     common = {"level": handler.level, "formatter": handler.formatter}
     if handler.filters or type(handler.formatter) not in {logging.Formatter, type(None)}:
         return None
@@ -316,7 +316,7 @@ def _write_numpy_printing(np: Any, found: dict[str, Any]) -> None:
 
 def _read_pandas(pd: Any) -> dict[str, Any]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of options that are going to be removed
+        warnings.simplefilter("ignore")  # for options that will be removed
         return dict(_options(pd.options, ""))
 
 
@@ -338,7 +338,7 @@ def _write_pandas(pd: Any, found: dict[str, Any]) -> None:
 
 def _read_matplotlib(mpl: Any) -> dict[str, Any]:
     now: dict[str, Any] = dict(dict.items(mpl.rcParams))
-    # Most are the same objects; to compare them would look at each.
+    # Most are the same objects; an identity check is faster than a comparison.
     others = [(name, value) for name, value in dict.items(mpl.rcParamsDefault) if now[name] is not value]
     return {name: now[name] for name, value in others if now[name] != value and not name.startswith(NOT_OF_A_TASK)}
 
@@ -360,4 +360,4 @@ LIBRARIES = (
     Library("matplotlib's rcParams", "matplotlib", _read_matplotlib, _write_matplotlib),
     Library("warning filters", "warnings", _read_warnings, _write_warnings),
 )
-"""In the order in which they are made: the filters last, so that what is made before them gives no warning."""
+"""In the order in which they are made: the filters last, so that making the others gives no warnings."""

@@ -1,8 +1,8 @@
-"""Names that only run time knows: ``eval(text)``, ``globals()[name]``, ``unittest.main()``, a callee that reads frames.
+"""Names that are only known at run time: ``eval(text)``, ``globals()[name]``, ``unittest.main()``, reading of frames.
 
-No reading of a cell's text finds those. A cell that may look names up so takes along what the notebook has: functions
-and classes, small data, modules without importing them. What is too large or cannot be pickled is `Absent` there: any
-use of it is an error that names the notebook variable. Cells that do nothing of the kind pay nothing.
+An analysis of the text cannot find them. So a cell that may look up names in this way gets the notebook's variables:
+functions and classes, small data, modules without importing them. A value that is too large or cannot be pickled is
+`Absent` there: any use of it is an error that names the notebook variable. For other cells this costs nothing.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 LARGEST_BYTES = 1 << 20
-"""So large may data be that is taken along unasked."""
+"""The maximum size of one value that is added in this way."""
 MOST_BYTES = 16 << 20
-"""So large may all of it be."""
+"""The maximum size of all of them."""
 
 NAMES = frozenset({"__main__", "dir", "eval", "exec", "globals", "locals", "vars"})
-"""Names whose use is a look-up, and a module whose import is one."""
+"""Names whose use counts as a look-up, and a module whose import counts as one."""
 
 ATTRIBUTES = frozenset(
     {
@@ -40,10 +40,10 @@ ATTRIBUTES = frozenset(
         *("run_module", "run_path"),
     }
 )
-"""Attributes, and names imported by ``from``, that look names up where they are called."""
+"""Attributes, and names imported by ``from``, that look up names at their call."""
 
 OF_MODULES = frozenset({"load", "loads", "main", "query", "sql", "stack", "evaluate", "repeat"})
-"""Of those, the ones that many objects have: they count after a name that is a module, a notebook variable or not."""
+"""Attributes of these that many objects have: they count only after the name of a module, in the notebook or not."""
 
 EVALUATES = frozenset({"eval", "query"})
 """Methods of frames that evaluate a text."""
@@ -51,7 +51,7 @@ EVALUATES = frozenset({"eval", "query"})
 OWNERS = frozenset(
     {"pickle", "cloudpickle", "dill", "joblib", "shelve", "unittest", "inspect", "numexpr", "ne", "duckdb", "timeit"}
 )
-"""Names that such modules go by."""
+"""Usual names of such modules."""
 
 
 class _Finder(ast.NodeVisitor):
@@ -68,7 +68,7 @@ class _Finder(ast.NodeVisitor):
             self.found |= node.value == "__main__"
 
     def visit_Call(self, node: ast.Call) -> None:
-        # A text that stands there is read like code; one that is made is not known.
+        # A literal text is read like code; a computed text is not known.
         if isinstance(node.func, ast.Attribute) and node.func.attr in EVALUATES:
             self.found |= any(isinstance(part, (ast.JoinedStr, ast.BinOp, ast.Name)) for part in node.args)
         self.generic_visit(node)
@@ -88,7 +88,7 @@ class _Finder(ast.NodeVisitor):
 
 
 def looked_up(tree: ast.AST) -> tuple[bool, frozenset[str]]:
-    """Return whether code looks names up when it runs, and the names that stand in its texts if it does."""
+    """Return whether code looks up names when it runs, and in that case the names in its texts."""
     finder = _Finder()
     finder.visit(tree)
     words = (name for text in finder.texts for name in re.findall(r"[^\W\d]\w*", text))
@@ -96,7 +96,7 @@ def looked_up(tree: ast.AST) -> tuple[bool, frozenset[str]]:
 
 
 def looks_up(functions: Iterable[types.FunctionType]) -> bool:
-    """Whether one of these functions, or of the notebook's that they call, looks names up when it runs."""
+    """Whether one of these functions, or a notebook function that they call, looks up names when it runs."""
     waiting = list(functions)
     for function in each_once(waiting):
         for code in codes(function.__code__):
@@ -129,7 +129,7 @@ def codes(code: types.CodeType) -> Iterator[types.CodeType]:
 def take_along(
     names: Iterable[str], namespace: Mapping[str, Any], home: dict[str, Any] | None
 ) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
-    """Return what goes with a cell, by name: values; modules by their full names; why other values stay."""
+    """Return the additions to a cell, by name: values; modules by their full names; why other values are left out."""
     values: dict[str, Any] = {}
     modules: dict[str, str] = {}
     absent: dict[str, str] = {}
@@ -154,14 +154,14 @@ def take_along(
 
 
 class Unimported(types.ModuleType):
-    """A module that the notebook has and the cell does not name: it is imported at the first look at it."""
+    """A module that the notebook has and the cell does not name: it is imported at the first access."""
 
     def __init__(self, name: str, bound_to: str) -> None:
         super().__init__(name)
         self.__dict__["_bound_to"] = bound_to
 
     def __getattr__(self, attribute: str) -> Any:
-        """Import it, and let its name stand for itself."""
+        """Import it, and set its name to the real module."""
         if attribute.startswith("__") and attribute.endswith("__"):  # inspect asks every module for these
             raise AttributeError(attribute)
         module = importlib.import_module(self.__name__)
@@ -172,7 +172,7 @@ class Unimported(types.ModuleType):
 
 
 class Absent:
-    """Stands for a notebook variable that was not taken along: whatever is done with it says so."""
+    """Replaces a notebook variable that was left out: any use of it raises an error that says so."""
 
     __slots__ = ("_name", "_why")
 
@@ -181,7 +181,7 @@ class Absent:
         object.__setattr__(self, "_why", why)
 
     def __getattribute__(self, attribute: str) -> Any:
-        """Answer what ``isinstance`` and pickling ask."""
+        """Return the attributes that ``isinstance`` and pickling read."""
         if attribute in {"__class__", "__reduce__", "__reduce_ex__"}:
             return object.__getattribute__(self, attribute)
         return _refuse(self)

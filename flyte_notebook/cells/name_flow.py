@@ -1,4 +1,4 @@
-"""What is known of a cell's names while its statements are followed: read, bound, surely bound, deleted, changed."""
+"""The state of a cell's names while its statements are followed: read, bound, certainly bound, deleted, changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class NameFlow(ast.NodeVisitor):
-    """What is known of the names of a cell at the statement reached; visitors of statements write to it."""
+    """The state of a cell's names at the current statement; visitors of statements change it."""
 
     def __init__(self) -> None:
         self.reads: dict[str, None] = {}
@@ -28,11 +28,11 @@ class NameFlow(ast.NodeVisitor):
         self.definite: set[str] = set()
         self._certain = True
         self.anything = False
-        """Whether something ran that may have set any name."""
+        """Whether code ran that may have set any name."""
         self.locals: list[set[str]] = []
         self.in_class: list[set[str]] = []
         self._later: dict[str, Facts] = {}
-        """What functions and classes of this cell do once they are used."""
+        """The effects of this cell's functions and classes when they are used."""
 
     # names
 
@@ -46,7 +46,7 @@ class NameFlow(ast.NodeVisitor):
             if self._certain and name not in self.bound and name not in self.assigned_inside and not self.anything:
                 self.certain_reads[name] = None
         if later is not None:
-            here, self.locals = self.locals, []  # a function does not see the names around its call
+            here, self.locals = self.locals, []  # names around its call are not visible to a function
             self.use(later)
             self.locals = here
 
@@ -60,7 +60,7 @@ class NameFlow(ast.NodeVisitor):
         self.definite.add(name)
 
     def use(self, facts: Facts) -> None:
-        """Note what a function does, at the first place where it may run."""
+        """Note the effects of a function, at the first place where it may run."""
         with self.maybe():
             for name in facts.reads:
                 self.load(name)
@@ -79,11 +79,11 @@ class NameFlow(ast.NodeVisitor):
         else:
             self._later[name] = facts
 
-    # what may or may not happen
+    # code that may or may not run
 
     @contextmanager
     def maybe(self) -> Iterator[None]:
-        """Note reads in here as such that may not happen."""
+        """Note reads in this block as uncertain."""
         before, self._certain = self._certain, False
         try:
             yield
@@ -96,7 +96,7 @@ class NameFlow(ast.NodeVisitor):
             self.visit(statement)
 
     def branch(self, block: Sequence[ast.stmt]) -> set[str]:
-        """Follow a block that may not run; return what is surely set when it did. State is as before."""
+        """Follow a block that may not run; return the names that it certainly sets. The state is as before."""
         before = set(self.definite)
         with self.maybe():
             self.statements(block)
@@ -104,14 +104,14 @@ class NameFlow(ast.NodeVisitor):
         return after
 
     def join(self, ways: Sequence[tuple[Sequence[ast.stmt], set[str]]]) -> None:
-        """Go on after alternatives: what is surely set in all that do not leave is set."""
+        """Go on after alternatives: names set in all alternatives that do not leave are set."""
         staying = [names for block, names in ways if not _leaves(block)]
         if staying:
             self.definite = set.intersection(*staying)
 
     @contextmanager
     def scope(self, names: set[str]) -> Iterator[set[str]]:
-        """Take ``names`` in here for local ones."""
+        """Treat ``names`` in this block as local ones."""
         self.locals.append(names)
         try:
             yield names
@@ -119,10 +119,10 @@ class NameFlow(ast.NodeVisitor):
             self.locals.pop()
 
     def outer(self, names: Iterator[str]) -> Iterator[str]:
-        """Leave out names that belong to a comprehension or a class body."""
+        """Skip names that belong to a comprehension or a class body."""
         return (name for name in names if not any(name in scope for scope in self.locals))
 
 
 def _leaves(block: Sequence[ast.stmt]) -> bool:
-    """Whether a block surely does not go on to what follows it."""
+    """Whether the code after a block is certainly not reached."""
     return bool(block) and isinstance(block[-1], (ast.Raise, ast.Break, ast.Continue))

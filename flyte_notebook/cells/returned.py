@@ -1,4 +1,4 @@
-"""What a cell gave back: the record that travels from the worker, and how the notebook's kernel takes it in."""
+"""The results of a cell: the record that the worker sends, and how the notebook's kernel assigns the values."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
 SPARE_BYTES = 64 << 20
-"""What the kernel keeps free beside an output it loads."""
+"""The memory that the kernel keeps free beside an output it loads."""
 
 HARMLESS_BYTES = 8 << 20
-"""Outputs below this are loaded without looking at the machine's memory."""
+"""Smaller outputs are loaded without checking the machine's memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellOutcome:
-    """What a cell gave back.
+    """The results of a cell.
 
-    The values are one stream, inline in ``data`` or in the file ``path``; ``segments`` say what is in it, in order.
-    ``kept`` are outputs that stay in the task. ``deleted`` are inputs that the cell deleted. ``modules`` are to be
-    bound in the notebook, name to full module name; ``submodules`` are imported beside them. ``changed`` are inputs
-    that changed in the task only, ``perhaps_changed`` those that were too large to compare and had methods called.
-    ``has_value``: the cell ends in an expression. ``shown`` is the mimebundle of its value when the value itself
-    could not travel, ``None`` otherwise. ``unfinished`` are tasks of asyncio that the cell started and that went on.
-    ``settings`` says in words what it changed that cannot come back: those of libraries, caches, modules.
-    ``generators`` holds the states of random numbers that the notebook goes on with. ``disposable``: no cache refers to
-    the file, and it may go when the values are loaded.
+    The values are one stream, inline in ``data`` or in the file ``path``; ``segments`` describe its contents, in order.
+    ``kept`` are outputs that stay in the task. ``deleted`` are inputs that the cell deleted. ``modules`` have to be
+    bound in the notebook, name to full module name; ``submodules`` are also imported. ``changed`` are inputs that
+    changed in the task only, ``perhaps_changed`` those that were too large to compare and had methods called.
+    ``has_value``: the cell ends in an expression. ``shown`` is the mimebundle of its value when the value itself could
+    not be sent, ``None`` otherwise. ``unfinished`` are asyncio tasks that the cell started and that had not ended.
+    ``settings`` describes changes that cannot be sent back: of libraries, caches, modules. ``generators`` holds the
+    states of random generators from which the notebook continues. ``disposable``: no cache refers to the file, and it
+    may be removed when the values are loaded.
     """
 
     segments: tuple[Segment, ...] = ()
@@ -59,7 +59,7 @@ class CellOutcome:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know, one sentence each."""
+        """Messages for the user, one sentence each."""
         return tuple(_notes(self))
 
     @property
@@ -73,7 +73,7 @@ class CellOutcome:
 
     @classmethod
     def unpack(cls, data: bytes) -> CellOutcome:
-        """Return the record that `pack` wrote."""
+        """Return the record from the bytes of `pack`."""
         outcome = pickling.loads(data)
         if not isinstance(outcome, cls):
             message = f"this is not what a cell gives back: {type(outcome).__name__}"
@@ -94,8 +94,8 @@ class CellOutcome:
 class ReturnedValues:
     """Loads the values of an outcome, in order and once, so that outputs that share objects still do.
 
-    ``namespace`` is what functions among them are bound to. An output that does not fit the memory that this process
-    can have, or that cannot be loaded, is not loaded; `lost` says why, by name.
+    Functions among them are bound to ``namespace``. An output that does not fit into the available memory, or that
+    cannot be loaded, is skipped; `lost` says why, by name.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class ReturnedValues:
 
     @property
     def result(self) -> Any:
-        """The value of the last expression; ``None`` when there is none or it could not travel."""
+        """The value of the last expression; ``None`` when there is none or it could not be sent."""
         while RESULT not in self._loaded and any(segment.name == RESULT for segment in self._todo):
             self._load_next()
         return self._loaded.get(RESULT)
@@ -144,7 +144,7 @@ class ReturnedValues:
             del self._todo[0]
             return
         self.lost[segment.name] = refusal
-        for later in self._todo[1:]:  # they may share objects with what is missing
+        for later in self._todo[1:]:  # they may share objects with the missing one
             self.lost[later.name] = f"it comes after `{segment.name or '_'}`, which was not loaded"
         self._todo.clear()
 
@@ -206,16 +206,16 @@ class _Reopened:
         return self._reader.readinto(buffer)
 
     def buffers(self) -> Iterator[Any]:
-        """Yield what stands apart, whichever time it was opened."""
+        """Yield the separate buffers, across all times the file is opened."""
         while True:
             yield next(self._reader.buffers())
 
 
 def bind(values: ReturnedValues, namespace: dict[str, Any]) -> tuple[str, ...]:
-    """Give a notebook what its cell gave back, and return what the user should know, one sentence each.
+    """Assign the results of a cell in the notebook, and return messages for the user, one sentence each.
 
     All values are loaded before the first is assigned. Names that the cell deleted are removed, and so are older values
-    of names that could not be brought back because they cannot be pickled.
+    of names whose new value cannot be pickled.
     """
     outcome = values.outcome
     outputs = values.outputs
@@ -239,7 +239,7 @@ def bind(values: ReturnedValues, namespace: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _import(module: str) -> str | None:
-    """Import a module; return why it cannot be, ``None`` when it can."""
+    """Import a module; return why this fails, ``None`` when it succeeds."""
     try:
         importlib.import_module(module)
     except Exception as error:  # noqa: BLE001 - user code may raise anything

@@ -1,4 +1,4 @@
-"""What a function does with names outside of itself, read from its compiled code."""
+"""Finds out from compiled code how a function uses names outside of itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAGIC = {"run_line_magic", "run_cell_magic", "magic"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a piece of code does with global names when it runs."""
+    """How a piece of code uses global names when it runs."""
 
     reads: tuple[str, ...] = ()
     assigns: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class Facts:
 
 
 def facts_of(node: ast.stmt | ast.expr) -> Facts:
-    """Return what the functions inside ``node`` do with globals; ``node`` is one definition or one lambda."""
+    """Return how the functions inside ``node`` use globals; ``node`` is one definition or one lambda."""
     reads: dict[str, None] = {}
     assigns: dict[str, None] = {}
     for code in _functions_in(_compiled(node)):
@@ -75,7 +75,7 @@ def root_of(node: ast.expr) -> str | None:
 
 
 def hinted_by(call: ast.Call) -> Iterator[str]:
-    """Yield names that stand in texts this call evaluates: magics, shell commands, ``frame.query("a > @limit")``."""
+    """Yield names in texts that this call evaluates: magics, shell commands, ``frame.query("a > @limit")``."""
     if not isinstance(call.func, ast.Attribute):
         return
     method = call.func.attr
@@ -107,7 +107,7 @@ def _compiled(node: ast.stmt | ast.expr) -> types.CodeType:
     tree = ast.Expression(node) if isinstance(node, ast.expr) else ast.Module([node], [])
     mode = "eval" if isinstance(node, ast.expr) else "exec"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they come again, once, where the cell runs
+        warnings.simplefilter("ignore")  # they are shown once, when the cell runs
         code = compile(tree, "<cell>", mode, flags=flags, dont_inherit=True)
     assert isinstance(code, types.CodeType)
     return code

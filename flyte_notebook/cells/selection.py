@@ -1,8 +1,8 @@
-"""Which notebook variables a cell takes along: data as inputs of the task, code with its text.
+"""Selects the notebook variables for a cell: data as inputs of the task, code with its text.
 
-Code is what has no content of its own to speak of: functions, classes, modules, Flyte tasks and environments. It is
-shipped with the cell and belongs to its version. All else is data, and travels as the task's inputs. Data that only
-helper functions read travels with those functions.
+Code is functions, classes, modules, Flyte tasks and environments. It is sent with the cell and is part of its version.
+All other values are data, and are sent as the task's inputs. Data that only helper functions read is sent with those
+functions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from flyte_notebook.cells.analysis import CellNames
 
 IPYTHONS_OWN = frozenset({"get_ipython", "display", "exit", "quit", "open", "In", "Out"})
-"""Names that IPython puts into a notebook; the worker has its own of those it needs."""
+"""Names that IPython adds to a notebook; the worker has its own versions of those it needs."""
 
 _CODE_TYPES = (
     types.FunctionType,
@@ -61,11 +61,11 @@ class CannotSendError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What a cell takes along.
+    """The notebook variables for a cell.
 
-    ``inputs`` are the data, by name, in the order of the text. ``code`` is what is shipped with the cell.
-    ``may_set`` are notebook names that functions in ``code`` set with ``global``. Where names are looked up at run
-    time, ``code`` holds small data too, ``unimported`` are modules by full name, and ``absent`` says why others stay.
+    ``inputs`` are the data, by name, in the order of the text. ``code`` is sent with the cell. ``may_set`` are notebook
+    names that functions in ``code`` set with ``global``. If names are looked up at run time, ``code`` has small data
+    too, ``unimported`` are modules by full name, and ``absent`` says why other variables are left out.
     """
 
     inputs: Mapping[str, Any] = field(default_factory=dict)
@@ -101,9 +101,9 @@ def _problem_with(
 
 
 def select(names: CellNames, namespace: Mapping[str, Any], *, inputs: Sequence[str] | None = None) -> Selection:
-    """Return what a cell takes along from a notebook. ``inputs`` are the data inputs when the user named them.
+    """Return the notebook variables for a cell. ``inputs`` are the data inputs when the user named them.
 
-    Raises `UnknownNameError` when a name that the cell surely reads exists nowhere, or one in ``inputs`` does not, and
+    Raises `UnknownNameError` when a name that the cell certainly reads, or one in ``inputs``, does not exist, and
     `CannotSendError` for a connection to a database.
     """
     wanted = dict.fromkeys(name for name in names.reads if name in namespace)
@@ -142,7 +142,7 @@ def _refuse_connections(data: Mapping[str, Any]) -> None:
 
 
 def is_code(value: Any) -> bool:
-    """Whether a value is shipped with the cell, rather than as an input of the task."""
+    """Whether a value is sent with the cell, and not as an input of the task."""
     if isinstance(value, _CODE_TYPES):
         bound_to = getattr(value, "__self__", None) if isinstance(value, _METHOD_TYPES) else None
         return bound_to is None or isinstance(bound_to, (type, types.ModuleType))
@@ -155,7 +155,7 @@ def is_code(value: Any) -> bool:
 
 
 def _looked_up(names: CellNames, namespace: Mapping[str, Any], taken: Mapping[str, Any]) -> Selection:
-    """Return what goes along beside what is ``taken``, for look-ups at run time: nothing where there are none."""
+    """Return the additions to ``taken`` for look-ups at run time: none if the cell does not look up names."""
     if not names.looks_up and not lookups.looks_up(_functions(taken.values())):
         return Selection()
     others = [name for name, value in namespace.items() if name not in taken and not _is_ipythons(name, value)]
@@ -182,7 +182,7 @@ def _in_builtins(name: str, value: Any) -> bool:
 
 
 def _home_of(code: Iterable[Any]) -> dict[str, Any] | None:
-    """Return the namespace that functions of ``__main__`` among ``code`` live in, ``None`` if there are none."""
+    """Return the namespace of the functions of ``__main__`` in ``code``, ``None`` if there are none."""
     for function in _functions(code):
         if function.__module__ == "__main__":
             return function.__globals__
@@ -203,7 +203,7 @@ def _functions(code: Iterable[Any]) -> Iterator[types.FunctionType]:
 
 
 def _globals_set(code: Iterable[Any]) -> Iterator[str]:
-    """Yield the globals that functions set with ``global``, those that they call included."""
+    """Yield the globals that functions, and the functions they call, set with ``global``."""
     waiting = list(_functions(code))
     for function in lookups.each_once(waiting):
         for part in lookups.codes(function.__code__):

@@ -5,10 +5,10 @@ and ``get_ipython`` start as small functions that load it on first use, and an i
 user code, or a library such as matplotlib's inline backend, imports IPython by itself: without a shell IPython's
 ``display`` would only print.
 
-The shell is IPython's own, less what belongs to a person at a keyboard: no history, no profile directory, nothing put
-into the user's namespace but ``__builtin__``, and ``_dh``, ``_ih``, ``_oh``, which its magics read. What it displays
-goes up the worker's channel (`flyte_notebook.worker.process.context.publish`); what it prints, and what ``!commands``
-print, goes to the worker's standard output. This module itself imports nothing heavy.
+The shell is IPython's own, without the parts for a person at a keyboard: no history, no profile directory, and in the
+user's namespace only ``__builtin__``, and ``_dh``, ``_ih``, ``_oh``, which its magics read. Displayed output is sent
+through the worker's channel (`flyte_notebook.worker.process.context.publish`); printed output, also of ``!commands``,
+goes to the worker's standard output. This module itself imports no large library.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _starting = False
 def install_lazily() -> None:
     """Give this process ``display`` and its ``__main__`` ``get_ipython``, without loading IPython yet. Idempotent.
 
-    ``get_ipython`` is no builtin before IPython is loaded: libraries (rich, pandas) call that to find out where they
-    run, and would load it.
+    ``get_ipython`` is no builtin before IPython is loaded: libraries (rich, pandas) call it to find out whether they
+    run in IPython, and would load it.
     """
     if "IPython" in sys.modules:
         start()
@@ -64,7 +64,7 @@ def install_lazily() -> None:
 def start() -> Any:
     """Return the worker's shell; load IPython and make it if there is none yet. Serves as ``get_ipython``.
 
-    Raises RuntimeError where this IPython cannot be used so.
+    Raises RuntimeError if this version of IPython cannot be used in this way.
     """
     try:
         return _started()
@@ -79,7 +79,7 @@ def start() -> Any:
 def _started() -> Any:
     global _shell, _starting  # noqa: PLW0603 - one process, one shell
     if _shell is None:
-        # Outside of our lock: a thread that imports IPython holds the import's lock when the hook asks for ours.
+        # Outside of our lock: a thread that imports IPython holds the import lock when the hook takes ours.
         import IPython  # noqa: F401, PLC0415 - for its effect: the hook below makes the shell
     with _lock:
         if _shell is None and not _starting:
@@ -92,7 +92,7 @@ def _started() -> Any:
 
 
 def finish_cell() -> None:
-    """Show the figures that were left open and run what was registered for the end of a cell.
+    """Show open figures and run the functions registered for the end of a cell.
 
     Call it once, after the last line; for a cell before its outputs are pickled: an open figure would be shown again.
     """
@@ -104,7 +104,7 @@ def finish_cell() -> None:
 
 
 def forbid_prompts() -> None:
-    """Let ``input()``, ``getpass()`` and ``breakpoint()`` raise one clear error: nobody can answer in a worker."""
+    """Let ``input()``, ``getpass()`` and ``breakpoint()`` raise a clear error: a worker cannot ask the user."""
     import getpass  # noqa: PLC0415 - loaded here, so that only workers load it
 
     builtins.input = _no_prompt("input()", "assign it to a variable in a plain cell; the task gets it as an input")
@@ -134,10 +134,10 @@ def _make_shell() -> Any:
 
     settings = Config()
     settings.HistoryManager.enabled = False  # no database, no thread that writes it
-    settings.InteractiveShell.cache_size = 0  # Out[n] would keep every displayed object alive
+    settings.InteractiveShell.cache_size = 0  # Out[n] would keep every displayed object in memory
     main = sys.modules["__main__"]
     results = {name: main.__dict__[name] for name in _RESULTS if name in main.__dict__}
-    # Nowhere that others may write: IPython imports extensions from there, and loads what it finds in a database.
+    # Not where other users may write: IPython imports extensions from there, and loads objects from a database.
     directory = context.directory
     shell = _shell_class().instance(
         config=settings,
@@ -164,7 +164,7 @@ def _profile_class() -> Any:
         """A profile that makes no directories."""
 
         def check_dirs(self) -> None:
-            """Leave the file system alone."""
+            """Do not change the file system."""
 
         check_log_dir = check_startup_dir = check_security_dir = check_pid_dir = check_static_dir = (
             lambda _self, _change=None: None
@@ -177,7 +177,7 @@ def _publisher_class() -> Any:
     from IPython.core.displaypub import DisplayPublisher  # noqa: PLC0415 - 8 MiB, for cells that need it only
 
     class ChannelPublisher(DisplayPublisher):
-        """Sends what is displayed up the worker's channel."""
+        """Sends displayed output through the worker's channel."""
 
         def publish(  # type: ignore[override]  # without the parameter that IPython deprecated
             self,
@@ -194,7 +194,7 @@ def _publisher_class() -> Any:
             _publish(message | widget)
 
         def clear_output(self, wait: bool = False) -> None:  # noqa: FBT001, FBT002 - IPython's signature
-            """Clear what the cell displayed so far."""
+            """Clear the cell's output so far."""
             _publish({"clear": wait})
 
     return ChannelPublisher
@@ -217,14 +217,14 @@ def _shell_class() -> Any:
             self.user_ns["_exit_code"] = 128 - status if status > 128 else status  # noqa: PLR2004 - as IPython: -signal
 
         def init_virtualenv(self) -> None:
-            """Leave ``sys.path`` as the notebook gave it."""
+            """Do not change the notebook's ``sys.path``."""
 
         def init_display_pub(self) -> None:
             """Display through the worker's channel."""
             self.display_pub = _publisher_class()(parent=self, shell=self)
 
         def init_user_ns(self) -> None:
-            """Put nothing into the user's namespace but what magics read, hidden from ``%who``."""
+            """Add only the names that magics read to the user's namespace, hidden from ``%who``."""
             history: Any = self.history_manager
             ours = {"_ih": history.input_hist_parsed, "_oh": history.output_hist, "_dh": history.dir_hist}
             self.user_ns_hidden.update(ours)
@@ -244,14 +244,14 @@ def _publish(message: dict[str, Any]) -> None:
 
 
 def _flush() -> None:
-    """Let what was printed before stand above what comes now."""
+    """Flush printed output, so that it is shown above the following output."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """Return ``value`` as JSON can carry it: bytes as base64, other objects and too deep nesting as their ``repr``."""
+    """Return ``value`` in a form for JSON: bytes as base64, other objects and too deep nesting as their ``repr``."""
     if depth < _DEEPEST:
         if hasattr(value, "tolist"):  # numbers and arrays of numpy
             return plain(value.tolist(), depth + 1)

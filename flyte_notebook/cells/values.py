@@ -1,8 +1,8 @@
-"""Serialising what a cell gives back: one stream, so that outputs that share objects still do, in bounded memory.
+"""Serialises the results of a cell in one stream, so that shared objects remain shared, in bounded memory.
 
 Each output is a segment of the stream, written by one pickler with one memo. An output that turns out too large or
 cannot be pickled leaves the memo in a state that no longer fits the stream, so the stream is begun again without it.
-Small and odd values come first: what fails fails early, and what the notebook's kernel may refuse stands last.
+Small and unusual values come first, so that failures happen early; values that the kernel may refuse come last.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
 LARGEST_BYTES = 64 << 20
-"""An output larger than this stays in the task unless it was asked for."""
+"""A larger output stays in the task unless it was requested."""
 
 TRIED_BYTES = 1 << 20
-"""Outputs up to this size are loaded again at once, to see that they can be."""
+"""Outputs up to this size are loaded again at once, to check that this works."""
 
 RESULT = ""
 """The name of the segment that holds the value of the last expression."""
@@ -37,7 +37,7 @@ KeptReason = Literal["too large", "cannot be pickled", "cannot be loaded"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """An output before it is written. ``wanted``: it was asked for by name, so no limit holds and it must work."""
+    """An output before it is written. ``wanted``: it was requested by name, so it has no limit and must work."""
 
     name: str
     value: Any
@@ -69,7 +69,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What came of writing outputs. Exactly one of ``data`` and ``path`` is set."""
+    """The result of writing outputs. Exactly one of ``data`` and ``path`` is set."""
 
     segments: tuple[Segment, ...]
     kept: tuple[Kept, ...]
@@ -85,17 +85,17 @@ def write_outputs(
     place: Callable[[], str],
     without: Collection[str] = (),
 ) -> Written:
-    """Write outputs as one stream; ``without`` are globals that functions need not carry, see `CellPickler`.
+    """Write outputs as one stream; ``without`` are globals that are not pickled with functions, see `CellPickler`.
 
-    Raises `PicklingProblem` when an output that was asked for by name cannot be pickled, `UnwritableError` when the
-    disk is full, MemoryError. While it works it tells the outside which output it is at.
+    Raises `PicklingProblem` when an output requested by name cannot be pickled, `UnwritableError` when the disk is
+    full, MemoryError. It reports the current output to the kernel.
     """
     kept: dict[str, Kept] = {}
     sizes = {output.name: shallow_bytes(output.value) for output in outputs}
     for output in outputs:
         if sizes[output.name] > LARGEST_BYTES and not output.wanted:
             kept[output.name] = _kept(output, "too large", size_bytes=sizes[output.name])
-    # The value of the last expression stands before the others: who wants nothing else need not load them.
+    # The value of the last expression comes before the others, so that it can be loaded without them.
     in_order = sorted(
         (output for output in outputs if output.name not in kept),
         key=lambda output: (not output.first, output.name != RESULT, sizes[output.name]),
@@ -170,11 +170,11 @@ def _kept(
 
 
 def _loads_again(value: Any, namespace: dict[str, Any]) -> bool:
-    """Whether what pickle wrote can be read; some exceptions and classes with a ``__new__`` of their own cannot."""
+    """Whether a pickle can be loaded; some exceptions and classes with their own ``__new__`` cannot."""
     if type(value) in _PLAIN:
         return True
     try:
-        # Into a namespace of its own: a function that comes back must not set anything here.
+        # Into a separate namespace: a loaded function must not set any names here.
         pickling.loads(pickling.dumps(value, namespace), dict(namespace))
     except MemoryError:
         raise
@@ -184,13 +184,13 @@ def _loads_again(value: Any, namespace: dict[str, Any]) -> bool:
 
 
 def shallow_bytes(value: Any) -> int:
-    """Return the bytes that a value surely takes, from what it says of itself, in no time."""
+    """Return the bytes that a value certainly takes, quickly, from its own size attributes."""
     if outside.is_outside(value):
         return 0
     size_bytes = getattr(value, "nbytes", None)
     if isinstance(size_bytes, int) and not isinstance(value, type):
         return size_bytes
-    # By name: asking pandas for its classes would load it where the SDK has put a lazy stand-in for it.
+    # By name: accessing classes of pandas would load it if the SDK has a lazy stand-in for it.
     if type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "memory_usage"):
         return int(_sum(value.memory_usage(deep=False)))
     try:
@@ -204,7 +204,7 @@ def _sum(usage: Any) -> Any:
 
 
 def deep_bytes(value: Any) -> int:
-    """Return about the bytes that a value takes with what it holds, from a sample of its items."""
+    """Estimate the bytes that a value takes with its contents, from a sample of its items."""
     size_bytes = shallow_bytes(value)
     if not isinstance(value, (list, tuple, dict, set, frozenset)) or not value:
         return size_bytes

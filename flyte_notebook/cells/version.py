@@ -1,8 +1,8 @@
-"""Whether a value or a piece of code is the same as another time: digests that hold across kernels.
+"""Digests that tell whether a value or a piece of code is the same as before; they are equal across kernels.
 
-`digest` hashes the pickle of a value as it is written, with no copy of it. What makes pickles of equal values differ is
-taken out: which parts are one object, the order of sets, names and line numbers of files, the identity cloudpickle
-gives to classes, and the private layout of a pandas frame.
+`digest` hashes the pickle of a value while it is written, without a copy. Differences between pickles of equal values
+are removed: shared objects, the order of sets, names and line numbers of files, cloudpickle's ids of classes, and the
+internal layout of a pandas frame.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
 COMPARED_BYTES = 64 << 20
-"""Values whose pickle is larger are not compared."""
+"""Values with a larger pickle are not compared."""
 
 _SCANNED = 10_000
 _VOLATILE = frozenset(
@@ -43,18 +43,18 @@ _VOLATILE = frozenset(
         "_abc_impl",
     }
 )
-"""Attributes of classes that say nothing about behaviour, or differ from process to process."""
+"""Attributes of classes that do not affect behaviour, or differ between processes."""
 
 
 class TooLargeError(Exception):
-    """A pickle is larger than was asked for."""
+    """A pickle is larger than allowed."""
 
 
 def digest(value: Any, *, limit_bytes: int | None = COMPARED_BYTES, looks_outside: bool = True) -> str | None:
     """Return a digest of a value; ``None`` if its pickle has more than ``limit_bytes`` or cannot be made.
 
     Equal digests mean equal content. The same content gives the same digest in another process of the same Python.
-    ``looks_outside``: the content of a file that is mapped counts, and not only which file it is.
+    ``looks_outside``: the content of a mapped file counts, and not only its identity.
     """
     try:
         return _Digesting(limit_bytes, looks_outside=looks_outside).of(value)
@@ -65,7 +65,7 @@ def digest(value: Any, *, limit_bytes: int | None = COMPARED_BYTES, looks_outsid
 
 
 def digest_of_code(value: Any, *, without: Collection[str]) -> str:
-    """Return a digest of a function or class of a notebook with what it holds: attributes, defaults, closures.
+    """Return a digest of a function or class of a notebook with its attributes, defaults and closures.
 
     Of the globals that it reads, those named in ``without`` do not count.
     """
@@ -73,10 +73,10 @@ def digest_of_code(value: Any, *, without: Collection[str]) -> str:
 
 
 def cell_version(source: str, code: Mapping[str, Any], *, without: Collection[str] = ()) -> str:
-    """Return what the cache calls the version of a cell: a digest over all that is shipped by value.
+    """Return the version of a cell for the cache: a digest over all code and data that is sent by value.
 
-    That is the cell's statements, whatever the comments and the number of the cell; the functions and classes it
-    uses, with all that they use; and the globals these read, except those in ``without``, which are the cell's inputs.
+    These are the cell's statements, without comments and the number of the cell; the functions and classes it uses,
+    directly or indirectly; and the globals these read, except those in ``without``, which are the cell's inputs.
     """
     digesting = _Digesting(None, without=without)
     parts = [ast.dump(ast.parse(source))]
@@ -85,7 +85,7 @@ def cell_version(source: str, code: Mapping[str, Any], *, without: Collection[st
 
 
 class _Digesting:
-    """One digest in the making: what it is inside of, so that functions that refer to themselves come to an end."""
+    """One digest being computed; it records the enclosing objects, so that functions may refer to themselves."""
 
     def __init__(self, limit_bytes: int | None, *, without: Collection[str] = (), looks_outside: bool = True) -> None:
         self.limit_bytes = limit_bytes
@@ -94,7 +94,7 @@ class _Digesting:
         self._inside: dict[int, int] = {}
 
     def of(self, value: Any) -> str:
-        """Return the digest of a value. Raises what pickling it raises."""
+        """Return the digest of a value. Raises the errors of pickling it."""
         sorting = _holds_sets(value)
         try:
             return self._streamed(value, sorting=sorting, fast=True)
@@ -104,7 +104,7 @@ class _Digesting:
         return self._streamed(value, sorting=sorting, fast=False)
 
     def safely(self, value: Any) -> str:
-        """Return the digest of a value, that of its type when the value has none."""
+        """Return the digest of a value, or that of its type when the value cannot be pickled."""
         try:
             return self.of(value)
         except MemoryError:
@@ -115,13 +115,13 @@ class _Digesting:
     def _streamed(self, value: Any, *, sorting: bool, fast: bool) -> str:
         sink = _Sink(self.limit_bytes)
         pickler = (_SortingPickler if sorting else _DigestPickler)(sink, self)
-        # Without memo the pickle does not tell equal objects from the same object, and needs no memory.
+        # Without a memo the pickle is the same for equal and for shared objects, and needs no memory.
         pickler.fast = fast
         pickler.dump(value)
         return sink.hash.hexdigest()
 
     def reduced(self, obj: Any) -> Any:
-        """Return what stands for an object that is shipped by value, ``NotImplemented`` for all others."""
+        """Return the replacement for an object that is sent by value, ``NotImplemented`` for all others."""
         kind = type(obj)
         seen = outside.content(obj) if self.looks_outside else None
         if seen is not None:
@@ -199,7 +199,7 @@ _CACHING: type = type(functools.lru_cache(lambda: None))
 
 
 class _Sink:
-    """A file that keeps only the hash of what is written."""
+    """A file that keeps only the hash of the written data."""
 
     def __init__(self, limit_bytes: int | None) -> None:
         self.hash = hashlib.sha256()
@@ -216,14 +216,14 @@ class _Sink:
 
 
 class _DigestPickler(pickling.CellPickler):
-    """Writes what a digest is made of."""
+    """Writes the pickle for a digest."""
 
     def __init__(self, sink: _Sink, digesting: _Digesting) -> None:
         super().__init__(sink)
         self._digesting = digesting
 
     def reducer_override(self, obj: Any) -> Any:
-        """Let a text stand for what is shipped by value."""
+        """Replace objects that are sent by value with a text."""
         reduced = self._digesting.reduced(obj)
         return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
@@ -232,14 +232,14 @@ class _SortingPickler(_DigestPickler):
     """Writes sets in an order that does not depend on hashes. A call for each object: for values that hold sets."""
 
     def persistent_id(self, obj: Any) -> Any:
-        """Stand in for sets."""
+        """Replace sets."""
         if type(obj) in {set, frozenset}:
             return type(obj).__name__, sorted(self._digesting.of(part) for part in obj)
         return None
 
 
 def _holds_sets(value: Any) -> bool:
-    """Whether there is a set in a value; looks at the first 10,000 objects in it."""
+    """Whether there is a set in a value; examines the first 10,000 objects in it."""
     waiting, looked = [value], 0
     seen: set[int] = set()
     while waiting and looked < _SCANNED:
@@ -260,7 +260,7 @@ def _holds_sets(value: Any) -> bool:
 
 
 def _frame(obj: Any) -> Any:
-    """Reduce a pandas frame or series to its content: how it groups columns into blocks changes when it is read."""
+    """Reduce a pandas frame or series to its content: its grouping of columns into blocks changes when it is read."""
     pandas = sys.modules.get("pandas")
     if pandas is None or type(obj).__module__.partition(".")[0] != "pandas":
         return NotImplemented
@@ -277,17 +277,17 @@ def _frame(obj: Any) -> Any:
 
 
 def _column(series: Any) -> Any:
-    """Return what a series holds: an array that is in one piece, so that blocks do not show; or what pandas has."""
+    """Return the data of a series: a contiguous array, so that blocks do not matter; or pandas' own array."""
     numpy = sys.modules["numpy"]
     if not isinstance(series.dtype, numpy.dtype):
         return series.array
     column = numpy.ascontiguousarray(series.to_numpy()).view()
-    column.flags.writeable = False  # a pickle tells this too
+    column.flags.writeable = False  # this flag is part of the pickle
     return column
 
 
 def _plain(value: Any) -> Any:
-    """Return what a class attribute is made of, where pickle would not look inside."""
+    """Return the parts of a class attribute that pickle would not include."""
     if isinstance(value, (staticmethod, classmethod)):
         return type(value).__name__, value.__func__
     if isinstance(value, property):
@@ -329,7 +329,7 @@ def _is_builtin(obj: Any) -> bool:
 
 
 def _module_version(module: types.ModuleType) -> str:
-    """Return a module's name; for a module of the user's own the digest of its file too."""
+    """Return a module's name; for the user's own module also the digest of its file."""
     file = getattr(module, "__file__", None)
     if not isinstance(file, str) or not file.endswith(".py") or not is_user_file(file):
         return module.__name__

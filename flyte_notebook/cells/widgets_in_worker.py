@@ -1,8 +1,8 @@
-"""Widgets that a task makes: what they say of themselves is handed on to the notebook, where progress lives.
+"""Sends the state of a task's widgets to the notebook, which shows them, for example progress bars.
 
 A worker has no page. Widgets that only show something (`SHOWN`: progress, as ``tqdm.notebook`` makes it, texts, boxes
-of those) get a comm that speaks through the worker's channel, and `flyte_notebook.notebook.widgets_of_tasks` has their
-like in the kernel. One that a person would use is shown as its text: nobody could answer.
+of those) get a comm that sends through the worker's channel, and `flyte_notebook.notebook.widgets_of_tasks` makes their
+copies in the kernel. An interactive widget is shown as its text, as it could not get any input.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RELIES = Reliance(
 
 MIME_TYPE = "application/vnd.jupyter.widget-view+json"
 REFERENCE = "IPY_MODEL_"
-"""How a reference to another widget begins in the state of one."""
+"""The prefix of a reference to another widget in a widget's state."""
 
 SHOWN = frozenset(
     {
@@ -36,19 +36,19 @@ SHOWN = frozenset(
         *("DescriptionStyleModel", "HTMLStyleModel", "HTMLMathStyleModel", "LabelStyleModel"),
     }
 )
-"""Names of models, as ipywidgets 8 sends them, that show something and take nothing."""
+"""Names of models of ipywidgets 8 that only show something and take no input."""
 
 _states: dict[str, dict[str, Any]] = {}
 """The state of each widget of this process, by the id of its comm."""
 
 
 def install_lazily() -> None:
-    """Have widgets speak through this worker's channel, once they are imported."""
+    """Let widgets send through this worker's channel, once their library is imported."""
     call_after_import("comm", _install)
 
 
 def as_far_as_shown(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return what a display shows, without a widget that is not in the notebook, and which widget is."""
+    """Return the data of a display without widgets that are not in the notebook, and the widget that is."""
     view = data.get(MIME_TYPE)
     if view is None:
         return data, {}
@@ -65,7 +65,7 @@ def _install() -> None:
         """A comm whose other end is in the notebook's kernel."""
 
         def publish_msg(self, msg_type: str, data: Any = None, *_metadata: Any, **_options: Any) -> None:
-            """Hand on what a widget says of itself."""
+            """Send a widget's message."""
             _hand_on(self.comm_id, msg_type, data or {})
 
     comm.create_comm = ChannelComm

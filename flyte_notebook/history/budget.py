@@ -1,9 +1,8 @@
-"""What the attempts of a history hold in memory, and which of them let go of it when it is too much.
+"""Limits the memory of the attempts in a history, by dropping data of the oldest failures.
 
-An error keeps what its user put into it, of any size that travels; so the sum has a bound. The oldest failures are the
-first to lose: the values of the error and what it was raised from, and all but the ends of its texts. Class, code, line
-and what is measured stay. That is done in place, because a card, the history and the error itself all hold the same
-failure.
+An error may contain large values of the user; so the sum has a limit. Above it, the oldest failures lose data first:
+the values of the error and its causes, and the middle of its texts. Class, code, line and measurements are kept. This
+is done in place, because a card, the history and the error itself share the same failure.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ if TYPE_CHECKING:
     from flyte_notebook.history.runs import Attempt, Run
 
 ATTEMPT_BYTES: Final = 2_000
-"""What an attempt takes beside its trace and its texts, about."""
+"""Roughly the size of an attempt beside its trace and its texts."""
 
 SAMPLE_BYTES: Final = 16
 LIGHT_BYTES: Final = 32 << 10
-"""A failure that weighs no more has nothing to lose."""
+"""A failure up to this size has no data to drop."""
 
 KEPT_CHARS: Final = 2_000
-"""So much stays of each text of a failure that lost its values."""
+"""The length of each text of a failure that lost its values."""
 
 _KEPT_FIELDS: Final = frozenset({"code", "kind", "worker", "failure", "recoverable"})
 
 
 class Budget:
-    """The weights of attempts, about, in bytes. Not thread-safe: the history has a lock."""
+    """The estimated sizes of attempts in bytes. Not thread-safe: the history has a lock."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
@@ -40,11 +39,11 @@ class Budget:
 
     @property
     def exceeded(self) -> bool:
-        """Whether they weigh too much, with everything let go that can be."""
+        """Whether they are still too large after all possible data was dropped."""
         return self._total_bytes > self._most_bytes
 
     def add(self, run: Run, attempt: Attempt) -> None:
-        """Weigh an attempt that is over; have the oldest failures let go what is too much, never the newest."""
+        """Add an ended attempt; drop data of the oldest failures above the limit, never of the newest."""
         outcome = attempt.outcome
         weight = _weight(attempt)
         self._weights[id(attempt)] = weight
@@ -55,7 +54,7 @@ class Budget:
             self._lighten(next(iter(self._heavy)))
 
     def forget(self, run: Run) -> None:
-        """Take the attempts of a run out, which is not kept any more."""
+        """Remove the attempts of a run that is not kept any more."""
         for action in run.actions:
             for attempt in action.attempts:
                 self._total_bytes -= self._weights.pop(id(attempt), 0)
@@ -66,14 +65,14 @@ class Budget:
         before = failure.weight_bytes
         let_values_go(failure)
         if run.failure is not None and run.failure.error is failure.error:
-            let_values_go(run.failure)  # it may be another one, with the lines of its callers
+            let_values_go(run.failure)  # it may be another object, with the lines of its callers
         freed = before - failure.weight_bytes
         self._weights[which] -= freed
         self._total_bytes -= freed
 
 
 def let_values_go(failure: Failure) -> None:
-    """Have a failure lose the values of its error, what that was raised from, and most of its texts."""
+    """Drop the values of a failure's error, the error's causes, and most of the failure's texts."""
     from flyte_notebook.core.stand_in import WorkerTraceback, attach  # noqa: PLC0415 - it loads the SDK, as the error did
 
     failure.cut(KEPT_CHARS)

@@ -1,4 +1,4 @@
-"""The runs of this process, and which of them lose what when they hold too much."""
+"""The runs of this process, with a limit on their memory."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 KEPT_RUNS = 200
 KEPT_BYTES = 256 << 20
-"""So much the attempts of all runs may hold together."""
+"""The maximum memory of the attempts of all runs together."""
 
 
 class History:
     """The runs of this process, oldest first, the last `KEPT_RUNS` of them. Any method from any thread.
 
-    Where their attempts hold more than ``kept_bytes`` the oldest lose the values of their errors and most of their
-    text, and where that is not enough they are forgotten.
+    If their attempts take more than ``kept_bytes`` the oldest lose the values of their errors and most of their text,
+    and if this is not enough they are removed.
 
-    Engine and session write here what becomes of a run; nobody else does. ``last_failure`` is that of the last attempt
-    or run which failed and was no experiment.
+    Only the engine and the session record outcomes here. ``last_failure`` is that of the last failed attempt or run
+    which was no experiment.
     """
 
     def __init__(self, kept: int = KEPT_RUNS, kept_bytes: int = KEPT_BYTES) -> None:
@@ -41,7 +41,7 @@ class History:
         self.last_failure: Failure | None = None
 
     def begin(self, name: str, task_name: str, purpose: Purpose = CALL) -> Run:
-        """Return the run of that name, begun now if it is new; a point of a sweep takes no other run's place."""
+        """Return the run of that name, begun now if it is new; a point of a sweep does not replace an older run."""
         with self._lock:
             known = self.find(name)
             if known is not None:
@@ -58,7 +58,7 @@ class History:
             return run
 
     def record(self, run: Run, action: Action, attempt: Attempt) -> None:
-        """Add an attempt that is over to its action."""
+        """Add an ended attempt to its action."""
         if isinstance(attempt.outcome, Failure) and not run.of_experiment:
             self.last_failure = attempt.outcome
         with self._lock:
@@ -68,13 +68,13 @@ class History:
                 self._budget.forget(self._runs.popleft())
 
     def end(self, run: Run, failure: Failure | None) -> None:
-        """Say how a run ended; it may have another attempt, and end again."""
+        """Record how a run ended; it may have another attempt, and end again."""
         run.failure = failure
         if failure is not None and not run.of_experiment:
             self.last_failure = failure
 
     def retell(self, before: Failure, told: Failure) -> None:
-        """Put a failure in the place of one that says less about the same attempt."""
+        """Replace a failure by a more detailed one of the same attempt."""
         run = self.run_of(before.worker)
         if run is not None and run.failure is before:
             run.failure = told
@@ -87,7 +87,7 @@ class History:
         return point or next((run for run in reversed(tuple(self._runs)) if run.name == name), None)
 
     def forget(self, name: str) -> None:
-        """Remove the run of that name: nothing of it ever started."""
+        """Remove the run of that name, which never started."""
         with self._lock:
             run = self._points.pop(name, None) or self.find(name)
             if run is not None:
@@ -100,13 +100,13 @@ class History:
         return run.rerun_of if run is not None and run.rerun_of is not None else worker
 
     def run_of(self, worker: str) -> Run | None:
-        """Return the run that an attempt belongs to, ``None`` when it is not known any more."""
+        """Return the run of an attempt, ``None`` when it is not kept any more."""
         return next((run for run in reversed(tuple(self._runs)) if run.attempt(worker) is not None), None)
 
     def story(self, worker: str) -> tuple[tuple[str, Attempt], ...]:
-        """Return every attempt at what failed under that name, in order: the first run's, then those of its reruns.
+        """Return all attempts of the failed action of that worker, in order: of the first run, then of its reruns.
 
-        Each comes with what tells it from the others: ``attempt 2``, ``rerun 1 (1Gi)``.
+        Each comes with a distinguishing label: ``attempt 2``, ``rerun 1 (1Gi)``.
         """
         origin = self.origin_of(worker)
         first = self.run_of(origin)
@@ -123,7 +123,7 @@ class History:
         )
 
     def keep_outputs(self, name: str, outputs: dict[str, Any]) -> None:
-        """Give the run of that name its outputs, and take those of all others away; nothing if it is not known."""
+        """Set the outputs of the run of that name, and remove those of all others; does nothing if it is not known."""
         if self.find(name) is None:
             return
         for run in self:
@@ -131,7 +131,7 @@ class History:
 
     @property
     def last_run(self) -> Run | None:
-        """The run that began last, also when it failed; ``None`` before the first."""
+        """The newest run, also if it failed; ``None`` before the first."""
         return self._runs[-1] if self._runs else None
 
     def __iter__(self) -> Iterator[Run]:

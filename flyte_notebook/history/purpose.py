@@ -1,4 +1,4 @@
-"""What a run is for: one of these, from its beginning to its end."""
+"""The purpose of a run: one of these classes; it does not change."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A program began it, by ``flyte.run`` or by a call of a task, and gets its value."""
+    """A program began the run, by ``flyte.run`` or by a call of a task, and gets its value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """It is a cell with ``%%flyte_task``. ``background``: no cell waits for it."""
+    """The run is a cell with ``%%flyte_task``. ``background``: no cell waits for it."""
 
     background: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rerun:
-    """It runs again what failed.
+    """The run repeats a failed run.
 
-    ``of`` is the worker that failed first, ``changed`` what is different this time, in a few words. ``cell``: what
-    failed is the task of a cell. ``background``: no cell waits for it.
+    ``of`` is the worker that failed first, ``changed`` are the changed settings in a few words. ``cell``: the task of a
+    cell failed. ``background``: no cell waits for it.
     """
 
     of: str
@@ -34,7 +34,7 @@ class Rerun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grown:
-    """It runs again what was killed for memory, because its limit may grow; all these runs are shown together.
+    """The run repeats a run that was killed for memory, because its limit may grow; all these runs are shown together.
 
     ``of`` is the worker that was killed first, ``limit`` the new limit as a quantity. ``cell``: as of `Rerun`.
     """
@@ -46,14 +46,14 @@ class Grown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitTrial:
-    """It finds out whether a limit passes. ``cell``: what is run is the task of a cell."""
+    """The run finds out whether a limit passes. ``cell``: it runs the task of a cell."""
 
     cell: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SweepPoint:
-    """It is one of many runs of a sweep, which shows what they say together; the history does not list it."""
+    """The run is one of many of a sweep, which shows their results together; the history does not list it."""
 
 
 CALL: Final = Call()
@@ -62,7 +62,7 @@ Purpose = Call | Cell | Rerun | Grown | FitTrial | SweepPoint
 
 
 def purpose_of(*, lands: bool, apart: bool, of_fit: bool, rerun_of: str | None, rerun_with: str) -> Purpose:
-    """Return the purpose of a run that was saved, from the facts that `Run.to_dict` writes."""
+    """Return the purpose of a saved run, from the facts that `Run.to_dict` writes."""
     if of_fit:
         return FitTrial(cell=lands)
     if rerun_of is not None:

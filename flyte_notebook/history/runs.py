@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from flyte_notebook.history.purpose import Purpose
 
 FACTS_VERSION = 1
-"""Of what `Run.to_dict` returns; it grows when what stood there before means something else."""
+"""The version of the result of `Run.to_dict`; it is increased when the meaning of a field changes."""
 
 _draw: Callable[[Run], Any] | None = None
 
 
 def draw_runs_with(draw: Callable[[Run], Any]) -> None:
-    """Let `Run.figure` draw with this function: pictures are made on a floor above, so what makes them is handed in."""
+    """Let `Run.figure` draw with this function, which belongs to a higher layer."""
     global _draw  # noqa: PLW0603 - one for the process, handed in when the package is imported
     _draw = draw
 
@@ -65,12 +65,12 @@ class Run:
     """One ``flyte.run`` or one cell: its actions, flat, in start order.
 
     ``purpose`` says what it is for. ``failure`` is why the run failed, ``None`` while it runs and when it succeeded,
-    also if failures inside were caught. ``returned`` is what a cell gave back, a
-    `flyte_notebook.cells.returned.ReturnedValues`, until it is in the notebook. ``outputs`` are the results of a cell
-    by name; only the run that gave some last still has them, so that the history does not keep everything that was ever
-    returned. ``cached``: the result came from the cache, and nothing ran. ``advice`` is said of one that passed, in a
-    few words. ``saved_s`` is when it was saved, in seconds since 1970, of one that was loaded, which has no outputs and
-    cannot be run again; ``None`` of a run of this kernel.
+    also if failures inside were caught. ``returned`` are the results of a cell, a
+    `flyte_notebook.cells.returned.ReturnedValues`, until they are in the notebook. ``outputs`` are the results of a
+    cell by name; only the last run with outputs still has them, so that the history does not keep all results.
+    ``cached``: the result came from the cache, and nothing ran. ``advice`` is a hint for a run that passed, in a few
+    words. ``saved_s`` is the time of saving of a loaded run, in seconds since 1970; such a run has no outputs and
+    cannot be run again; ``None`` for a run of this kernel.
     """
 
     name: str
@@ -104,24 +104,24 @@ class Run:
 
     @property
     def of_experiment(self) -> bool:
-        """Whether it is to find out something about limits: then its failure is a finding."""
+        """Whether it is part of an experiment about limits: then its failure is a result."""
         return isinstance(self.purpose, FitTrial | SweepPoint)
 
     @property
     def rerun_of(self) -> str | None:
-        """The worker whose failure was run again, ``None`` for a run of its own."""
+        """The worker whose failure was run again, ``None`` if it is no rerun."""
         return self.purpose.of if isinstance(self.purpose, Rerun | Grown) else None
 
     @property
     def rerun_with(self) -> str:
-        """What was changed for a rerun, in a few words."""
+        """The changes for a rerun, in a few words."""
         if isinstance(self.purpose, Grown):
             return self.purpose.limit
         return self.purpose.changed if isinstance(self.purpose, Rerun) else ""
 
     @property
     def saved_words(self) -> str:
-        """When it was saved, in local time, to the minute; empty of a run of this kernel."""
+        """When it was saved, in local time, to the minute; empty for a run of this kernel."""
         if self.saved_s is None:
             return ""
         return datetime.fromtimestamp(self.saved_s, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
@@ -149,7 +149,7 @@ class Run:
 
     @property
     def failed_workers(self) -> set[str]:
-        """The names of the attempts that failed by themselves, not because a task that they called did."""
+        """The names of the attempts that failed by themselves, and not because a nested task failed."""
         return {
             attempt.worker
             for action in self.actions
@@ -163,9 +163,9 @@ class Run:
         return found[1].outcome if found is not None and isinstance(found[1].outcome, Failure) else None
 
     def let_frames_go(self) -> None:
-        """Drop the Python frames of its errors: they hold every variable that was on the way, inputs of any size.
+        """Drop the Python frames of its errors: they hold all local variables, including inputs of any size.
 
-        What a person reads of a failure is text. The history does this to every run but the last two.
+        Only text is shown of a failure. The history does this to every run but the last two.
         """
         if self._frames_gone:
             return
@@ -178,8 +178,8 @@ class Run:
     def to_dict(self) -> dict[str, Any]:
         """Return the run for tools: names, limits, outcomes and traces, versioned; no values of inputs or outputs.
 
-        ``failures`` are those of all attempts, and ``failure`` of an attempt is its place among them. This is what is
-        saved, too.
+        ``failures`` are those of all attempts, and ``failure`` of an attempt is an index into them. Saved runs have
+        this form, too.
         """
         failures: list[Failure] = []
         actions = [_action_dict(action, failures) for action in self.actions]
@@ -216,7 +216,7 @@ class Run:
     def figure(self) -> Any:  # noqa: ANN401 - a matplotlib Figure; its library is loaded on the floor above
         """Return a ``matplotlib.figure.Figure``: memory over time of one action's attempts, or the peaks of many.
 
-        Raises RuntimeError when nothing that draws was handed to `draw_runs_with`.
+        Raises RuntimeError before `draw_runs_with` was called.
         """
         if _draw is None:
             raise RuntimeError("nothing here can draw a run; `import flyte_notebook` first")
@@ -263,7 +263,7 @@ def _let_frames_go(error: BaseException) -> None:
     while chain:
         one = chain.pop()
         known.add(id(one))
-        BaseException.with_traceback(one, None)  # past the class's own __setattr__, which may refuse
+        BaseException.with_traceback(one, None)  # bypasses the class's own __setattr__, which may refuse
         chain += [link for link in (one.__cause__, one.__context__) if link is not None and id(link) not in known]
 
 

@@ -1,1 +1,1 @@
-"""Everything that touches IPython."""
+"""All code that uses IPython."""

@@ -26,18 +26,19 @@ State = Literal["running", "succeeded", "failed"]
 logger = logging.getLogger("flyte_notebook.notebook")
 
 SLICE_S = 0.05
-"""How long a wait lasts before it looks at the front end again."""
+"""How long a wait lasts before messages of the front end are handled again."""
 
 JOIN_BOUND_S = 5.0
 """How long the end of a session waits for a background run to notice it."""
 
 
 class BackgroundRun:
-    """A run in a thread of its own.
+    """A run in a separate thread.
 
-    ``await`` it, or `wait` for it, in any later cell; ``result`` is the value of its last expression. What the cell
-    assigned is in the notebook once the run has ended and no cell runs, or when `wait`, ``await`` or ``result``
-    returned. An interrupt of the kernel stops what a cell waits for, and leaves this run alone: `stop` ends it.
+    ``await`` it, or `wait` for it, in any later cell; ``result`` is the value of its last expression. The variables
+    assigned by the cell are in the notebook once the run has ended and no cell runs, or when `wait`, ``await`` or
+    ``result`` returned. An interrupt of the kernel stops the runs that a cell waits for, but not this run: `stop` ends
+    it.
     """
 
     def __init__(
@@ -49,10 +50,10 @@ class BackgroundRun:
         ended: Callable[[BackgroundRun], Callable[[], object] | None],
         meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
-        """Take what to do. Nothing begins before `start`.
+        """Take the function to run. Nothing begins before `start`.
 
-        ``ended`` is called in the thread when ``call`` has returned or raised; what it returns is called on the main
-        thread when somebody waits there. ``meanwhile`` is called on the main thread again and again while it waits.
+        ``ended`` is called in the thread when ``call`` has returned or raised; it returns a function that is called on
+        the main thread when a cell waits there. ``meanwhile`` is called repeatedly on the main thread while it waits.
         """
         self.name = name
         self._call: Callable[[], Any] | None = call
@@ -76,38 +77,38 @@ class BackgroundRun:
         return self
 
     def _run(self) -> None:
-        # The handle may live long; what it was begun with holds the values of inputs.
+        # The handle may exist for long, and the function holds the values of inputs.
         call, self._call = self._call, None
         ended, self._ended = self._ended, None
         assert call is not None
         assert ended is not None
         try:
             self._value = call()
-        except BaseException as error:  # noqa: BLE001 - it is raised where somebody asks for the result
+        except BaseException as error:  # noqa: BLE001 - it is raised when the result is read
             self._error = error
         self._took_s = monotonic_s() - self._began_s
         try:
             self._land = ended(self)
-        except Exception:  # a thread of its own: nobody else would hear of it
+        except Exception:  # a separate thread: no other code would report it
             logger.exception("could not show the end of %s", self.name)
         finally:
             self._done.set()
 
     @property
     def state(self) -> State:
-        """How it stands."""
+        """Its state."""
         if self._took_s is None:
             return "running"
         return "succeeded" if self._error is None else "failed"
 
     @property
     def error(self) -> BaseException | None:
-        """What it failed with; ``None`` while it runs and when it succeeded."""
+        """Its exception; ``None`` while it runs and when it succeeded."""
         return self._error
 
     @property
     def value(self) -> Any:
-        """What it gave so far, without waiting: ``None`` while it runs and when it failed."""
+        """Its result, without waiting: ``None`` while it runs and when it failed."""
         return self._value
 
     @property
@@ -117,7 +118,7 @@ class BackgroundRun:
 
     @property
     def result(self) -> Any:
-        """The value of the last expression; waits for the end. Raises what the run failed with."""
+        """The value of the last expression; waits for the end. Raises the run's exception."""
         self.wait()
         if self._error is not None:
             raise self._error
@@ -128,7 +129,7 @@ class BackgroundRun:
         return self._done.is_set()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for the end, at most so many seconds; return whether it has ended. An interrupt ends the wait only."""
+        """Wait for the end, at most that many seconds; return whether it has ended. An interrupt ends the wait only."""
         until_s = None if timeout_s is None else monotonic_s() + timeout_s
         on_main = threading.current_thread() is threading.main_thread()
         while not self._done.wait(SLICE_S if until_s is None else min(SLICE_S, max(0.0, until_s - monotonic_s()))):
@@ -141,7 +142,7 @@ class BackgroundRun:
         return True
 
     def join(self, timeout_s: float) -> None:
-        """Wait until its thread is gone, at most so many seconds."""
+        """Wait until its thread has ended, at most that many seconds."""
         self._thread.join(timeout_s)
 
     def stop(self) -> None:
@@ -167,7 +168,7 @@ class BackgroundRun:
 class BackgroundRuns:
     """The background runs of one session: reruns by a click, and cells with ``--background``.
 
-    ``meanwhile`` is called again and again while the main thread waits for one.
+    ``meanwhile`` is called repeatedly while the main thread waits for one.
     """
 
     def __init__(self, session: Session, meanwhile: Callable[[], object]) -> None:
@@ -183,7 +184,7 @@ class BackgroundRuns:
         call: Callable[[], Any],
         ended: Callable[[BackgroundRun], Callable[[], object] | None],
     ) -> BackgroundRun:
-        """Begin a run that no cell waits for, and that an interrupt leaves alone; its output goes to ``sink``."""
+        """Begin a run that no cell waits for, and that an interrupt does not stop; its output goes to ``sink``."""
         back = self._session.set_apart(run.name)
         handle = BackgroundRun(
             run.name,

@@ -39,17 +39,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("flyte_notebook.notebook")
 
 LIVE_CARDS = 20
-"""So many cards have a form; that of an older one becomes plain text."""
+"""How many cards have a form; the form of an older card becomes plain text."""
 
 LAST_WORDS = 5
-"""So many forms that ended by a rerun keep what they said last."""
+"""How many forms that ended by a rerun keep their last message."""
 
 KEPT_TASKS = LIVE_CARDS
-"""Of so many failed cells the task is kept, without its inputs."""
+"""For how many failed cells the task is kept, without its inputs."""
 
 
 def warm() -> None:
-    """Load what the first card needs: it takes a second, and a cell that runs has that time. Never raises."""
+    """Load the modules for the first card: this takes a second, and is done while a cell runs. Never raises."""
     _load(relies.WIDGETS, card.warm)
     _load(relies.CHARTS, chart.warm)
 
@@ -63,10 +63,10 @@ def _load(key: str, load: Callable[[], None]) -> None:
 
 
 class Cards:
-    """The cards of one shell. ``shown`` are the workers whose failures got a card in the running cell.
+    """The cards of one shell. ``shown`` are the workers whose failures have a card in the running cell.
 
-    ``advised`` are the cells, by name or text, and the limits of which was said that less would do; ``noted`` is what
-    was said once and is not said again.
+    ``advised`` are the cells, by name or text, with the limits for which a smaller one was advised; ``noted`` are the
+    notes that are shown only once.
     """
 
     def __init__(
@@ -88,18 +88,18 @@ class Cards:
 
     @property
     def history(self) -> History:
-        """What ran in this kernel."""
+        """The runs of this kernel."""
         return self.session.history
 
     def remember_task(self, run_name: str, task: Any) -> None:
-        """Keep the task of a cell that failed: it can be run again when nothing else of it is kept any more."""
+        """Keep the task of a failed cell: it can be run again when its inputs are not kept any more."""
         with self._lock:
             self._tasks[run_name] = task
             while len(self._tasks) > KEPT_TASKS:
                 self._tasks.popitem(last=False)
 
     def rerun_of(self, failure: Failure) -> Rerun:
-        """Return what runs a failure again."""
+        """Return the object that runs a failure again."""
         first = self.history.run_of(self.history.origin_of(failure.worker))
         task = None if first is None else self._tasks.get(first.name)
         return Rerun(failure, self.shell.user_ns, self.session, task)
@@ -124,7 +124,7 @@ class Cards:
             self.close()
 
     def notice(self, raw_cell: str) -> None:
-        """Take the text of a cell that has ended: what it assigned or changed is not overwritten unasked."""
+        """Note the text of an ended cell: variables that it assigned or changed are not overwritten without asking."""
         cards = list(self._live.values())
         if not cards:
             return
@@ -147,7 +147,7 @@ class Cards:
             self._finished.popleft().close()
 
     def finished(self, form: OverrideForm) -> None:
-        """Keep the last words of a form for a while, for pages that were loaded anew."""
+        """Keep the last message of a form for a while, for pages that are loaded again."""
         self._finished.append(form)
         while len(self._finished) > LAST_WORDS:
             self._finished.popleft().close()
@@ -158,7 +158,7 @@ class Cards:
             self._live.pop(key, None)
 
     def land(self, result: Result, sink: Sink) -> str:
-        """Give the notebook what a cell returned, and say in a few words what that was. On the main thread."""
+        """Assign a cell's results in the notebook, and return a short description of them. On the main thread."""
         values = result.values
         if values is None:
             return "its value is in `fn.last_run.outputs`"
@@ -168,9 +168,9 @@ class Cards:
 
 
 class Card:
-    """One failure in one cell, with its form where there is a kernel to answer a click.
+    """One failure in one cell, with a form if there is a kernel to handle clicks.
 
-    ``busy``: a rerun is under way, or its outputs wait for the kernel to be idle or for an answer.
+    ``busy``: a rerun runs, or its outputs wait until the kernel is idle or the user has answered.
     """
 
     def __init__(self, cards: Cards, failure: Failure, sink: Sink) -> None:
@@ -198,14 +198,14 @@ class Card:
             return
         try:
             self._form = OverrideForm(self._data(), check=self._check, code=self._rerun.code, on_rerun=self._start)
-        except Exception as error:  # whatever is wrong with the widgets, the card stands
+        except Exception as error:  # on any error of the widgets, the card is still shown
             logger.debug("could not make the form of a card", exc_info=True)
             losses.settle(relies.BY_KEY[relies.WIDGETS], error)
             return
         self._sink.display({"data": self._form.bundle(), "transient": {"display_id": f"fnb-form-{self.key}"}})
 
     def notice(self, names: CellNames | None) -> None:
-        """Take what a cell that has ended did to names."""
+        """Note how an ended cell changed names."""
         self._rerun.notice(names)
 
     def _bundle(self) -> dict[str, Any]:
@@ -227,7 +227,7 @@ class Card:
         return read(texts, self._rerun.machine)
 
     def _start(self, override: Override) -> None:
-        """Begin a rerun and return at once: a click may come on the thread that would have to hear the next one."""
+        """Begin a rerun and return at once: this may be the thread that has to handle the next click."""
         try:
             self._rerun.check()
         except NoRerunError as error:
@@ -259,14 +259,14 @@ class Card:
             self._again(f"✗ with {words}: {what}")
             return
         self._story.append(f"✗ rerun with {words}: {type(failure.error).__name__}, {failure.headline}{self._by_name}")
-        if self._cards.history.run_of(failure.worker) is not None:  # else nothing started that could be run again
+        if self._cards.history.run_of(failure.worker) is not None:  # else no run started that could be run again
             self.failure = failure
             self._rerun.failure = failure
         self._update()
         self._again(f"✗ with {words}: {type(failure.error).__name__}. The card above shows this rerun.")
 
     def _again(self, words: str) -> None:
-        """Let the form begin anew."""
+        """Reset the form."""
         self.busy = False
         form = self._form
         if form is not None:
@@ -283,7 +283,7 @@ class Card:
         return self._cards.idle.call(lambda: self._land(result, said))
 
     def _land(self, result: Result, said: str) -> None:
-        """Give the notebook the outputs, or ask first when it has bound one of them anew since. On the main thread."""
+        """Assign the outputs in the notebook, or ask first if one of the names was bound again. On the main thread."""
         assert result.values is not None
         changed = self._rerun.changed_since([*result.values.outputs, *result.values.outcome.deleted])
         form = self._form
@@ -306,7 +306,7 @@ class Card:
             if result.value is not None and not result.silent:
                 data, metadata = self._cards.shell.display_formatter.format(result.value)
                 self._sink.display({"data": data, "metadata": metadata})
-        except Exception as error:  # code of the user's own may run where values are loaded and shown
+        except Exception as error:  # user code may run when values are loaded and shown
             logger.exception("could not give the notebook what a rerun returned")
             landed = f"but its outputs could not all be brought back: {type(error).__name__}: {error}"
         self._passed(f"{said}{f'; {landed}' if landed else ''}{self._by_name}")
@@ -327,9 +327,9 @@ class Card:
         )
 
     def end(self, words: str, *, rerun: bool = False) -> None:
-        """Put plain text in the place of the form: there is nothing more that it could do.
+        """Replace the form by plain text, as it has no further use.
 
-        ``rerun``: a rerun ended it; then a page that was loaded anew is to see how.
+        ``rerun``: a rerun ended it; then a page that is loaded again must show the result.
         """
         with self._lock:
             form, self._form = self._form, None
@@ -348,6 +348,6 @@ class Card:
 def _short(value: object) -> str:
     try:
         text = repr(value)
-    except Exception as error:  # noqa: BLE001 - a user's own class may raise anything
+    except Exception as error:  # noqa: BLE001 - a user's class may raise any error
         return f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
     return text if len(text) <= 80 else text[:79] + "…"  # noqa: PLR2004 - one line

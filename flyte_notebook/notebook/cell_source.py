@@ -1,4 +1,4 @@
-"""The text of a ``%%flyte_task`` cell, read: the task that it makes, and what it takes from the notebook."""
+"""Reads the text of a ``%%flyte_task`` cell: makes its task, and finds its values from the notebook."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class CellSource:
-    """One cell as it stands in the notebook: its options, its body, and the line that they begin with.
+    """One cell of the notebook: its options, its body, and its first line.
 
-    ``note_once`` shows a sentence that is said once in a notebook.
+    ``note_once`` shows a sentence only once per notebook.
     """
 
     def __init__(self, shell: Any, said: CellOptions, cell: str, line: str, note_once: Callable[[str], object]) -> None:
@@ -44,7 +44,7 @@ class CellSource:
         said, shell = self._said, self._shell
         head = self._head()
         source = "\n" * head.count("\n") + shell.transform_cell(self._cell)
-        # Not execution_count, which counts this cell already in some versions and not yet in others.
+        # Not execution_count, which includes this cell in some versions only.
         filename = f"Cell In[{len(shell.history_manager.input_hist_raw) - 1}]"
         text = head + source[head.count("\n") :]
         linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
@@ -87,11 +87,11 @@ class CellSource:
         return task, parts
 
     def _head(self) -> str:
-        """Return what stands above the body in the editor, so that lines are counted as there."""
+        """Return the text above the body in the editor, so that line numbers agree."""
         raw = str(self._shell.history_manager.input_hist_raw[-1])
         above, found, _ = raw.partition(MAGIC)
         above = above if found and not above.strip() else ""
-        # IPython leaves out empty lines at the beginning.
+        # IPython removes empty lines at the beginning.
         body = itertools.takewhile(lambda text: not text.strip(), self._cell.splitlines())
         return f"{above}{MAGIC} {self._line}".rstrip(" ") + "\n" * (1 + len(list(body)))
 

@@ -1,4 +1,4 @@
-"""One ``%%flyte_task`` cell from its text to its outputs in the notebook."""
+"""Runs one ``%%flyte_task`` cell, from its text to its outputs in the notebook."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ STOP_BOUND_S = 3.0
 
 
 class CellRun:
-    """Runs one cell as a task. Everything that can be wrong is said before anything runs, as far as it can be known.
+    """Runs one cell as a task. Errors that can be known in advance are reported before it runs.
 
     ``interrupted``: it was stopped by an interrupt of the kernel.
     """
@@ -69,7 +69,7 @@ class CellRun:
         self.interrupted = False
 
     def run(self) -> Any:
-        """Run the cell; bind its outputs; return the value of its last expression. Raises what the task raised.
+        """Run the cell; bind its outputs; return the value of its last expression. Raises the task's exception.
 
         With ``--background`` it returns a `BackgroundRun` at once.
         """
@@ -94,11 +94,11 @@ class CellRun:
             self._keep_grown(escalation)
         else:
             self._advise(run)
-        self._shell.compile.flags |= parts.names.futures  # later cells have them too
+        self._shell.compile.flags |= parts.names.futures  # for later cells too
         return self._land(run)
 
     def _escalation(self, task: CellTask) -> OomEscalation | None:
-        """Return how the limit grows, ``None`` where it does not. Raises UsageError where it cannot."""
+        """Return how the limit grows, ``None`` if it does not. Raises UsageError if it cannot."""
         growth = self._said.on_oom
         if growth is None:
             return None
@@ -110,7 +110,7 @@ class CellRun:
         return escalation
 
     def _escalating(self, escalation: OomEscalation | None, run: Run, task: CellTask, parts: CellParts) -> Run:
-        """Run to the end, again with more memory after each OOM where the limit may grow; return the last run."""
+        """Run to the end, again with more memory after each OOM if the limit may grow; return the last run."""
         self._running = run
         while escalation is not None:
             try:
@@ -124,7 +124,7 @@ class CellRun:
         return run
 
     def _keep_grown(self, escalation: OomEscalation) -> None:
-        """Show how the limit grew, and have the notebook's name hold what passed."""
+        """Show how the limit grew, and assign the task that passed to the notebook's name."""
         self._show(escalation.bundle(self._session, escalation_bundle))
         if self._said.name is not None:
             self._shell.user_ns[self._said.name] = escalation.task
@@ -132,7 +132,7 @@ class CellRun:
             self._show({"text/plain": f"[flyte_notebook: `{self._said.name}` has a limit of {kept} from now on]"})
 
     def _advise(self, run: Run) -> None:
-        """Note what would do for a cell whose first line gave it far too much; once for each cell and limit."""
+        """Note a sufficient limit for a cell whose first line set far too much; once for each cell and limit."""
         attempt = run.actions[0].attempts[-1] if run.actions and run.actions[0].attempts else None
         enough = None if attempt is None else would_do(attempt.trace, attempt.limits.memory_bytes)
         if attempt is None or enough is None or self._said.quiet or self._said.memory_bytes is None:
@@ -143,13 +143,13 @@ class CellRun:
             run.advice = f"{quantity_memory(enough)} would do"
 
     def _fit(self, task: CellTask, parts: CellParts) -> Any:
-        """Find the limit, show it, and go on as after a run that passed."""
+        """Find the limit, show it, and continue as after a run that passed."""
         passed: list[Run] = []
 
         def call(run: Run, tried: CellTask, trial: Trial) -> None:
             self._to_its_end(run, tried, parts, trial)
             for earlier in passed:
-                earlier.returned = None  # only what the last one gave back lands
+                earlier.returned = None  # only the results of the last run are assigned
             passed[:] = [run]
 
         search = Fitting(self._session, task, call, cell=True)
@@ -159,7 +159,7 @@ class CellRun:
             raise UsageError(f"{MAGIC}: {error}") from None
         except KeyboardInterrupt as interrupt:
             for run in passed:
-                run.returned = None  # nothing lands, and the history keeps the run
+                run.returned = None  # no results are assigned, and the history keeps the run
             self.interrupted = True
             raise self._aborted(search.running, interrupt) from None
         self._show(fit_bundle(found))
@@ -170,7 +170,7 @@ class CellRun:
         return self._land(passed[-1]) if passed else None
 
     def _sweep(self) -> None:
-        """Run the cell across limits and values, and show what was found; it stands in ``_``, and nothing lands."""
+        """Run the cell across limits and values, and show the result; it is in ``_``, and no variables are assigned."""
         sweep = CellSweep(self._session, self._said, self._source.read)
         if self._said.name is not None:
             self._shell.user_ns[self._said.name] = sweep.task
@@ -185,7 +185,7 @@ class CellRun:
         self._shell.displayhook.update_user_ns(found)
 
     def _to_its_end(self, run: Run, task: CellTask, parts: CellParts, trial: Trial | None = None) -> None:
-        """Run the task; what it gives back is the run's. Raises what it raised, with its failure."""
+        """Run the task; its results are added to the run. Raises its exception, with the failure."""
         if not self._said.background:
             self._session.generators[run.name] = generators.read()
         try:
@@ -200,7 +200,7 @@ class CellRun:
             self._cards.remember_task(run.name, task)
             raise
         finally:
-            self._session.generators.pop(run.name, None)  # nothing ran, say: the result is from the cache
+            self._session.generators.pop(run.name, None)  # for example if nothing ran, as the result is from the cache
 
     def _in_background(self, run: Run, task: CellTask, parts: CellParts) -> BackgroundRun:
         self._sink = output.cell_sink(self._shell)
@@ -212,7 +212,7 @@ class CellRun:
         return None if run.returned is None else run.returned.result
 
     def _over(self, run: Run, sink: output.Sink, handle: BackgroundRun) -> Callable[[], object] | None:
-        """Show how a run in the background ended; return what gives the notebook its outputs. In the run's thread."""
+        """Show how a background run ended; return a function that assigns its outputs. In the run's thread."""
         if isinstance(handle.failure, Failure):
             self._cards.show(handle.failure, sink)
         elif handle.error is not None:
@@ -239,7 +239,7 @@ class CellRun:
             raise UsageError(f"{MAGIC}: {what} is more than this machine has ({format_memory(capacity)})")
 
     def _aborted(self, run: Run | None, interrupt: KeyboardInterrupt) -> BaseException:
-        """Wait until the stopped run is gone, and return the error that says so."""
+        """Wait until the stopped run has ended, and return its error."""
         stopped = None if run is None else self._session.stop_and_wait(run, STOP_BOUND_S)
         if stopped is not None:
             self._session.blame(stopped.error)
@@ -247,7 +247,7 @@ class CellRun:
         return interrupt.__cause__ or RunAbortedError("the cell was interrupted before its task started")
 
     def _land(self, run: Run) -> Any:
-        """Give the notebook what the cell gave back; return the value of its last expression. On the main thread."""
+        """Assign the cell's results in the notebook; return the value of its last expression. On the main thread."""
         values, run.returned = run.returned, None
         if values is None:
             return None
@@ -268,7 +268,7 @@ class CellRun:
         self._note_once(f"{what} changed in the task only; make such a change in a cell without {MAGIC}")
 
     def _note_once(self, note: str) -> None:
-        """Say something that is said once in a notebook."""
+        """Show a note once per notebook."""
         if note not in self._cards.noted:
             self._cards.noted.add(note)
             self._show({"text/plain": f"[flyte_notebook: {note}]"})

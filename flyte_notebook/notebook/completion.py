@@ -1,4 +1,4 @@
-"""Tab in the first line of a ``%%flyte_task`` cell, and after ``%flyte``."""
+"""Tab completion in the first line of a ``%%flyte_task`` cell, and after ``%flyte``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Names:
 
 
 def complete(line: str, names: Names | None = None) -> list[str]:
-    """Return what may stand at the cursor. ``line`` is the text after ``%%flyte_task`` up to the cursor.
+    """Return the candidates at the cursor. ``line`` is the text after ``%%flyte_task`` up to the cursor.
 
     Each candidate replaces `fragment` of the line.
     """
@@ -55,16 +55,16 @@ def _unused(before: list[str]) -> list[str]:
 
 
 class Completer:
-    """What `install_completer` added to a shell."""
+    """The completer that `install_completer` added to a shell."""
 
     def __init__(self, shell: Any, after: Mapping[str, tuple[str, ...]]) -> None:
         self._shell = shell
         self._after = after
-        self._matcher: Any = self._match  # one bound method, so that it can be found again
+        self._matcher: Any = self._match  # one bound method, so that it can be removed again
         shell.Completer.custom_matchers.append(self._matcher)
 
     def uninstall(self) -> None:
-        """Offer nothing more. Idempotent."""
+        """Remove the completer. Idempotent."""
         matchers = self._shell.Completer.custom_matchers
         if self._matcher in matchers:
             matchers.remove(self._matcher)
@@ -80,7 +80,7 @@ class Completer:
             "ordered": True,
         }
 
-    _match.matcher_api_version = 2  # type: ignore[attr-defined]  # how IPython tells matchers apart
+    _match.matcher_api_version = 2  # type: ignore[attr-defined]  # IPython distinguishes matchers by this
 
     def _candidates(self, context: Any) -> tuple[list[str], str]:
         magic, space, rest = context.text_until_cursor.lstrip().partition(" ")
@@ -113,7 +113,7 @@ def install_completer(
     shell: Any,
     after: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Completer:
-    """Let Tab complete the first line of a ``%%flyte_task`` cell, and ``%flyte``: ``after`` which words comes what."""
+    """Let Tab complete the first line of a ``%%flyte_task`` cell, and ``%flyte``, with the words in ``after``."""
     return Completer(shell, after or {})
 
 

@@ -38,7 +38,7 @@ HOW = f"name a task and its inputs, as in {FIT} oomer x=5"
 
 
 def fit_again(line: str, namespace: Mapping[str, Any], session: Session) -> fit_view.ShownFit:
-    """Fit what ``line`` names, else the last run of this kernel. Raises UsageError, and what the task raised."""
+    """Fit the task named in ``line``, else the last run of this kernel. Raises UsageError, and the task's exception."""
     task, inputs = _named(line, namespace) if line else _last(namespace, session)
     try:
         search = Fitting(session, task, lambda run, task, trial: session.run(run, task, (), inputs, trial=trial))
@@ -48,7 +48,7 @@ def fit_again(line: str, namespace: Mapping[str, Any], session: Session) -> fit_
 
 
 def _named(line: str, namespace: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return a task of the notebook and its inputs: ``x=5`` as Python, those that are not given by their names."""
+    """Return a task of the notebook and its inputs: ``x=5`` as Python, inputs that are not given by their names."""
     try:
         name, *words = shlex.split(line, posix=False)
     except ValueError:
@@ -64,13 +64,13 @@ def _named(line: str, namespace: Mapping[str, Any]) -> tuple[Any, dict[str, Any]
             raise UsageError(f"{FIT}: {word!r} is no input; {HOW}")
         try:
             given[key] = eval(expression, dict(namespace))  # noqa: S307 - the user's own words, in the user's own kernel
-        except Exception as error:  # noqa: BLE001 - whatever the user's own words raise
+        except Exception as error:  # noqa: BLE001 - the user's expression may raise any error
             raise UsageError(f"{FIT}: {key}={expression}: {type(error).__name__}: {error}") from None
     return task, {**_by_name(task, namespace, given), **given}
 
 
 def _last(namespace: Mapping[str, Any], session: Session) -> tuple[Any, dict[str, Any]]:
-    """Return the task of the last run and the inputs that it had; those of a cell also by their names."""
+    """Return the task of the last run and its inputs; those of a cell also by their names."""
     run = next((run for run in reversed(list(session.history)) if run.actions and not run.of_experiment), None)
     if run is None:
         raise UsageError(f"{FIT}: there is no run to fit; run a %%flyte_task cell first, or {HOW}")
@@ -97,7 +97,7 @@ def _repeat(run: Run, session: Session) -> Repeat | None:
 
 
 def _by_name(task: Any, namespace: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the inputs that are neither given nor have a default, as the notebook has them."""
+    """Return the inputs that are neither given nor have a default, from the notebook's variables."""
     inputs = task.native_interface.inputs
     unknown = next((name for name in given if name not in inputs), None)
     if unknown is not None:
@@ -143,11 +143,11 @@ class CellSweep:
 
     @property
     def name(self) -> str:
-        """The name by which the session knows the sweep while it runs."""
+        """The name of the sweep in the session while it runs."""
         return self._sweeping.name
 
     def run(self) -> sweep_view.ShownSweep:
-        """Run it and return what was found; when it ends before its end, show what is known, and raise."""
+        """Run it and return the result; if it ends early, show the partial results, and raise."""
         try:
             return sweep_view.shown(self._sweeping.run_and_show(sweep_view.sweep_bundle))
         except PicklingProblem as problem:

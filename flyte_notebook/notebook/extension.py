@@ -1,4 +1,4 @@
-"""``%load_ext flyte_notebook``: everything that is put in place in a kernel, and how each piece is taken back."""
+"""``%load_ext flyte_notebook``: installs all parts in a kernel, and removes them again."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("flyte_notebook.notebook")
 
 MOST_TREES = 3
-"""So many runs with caught failures are shown below a cell."""
+"""How many runs with caught failures are shown below a cell."""
 
 WARM_BOUND_S = 10.0
-"""How long unloading waits for what is being loaded aside, a second's work: it cannot be broken off."""
+"""How long unloading waits for modules being loaded in a thread, about a second: this cannot be interrupted."""
 
 _loaded: dict[int, Extension] = {}
 
 
 class Extension:
-    """What is in place in one shell."""
+    """The parts installed in one shell."""
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
@@ -57,7 +57,7 @@ class Extension:
         self.pump: pump.ShellPump | None = None
 
     def load(self) -> None:
-        """Put everything in place. Raises `EngineError` when no worker can be started; then nothing is changed."""
+        """Install everything. Raises `EngineError` when no worker can be started; then nothing is changed."""
         session = enforcement.open_session(sink=self._sink, watch=self._lines)
         self._undo.append(self._join)
         self._undo.append(enforcement.close_session)
@@ -69,7 +69,7 @@ class Extension:
             raise
 
     def _sink(self) -> output.Sink:
-        """Return where the output of a run goes that begins now, in the context of its cell."""
+        """Return the sink for the output of a run that begins now, in the context of its cell."""
         if self._running is not None:
             self._running.call_soon_threadsafe(self._beat)
         if self.pump is not None:
@@ -80,7 +80,7 @@ class Extension:
         return output.cell_sink()
 
     def _beat(self) -> None:
-        """Keep the loop waking while something runs: a signal may be delivered to another thread than the main one."""
+        """Wake the loop regularly during runs: a signal may be delivered to another thread than the main one."""
         session = enforcement.current()
         if session is not None and self._running is not None and (self._beating is None or self._beating.done()):
             self._beating = interrupts.heartbeat(self._running, lambda: bool(session.engine.active))
@@ -117,14 +117,14 @@ class Extension:
         self._undo.append(completion.install_completer(self._shell, COMPLETIONS).uninstall)
 
     def _nest(self, running: asyncio.AbstractEventLoop) -> None:
-        """Let loops run inside of the notebook's; a library that cannot be loaded costs that, and nothing else."""
+        """Let loops run inside of the notebook's; if the library cannot be loaded, only this feature is lost."""
         try:
             loop.apply_nest_asyncio2(running)
-        except Exception:  # its probe says what is lost
+        except Exception:  # its probe reports the loss
             logger.debug("could not patch asyncio", exc_info=True)
 
     def _install_pump(self, session: Session) -> None:
-        """Let a cell that waits hear the front end."""
+        """Handle messages of the front end while a cell waits."""
         self.pump = pump.ShellPump(self._shell, lambda: bool(session.engine.active))
         if not self.pump.reason:
             try:
@@ -144,14 +144,14 @@ class Extension:
             self.polling.check()
 
     def _say_what_is_lost(self) -> None:
-        """Say once what turned out to be lost after the extension was loaded."""
+        """Report once the losses that were found after the extension was loaded."""
         words = capabilities.lost_words(losses.untold())
         if words:
             text = f"[flyte_notebook: lost here: {words}; %flyte doctor says why]"
             self._shell.display_pub.publish(data={"text/plain": text}, metadata={})
 
     def _after_cell(self, result: Any = None) -> None:
-        """Show the failures that the cell caught, and the right code when it failed by one of the classic mistakes."""
+        """Show the failures that the cell caught, and the correct code if it failed by a typical mistake."""
         self._lines.settle()
         self._say_what_is_lost()
         self._advise()
@@ -165,7 +165,7 @@ class Extension:
             self._shell.display_pub.publish(data={"text/plain": f"[flyte_notebook: {words}]"}, metadata={})
 
     def _advise(self) -> None:
-        """Say of each run of this cell that asked for far too much what would do, where no line has said it."""
+        """Note a sufficient limit for each run of this cell with far too much, unless a line has shown it."""
         told = set(self._lines.told)
         self._lines.told.clear()
         for run in enforcement.history:
@@ -174,7 +174,7 @@ class Extension:
                 self._shell.display_pub.publish(data=data, metadata={})
 
     def _show_what_was_caught(self) -> None:
-        """Show each run of this cell as a tree in which something failed that no card has told of."""
+        """Show as a tree each run of this cell with a failure that no card has shown."""
         shown = self._cards.shown if self._cards is not None else set()
         new = [run for run in enforcement.history if run.name not in self._ran_before]
         grown = {run.purpose.of for run in new if isinstance(run.purpose, Grown)}
@@ -188,10 +188,10 @@ class Extension:
             self._shell.display_pub.publish(data={"text/plain": words}, metadata={})
 
     def _wait(self, future: concurrent.futures.Future[Any]) -> None:
-        """Wait for a run, and hear the front end meanwhile. On the main thread.
+        """Wait for a run, and handle messages of the front end meanwhile. On the main thread.
 
-        A KeyboardInterrupt that came in a handler of the front end's, or in what Python calls by itself such as a
-        finalizer, may have been swallowed there; the run was stopped by it, and the cell is to end as by any other.
+        A KeyboardInterrupt in a handler of a message, or in code called by Python itself such as a finalizer, may have
+        been suppressed there; it has stopped the run, and the cell has to end as after any other interrupt.
         """
         assert self.pump is not None
         before = self._interrupts
@@ -200,7 +200,7 @@ class Extension:
             raise KeyboardInterrupt from self._renderer.stopped
 
     def _hear(self) -> None:
-        """Hear the front end while the main thread waits for a background run."""
+        """Handle messages of the front end while the main thread waits for a background run."""
         if self.pump is not None:
             self.pump.pump()
 
@@ -225,13 +225,13 @@ class Extension:
         self._undo.append(lambda: self._shell.events.unregister(event, callback))
 
     def unload(self) -> None:
-        """Take everything back, in reverse order. Idempotent."""
+        """Remove everything, in reverse order. Idempotent."""
         while self._undo:
             self._undo.pop()()
 
 
 def load(shell: Any) -> None:
-    """Load into a shell and say in one line what this machine enforces. Idempotent."""
+    """Load into a shell and print one line about the limits that this machine enforces. Idempotent."""
     if id(shell) in _loaded:
         return
     extension = Extension(shell)
@@ -246,7 +246,7 @@ def load(shell: Any) -> None:
 
 
 def unload(shell: Any) -> None:
-    """Unload from a shell, and say what stays."""
+    """Unload from a shell, and print what remains."""
     extension = _loaded.pop(id(shell), None)
     if extension is None:
         return

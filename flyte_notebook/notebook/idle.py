@@ -1,4 +1,4 @@
-"""What may only happen between two cells: a background run gives the notebook its values then, never inside a cell."""
+"""Calls functions between two cells: values of a background run are assigned only then, never during a cell."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger("flyte_notebook.notebook")
 class WhenIdle:
     """Calls functions on the main thread while no cell of a shell runs.
 
-    ``loop`` is the kernel's, ``None`` where there is none: then the end of the next cell is when the kernel is idle.
+    ``loop`` is the kernel's, ``None`` where there is none: then the functions are called at the end of the next cell.
     """
 
     def __init__(self, shell: Any, loop: asyncio.AbstractEventLoop | None) -> None:
@@ -35,7 +35,7 @@ class WhenIdle:
         self._shell.events.register("post_run_cell", self._end)
 
     def uninstall(self) -> None:
-        """Count no more; what waits, and what would come, is forgotten."""
+        """Stop counting; waiting and later functions are dropped."""
         self._shell.events.unregister("pre_run_cell", self._begin)
         self._shell.events.unregister("post_run_cell", self._end)
         with self._lock:
@@ -43,9 +43,9 @@ class WhenIdle:
             self._waiting.clear()
 
     def call(self, function: Callable[[], object]) -> Callable[[], None]:
-        """Have a function called when the kernel is idle: soon if it is now. Thread-safe; returns at once.
+        """Call a function when the kernel is idle: soon if it is idle now. Thread-safe; returns at once.
 
-        Return what calls it sooner, inside a cell that asks for it; on the main thread.
+        Return a function that calls it sooner, inside a cell that needs it; on the main thread.
         """
         once = _Once(function)
         with self._lock:
@@ -65,7 +65,7 @@ class WhenIdle:
 
     def _end(self, result: object = None) -> None:
         text = getattr(getattr(result, "info", None), "raw_cell", None)
-        if text is None or text.strip():  # of an empty cell IPython tells the end only
+        if text is None or text.strip():  # for an empty cell IPython reports the end only
             with self._lock:
                 self._running = max(0, self._running - 1)
         if threading.current_thread() is threading.main_thread():
@@ -74,7 +74,7 @@ class WhenIdle:
             self._soon()
 
     def _work(self) -> None:
-        while not self._running:  # else the end of the cell comes here
+        while not self._running:  # else this is called at the end of the cell
             with self._lock:
                 if not self._waiting:
                     return
@@ -83,7 +83,7 @@ class WhenIdle:
 
 
 class _Once:
-    """A function that is called once, by whoever comes first; what it raises is logged."""
+    """A function that is called once, by the first caller; its exceptions are logged."""
 
     def __init__(self, function: Callable[[], object]) -> None:
         self._function: Callable[[], object] | None = function
@@ -94,7 +94,7 @@ class _Once:
             return
         try:
             function()
-        except Exception:  # nobody else would hear of it, and others wait
+        except Exception:  # no other code would report it, and other functions wait
             logger.exception("could not do what waited for the kernel to be idle")
 
 

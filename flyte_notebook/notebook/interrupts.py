@@ -1,15 +1,15 @@
-"""An interrupt (■, Ctrl-C) stops what runs at once, then does what it always did.
+"""An interrupt (■, Ctrl-C) stops the runs at once, then calls the previous handler.
 
 How the kernel handles an interrupt (ipykernel 6.29 to 7.4): before each message it sets Python's own handler, which
 raises KeyboardInterrupt in the main thread; for a cell that awaits it sets, before the cell's events fire, a handler of
-its own that cancels the cell's future. So the guard wraps whichever handler stands when ``pre_run_cell`` fires, and
-puts it back at ``post_run_cell``: it never needs to know which of the two it is.
+its own that cancels the cell's future. So the guard wraps the handler that is set when ``pre_run_cell`` fires, and
+restores it at ``post_run_cell``: it need not distinguish the two.
 
-That the kernel notices an interrupt of a cell that awaits only when its loop next wakes has a plain cause: its handler
+The kernel notices an interrupt of a cell that awaits only when its loop wakes up, for this reason: its handler
 schedules the cancellation with tornado's ``add_callback``, which in the loop's own thread is ``call_soon``, and that
-does not end the loop's wait for events. The guard therefore wakes the loop itself, with ``call_soon_threadsafe``. What
-is left is a signal that the operating system delivers to another thread: Python runs handlers only in the main one,
-when it next executes anything. `heartbeat` bounds that wait while runs are active.
+does not end the loop's wait for events. The guard therefore wakes the loop itself, with ``call_soon_threadsafe``. One
+case remains: the operating system may deliver a signal to another thread, but Python runs handlers only in the main
+thread, when it next executes code. `heartbeat` bounds that wait while runs are active.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HEARTBEAT_S = 0.05
 
 
 class _Chained:
-    """A SIGINT handler that stops the runs, then calls the handler that stood before it."""
+    """A SIGINT handler that stops the runs, then calls the previous handler."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class _Chained:
         except KeyboardInterrupt as interrupt:
             if cause is None:
                 raise
-            # The frames of handlers say nothing to a reader; ours is the only one that stays.
+            # The frames of handlers do not help a reader; only ours is kept.
             raise interrupt.with_traceback(None) from cause
         finally:
             self._wake()
@@ -62,7 +62,7 @@ class _Chained:
     def _stopped(self) -> BaseException | None:
         try:
             return self._stop_all("interrupt")
-        except Exception:  # an interrupt must get through whatever our side does
+        except Exception:  # an interrupt must work even if our side fails
             logger.exception("could not stop the running tasks on interrupt")
             return None
 
@@ -78,9 +78,9 @@ class InterruptGuard:
     events and call ``call_soon_threadsafe``, and must not take a lock that the main thread may hold. It returns the
     error that the stopped runs end with (ActionAbortedError), or ``None`` when nothing ran. The KeyboardInterrupt of a
     cell that does not await is raised *from* that error; it is no Exception, so a loop with ``except Exception`` cannot
-    swallow it. A cell that awaits is cancelled, as the kernel does.
+    catch it. A cell that awaits is cancelled, as the kernel does.
 
-    The guard does nothing outside of the main thread (cells of subshells): signals are not heard there.
+    The guard does nothing outside of the main thread (cells of subshells): signals are not handled there.
     """
 
     def __init__(self, stop_all: Callable[[str], BaseException | None]) -> None:
@@ -95,10 +95,10 @@ class InterruptGuard:
         self._shell = shell
         shell.events.register("pre_run_cell", self._before_cell)
         shell.events.register("post_run_cell", self._after_cell)
-        self._before_cell()  # the cell that loads us is already past its pre_run_cell
+        self._before_cell()  # pre_run_cell of the cell that loads us has already fired
 
     def uninstall(self) -> None:
-        """Guard no more, and put back the handler of the running cell. Idempotent."""
+        """Stop guarding, and restore the handler of the running cell. Idempotent."""
         if self._shell is None:
             return
         self._shell.events.unregister("pre_run_cell", self._before_cell)
@@ -117,13 +117,13 @@ class InterruptGuard:
 
 
 class ScriptGuard:
-    """The same for a plain script: SIGINT stops the runs, then does what it did before. Also a context manager."""
+    """The same for a plain script: SIGINT stops the runs, then calls the previous handler. Also a context manager."""
 
     def __init__(self, handler: _Chained | None) -> None:
         self._handler = handler
 
     def uninstall(self) -> None:
-        """Put back the handler that stood before, unless someone has set another since. Idempotent."""
+        """Restore the previous handler, unless other code has set another one since. Idempotent."""
         _unchain(self._handler)
         self._handler = None
 
@@ -137,7 +137,7 @@ class ScriptGuard:
 
 
 def install_for_script(stop_all: Callable[[str], BaseException | None]) -> ScriptGuard:
-    """Let SIGINT call ``stop_all`` first (see `InterruptGuard`) and then the handler that stands now.
+    """Let SIGINT call ``stop_all`` first (see `InterruptGuard`) and then the current handler.
 
     Outside of the main thread Python allows no signal handler: the guard returned then does nothing.
     """
@@ -147,8 +147,8 @@ def install_for_script(stop_all: Callable[[str], BaseException | None]) -> Scrip
 def heartbeat(loop: asyncio.AbstractEventLoop, is_active: Callable[[], bool]) -> asyncio.Task[None]:
     """Wake ``loop`` every 50 ms until ``is_active()`` is false.
 
-    Call it in the loop's thread; cancel the task to end it sooner.
-    Bounds how late a signal is heard that was delivered to another thread than the main one.
+    Call it in the loop's thread; cancel the task to end it sooner. Limits the delay of a signal that was delivered to
+    another thread than the main one.
     """
     return loop.create_task(_beat(is_active), name="flyte_notebook heartbeat")
 
@@ -175,7 +175,7 @@ def _unchain(handler: _Chained | None) -> None:
     if handler is None or threading.current_thread() is not threading.main_thread():
         return
     current = signal.getsignal(signal.SIGINT)
-    if isinstance(current, _Chained) and current is handler:  # else someone set another since: leave it
+    if isinstance(current, _Chained) and current is handler:  # else other code set another handler since: keep it
         signal.signal(signal.SIGINT, current.previous or signal.default_int_handler)
 
 

@@ -1,4 +1,4 @@
-"""Giving the notebook what a cell gave back: the one place where outputs are bound to its names."""
+"""Assigns the results of a cell in the notebook: the only place where outputs are bound to its names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def land(  # noqa: PLR0913 - what differs between a cell and its rerun, each by 
     note_setting: Callable[[str], object] = lambda _: None,
     silent: bool,
 ) -> None:
-    """Bind outputs to names, say what there is to say, and show the last value as the task showed it.
+    """Bind outputs to names, show the notes, and show the last value as the task showed it.
 
     ``show`` takes a MIME bundle. ``notes`` come first; ``note_setting`` is called with each setting that the cell
     changed in the task only. ``silent``: the last value is not shown. On the main thread.

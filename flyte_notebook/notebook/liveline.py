@@ -1,10 +1,10 @@
-"""One live line for each cell that has something running for half a second: where, when, and for how long.
+"""Shows one live line for each cell with a run of half a second or more.
 
-A line is a display of the cell that began the runs, sent under that cell's own header like all its output. Widgets are
-made and changed in a copy of the cell's context: comm messages take their parent from there (ipykernel 7.0 fails
-without it). When the last run of a cell is over, the display is replaced by plain HTML: a saved notebook must not hold
-a widget without its kernel. That happens before the cell ends, because nbclient takes nothing from a cell that has
-ended, or a moment later in the background: a cell that begins one run after the other keeps its line.
+A line is a display of the cell that began the runs, sent with that cell's header like all its output. Widgets are made
+and changed in a copy of the cell's context: comm messages take their parent from there (ipykernel 7.0 fails without
+it). When the last run of a cell is over, the display is replaced by plain HTML: a saved notebook must not contain a
+widget without its kernel. This is done before the cell ends, because nbclient ignores output of an ended cell, or a
+moment later in the background: a cell that begins one run after the other keeps its line.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ SHOWN_AFTER_S = 0.5
 """How long a run has to last before a line is shown."""
 
 STREAK_SHOWN_AFTER_S = 2.0
-"""The same for runs that are shorter than that, one after the other."""
+"""The same for several shorter runs, one after the other."""
 
 INTERVAL_S = 0.25
 CALM_AFTER_S = 5.0
-"""Runs that all go on for longer are shown half as often: each picture costs the kernel some 2 ms."""
+"""If all runs last longer, the line is updated half as often: each update takes the kernel about 2 ms."""
 LINGER_S = 0.5
 """How long a line waits for the next run of its cell."""
 
 KEPT_CELLS = 32
-"""How many cells without a run are remembered, for those that begin one after the other."""
+"""How many cells without a run are kept, for cells that begin one run after the other."""
 
 JOIN_BOUND_S = 5.0
 
@@ -66,7 +66,7 @@ def hushed() -> Iterator[None]:
 
 @dataclass(slots=True, eq=False)
 class _Cell:
-    """What is shown in one cell. ``lock`` is held by who changes it or shows it."""
+    """The line of one cell. ``lock`` is held while it is changed or shown."""
 
     sink: KernelSink
     context: contextvars.Context
@@ -84,7 +84,7 @@ class _Cell:
 
 
 class LiveLines:
-    """The lines of one kernel; ``session()`` is the open session, if any. Any method from any thread."""
+    """The lines of one kernel; ``session()`` is the open session, if any. All methods are thread-safe."""
 
     def __init__(self, session: Callable[[], Session | None]) -> None:
         self._session = session
@@ -94,12 +94,12 @@ class LiveLines:
         self._closing = threading.Event()
         self._unable = False
         self.told: set[str] = set()
-        """The names of runs that passed and of which a line says so; whoever reads it empties it."""
+        """The names of passed runs that a line has shown; the reader empties it."""
 
     def began(self, run: Run, sink: Sink) -> None:
-        """Take a run that begins; in the context of its cell. Without a kernel there are no lines.
+        """Add a run that begins; in the context of its cell. Without a kernel there are no lines.
 
-        A point of a sweep has none either: the sweep has one.
+        A point of a sweep has no line either: the sweep has one.
         """
         if _hushed.get() or isinstance(run.purpose, SweepPoint) or not isinstance(sink, KernelSink):
             return
@@ -121,7 +121,7 @@ class LiveLines:
                 self._thread.start()
 
     def ended(self, run: Run) -> None:
-        """Take the end of a run."""
+        """Note the end of a run."""
         with self._lock:
             cell = next((cell for cell in self._cells.values() if run.name in cell.began_s), None)
         if cell is None:
@@ -157,7 +157,7 @@ class LiveLines:
             thread.join(JOIN_BOUND_S)
 
     def _keep_up(self) -> None:
-        """Show how things stand, until nothing runs any more."""
+        """Update the lines until all runs have ended."""
         while True:
             self._closing.wait(self._pause_s())
             with self._lock:
@@ -170,7 +170,7 @@ class LiveLines:
                     self._try_to_refresh(cell)
 
     def _try_to_refresh(self, cell: _Cell) -> None:
-        """Show how a cell stands, where widgets can be made: whatever is wrong with them, what runs goes on."""
+        """Show the line of a cell, if widgets can be made: an error of the widgets does not affect the runs."""
         if self._unable:
             return
         try:
@@ -181,7 +181,7 @@ class LiveLines:
             losses.settle(relies.BY_KEY[relies.WIDGETS], error)
 
     def _pause_s(self) -> float:
-        """Return how long to wait: who has watched for a while needs half as many pictures."""
+        """Return how long to wait: after a while half as many updates are enough."""
         with self._lock:
             began_s = [one_s for cell in self._cells.values() for one_s in tuple(cell.began_s.values())]
         calm = bool(began_s) and monotonic_s() - max(began_s) > CALM_AFTER_S
@@ -221,7 +221,7 @@ class LiveLines:
         session = self._session()
         if session is None:
             return
-        with contextlib.suppress(RuntimeError):  # it is closed, and nothing runs any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nothing runs any more
             for name in names:
                 session.stop_run(name)
 
@@ -239,7 +239,7 @@ class LiveLines:
 
 
 def _is_due(cell: _Cell, now_s: float) -> bool:
-    """Whether a line is to be shown that is not yet."""
+    """Whether a line that is not visible yet has to be shown."""
     longest_s = now_s - min(cell.began_s.values())
     return longest_s >= SHOWN_AFTER_S or now_s - cell.busy_since_s >= STREAK_SHOWN_AFTER_S
 
@@ -250,7 +250,7 @@ def _in(cell: _Cell, call: Callable[[], Any]) -> Any:
 
 
 def _remains(cell: _Cell) -> dict[str, Any]:
-    """Return what stays: the runs that succeeded; of one that failed, its card says everything."""
+    """Return the final line: the runs that succeeded; a failed run has a card."""
     if not cell.ended:
         return {"text/html": "", "text/plain": ""}
     more = cell.ended_count - len(cell.ended)

@@ -1,6 +1,6 @@
-"""``%load_ext flyte_notebook``, up to the point where the libraries that everything stands on are known to be there.
+"""``%load_ext flyte_notebook``, up to the check that the required libraries exist.
 
-Without them there is one line that names the library and the command that mends it, and nothing is changed.
+If one is missing, a line names the library and the command that installs it, and nothing is changed.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 NEEDED: Mapping[str, str] = {"flyte": "flyte.extend", "cloudpickle": "cloudpickle", "ipython": "IPython"}
-"""By distribution, what is imported of the libraries that nothing works without."""
+"""The imported modules of the required libraries, by distribution."""
 
 FEATURES: Mapping[str, str] = {
     "ipywidgets": "the form of a card, and the live line with its Stop button",
     "matplotlib": "charts of memory",
     "nest-asyncio2": "`asyncio.run(...)` and `loop.run_until_complete(...)` in a cell",
 }
-"""By distribution, the feature that is lost where it is too old, or not there."""
+"""The feature that is lost if a library is too old or missing, by distribution."""
 
 
 def load(shell: Any, begun: Callable[[], AbstractContextManager[None]]) -> None:
-    """Load the extension into a shell. Raises UsageError, in one line, where that cannot be.
+    """Load the extension into a shell. Raises UsageError, in one line, if this is not possible.
 
     Inside of ``begun()`` the engine starts while the SDK is imported.
     """
@@ -51,16 +51,16 @@ def load(shell: Any, begun: Callable[[], AbstractContextManager[None]]) -> None:
             library, why = broken
             mending = f"; {supported.mending(bounds[library])}" if library in bounds else ""
             raise UsageError(f"flyte_notebook is not loaded: {library} cannot be imported: {why}{mending}") from error
-        if isinstance(error, RuntimeError):  # nothing can be isolated, or what limits depend on is lost
+        if isinstance(error, RuntimeError):  # isolation, or a behaviour that limits depend on, does not work
             raise UsageError(f"flyte_notebook is not loaded: {error}") from error
         raise
 
 
 def _broken() -> tuple[str, str] | None:
-    """Return which of the libraries that are needed cannot be imported, and why."""
+    """Return the required library that cannot be imported, and why."""
     for library, module in NEEDED.items():
         try:
             importlib.import_module(module)
-        except Exception as error:  # noqa: BLE001 - whatever a broken library raises
+        except Exception as error:  # noqa: BLE001 - a broken library may raise any error
             return library, " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return None

@@ -1,14 +1,14 @@
 """The notebook's event loop: polling errors silenced on it, and ``asyncio.run`` allowed inside a cell.
 
-The SDK's polling may deliver a BlockingIOError to the caller's loop, where it means nothing and prints a page. The
-SDK's own remedy (``flyte.errors.silence_polling_error``) is put on a loop by the first ``.aio()`` call, over whatever
-handler was there. `PollingErrorHandler` does the same without the loss, with asyncio's public calls only; a patched
-``set_exception_handler`` would also catch handlers that users set, and break on loops written in C. It stays in force
-by two means:
+The SDK's polling may deliver a BlockingIOError to the caller's loop, where it is harmless but prints a page of text.
+The SDK's own remedy (``flyte.errors.silence_polling_error``) is set on a loop by the first ``.aio()`` call, and
+replaces any other handler. `PollingErrorHandler` does the same without losing the handler, with asyncio's public calls
+only; a patched ``set_exception_handler`` would also catch handlers that users set, and break on loops written in C. It
+stays set by two means:
 
-- ``claim``, given by the caller that knows the SDK, tells the SDK that this loop is served, so that it sets nothing;
-- `PollingErrorHandler.check`, cheap enough for every cell and every run, looks at what is set and puts ours back on
-  top, should an SDK that cannot be told have replaced it.
+- ``claim``, given by the caller that knows the SDK, tells the SDK that this loop has a handler, so that it sets none;
+- `PollingErrorHandler.check`, cheap enough for every cell and every run, checks the handler and sets ours again, if an
+  SDK without such a switch has replaced it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class PollingErrorHandler:
-    """Drops and counts every BlockingIOError that reaches the loop; hands all else to the handler that was there.
+    """Drops and counts every BlockingIOError that reaches the loop; passes all other errors to the previous handler.
 
-    ``silenced`` counts what was dropped. ``claim(loop)`` keeps the SDK from setting its own handler, and returns the
+    ``silenced`` counts the dropped errors. ``claim(loop)`` keeps the SDK from setting its own handler, and returns the
     function that undoes this. All methods are for the loop's own thread. One object serves one loop.
     """
 
@@ -59,10 +59,10 @@ class PollingErrorHandler:
         self._installed = True
 
     def check(self) -> bool:
-        """Put the handler back on top if another replaced it; return whether it had to be.
+        """Set the handler again if another replaced it; return whether this was necessary.
 
-        A handler of the user's that replaced ours is called for everything that is no polling error; the SDK's own is
-        dropped, as ours does the same and passes on the rest.
+        A user's handler that replaced ours is called for all errors except polling errors; the SDK's own is dropped, as
+        ours does the same and passes on the rest.
         """
         if not self._installed or self.in_force:
             return False
@@ -73,7 +73,7 @@ class PollingErrorHandler:
         return True
 
     def uninstall(self) -> None:
-        """Put back what was there before, unless a handler that is not the SDK's was set since. Idempotent."""
+        """Restore the previous handler, unless a handler that is not the SDK's was set since. Idempotent."""
         if not self._installed:
             return
         self._installed = False

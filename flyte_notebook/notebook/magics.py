@@ -36,7 +36,7 @@ COMPLETIONS = {
     "semantics": SEMANTICS,
     "system_retries": ("0", "1", "2", "3"),
 }
-"""What may follow ``%flyte``, and what may follow a sub-command."""
+"""The words that may follow ``%flyte``, and those that may follow a sub-command."""
 
 
 @magics_class
@@ -196,7 +196,7 @@ FlyteMagics.flyte_task.__doc__ = options.help_text()
 
 
 def _save_last(path: str, history: History) -> str:
-    """Save the run that began last, and return in words where it is. Raises UsageError."""
+    """Save the newest run, and return a sentence that says where. Raises UsageError."""
     run = history.last_run
     if run is None:
         raise UsageError("%flyte save: nothing has run yet; run a %%flyte_task cell or flyte.run(task) first")
@@ -208,7 +208,7 @@ def _save_last(path: str, history: History) -> str:
 
 
 def _saved(path: str) -> SavedRuns:
-    """Return the runs that a file holds. Raises UsageError."""
+    """Return the runs in a file. Raises UsageError."""
     try:
         return SavedRuns(load(_path(path)))
     except StoreError as error:
@@ -216,6 +216,6 @@ def _saved(path: str) -> SavedRuns:
 
 
 def _path(line: str) -> str | None:
-    """Return the path that was written, as it is or in quotation marks; ``None`` without one."""
+    """Return the path in the line, without quotation marks; ``None`` without one."""
     quoted = len(line) > 1 and line[0] == line[-1] and line[0] in "\"'"
     return (line[1:-1] if quoted else line) or None

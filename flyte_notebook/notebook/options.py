@@ -1,4 +1,4 @@
-"""The options of ``%%flyte_task``: one table, from which come the parser, the help text and Tab completion.
+"""The options of ``%%flyte_task``: one table for the parser, the help text and Tab completion.
 
 Completion itself is in `flyte_notebook.notebook.completion`.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MAGIC = "%%flyte_task"
 FIT = "fit"
-"""What stands for a limit that is to be found."""
+"""The word for a limit that has to be found."""
 RERUN = "%flyte rerun"
 
 _LITERALS = re.compile(
@@ -58,7 +58,7 @@ class CellOptions(TaskOptions):
 
     @property
     def sweeps(self) -> bool:
-        """Whether the cell is to run many times, across limits or values of an input."""
+        """Whether the cell runs many times, across limits or values of an input."""
         return self.memory_range is not None or self.over is not None
 
 
@@ -79,12 +79,12 @@ class Option:
 
     @property
     def right(self) -> str:
-        """The option as one may write it."""
+        """The option as a user may write it."""
         return f"{self.name} {self.example}".rstrip()
 
     @property
     def example(self) -> str:
-        """A value that is right; empty for a flag."""
+        """An example of a value; empty for a flag."""
         return self.choices[0] if self.choices else self.metavar or ""
 
 
@@ -195,7 +195,7 @@ def parse(line: str) -> CellOptions:
     """Read the text after ``%%flyte_task``.
 
     Values may be quoted and follow after a space or ``=``; ``$name`` and ``{name}`` are not replaced; ``#`` starts a
-    comment. Raises UsageError with one line that names the option, what was wrong, and what would be right.
+    comment. Raises UsageError with one line that names the option, the error, and a correct value.
     """
     words = _words(line)
     values: dict[str, Any] = {}
@@ -264,7 +264,7 @@ def parse_override(line: str) -> Override:
 
 
 def help_text() -> str:
-    """Return what ``%%flyte_task?`` shows: every option, aligned, and examples."""
+    """Return the text of ``%%flyte_task?``: every option, aligned, and examples."""
     rows = [("NAME", NAME_MEANING)]
     for option in OPTIONS:
         if option.missing is None:
@@ -349,7 +349,7 @@ def _name(word: str) -> str:
 
 
 def _options_hint(word: str) -> str:
-    """Return what to write instead of a word that cannot be a NAME."""
+    """Return the text to write instead of a word that cannot be a NAME."""
     for option in (BY_FLAG["--memory"], BY_FLAG["--timeout"]):
         try:
             option.parse(word)
@@ -375,7 +375,7 @@ def _meant(flag: str) -> str:
 def _keep_literals(line: str) -> str:
     """Return a line in which the values of ``--sweep`` survive `shlex.split`: ``--sweep x='a','b'``.
 
-    Quotation marks around all of it are not a part of it.
+    Quotation marks around the whole value are removed.
     """
     return _LITERALS.sub(_kept, line)
 

@@ -1,6 +1,6 @@
-"""Output of a task lands in the cell that started it, whichever cell runs by then and whichever thread writes.
+"""Shows output of a task in the cell that started it, even if another cell runs by then, and from any thread.
 
-What ties output to a cell is the header of the message that the kernel was answering. ipykernel keeps it in context
+Output belongs to a cell by the header of the message that the kernel was answering. ipykernel keeps it in context
 variables for the streams (6.29 and later) and for displays (7.1 and later; before that in one attribute, shared by all
 threads). A sink is made on the cell's thread: it copies the context for the streams, and for displays the header
 itself, and sends the message with that. Streams are coalesced by the kernel's own buffers (0.2 s), which are keyed by
@@ -21,24 +21,24 @@ Stream = Literal["stdout", "stderr"]
 
 
 class Sink(Protocol):
-    """Where the output of one cell goes. Every method may be called from any thread."""
+    """The target of one cell's output. Every method may be called from any thread."""
 
     def write(self, stream: Stream, text: str) -> None:
         """Append text to standard output or standard error of the cell."""
 
     def display(self, message: Mapping[str, Any]) -> None:
-        """Show something rich; ``message`` as in `flyte_notebook.worker.process.context.publish`."""
+        """Show rich output; ``message`` as in `flyte_notebook.worker.process.context.publish`."""
 
     def flush(self) -> None:
-        """Send what is still buffered."""
+        """Send buffered output."""
 
 
 class StreamSink:
-    """A sink for terminals and scripts: text to the streams, of rich output its plain text, nothing else."""
+    """A sink for terminals and scripts: writes text, and the plain text of rich output, to the streams."""
 
     def __init__(self, stdout: TextIO | None = None, stderr: TextIO | None = None) -> None:
         self._streams: dict[str, TextIO | None] = {"stdout": stdout or sys.stdout, "stderr": stderr or sys.stderr}
-        # The streams of a notebook find their cell in the context; a context can be entered by one thread at a time.
+        # The streams of a notebook get their cell from the context; only one thread at a time can enter a context.
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
 
@@ -46,12 +46,12 @@ class StreamSink:
         """Append text to standard output or standard error."""
         try:
             self._to_stream(self._streams[stream], "write", text)
-        except UnicodeEncodeError as error:  # a terminal of another encoding; a notebook takes everything
+        except UnicodeEncodeError as error:  # a terminal with another encoding; a notebook accepts all text
             readable = text.encode(error.encoding, "backslashreplace").decode(error.encoding)
             self._to_stream(self._streams[stream], "write", readable)
 
     def display(self, message: Mapping[str, Any]) -> None:
-        """Print the plain text of a new display; updates and clearing mean nothing here."""
+        """Print the plain text of a new display; updates and clearing are ignored."""
         text = message.get("data", {}).get("text/plain")
         if text is not None and not message.get("update"):
             self.write("stdout", f"{text}\n")
@@ -66,7 +66,7 @@ class StreamSink:
             self._in_cell(getattr(stream, method), *arguments)
         except UnicodeEncodeError:
             raise
-        except Exception:  # noqa: BLE001 - closed, its reader gone, nothing at all, or the user's: the task goes on
+        except Exception:  # noqa: BLE001 - closed, without a reader, None, or a user's object: the task goes on
             return
 
     def _in_cell(self, call: Callable[..., object], *arguments: object) -> None:
@@ -75,14 +75,14 @@ class StreamSink:
 
 
 class PublisherSink(StreamSink):
-    """A sink that shows rich output through a shell's own publisher (``%%capture``, shells that are no kernel)."""
+    """A sink that shows rich output through a shell's own publisher (``%%capture``, shells without a kernel)."""
 
     def __init__(self, publisher: Any) -> None:
         super().__init__()
         self._publisher = publisher
 
     def display(self, message: Mapping[str, Any]) -> None:
-        """Show something rich through the publisher that the cell had."""
+        """Show rich output through the cell's publisher."""
         if "clear" in message:
             self._in_cell(self._publisher.clear_output, bool(message["clear"]))
         elif "data" in message:
@@ -98,7 +98,7 @@ class PublisherSink(StreamSink):
 
 
 class KernelSink(StreamSink):
-    """A sink of a Jupyter kernel: rich output is sent under the header that the cell had when the sink was made."""
+    """A sink of a Jupyter kernel: rich output is sent with the cell's header at the time when the sink was made."""
 
     def __init__(self, publisher: Any) -> None:
         super().__init__()
@@ -107,11 +107,11 @@ class KernelSink(StreamSink):
 
     @property
     def cell(self) -> str:
-        """Which run of which cell it belongs to: the id of the message that the kernel answers."""
+        """Identifies a run of a cell: the id of the message that the kernel answers."""
         return str(self._header.get("msg_id", ""))
 
     def display(self, message: Mapping[str, Any]) -> None:
-        """Show something rich in the cell."""
+        """Show rich output in the cell."""
         if "comm" in message or "widget" in message:
             from flyte_notebook.notebook import widgets_of_tasks  # noqa: PLC0415 - only where a task makes widgets
 
@@ -119,7 +119,7 @@ class KernelSink(StreamSink):
                 widgets_of_tasks.take(message["comm"])
                 return
             message = widgets_of_tasks.as_far_as_known(message)
-        self.flush()  # what was printed before stands above
+        self.flush()  # so that earlier output is above
         if "clear" in message:
             self._send("clear_output", {"wait": bool(message["clear"])})
             return
@@ -141,7 +141,7 @@ _chosen: contextvars.ContextVar[Sink | None] = contextvars.ContextVar("flyte_not
 
 
 def use(sink: Sink) -> None:
-    """Have runs that begin in this context write to a sink, whichever cell the kernel answers by then."""
+    """Let runs that begin in this context write to a sink, even if the kernel runs another cell by then."""
     _chosen.set(sink)
 
 

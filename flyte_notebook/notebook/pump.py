@@ -1,19 +1,19 @@
-"""A cell that waits for its run still hears the front end: its Stop button, and every other widget.
+"""Handles messages of the front end while a cell waits for its run: from its Stop button, and all other widgets.
 
-A click arrives as a ``comm_msg`` on the kernel's shell channel, behind the cell that runs. The kernel reads that
-channel with a ``ZMQStream`` on its main loop, which stands still while a cell blocks; and while a cell awaits, all
-versions before 7.4 read the message and then queue it behind the cell. A front end that sends clicks through a subshell
-is heard at once by 7.1 to 7.3; 7.4 hands a message for a comm to the shell that last sent through it, often the main
+A click arrives as a ``comm_msg`` on the kernel's shell channel, after the running cell. The kernel reads that channel
+with a ``ZMQStream`` on its main loop, which does not run while a cell blocks; and while a cell awaits, all versions
+before 7.4 read the message and then queue it after the cell. Clicks that a front end sends through a subshell are
+handled at once by 7.1 to 7.3; 7.4 passes a message for a comm to the shell that last sent through it, often the main
 one.
 
-So the pump stands between that stream and the kernel's own callback. While runs are active it takes out the messages
-for comms; every other message goes to the kernel's callback as it always did, in the order of arrival, so that cells
-queue up, and an error aborts them, as without us. A cell that awaits needs no more: the loop reads the stream. For one
-that blocks, `ShellPump.wait` takes the place of the SDK's wait and has the stream read in between. A message for a
-comm, or for a target, that is not there yet stays in the queue: a cell that waits there may be about to make it.
+So the pump is inserted between that stream and the kernel's own callback. While runs are active it handles the messages
+for comms; every other message goes to the kernel's callback, in the order of arrival, so that cells are queued, and
+aborted after an error, as without this package. For a cell that awaits this is enough: the loop reads the stream. For
+one that blocks, `ShellPump.wait` replaces the SDK's wait and reads the stream in between. A message for a comm, or for
+a target, that does not exist yet stays in the queue: a cell in the queue may be about to make it.
 
-Which stream that is, and what it calls, is private to ipykernel. 6.29 to 7.4 are alike in all that is used here;
-`ShellPump.probe` finds out, and says why not when a kernel is different.
+The stream and its callback are private to ipykernel. 6.29 to 7.4 are the same in all parts used here; `ShellPump.probe`
+checks this, and returns the reason when a kernel is different.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("flyte_notebook.notebook")
 
 SLICE_S = 0.25
-"""How long a cell blocks at most before it looks again by itself: a signal may have come to another thread."""
+"""How long a cell blocks at most before it checks again: a signal may have been delivered to another thread."""
 UNHEARD_SLICE_S = 0.05
-"""The same where the shell channel cannot be waited for, or not yet."""
+"""The same if the shell channel cannot be waited for, or not yet."""
 
 COMM_TYPES = ("comm_open", "comm_msg", "comm_close", "comm_info_request")
 _OF_KERNEL = ("session", "comm_manager", "io_loop", "get_parent", "set_parent", "_parent_ident", "_publish_status")
@@ -49,9 +49,9 @@ _OF_STREAM = ("flush", "on_recv", "_recv_callback", "_recv_copy")
 class ShellPump:
     """Delivers messages for comms to the kernel of a shell while its cell waits for a run.
 
-    ``is_running`` says whether runs are active now. ``reason`` is empty, or why this kernel cannot be pumped: then
-    nothing is installed, and the kernel's own interrupt is what stops a run. A kernel's main thread is the place of
-    every method but `run_begins`.
+    ``is_running`` says whether runs are active now. ``reason`` is empty, or says why this kernel cannot be pumped: then
+    nothing is installed, and only the kernel's own interrupt stops a run. All methods except `run_begins` are for the
+    kernel's main thread.
     """
 
     def __init__(self, shell: Any, is_running: Callable[[], bool]) -> None:
@@ -75,11 +75,11 @@ class ShellPump:
             return "the extension was loaded in a subshell"
         try:
             return _difference(kernel)
-        except Exception as error:  # noqa: BLE001 - whatever a kernel that we do not know raises is the answer
+        except Exception as error:  # noqa: BLE001 - any error of an unknown kernel is the answer
             return f"this version of ipykernel is not known: {type(error).__name__}: {error}"
 
     def install(self) -> None:
-        """Stand between the shell channel and the kernel from now on, the running cell included. Idempotent."""
+        """Insert the pump between the shell channel and the kernel, for the running cell too. Idempotent."""
         if self.reason or self._stream is not None:
             return
         self._stream = _shell_stream(self._kernel)
@@ -87,10 +87,10 @@ class ShellPump:
         self._stream.on_recv(self._receive, copy=self._stream._recv_copy)
         self._shell.events.register("pre_run_cell", self._before_cell)
         self._shell.events.register("post_run_cell", self._after_cell)
-        self._before_cell()  # the cell that loads us is already past its pre_run_cell
+        self._before_cell()  # pre_run_cell of the cell that loads us has already fired
 
     def uninstall(self) -> None:
-        """Give the channel back, unless somebody else has taken it since. Idempotent."""
+        """Restore the callback, unless other code has replaced it since. Idempotent."""
         stream, self._stream = self._stream, None
         if stream is None:
             return
@@ -101,14 +101,14 @@ class ShellPump:
             stream.on_recv(self._deliver, copy=stream._recv_copy)
 
     def run_begins(self) -> None:
-        """Be awake until the cell ends, also between two attempts or two runs of it. Thread-safe."""
+        """Stay active until the cell ends, also between two attempts or two of its runs. Thread-safe."""
         self._run_began = True
 
     def wait(self, future: concurrent.futures.Future[Any]) -> None:
         """Block until a future is done, and deliver meanwhile. An interrupt ends the wait, as it ends any other."""
         try:
             bell = Waker(future)
-        except OSError:  # no descriptor is left
+        except OSError:  # no descriptor is free
             while not future.done():
                 self.pump()
                 concurrent.futures.wait((future,), timeout=UNHEARD_SLICE_S)
@@ -129,14 +129,13 @@ class ShellPump:
                         heard.flush()
 
     def pump(self) -> None:
-        """Deliver what has arrived; returns at once when that is nothing.
+        """Deliver the messages that have arrived; returns at once if there are none.
 
-        What the handler of a comm raises is logged, as the kernel does; an interrupt that comes during a handler gets
-        through.
+        Exceptions of a comm's handler are logged, as the kernel does; an interrupt during a handler still takes effect.
         """
         if not self._hears():
             return
-        with _Uninterrupted():  # a message that is read and not yet handed on would be lost
+        with _Uninterrupted():  # else a message that is read but not delivered would be lost
             self._stream.flush()
         self._dispatch_taken()
 
@@ -148,7 +147,7 @@ class ShellPump:
         return self._stream is not None and self._cells > 0 and (self._run_began or self._is_running())
 
     def _in_loop_of_kernel(self) -> bool:
-        """Whether the kernel's loop runs here, and not one that the cell made: that would take cells with it."""
+        """Whether the kernel's loop runs here, and not a loop made by the cell, on which the next cells would run."""
         try:
             return asyncio.get_running_loop() is self._kernel.io_loop.asyncio_loop
         except RuntimeError:
@@ -167,19 +166,19 @@ class ShellPump:
             self._run_began = self._run_began and self._cells > 0
 
     def _receive(self, frames: Any) -> Any:
-        """Stand in for what the stream calls with each message."""
+        """Replace the stream's callback for messages."""
         if not self._awake() or not _is_for_comms(self._kernel, frames):
             return self._deliver(frames)
         self._taken.append(frames)
-        # The loop delivers it where `pump` does not: in a cell that awaits, or when an interrupt came in between.
+        # The loop delivers it when `pump` does not: in a cell that awaits, or after an interrupt in between.
         self._kernel.io_loop.asyncio_loop.call_soon(self._dispatch_taken)
         return None
 
     def _dispatch_taken(self) -> None:
         while self._taken:
             frames = self._taken.popleft()
-            # From 7.1 on the header of the running cell is in this context, whoever asks. A copy of it: what the
-            # handler changes there is not for the cell.
+            # From 7.1 on this context always has the header of the running cell. A copy is used, so that changes by the
+            # handler do not affect the cell.
             context = getattr(self._kernel, "_shell_context", None) or contextvars.copy_context()
             context.copy().run(_dispatch, self._kernel, frames, in_cell=self._cells > 0)
 
@@ -196,7 +195,7 @@ def finding(reason: str) -> Finding:
 
 
 def _difference(kernel: Any) -> str:
-    """Return in what a kernel differs from all that we know; raises anything."""
+    """Return how a kernel differs from the known ones; may raise any error."""
     stream = _shell_stream(kernel)
     missing = [name for name in _OF_KERNEL if not hasattr(kernel, name)]
     missing += [name for name in _OF_STREAM if not hasattr(stream, name)]
@@ -213,7 +212,7 @@ def _difference(kernel: Any) -> str:
 
 
 def _shell_stream(kernel: Any) -> Any:
-    """Return the stream that messages for the main shell come from."""
+    """Return the stream with the messages for the main shell."""
     thread = getattr(kernel, "shell_channel_thread", None)
     if thread is None:
         return kernel.shell_stream
@@ -221,13 +220,13 @@ def _shell_stream(kernel: Any) -> Any:
 
 
 def _reply_stream(kernel: Any) -> Any:
-    """Return what replies of the main shell are sent to."""
+    """Return the socket for replies of the main shell."""
     thread = getattr(kernel, "shell_channel_thread", None)
     return kernel.shell_stream if thread is None else thread.manager.get_subshell_to_shell_channel_socket(None)
 
 
 def _is_for_comms(kernel: Any, frames: Any) -> bool:
-    """Whether a message is for a comm that is there, or a target that is known."""
+    """Whether a message is for an existing comm, or a known target."""
     try:
         _, rest = kernel.session.feed_identities(frames, copy=False)
         message = kernel.session.deserialize(rest, content=False, copy=False)
@@ -251,10 +250,10 @@ def _sample(kernel: Any, kind: str) -> list[Any]:
 
 
 def _dispatch(kernel: Any, frames: Any, *, in_cell: bool) -> None:
-    """Have the kernel's handler deal with a message, as its own dispatch would, and leave the cell's header as it was.
+    """Call the kernel's handler for a message, as its own dispatch does, without changing the cell's header.
 
-    The kernel's own dispatch cannot be called inside of a cell: it sets another handler for interrupts, swallows
-    them, and what the cell prints afterwards would belong to this message.
+    The kernel's own dispatch cannot be called inside of a cell: it sets another handler for interrupts, suppresses
+    them, and the cell's later output would belong to this message.
     """
     identities, rest = kernel.session.feed_identities(frames, copy=False)
     try:
@@ -272,7 +271,7 @@ def _dispatch(kernel: Any, frames: Any, *, in_cell: bool) -> None:
     except Exception:
         logger.exception("a message for a comm could not be dealt with")
     finally:
-        # A widget in the front end holds its next change back until this; and the kernel must not look idle after it.
+        # A widget in the front end delays its next change until this reply; and the kernel must not look idle after it.
         kernel._publish_status("idle", "shell", message)
         kernel.set_parent(cell_identities, cell, "shell")
         if in_cell:
@@ -280,7 +279,7 @@ def _dispatch(kernel: Any, frames: Any, *, in_cell: bool) -> None:
 
 
 def _run_through(coroutine: Any) -> None:
-    """Run a coroutine that never really waits."""
+    """Run a coroutine that never waits."""
     try:
         coroutine.send(None)
     except StopIteration:
@@ -290,7 +289,7 @@ def _run_through(coroutine: Any) -> None:
 
 
 class _Frame(bytes):
-    """A frame as far as a session looks at it."""
+    """The part of a frame that a session uses."""
 
     __slots__ = ()
 
@@ -301,7 +300,7 @@ class _Frame(bytes):
 
 
 class _Uninterrupted:
-    """Keeps an interrupt back until the end of the block, and lets it act then. For the main thread."""
+    """Delays an interrupt until the end of the block. For the main thread."""
 
     def __init__(self) -> None:
         self._heard = False
@@ -320,4 +319,4 @@ class _Uninterrupted:
 
 
 def _nowhere(_frames: Any) -> None:
-    """Stand where the kernel's callback will be."""
+    """Take the place of the kernel's callback."""

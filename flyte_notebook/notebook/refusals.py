@@ -1,4 +1,4 @@
-"""What is wrong with the text of a cell, said as a plain cell says it: the line, a caret under the spot, the error."""
+"""Errors in the text of a cell, shown as for a plain cell: the line, a caret under the position, the error."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Any
 
 
 class CellTextError(Exception):
-    """Is mixed into the class of an error in the text of a cell. ``lines`` are what is shown for it.
+    """A mixin for the class of an error in the text of a cell. ``lines`` are shown for it.
 
-    The mixed class has the name of the plain one, and is caught where that one is. Handlers can be set for these errors
-    alone: what IPython shows for a syntax error of a plain cell is best left alone.
+    The mixed class has the name of the plain one, and is caught where that one is. A handler can be set for these
+    errors alone, so that IPython's display of a plain cell's syntax error is not changed.
     """
 
     lines: tuple[str, ...] = ()
 
 
 def syntax_error(error: SyntaxError, source: str) -> SyntaxError:
-    """Return the same error with the lines that are to be shown for it."""
+    """Return the same error with the lines to show for it."""
     width = 1
     if error.end_lineno == error.lineno and error.end_offset is not None and error.offset is not None:
         width = error.end_offset - error.offset
     details = error.filename, error.lineno, error.offset, error.text, error.end_lineno, error.end_offset
     shown: Any = _mixed(type(error))(error.msg, details)
     number = error.lineno or 1
-    # The compiler's own text may be a part of the line only, as for what stands in an f-string.
+    # The compiler's own text may be only a part of the line, as for code in an f-string.
     text = next(iter(source.splitlines()[number - 1 : number]), error.text or "")
     place = _place(error.filename or "", number, text, (error.offset or 1) - 1, width)
     shown.lines = (*place, f"{type(error).__name__}: {error.msg}")

@@ -1,4 +1,4 @@
-"""What is relied on of IPython, ipykernel, ipywidgets and the libraries around them: the entries, for one shell."""
+"""The entries for the behaviour of IPython, ipykernel, ipywidgets and related libraries, for one shell."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WIDGETS: Final = "widgets"
 CHARTS: Final = "charts"
-"""Keys of what is found out when it is used first."""
+"""Keys of the entries that are tried at the first use."""
 
 
 def _shell_channel(shell: Any) -> None:
@@ -196,7 +196,7 @@ BY_KEY: Final = {entry.key: entry for entry in _ENTRIES}
 
 
 def entries(shell: Any) -> tuple[Reliance, ...]:
-    """Return what is relied on in a shell, with probes of that shell."""
+    """Return the entries for a shell, with probes of that shell."""
     in_kernel = getattr(shell, "kernel", None) is not None
     found = [entry for entry in _ENTRIES if in_kernel or entry.key not in _OF_A_KERNEL]
     return tuple(

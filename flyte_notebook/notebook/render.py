@@ -1,4 +1,4 @@
-"""A failure as IPython shows it: the bundle above, and the few lines of traceback below."""
+"""Renders a failure for IPython: the card above, and a few lines of traceback below."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ CLASSES: tuple[type[BaseException], ...] = (
     KeyboardInterrupt,
     asyncio.CancelledError,
 )
-"""The exceptions that a `Renderer` is asked about; most of the last two are none of ours."""
+"""The exceptions passed to a `Renderer`; most of the last two are not related to this package."""
 
 MOST_LINES = 3
-"""How many lines of the notebook's own code stand above the error of a task."""
+"""How many lines of the notebook's own code are shown above the error of a task."""
 
 
 class Renderer:
-    """Says how an error that left a cell of one shell is shown.
+    """Decides how an uncaught error of a cell is shown.
 
-    ``stopped`` is what the runs that an interrupt stopped in this cell end with, ``None`` when it stopped none: a cell
-    that awaits is cancelled by the kernel, and its CancelledError does not tell why. ``show`` shows the card of a
-    failure in the running cell.
+    ``stopped`` is the error of the runs that an interrupt stopped in this cell, ``None`` when it stopped none: the
+    kernel cancels a cell that awaits, and its CancelledError does not tell why. ``show`` shows the card of a failure in
+    the running cell.
     """
 
     def __init__(self, shell: Any) -> None:
@@ -49,7 +49,7 @@ class Renderer:
         self.stopped: BaseException | None = None
 
     def __call__(self, error: BaseException) -> Rendered | None:
-        """Return what shows the card and the lines for an error; ``None`` for one that is not ours to show."""
+        """Return a function that shows the card, and the lines for an error; ``None`` for an error not shown by us."""
         if isinstance(error, CellTextError):
             return None, list(error.lines)
         if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
@@ -62,20 +62,20 @@ class Renderer:
         if failure is None:
             return None
         shown = self.with_cell_names(failure)
-        # What happened in the notebook itself, when the failure is that of a task which it started.
+        # The notebook's own lines, if the failure is that of a task which it started.
         here = self._here(error) if failure is failure_in(error) else []
         show = self.show
         return None if show is None else lambda: show(failure), [*here, *text.short_traceback(shown)]
 
     def failure_of(self, error: BaseException) -> Failure | None:
-        """Return the failure that an error carries, or stands for when no task raised it; ``None`` for other errors."""
+        """Return the failure of an error, or one made for it when no task raised it; ``None`` for other errors."""
         failure = failure_in(error)
         if isinstance(failure, Failure):
             return failure
         return of_this_process(error) if isinstance(error, OF_FLYTE) else None
 
     def _here(self, error: BaseException) -> list[str]:
-        """Return the lines of plain cells on the way to an error; a magic's own line says nothing."""
+        """Return the lines of plain cells in the traceback of an error, without those of a magic."""
         lines = [line for line in user_lines(error.__traceback__) if not _is_of_a_magic(line)]
         return [
             f"  {text.clean_line(line.file)}, line {line.number}: {text.clean_line(line.text)}"
@@ -94,7 +94,7 @@ class Renderer:
         return dataclasses.replace(failure, lines=lines, line=line, traceback=traceback, report=report)
 
     def _named(self, lines: Iterable[SourceLine]) -> tuple[SourceLine, ...]:
-        """Name cells as their numbers do, where the kernel calls them by the paths of files that do not exist."""
+        """Name cells by their numbers, where the kernel names them by paths of files that do not exist."""
         return tuple(dataclasses.replace(line, file=self._cell_name(line.file)) for line in lines)
 
     def _cell_name(self, file: str) -> str:
@@ -103,12 +103,12 @@ class Renderer:
 
 
 def of_this_process(error: BaseException) -> Failure:
-    """Return the failure that an error of the SDK stands for when it came from no attempt of a task."""
+    """Return the failure for an error of the SDK that came from no attempt of a task."""
     return failure_outside(error, THIS_CELL, IN_THE_NOTEBOOK, wanted=lambda line: not _is_of_a_magic(line))
 
 
 def _is_of_a_magic(line: SourceLine) -> bool:
-    """Whether a line is what IPython makes of a cell magic; it says nothing to a reader."""
+    """Whether a line is the call that IPython makes for a cell magic; it does not help a reader."""
     return line.text.startswith(("get_ipython().run_cell_magic(", "get_ipython().run_line_magic('flyte'"))
 
 

@@ -1,7 +1,7 @@
-"""A failed attempt, run again under other settings: by a click on its card, or by ``%flyte rerun``.
+"""Runs a failed attempt again under other settings: by a click on its card, or by ``%flyte rerun``.
 
-There is one path for both, and it is the first run's: the same task, overridden, called through the session with the
-inputs that it had.
+Both use the same code path as the first run: the same task, overridden, is called through the session with the same
+inputs.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ COMPARED_BYTES = 1 << 20
 """Values up to this size are compared by their content."""
 
 _GONE = object()
-"""Stands for the value of a name that the notebook does not have any more."""
+"""Marks the value of a name that the notebook does not have any more."""
 
 
 _OF_IPYTHON = re.compile(r"_+|_i+|_i?\d+|_[a-z]h|In|Out")
-"""Names that IPython binds anew for each cell; a notebook of hundreds of cells has as many."""
+"""Names that IPython binds again for each cell; a notebook with hundreds of cells has hundreds of them."""
 
 
 class NoRerunError(RuntimeError):
@@ -49,7 +49,7 @@ class NoRerunError(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a rerun gave: its value, and of a cell all that it returned, ``None`` for any other task.
+    """The result of a rerun: its value, and all results of a cell, ``None`` for any other task.
 
     ``silent`` is whether the cell ends in a semicolon: then its value is not shown.
     """
@@ -60,10 +60,10 @@ class Result:
 
 
 class Rerun:
-    """What a failure is run again with.
+    """Runs a failure again.
 
-    ``task`` is the cell's own, where it was a cell that failed: it is what is left to call when nothing of the failure
-    is kept any more.
+    ``task`` is that of the failed cell, if it was a cell: it can still be called when the failure's inputs are not kept
+    any more.
     """
 
     def __init__(self, failure: Failure, namespace: Mapping[str, Any], session: Session, task: Any = None) -> None:
@@ -73,24 +73,24 @@ class Rerun:
         run = session.history.run_of(failure.worker)
         found = None if run is None else run.attempt(failure.worker)
         self.lands = run is not None and run.of_cell and found is not None and found[0].parent is None
-        """Whether its outputs belong in the notebook: it is a cell's own task, not a task that something called."""
+        """Whether its outputs belong in the notebook: it is a cell's own task, not a nested task."""
         self.started = found is not None
-        """Whether there was an attempt at all; an error raised by hand, or a refusal, has none."""
+        """Whether there was an attempt; an error raised in the notebook, or a refusal, has none."""
         self._task: Any = task if self.lands else None
         self._ids: dict[str, int] = {}
         self._digests: dict[str, str | None] = {}
         self._changed: set[str] = set()
         self.read_by_name = False
-        """Whether the last run took its inputs from the notebook, because those it had are not kept any more."""
+        """Whether the last run took its inputs from the notebook, because the original ones are not kept any more."""
 
     @property
     def machine(self) -> Machine:
-        """What bounds an override here."""
+        """The bounds of an override on this machine."""
         engine = self._session.engine
         return Machine(memory_bytes=machine.capacity_bytes(), worker_bytes=engine.baseline_bytes)
 
     def check_override(self, override: Override) -> None:
-        """Raise `NoRerunError` for an override that cannot be here."""
+        """Raise `NoRerunError` for an override that is not possible on this machine."""
         texts: dict[FieldName, str] = {}
         if override.memory_bytes is not None:
             texts["memory"] = quantity_memory(override.memory_bytes)
@@ -103,7 +103,7 @@ class Rerun:
             raise NoRerunError(next(iter(checked.values())))
 
     def check(self) -> None:
-        """Raise `NoRerunError` when it is known that nothing can be run again."""
+        """Raise `NoRerunError` when it is known that a rerun is impossible."""
         if not self.started:
             raise NoRerunError("nothing was started, so there is nothing to run again; correct the cell and run it")
         if enforcement.current() is not self._session:
@@ -116,7 +116,7 @@ class Rerun:
         return self._session.repeats.job(self.failure.worker)
 
     def code(self, override: Override) -> str:
-        """Return the code that does the same: the task's own call, or the magic where no variable holds the task."""
+        """Return code that does the same: the task's own call, or the magic if no variable holds the task."""
         job = self._job
         facts = None if job is None else job.call
         held = None if facts is None else self._namespace.get(facts.callee)
@@ -133,19 +133,19 @@ class Rerun:
         )
 
     def begin(self, override: Override, *, background: bool) -> Run:
-        """Return the run in which it will be run again; it stands in the history from now on."""
+        """Return the run for the rerun; it is in the history from now on."""
         origin = self._session.history.origin_of(self.failure.worker)
         purpose = history.Rerun(of=origin, changed=describe(override), cell=self.lands, background=background)
         return self._session.begin(self.failure.task_name, purpose)
 
     def run(self, override: Override, run: Run) -> Result:
-        """Run it again, to its end. Raises what the task raised, or `NoRerunError`. Any thread."""
+        """Run it again, to its end. Raises the task's exception, or `NoRerunError`. In any thread."""
         try:
             self.check()
             task, arguments = self._task_and_arguments()
             task = _overridden(task, override)
         except BaseException:
-            self._session.history.forget(run.name)  # nothing of it began
+            self._session.history.forget(run.name)  # the run did not begin
             raise
         value = self._session.run(run, task, (), arguments)
         if self.lands:
@@ -174,7 +174,7 @@ class Rerun:
         return self._task, {name: self._namespace[name] for name in names}
 
     def remember(self) -> None:
-        """Remember what the notebook's names stand for now, so that `changed_since` can tell."""
+        """Record the current values of the notebook's names, for `changed_since`."""
         namespace = dict(self._namespace)
         self._ids = {name: id(value) for name, value in namespace.items() if not _OF_IPYTHON.fullmatch(name)}
         cell = getattr(self._task, "cell", None)
@@ -183,7 +183,7 @@ class Rerun:
             self._digests = {name: digest(namespace[name], limit_bytes=COMPARED_BYTES) for name in names}
 
     def notice(self, names: CellNames | None) -> None:
-        """Take what a cell, which has ended, did to names according to its text: a new value may look like an old one.
+        """Note the names that an ended cell changed, by its text: a new value may look like an old one.
 
         ``None`` when its text cannot be read.
         """
@@ -191,11 +191,11 @@ class Rerun:
         self._changed.update(name for name, was in self._ids.items() if id(namespace.get(name, _GONE)) != was)
         if names is not None:
             self._changed.update(names.assigned, names.mutated, names.deleted)
-            # Of what is too large to compare, a method may have changed something.
+            # A method may have changed a value that is too large to compare.
             self._changed.update(name for name in names.called_on if self._digests.get(name, "") is None)
 
     def changed_since(self, names: Collection[str]) -> tuple[str, ...]:
-        """Return which of these names the notebook has bound anew, or changed, since `remember`."""
+        """Return which of these names were bound again, or changed, since `remember`."""
         return tuple(name for name in names if self._has_changed(name))
 
     def _has_changed(self, name: str) -> bool:
@@ -216,6 +216,6 @@ def _overridden(task: Any, override: Override) -> Any:
 
 
 def _ends_in_semicolon(task: Any) -> bool:
-    """Whether a cell asks for its last value not to be shown."""
+    """Whether a cell ends in a semicolon, so that its last value is not shown."""
     source = getattr(getattr(task, "cell", None), "source", "")
     return bool(DisplayHook.semicolon_at_end_of_expression(source))  # type: ignore[no-untyped-call]  # IPython's

@@ -2,7 +2,7 @@
 
 IPython calls one custom handler for the exception classes it was given (``set_custom_exc``), for cells that await too,
 and the reply to the frontend keeps ``status: error`` with the class of the exception as ``ename``. There is one such
-handler per shell, so ours calls the one that was there for the classes that were its own.
+handler per shell, so ours calls the previous one for the classes of that one.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("flyte_notebook.notebook")
 
 Rendered: TypeAlias = "tuple[Callable[[], object] | None, list[str]]"
-"""What shows the card (``None``: there is none) and the lines of a short traceback."""
+"""A function that shows the card (``None``: there is none) and the lines of a short traceback."""
 
 
 class UncaughtHandler:
-    """What `install` set on a shell; `uninstall` puts back what was there."""
+    """The handler that `install` set on a shell; `uninstall` restores the previous one."""
 
     def __init__(
         self,
@@ -41,9 +41,9 @@ class UncaughtHandler:
         self._ours = shell.CustomTB
 
     def uninstall(self) -> None:
-        """Put back the handler that was there before. Idempotent.
+        """Restore the previous handler. Idempotent.
 
-        A handler that someone set after us stays, and where it calls ours it gets plain tracebacks from now on.
+        A handler that other code set after us stays; if it calls ours, ours shows plain tracebacks from now on.
         """
         self._render = None
         if self._shell.CustomTB is self._ours:
@@ -65,7 +65,7 @@ class UncaughtHandler:
                 return None
             if isinstance(error, self._before_classes):
                 return self._hand_on(kind, error, traceback, tb_offset)
-        except Exception:  # whatever our side does wrong, the user's error is shown
+        except Exception:  # if our side fails, the user's error is still shown
             logger.exception("could not show the card of %s", kind.__name__)
         shell.showtraceback((kind, error, traceback), tb_offset=tb_offset, running_compiled_code=True)
         return None
@@ -98,9 +98,8 @@ class UncaughtHandler:
         if show_card is not None:
             show_card()
         _remember(error, traceback)
-        # The one call that sends the error message and keeps the lines for the execute reply.
-        # A text in place of the error, which a frontend can always be sent: an error whose own text raises would make
-        # IPython drop this handler.
+        # The one call that sends the error message and keeps the lines for the execute reply. A text in place of the
+        # error can always be sent to a frontend: an error whose own text raises would make IPython drop this handler.
         shell._showtraceback(type(error), _text(error), list(lines))  # noqa: SLF001 - the hook that shells override
         if shell.call_pdb:
             shell.debugger(force=True)
@@ -112,13 +111,12 @@ def install(
     render: Callable[[BaseException], Rendered | None],
     classes: tuple[type[BaseException], ...],
 ) -> UncaughtHandler:
-    """Show every exception of ``classes`` that leaves a cell of ``shell`` the way ``render`` says.
+    """Show every uncaught exception of ``classes`` in a cell of ``shell`` with ``render``.
 
-    ``render(error)`` returns what shows the card and the lines of a short traceback, or ``None`` to leave the exception
-    to the handler that was there before, else to IPython's plain traceback. If ``render`` itself fails, this is logged
+    ``render(error)`` returns a function that shows the card, and the lines of a short traceback, or ``None`` to leave
+    the exception to the previous handler, else to IPython's plain traceback. If ``render`` itself fails, this is logged
     and the plain traceback is shown. ``classes`` may contain KeyboardInterrupt: an interrupted run arrives as one whose
-    ``__cause__`` is a Flyte error. ``%tb`` and ``%debug`` still show the whole
-    traceback.
+    ``__cause__`` is a Flyte error. ``%tb`` and ``%debug`` still show the whole traceback.
     """
     return UncaughtHandler(shell, render, classes)
 
@@ -126,12 +124,12 @@ def install(
 def _text(error: BaseException) -> str:
     try:
         return sendable(str(error))
-    except Exception as inner:  # noqa: BLE001 - a user's own class may raise anything
+    except Exception as inner:  # noqa: BLE001 - a user's class may raise any error
         return f"<the message could not be read: {type(inner).__name__} in __str__>"
 
 
 def _remember(error: BaseException, traceback: TracebackType | None) -> None:
-    """Set what ``%tb``, ``%debug`` and ``pdb.pm()`` read."""
+    """Set the exception that ``%tb``, ``%debug`` and ``pdb.pm()`` read."""
     sys.last_type, sys.last_value, sys.last_traceback = type(error), error, traceback
     if sys.version_info >= (3, 12):
         sys.last_exc = error

@@ -1,7 +1,7 @@
-"""Waiting for two things at once, without looking at either again and again: a future, and a message on a ZMQ socket.
+"""Waits for a future and for a message on a ZMQ socket at the same time, without polling.
 
-The socket is waited for by its descriptor, with ``select.poll`` and not with ``zmq.Poller``: that is Python code, and
-would stand in the traceback of an interrupt.
+The socket is waited for by its descriptor, with ``select.poll`` and not with ``zmq.Poller``, which is Python code, and
+would appear in the traceback of an interrupt.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Waker:
     def __init__(self, future: concurrent.futures.Future[Any]) -> None:
         self._ours, self._theirs = protocol.pair()
         self._lock = threading.Lock()
-        """Held by who rings and who closes: the number of a closed descriptor may be somebody else's."""
+        """Held while the descriptor is written or closed: the number of a closed descriptor may be used again."""
         self._closed = False
         future.add_done_callback(self._ring)
 
@@ -39,10 +39,10 @@ class Waker:
             self._theirs.close()
 
     def wait(self, most_s: float, also: zmq.Socket[bytes] | None = None) -> None:
-        """Block until it rings, for so long at most, or until something comes on the socket.
+        """Block until the future is done, for that long at most, or until a message arrives on the socket.
 
-        Who waits for a socket has just taken in all that it held, and does so again afterwards, whatever ended the
-        wait: the descriptor tells of each message once.
+        The caller has to read all messages of the socket before the wait, and again after it in any case: the
+        descriptor reports each message only once.
         """
         poller = select.poll()
         poller.register(self._ours, select.POLLIN)

@@ -1,6 +1,6 @@
-"""Widgets of the notebook that show what widgets of a task say: one for each, of the same class and id.
+"""Widgets of the notebook that show the state of a task's widgets: one for each, of the same class and id.
 
-They are ipywidgets' own: a page that is loaded again finds them, and they are saved with the notebook.
+They are widgets of ipywidgets: a page that is loaded again finds them, and they are saved with the notebook.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 KEPT = 300
-"""So many stay; those made first are closed for others."""
+"""How many widgets are kept; the oldest are closed for new ones."""
 
 _from_json = ipywidgets.widget_serialization["from_json"]
 _lock = threading.Lock()
@@ -31,12 +31,12 @@ def take(message: dict[str, Any]) -> None:
     with _lock:
         try:
             _take(message["id"], message["kind"], message["state"])
-        except Exception as error:  # noqa: BLE001 - a widget is decoration: the task goes on
+        except Exception as error:  # noqa: BLE001 - a widget is not essential: the task goes on
             losses.put(RELIES.key, lost_by(RELIES, error))
 
 
 def as_far_as_known(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what a task displays, without a widget that is not here: a page would say that it found no model."""
+    """Return the data of a task's display, without a widget that does not exist here: a page would show an error."""
     if message["widget"] in _shown:
         return message
     return {**message, "data": {kind: value for kind, value in message["data"].items() if kind != MIME_TYPE}}
@@ -64,7 +64,7 @@ def _made(identity: str, state: dict[str, Any]) -> Any:
 
 @functools.cache
 def _classes() -> dict[str, Any]:
-    """Return the classes of widgets by the name of their model; those of styles are known by what has them."""
+    """Return the classes of widgets by the name of their model; classes of styles are found by their widgets."""
     exported: list[Any] = [kind for kind in vars(ipywidgets.widgets).values() if isinstance(kind, type)]
     kinds = [kind for kind in exported if issubclass(kind, ipywidgets.Widget)]
     kinds += [trait.klass for kind in kinds if (trait := kind.class_traits().get("style")) is not None]
@@ -73,7 +73,7 @@ def _classes() -> dict[str, Any]:
 
 
 def _traits(kind: Any, state: dict[str, Any]) -> dict[str, Any]:
-    """Return what is to be set: what both sides know, references made widgets."""
+    """Return the values to set: traits that both sides have, with references replaced by widgets."""
     known = kind.class_trait_names(sync=True)
     given = {name: value for name, value in state.items() if name in known and not name.startswith("_")}
     made = {name: _from_json(value, None) for name, value in given.items() if value is not None}

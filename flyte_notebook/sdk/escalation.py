@@ -113,7 +113,7 @@ class OomEscalation:
             self._history.retell(failure, told)
 
     def _is_own_kill(self, error: OOMError, failure: object) -> bool:
-        """Whether it was this task that was killed, at its limit: not one that it called, not by a machine in need."""
+        """Whether this task was killed at its own limit: not a nested task, and not for lack of machine memory."""
         if isinstance(failure, Failure):
             return failure.reason == "memory" and failure.task_name == self._task.name
         return str(error.code).rpartition("|")[2] == KILLED

@@ -96,7 +96,7 @@ class LastOutputs:
         self._listeners: list[Callable[[str, ReturnedValues], None]] = []
 
     def record(self, run_name: str, values: ReturnedValues) -> None:
-        """Keep what the root action of a run gave back, and tell the listeners. The last one of a run stands."""
+        """Keep the results of a run's root action, and notify the listeners. Later results replace earlier ones."""
         self._runs.pop(run_name, None)
         self._runs[run_name] = values
         while len(self._runs) > KEPT_RUNS:

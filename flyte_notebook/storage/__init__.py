@@ -1,6 +1,6 @@
-"""Runs that are kept beyond their kernel: what was written is read again (`facts`), one file holds them (`store`).
+"""Saved runs, which outlive their kernel: `facts` reads a run from plain values, `store` keeps them in one file.
 
-Nothing here starts anything, and a run that was read has nothing that could be started.
+This package starts nothing, and a loaded run cannot be started again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""JSON of unknown origin, read in bounded memory and time, whatever it is made of.
+"""Reads JSON of unknown origin in bounded memory and time.
 
-What a text becomes in memory is known before it is read, from its brackets, commas and escapes: a list takes two
-letters there and at least 56 bytes here, and one letter beyond Unicode's first plane makes a text four times as wide.
+The size of a text's values in memory is estimated before reading, from its brackets, commas and escapes: a list takes
+two letters in the text and at least 56 bytes in memory, and one letter beyond Unicode's first plane makes a text four
+times as wide.
 """
 
 from __future__ import annotations
@@ -14,28 +15,28 @@ from typing import Any, Final
 from flyte_notebook.storage.facts import FactsError
 
 MAX_PARSED_BYTES: Final = 44 << 20
-"""So much the values in one text may take."""
+"""The maximum size of the values in one text."""
 
 LIST_BYTES: Final = 64
 DICT_BYTES: Final = 240
 VALUE_BYTES: Final = 36
 KEPT_BYTES: Final = 200
-"""What stays of a dictionary: an object of ours without its texts."""
+"""The size of an object made from a dictionary, without its texts."""
 
 KEPT_VALUE_BYTES: Final = 6
-"""What stays of a value beyond the two letters that it takes at least: a sample has 8 bytes."""
+"""The size of a value beyond its minimum of two letters: a sample has 8 bytes."""
 
 MAX_DIGITS: Final = 20
 MAX_DEPTH: Final = 100
 USUAL_RECURSION: Final = 10_000
-"""Up to this limit of recursion Python itself gives a text up that is nested too deeply; above, its stack would end."""
+"""Up to this recursion limit Python itself refuses a text that is nested too deeply; above, its stack overflows."""
 
 _STRING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+\\?(?:"|\Z)', re.DOTALL)
-"""A string, or the rest of the text where it has no end: each letter is looked at once."""
+"""A string, or the rest of the text where it has no end: each letter is read once."""
 
 
-def parsed(text: str) -> Any:  # noqa: ANN401 - whatever it holds
-    """Return the values of a text. Raises `FactsError`, also for one that would take too much memory or time."""
+def parsed(text: str) -> Any:  # noqa: ANN401 - any JSON value
+    """Return the values of a text. Raises `FactsError`, also if it would take too much memory or time."""
     takes = wide_bytes(text) + LIST_BYTES * text.count("[") + DICT_BYTES * text.count("{")
     takes += VALUE_BYTES * text.count(",")
     if takes > MAX_PARSED_BYTES:
@@ -49,12 +50,12 @@ def parsed(text: str) -> Any:  # noqa: ANN401 - whatever it holds
 
 
 def kept_bytes(text: str) -> int:
-    """Return what a run takes, about, whose facts are this text."""
+    """Estimate the size in memory of a run with these facts."""
     return wide_bytes(text) + KEPT_VALUE_BYTES * text.count(",") + KEPT_BYTES * text.count("{")
 
 
 def wide_bytes(text: str) -> int:
-    """Return what a text takes, with its escapes read, at most."""
+    """Return the maximum size of a text, after its escapes are decoded."""
     escaped = (found[0] for found in _STRING.finditer(text) if "\\u" in found[0]) if "\\u" in text else ()
     return sys.getsizeof(text) + 3 * sum(map(len, escaped))
 

@@ -1,11 +1,10 @@
-"""A run from the facts that `Run.to_dict` gave: plain values, each looked at before it is believed.
+"""Makes a run from the facts of `Run.to_dict`: plain values, each checked before it is used.
 
-The file may come from anywhere. Nothing in it names code: an error gets its class by name from `flyte_notebook.errors`
-or from Python's own, else a class that stands in for it.
+The file may come from an untrusted source. It cannot name code to run: an error gets its class by name from
+`flyte_notebook.errors` or from Python's own, else a substitute class.
 
-What is missing was not known to an earlier version and gets the value that means so; what is not known here is of a
-later one and is passed over. What stands there and cannot be is an error: a chart of made-up numbers is worse than
-none.
+A missing field was not known to an earlier version and gets a value that means unknown; an unknown field is from a
+later version and is ignored. An impossible value is an error: a chart of wrong numbers is worse than no chart.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _SHOWN: Final = 60
 _LARGEST: Final = 2**63 - 1
 _NAME: Final = 200
 _EXACT: Final = frozenset({"message", "traceback", "output_tail", "text"})
-"""Texts that are what they were, letter by letter."""
+"""Texts that are kept exactly, letter by letter."""
 
 _NAMES: Final = frozenset({"name", "task_name", "worker", "parent", "rerun_of", "code", "kind", "type", "function"})
 
@@ -50,8 +49,8 @@ class FactsError(ValueError):
     """What was to be the facts about a run is something else; the message says which of them, and what stood there."""
 
 
-def run_from(facts: Any, *, saved_s: float | None = None) -> Run:  # noqa: ANN401 - whatever a file held
-    """Return the run that `Run.to_dict` described. Raises `FactsError`, also for those of a later version."""
+def run_from(facts: Any, *, saved_s: float | None = None) -> Run:  # noqa: ANN401 - any value from a file
+    """Return the run from the facts of `Run.to_dict`. Raises `FactsError`, also for facts of a later version."""
     if not isinstance(facts, dict):
         raise FactsError(f"the facts about a run are {_shown(facts)}")
     version = _one(facts, "version", int, FACTS_VERSION)
@@ -78,7 +77,7 @@ def run_from(facts: Any, *, saved_s: float | None = None) -> Run:  # noqa: ANN40
         )
         action.attempts += [_attempt(attempt, failures) for attempt in _dicts(one, "attempts")]
     written = _maybe(facts, "failure", dict)
-    if written is not None:  # the same object as that of its attempt, where it was
+    if written is not None:  # the same object as that of its attempt, if it was so
         known = [place for place, one in enumerate(facts.get("failures", ())) if one == written]
         run.failure = failures[known[0]] if known else _failure(written)
     return run
@@ -169,7 +168,7 @@ def _report(facts: dict[str, Any], line: SourceLine | None) -> WorkerReport:
 
 
 def _error(facts: dict[str, Any]) -> BaseException:
-    """Return an error of the class that is named; its code is not run, not even its ``__init__``."""
+    """Return an error of the named class; no code of the class is run, not even its ``__init__``."""
     name, message = _one(facts, "error", str)[:_NAME], _one(facts, "message", str)
     known = vars(errors).get(name)
     fields: dict[str, Any] | None = None
@@ -192,7 +191,7 @@ def _error(facts: dict[str, Any]) -> BaseException:
 def _trace(facts: dict[str, Any]) -> MemoryTrace:
     trace = _maybe(facts, "memory", dict) or {}
     times, memory = _one(trace, "times_s", list, []), _one(trace, "memory_bytes", list, [])
-    # All at once: a file may hold a million of them.
+    # All at once: a file may have a million of them.
     if not set(map(type, times)) <= {int, float} or not set(map(type, memory)) <= {int}:
         raise FactsError("the samples of memory are no numbers")
     if len(times) != len(memory) or not math.isfinite(sum(times)) or any(map(gt, times, times[1:])):
@@ -244,7 +243,7 @@ def _line(facts: dict[str, Any]) -> SourceLine:
 
 
 def _one(facts: dict[str, Any], name: str, kind: type[_T], default: Any = _MISSING) -> _T:  # noqa: ANN401 - a `kind`
-    """Return the value of that name and kind; the default stands only for one that is missing."""
+    """Return the value of that name and kind; the default is used only if it is missing."""
     value = facts.get(name, default)
     if value is _MISSING:
         raise FactsError(f"{name} is missing")

@@ -1,12 +1,12 @@
-"""Saved runs in one file, which is a SQLite database: the facts of each run as JSON, and when it was saved.
+"""Keeps saved runs in one file, a SQLite database: the facts of each run as JSON, and the time of saving.
 
-SQLite, because two notebooks may write at the same moment and one may be killed in the middle: a write is whole or it
-is not there, and the second one waits. Its old rollback journal, not its write-ahead log: that one leaves two more
-files and does not work on a network's file system (https://sqlite.org/wal.html). The only home of ``sqlite3``; none of
-its errors leaves this module.
+SQLite, because two notebooks may write at the same moment and one may be killed during a write: a write is complete or
+has no effect, and the second writer waits. It uses the old rollback journal, not the write-ahead log, which leaves two
+more files and does not work on network file systems (https://sqlite.org/wal.html). Only this module uses ``sqlite3``,
+and it converts all of its errors.
 
 A file is recognised by the number in its header that SQLite leaves to applications
-(https://sqlite.org/fileformat2.html#application_id), so that nothing is ever written into the database of another
+(https://sqlite.org/fileformat2.html#application_id), so that this module never writes into the database of another
 program.
 """
 
@@ -35,57 +35,57 @@ if TYPE_CHECKING:
 
 MAX_RUNS: Final = 500
 MAX_BYTES: Final = 24 * 2**20
-"""So much a file holds; the oldest runs go."""
+"""The maximum size of all runs in a file; above it the oldest are removed."""
 
 MAX_RUN_BYTES: Final = 8 * 2**20
-"""A larger run is refused: it would push out a third of all others."""
+"""A larger run is refused: a third of all others would have to be removed for it."""
 
 MAX_FILE_BYTES: Final = 256 * 2**20
-"""No file of saved runs is as large, whatever was removed from it."""
+"""A file of saved runs is always smaller, also after removals."""
 
 MAX_LOADED_BYTES: Final = 64 * 2**20
-"""So much the runs that are loaded take at most, about; the oldest are left out."""
+"""Roughly the maximum memory of the loaded runs; the oldest are left out."""
 
 LOAD_S: Final = 1.5
-"""So long a file is read; what was saved before the runs that were read until then is left out."""
+"""The maximum time for reading a file, newest runs first; older runs that were not read by then are left out."""
 
 BUSY_S: Final = 10.0
-"""So long one writer waits for another."""
+"""How long one writer waits for another."""
 
 APPLICATION_ID: Final = 0x464E4231
 SCHEMA_VERSION: Final = 1
 
 LATEST_S: Final = 250e9
-"""The year 9892: later ones are no dates to Python."""
+"""The year 9892: Python has no dates much later."""
 
 ROW_BYTES: Final = 64 << 10
-"""What a row may hold beside the facts."""
+"""The maximum size of a row beside the facts."""
 
 STEPS: Final = 20_000
-"""Of SQLite's machine between two looks at the clock, some milliseconds."""
+"""Steps of SQLite's virtual machine between two checks of the clock, some milliseconds."""
 
 MAGIC: Final = b"SQLite format 3\0"
 BEGINNING_BYTES: Final = 108
 LEAF_OF_A_TABLE: Final = 0x0D
 MAX_TABLES: Final = 8
-"""Ours has one, and SQLite another one for its numbers."""
+"""Our file has one, and SQLite has another one for its numbers."""
 
 _TABLE: Final = """CREATE TABLE runs (
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, saved_s REAL NOT NULL, size INTEGER NOT NULL,
     facts TEXT NOT NULL)"""
 _to_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 _turn: Final = threading.Lock()
-"""Of who has a file open: to close it ends the locks that this process holds on it by another descriptor (fcntl(2))."""
+"""Protects open files: closing one ends this process's locks on the file by other descriptors (fcntl(2))."""
 
 _DELETABLE: Final = "it holds nothing but saved runs, and may be deleted"
 
 
 class StoreError(RuntimeError):
-    """Runs cannot be saved to a file or loaded from it. The message names the file, says why and what helps."""
+    """Runs cannot be saved to a file or loaded from it. The message names the file, the reason and a remedy."""
 
 
 def default_path() -> Path:
-    """Return where runs are saved unless a path is given: in this user's cache, which is safe to delete.
+    """Return the default path of saved runs: in this user's cache, which is safe to delete.
 
     Raises `StoreError` for a user without a home.
     """
@@ -96,10 +96,9 @@ def default_path() -> Path:
 
 
 def save(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
-    """Save a run, and return the file. A run that was saved as it is now is not saved twice; it becomes the newest.
+    """Save a run, and return the file. An unchanged run is not saved twice; it becomes the newest.
 
-    The file is made when it is not there, readable by its owner alone. Raises `StoreError`, and leaves what was saved
-    before as it was.
+    A missing file is made, readable by its owner alone. Raises `StoreError`; then earlier saved runs are unchanged.
     """
     try:
         facts = _to_json(run.to_dict())
@@ -125,9 +124,9 @@ def save(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
 def load(path: str | os.PathLike[str] | None = None) -> Runs:
     """Return the saved runs, the newest last.
 
-    A run that cannot be read, or that a later version wrote, is left out with a warning, and so are the oldest of more
-    than a file may hold: whatever it is, it is read in bounded memory and time. Raises `StoreError` when the file is
-    not there, is damaged, or is no file of ours.
+    A run that cannot be read, or that a later version wrote, is left out with a warning, and so are the oldest if there
+    are too many: any file is read in bounded memory and time. Raises `StoreError` when the file is missing, damaged, or
+    not a file of this package.
     """
     place = _place(path)
     until_s = monotonic_s() + LOAD_S
@@ -145,7 +144,7 @@ def load(path: str | os.PathLike[str] | None = None) -> Runs:
 
 
 def _newest_first(connection: sqlite3.Connection, until_s: float) -> tuple[list[Run | str], bool]:
-    """Return the saved runs as far as there is room and time, and whether some are left; words for one that is none."""
+    """Return the saved runs within the limits of memory and time, and whether more exist; a text for a bad one."""
     read: list[Run | str] = []
     left_bytes = MAX_LOADED_BYTES
     ids = connection.execute("SELECT rowid FROM runs ORDER BY rowid DESC LIMIT ?", (MAX_RUNS + 1,)).fetchall()
@@ -166,7 +165,7 @@ def _newest_first(connection: sqlite3.Connection, until_s: float) -> tuple[list[
 
 
 def _read(name: object, saved_s: object, facts: object) -> Run | str:
-    """Return a saved run, or in words why it cannot be read."""
+    """Return a saved run, or a text that says why it cannot be read."""
     if not isinstance(facts, str):
         return f"{name!r:.100}: it is no text"
     if not isinstance(saved_s, float) or not 0 <= saved_s < LATEST_S:
@@ -182,14 +181,14 @@ def _place(path: str | os.PathLike[str] | None) -> Path:
         return default_path()
     try:
         place = Path(path).expanduser().absolute()
-    except (TypeError, RuntimeError, OSError) as error:  # no path, no home of that user, no current directory
+    except (TypeError, RuntimeError, OSError) as error:  # an invalid path, no home of that user, no current directory
         raise StoreError(f"{path!r:.100} is no path: {error}") from None
     return place
 
 
 @contextmanager
 def _errors(place: Path) -> Iterator[None]:
-    """Say what went wrong with a file in our own words."""
+    """Convert errors about a file to messages of this package."""
     try:
         yield
     except sqlite3.Error as error:
@@ -219,12 +218,12 @@ def _words(place: Path, error: sqlite3.Error) -> str:
 
 @contextmanager
 def _transaction(place: Path, *, create: bool, until_s: float | None = None) -> Iterator[sqlite3.Connection]:
-    """Open the file for one transaction, which is done when the block ends and undone when it raises.
+    """Open the file for one transaction, which is committed at the end of the block and rolled back when it raises.
 
-    With ``until_s`` it only reads, what is too large for a run is an error, and no statement runs longer than until
-    that monotonic time.
+    With ``until_s`` it only reads, a value that is too large for a run is an error, and no statement runs after that
+    monotonic time.
     """
-    address = f"file:{quote(str(place))}?mode=rw"  # where this user may not write, SQLite opens it to be read
+    address = f"file:{quote(str(place))}?mode=rw"  # if this user may not write, SQLite opens it for reading
     busy_s = BUSY_S if until_s is None else LOAD_S
     with ExitStack() as opened:
         opened.enter_context(_turn)
@@ -235,8 +234,8 @@ def _transaction(place: Path, *, create: bool, until_s: float | None = None) -> 
         if until_s is not None:
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_RUN_BYTES + ROW_BYTES)
             connection.set_progress_handler(lambda: monotonic_s() > until_s, STEPS)
-        connection.execute("PRAGMA trusted_schema = OFF")  # a file that was made to harm runs no function of SQLite's
-        connection.execute("PRAGMA application_id").fetchall()  # this undoes what a killed writer left half done
+        connection.execute("PRAGMA trusted_schema = OFF")  # a malicious file cannot call functions of SQLite
+        connection.execute("PRAGMA application_id").fetchall()  # this rolls back the incomplete write of a writer
         _check_beginning(place)
         connection.execute("BEGIN IMMEDIATE" if create else "BEGIN")
         try:
@@ -264,14 +263,14 @@ def _check(place: Path, *, create: bool) -> None:
 
 
 def _check_beginning(place: Path) -> None:
-    """Refuse a file whose first page cannot be that of ours, before SQLite reads all that it says of its tables.
+    """Refuse a file whose first page cannot be of this package, before SQLite reads its table definitions.
 
     Source: https://sqlite.org/fileformat2.html, the header and the head of a b-tree page.
     """
     with place.open("rb") as file:
         begin = file.read(BEGINNING_BYTES)
     if not begin.startswith(MAGIC) or len(begin) < BEGINNING_BYTES:
-        return  # empty, or SQLite says what it is
+        return  # empty, or SQLite reports the problem
     journalled = begin[18:20] == b"\x01\x01"
     leaf, cells = begin[100] == LEAF_OF_A_TABLE, int.from_bytes(begin[103:105], "big")
     if begin[16:20] and not (journalled and leaf and cells <= MAX_TABLES):
@@ -279,7 +278,7 @@ def _check_beginning(place: Path) -> None:
 
 
 def _recognise(connection: sqlite3.Connection, place: Path, *, create: bool) -> None:
-    """Make sure that the file is ours and of a version that is known here; begin it when it is new."""
+    """Check that the file is ours and has a known version; initialise a new one."""
     names = ("application_id", "user_version", "page_count", "page_size")
     application, version, pages, page = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
     known = dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE name <> 'sqlite_sequence'"))
@@ -292,14 +291,14 @@ def _recognise(connection: sqlite3.Connection, place: Path, *, create: bool) -> 
             f"{place} was written by a later version of flyte_notebook (layout {version}, here {SCHEMA_VERSION}); "
             "install that version, or save to another file"
         )
-    elif application != APPLICATION_ID or known != {"runs": _TABLE}:  # columns may be computed, by anything
+    elif application != APPLICATION_ID or known != {"runs": _TABLE}:  # columns may be computed, by any expression
         raise StoreError(f"{place} is no file of saved runs")
-    elif place.stat().st_size < pages * page:  # SQLite would read zeros for what is missing of the last page
+    elif place.stat().st_size < pages * page:  # SQLite would read zeros for the missing part of the last page
         raise StoreError(f"{place} is damaged or cut off; {_DELETABLE}")
 
 
 def _trim(connection: sqlite3.Connection) -> None:
-    """Remove the oldest runs beyond what a file holds."""
+    """Remove the oldest runs above the limits of a file."""
     count, total = connection.execute("SELECT count(*), coalesce(sum(size), 0) FROM runs").fetchone()
     for one, size in connection.execute("SELECT id, size FROM runs ORDER BY id").fetchall():
         if count <= MAX_RUNS and total <= MAX_BYTES:
