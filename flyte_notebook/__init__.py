@@ -97,7 +97,7 @@ _HOMES = {
 
 
 class Enforced:
-    """What `enable` returns: leaving it as a context manager disables again."""
+    """The result of `enable`: used as a context manager, it disables at the end of the block."""
 
     def __enter__(self) -> Enforced:  # noqa: PYI034 - Self is of Python 3.11
         return self
@@ -114,18 +114,18 @@ def enable(
     semantics: Literal["cluster", "reference"] | None = None,
     system_retries: int | None = None,
 ) -> Enforced:
-    """Enforce declared limits in every local ``flyte.run`` of this process, each action in a process of its own.
+    """Enforce declared limits in every local ``flyte.run`` of this process, each action in its own process.
 
-    ``max_processes`` bounds the tasks that run at one time; parents that wait for children do not count.
-    ``semantics`` says whose error classes a failure gets where the two differ: those that today's cluster raises
-    (``"cluster"``, the default), or those of the published reference (``"reference"``). ``system_retries`` is how many
-    times in a row a worker that was lost (a segfault, ``os._exit``, a kill from outside) is replaced without using up a
-    retry of its task; the default is 0: a crash that comes again would repeat the task's side effects. When they are
-    spent, the code of the ``RuntimeSystemError`` is ``MaxSystemFailuresExceeded``.
+    ``max_processes`` limits the tasks that run at one time; parents that wait for children do not count. ``semantics``
+    selects the error classes of failures where the two differ: those that today's cluster raises (``"cluster"``, the
+    default), or those of the published reference (``"reference"``). ``system_retries`` is how many times in a row a
+    lost worker (a segfault, ``os._exit``, a kill from outside) is replaced without using up a retry of its task; the
+    default is 0, as a repeated crash would repeat the task's side effects. When they are used up, the code of the
+    ``RuntimeSystemError`` is ``MaxSystemFailuresExceeded``.
 
     Idempotent: while limits are enforced, only the last two are changed, where they are given. Usable as a context
-    manager. Raises ``ValueError`` for settings that are none, and ``EngineError`` when this machine cannot start an
-    isolated worker; the SDK is then left untouched.
+    manager. Raises ``ValueError`` for invalid settings, and ``EngineError`` when this machine cannot start an isolated
+    worker; then the SDK is not changed.
     """
     with _engine_begun():
         enforcement = importlib.import_module("flyte_notebook.sdk.enforcement")
@@ -141,7 +141,7 @@ def enable(
 
 @contextlib.contextmanager
 def _engine_begun() -> Iterator[None]:
-    """Let the supervisor start while the SDK is imported, the first time; who opens a session inside takes it."""
+    """Start the supervisor while the SDK is imported for the first time; a session opened in the block uses it."""
     ahead = importlib.import_module("flyte_notebook.sdk.ahead")
     if "flyte_notebook.sdk.enforcement" not in sys.modules:
         ahead.begin()
@@ -152,12 +152,12 @@ def _engine_begun() -> Iterator[None]:
 
 
 def disable() -> None:
-    """Put the SDK back as it was and wait until every process, control group and file of ours is gone. Idempotent."""
+    """Undo the changes of the SDK; wait until all our processes, control groups and files are removed. Idempotent."""
     importlib.import_module("flyte_notebook.sdk.enforcement").close_session()
 
 
 def doctor() -> Doctor:
-    """Return what is enforced on this machine, by which mechanism, how exact, and how to get the rest."""
+    """Return which limits are enforced on this machine, by which mechanism, how exactly, and how to get the others."""
     result: Doctor = importlib.import_module("flyte_notebook.capabilities").examine()
     return result
 
@@ -166,8 +166,8 @@ def explain(thing: object) -> Explanation:
     """Explain an error: what it means, when it is raised on a cluster and here, how to recover from it in code.
 
     ``thing`` is a class, an error, or a name such as ``"OOMError"`` or ``"OOMKilled"``; Python's own exceptions are
-    explained too. What is returned shows itself, in a terminal and in a notebook. Raises LookupError for a name that
-    nothing has, with the closest ones, and TypeError for what is no error.
+    explained too. The result is shown in a terminal and in a notebook. Raises LookupError for an unknown name, with the
+    closest ones, and TypeError for anything that is not an error.
     """
     catalogue = importlib.import_module("flyte_notebook.catalogue")
     view = importlib.import_module("flyte_notebook.views.failures.explanation")
@@ -178,13 +178,14 @@ def explain(thing: object) -> Explanation:
 class _FitCall:
     """Find the smallest memory limit that a task passes with these inputs, and a limit to keep.
 
-    ``fit(task, x=5)`` takes what ``flyte.run(task, x=5)`` takes, and blocks; ``await fit.aio(task, x=5)`` does not. The
-    task runs a few times, each time whole, without the cache and without retries, and so does every task that it calls:
-    once with room, which shows its peak, once at the edge, and again only where that does not hold. Output is shown of
-    the first run. Limits are found to within 5% or 8 MiB, whichever is more; `Fit` has them, and shows itself.
+    ``fit(task, x=5)`` takes the arguments of ``flyte.run(task, x=5)``, and blocks; ``await fit.aio(task, x=5)`` does
+    not. The task and the tasks that it calls run completely a few times, without the cache and without retries: once
+    with enough memory, which shows the peak, once just above the peak, and again only if that fails. Only the output of
+    the first run is shown. The tolerance of limits is 5% or 8 MiB, whichever is more; the `Fit` has them, and can be
+    displayed.
 
-    Raises what the task raised in the first run (it fails for another reason, or fits in no way), and TypeError for
-    what is no task. An interrupt stops the search; what is known by then is shown, and stands in ``last_fit``.
+    Raises the task's error in the first run (it fails for another reason, or at any limit), and TypeError for anything
+    that is not a task. An interrupt stops the search; the results so far are shown, and are in ``last_fit``.
     """
 
     def __call__(self, task: Any, /, *args: Any, **inputs: Any) -> Fit:  # noqa: ANN401 - any task, any inputs
@@ -204,35 +205,35 @@ class _FitCall:
 fit = _FitCall()
 
 
-def compare(*things: Any, **named: Any) -> Comparison:  # noqa: ANN401 - runs, and what is in them
-    """Draw runs over each other, with a table: what each took, its peak, its limit, how it ended.
+def compare(*things: Any, **named: Any) -> Comparison:  # noqa: ANN401 - runs, and parts of them
+    """Draw runs in one chart, with a table of their durations, peaks, limits and outcomes.
 
-    ``things`` are runs, actions, attempts or failures, also some that were loaded (`load`), or collections of them.
-    ``compare(before=run_a, after=run_b)`` names them. A run with many actions stands for the one with the highest peak.
-    The chart shows the last six. Raises TypeError for what cannot be compared, and ValueError for nothing at all.
+    ``things`` are runs, actions, attempts or failures, also loaded ones (`load`), or collections of them.
+    ``compare(before=run_a, after=run_b)`` names them. Of a run with many actions the one with the highest peak is
+    compared. The chart shows the last six. Raises TypeError for other objects, and ValueError if nothing is given.
     """
     result: Comparison = importlib.import_module("flyte_notebook.views.experiments.comparison").compared(things, named)
     return result
 
 
 def save(run: Run, path: str | PathLike[str] | None = None) -> Path:
-    """Save a run to a file that holds up to 500 of them, 24 MiB; the oldest go. Return the file.
+    """Save a run to a file for at most 500 runs and 24 MiB; the oldest are removed. Return the file.
 
-    Without a path that is in this user's cache (``$XDG_CACHE_HOME``, else ``~/.cache``), which is safe to delete.
-    Nothing is saved unasked. What is saved are the facts: limits, memory over time, outcomes, and of a failure its
-    lines, traceback and last output; neither values of inputs and outputs nor the environment, and nothing that could
-    be executed. Lines of source have the literals that stand in them. Notebooks may save at the same time. Raises
-    RuntimeError where the file cannot be written or is none of ours; what was in it stays.
+    Without a path the file is in this user's cache (``$XDG_CACHE_HOME``, else ``~/.cache``), which is safe to delete.
+    Runs are saved only by this call. It has facts: limits, memory over time, outcomes, and of a failure lines,
+    traceback and last output; no input or output values, no environment, and no executable code. Lines of source
+    contain their literals. Notebooks may save at the same time. Raises RuntimeError if the file cannot be written or is
+    not of this package; its contents are then unchanged.
     """
     result: Path = importlib.import_module("flyte_notebook.storage").save(run, path)
     return result
 
 
 def load(path: str | PathLike[str] | None = None) -> Runs:
-    """Return the runs that were saved to a file, the newest last; ``load()["oomer"]`` is the last of that name or task.
+    """Return the runs saved to a file, the newest last; ``load()["oomer"]`` is the last of that name or task.
 
-    They can be drawn, compared and exported as any other; they have no outputs and cannot be run again. Raises
-    RuntimeError for a file that is not there, is damaged, or was written by a later version.
+    They can be drawn, compared and exported as any other run; they have no outputs and cannot be run again. Raises
+    RuntimeError if the file is missing, damaged, or from a later version.
     """
     found = importlib.import_module("flyte_notebook.storage").load(path)
     result: Runs = importlib.import_module("flyte_notebook.views.history.saved").SavedRuns(found)
@@ -245,12 +246,13 @@ class _SweepCall:
     ``sweep(task, memory="128Mi:1Gi:8", x=5)`` runs it at eight limits, ``"128Mi:1Gi:8:log"`` at eight that grow by the
     same factor; ``over={"x": [1, 2, 4, 8]}``, or ``over="x=1,2,4,8"``, with these values of one input, at each limit or
     at the one that the task declares. Other arguments are those of ``flyte.run``. It blocks; ``await sweep.aio(...)``
-    does not. Runs go side by side, as many as have a core each, as memory allows, each once, without the cache, and
-    without showing its output. Runs of a sweep are not kept in ``runs``; `Sweep` has their points, and shows itself.
+    does not. Each point runs once, without the cache and without showing its output; as many run side by side as there
+    are cores, if memory allows. Runs of a sweep are not kept in ``runs``; the `Sweep` has their points, and can be
+    displayed.
 
-    A point that fails is a result, and raises nothing. Raises ValueError, before anything runs, for what cannot be
-    swept; also for more than 100 runs without ``yes=True``, with how long they would take at least. TypeError for what
-    is no task. An interrupt stops it; what was measured is shown, and stands in ``last_sweep``.
+    A failed point is a result, and does not raise. Raises ValueError, before anything runs, if the sweep is not
+    possible; also for more than 100 runs without ``yes=True``, with the minimum time for them. Raises TypeError for
+    anything that is not a task. An interrupt stops it; the measured points are shown, and are in ``last_sweep``.
     """
 
     def __call__(
@@ -300,18 +302,19 @@ def retry_on_oom(
     up_to: str | int = "4Gi",
     step: str | int | None = None,
 ) -> RetryOnOom:
-    """Return what is called and awaited like ``task``, again with more memory each time that it is killed for memory.
+    """Return a callable that works like ``task``, but runs it again with more memory after each kill for memory.
 
     ``await retry_on_oom(oomer)(x=5)`` calls the task as it is declared; after an OOMError it calls
     ``oomer.override(resources=...)`` with the memory limit multiplied by ``factor``, or ``step`` added, at most
-    ``up_to``. Only the limit changes. What passed is said once, as the line to keep. It is a plain Flyte program: it
-    works inside a task, here and on a cluster, whether limits are enforced or not; outside of a task each attempt is a
-    run of its own. ``flyte.run`` and ``flyte.map`` take tasks only, and so not what this returns.
+    ``up_to``. Only the limit changes. The limit that passed is shown once, as the line of code to keep. It is a plain
+    Flyte program: it works inside a task, here and on a cluster, whether limits are enforced or not; outside of a task
+    each attempt is a separate run. ``flyte.run`` and ``flyte.map`` accept tasks only, and so not this callable.
 
-    Only a kill for memory at the task's own limit is caught: no ``MemoryError``, no kill of a task that it calls, and
-    not the machine running short. When the last limit is too small, or is more than the machine has, the last OOMError
-    is raised and says what was tried. Raises ``TypeError`` for what is no task, and ``ValueError`` for a task without a
-    memory limit, for one that is not below ``up_to``, and for a limit that would not grow.
+    Only a kill for memory at the task's own limit is caught: no ``MemoryError``, no kill of a nested task, and no kill
+    because the machine ran out of memory. When the last limit is too small, or is more than the machine has, the last
+    OOMError is raised, with the limits that were tried. Raises ``TypeError`` for anything that is not a task, and
+    ``ValueError`` for a task without a memory limit, for a limit that is not below ``up_to``, and for a limit that
+    would not grow.
     """
     pure = importlib.import_module("flyte_notebook.experiments.escalation")
     growth = pure.growth_of(factor=factor, up_to=up_to, step=step)

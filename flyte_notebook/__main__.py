@@ -1,4 +1,4 @@
-"""``python -m flyte_notebook``: what is enforced on this machine, in a terminal."""
+"""``python -m flyte_notebook``: prints in a terminal which limits are enforced on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flyte_notebook import doctor
 
 
 def main() -> int:
-    """Print what the doctor says; return 0 when limits are enforced, 1 when nothing can be isolated."""
+    """Print the doctor's report; return 0 when limits are enforced, 1 when workers cannot be isolated."""
     try:
         report = doctor()
     except RuntimeError as error:

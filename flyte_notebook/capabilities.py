@@ -1,4 +1,4 @@
-"""What is enforced on this machine, by which mechanism, how exact it is, and what would give more."""
+"""The report on this machine: which limits are enforced, by which mechanism, how exactly, and how to get more."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EXACTNESS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One line of the report: a subject, what holds, and how exact that is."""
+    """One line of the report: a subject, its state, and its accuracy."""
 
     subject: str
     holds: str
@@ -44,7 +44,7 @@ class Finding:
 class Doctor:
     """The report. ``str()`` of it is for a terminal; a notebook shows it as a table.
 
-    ``hints`` are sentences about what is missing, each with the command that would give it; empty when nothing is.
+    ``hints`` are sentences about missing limits, each with the command to get them; empty when nothing is missing.
     """
 
     enforcement: Enforcement
@@ -79,13 +79,13 @@ _added: list[Finding] = []
 
 
 def add_finding(finding: Finding) -> Callable[[], None]:
-    """Have something reported that only the kernel of a notebook knows; return what undoes it."""
+    """Add a line to the report that only the kernel of a notebook can give; return a function to undo this."""
     _added.append(finding)
     return lambda: _added.remove(finding)
 
 
 def examine(*, silenced_polling_errors: int | None = None) -> Doctor:
-    """Look at this machine, through the open session or one opened for the purpose, with a worker that really ran.
+    """Examine this machine in the open session, or in one opened for this purpose, with a worker that really ran.
 
     Raises ``EngineError`` when no isolated worker can be started; its text says why.
     """
@@ -100,7 +100,7 @@ def examine(*, silenced_polling_errors: int | None = None) -> Doctor:
 
 
 def versions_line() -> str:
-    """Return the versions of what stands on each other here, on one line."""
+    """Return the versions of the software used here, on one line."""
     names = (("flyte-notebook", "flyte_notebook"), ("flyte", "flyte"))
     found = [f"{name} {_version(distribution)}" for distribution, name in names]
     return " · ".join([*found, f"Python {platform.python_version()}"])
@@ -112,7 +112,7 @@ def enforcement_line(found: Enforcement) -> str:
 
 
 def _start_of_workers(workers: Workers) -> Finding:
-    """Say how the process of an action comes to be, and why not in the faster way."""
+    """Describe how the process of an action is started, and why the faster way is not used."""
     if not workers.forked:
         why = f": {workers.why}" if workers.why else ""
         return Finding(subject="start", holds="a fresh interpreter for every action", detail=f"not forked{why}")
@@ -124,7 +124,7 @@ def _start_of_workers(workers: Workers) -> Finding:
 
 
 def _files(session: Session) -> Finding:
-    """Say where values lie, who may read them, and what of others stands beside them."""
+    """Describe where values are stored, which users may read them, and which files of other sessions are there."""
     found = places.current()
     words = "values that are large go with the session"
     if found is not None and found.lasting is not None:
@@ -138,7 +138,7 @@ def _files(session: Session) -> Finding:
 
 
 def _lines(why: str) -> Finding:
-    """Say whether the line is known that a killed task stood at."""
+    """Describe whether the line at which a task was killed can be known."""
     if why:
         return Finding(subject="lines", holds="not known for a killed task", detail=f"its stack cannot be read: {why}")
     words = "read from the task's memory, before a stop and every 2 to 100 ms; it is not slowed down"
@@ -146,12 +146,12 @@ def _lines(why: str) -> Finding:
 
 
 def lost_findings(found: Iterable[Loss]) -> list[Finding]:
-    """Return a line for each feature that is lost here: which, and what of which library is not as it was."""
+    """Return a line for each lost feature: the feature, and the changed behaviour of the library."""
     return [Finding(subject="lost", holds=loss.lost, detail=f"{loss.library}: {loss.why}") for loss in found]
 
 
 def newer_findings() -> list[Finding]:
-    """Return a line about the libraries that are newer here than those that this version was tested with."""
+    """Return a line about libraries that are newer than those tested with this version."""
     newer = {library: supported.newer_than(version, library) for library, version in VERSIONS.items()}
     words = [f"{library} {version} ({VERSIONS[library]})" for library, version in newer.items() if version]
     if not words:
@@ -161,7 +161,7 @@ def newer_findings() -> list[Finding]:
 
 
 def lost_words(found: Iterable[Loss]) -> str:
-    """Return what is lost in one line, empty when nothing is."""
+    """Return the lost features in one line, empty when there are none."""
     return "; ".join(f"{loss.lost} ({loss.library})" for loss in found)
 
 

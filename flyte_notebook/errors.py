@@ -1,14 +1,15 @@
-"""The error classes of ``flyte.errors`` under every name that was promised, and their way across processes.
+"""The error classes of ``flyte.errors`` under all documented names, and their conversion for other processes.
 
 Every public class and function of the installed SDK's ``flyte.errors`` is importable from here, and so is every name
 of the published reference, whichever supported SDK is installed:
 
-- ``silence_grpc_polling_error`` is what newer SDKs call ``silence_polling_error``;
+- ``silence_grpc_polling_error`` is ``silence_polling_error`` in newer SDKs;
 - ``RunAbortedError`` is ``ActionAbortedError`` where the SDK has only that one;
 - ``ReferenceTaskError`` is, where the SDK has no such class, the tuple ``(RemoteTaskNotFoundError,
-  RemoteTaskUsageError)``: the two share no base of their own, and a tuple works in ``except`` and ``isinstance``.
+  RemoteTaskUsageError)``: the two have no common base class of their own, and a tuple works in ``except`` and
+  ``isinstance``.
 
-Where our own classes hang in the SDK's tree::
+The place of our own classes in the SDK's tree::
 
     RuntimeError
     ├── ActionNotFoundError
@@ -34,13 +35,13 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import flyte.errors
-from flyte.errors import *  # noqa: F403 - every name of the installed SDK is promised here, also those it gains later
+from flyte.errors import *  # noqa: F403 - all names of the installed SDK are available here, also those added later
 from flyte.errors import ActionNotFoundError, BaseRuntimeError, RuntimeUserError
 
 FlyteError: TypeAlias = BaseRuntimeError | ActionNotFoundError
 
 ROOTS: Final = (BaseRuntimeError, ActionNotFoundError)
-"""The two classes under which every error of Flyte hangs."""
+"""The two base classes of all errors of Flyte."""
 
 _PLAIN_SCALARS: Final = (str, int, float, bool, bytes, type(None))
 _PLAIN_CONTAINERS: Final = (dict, list, tuple, set, frozenset)
@@ -48,19 +49,19 @@ _PLAIN_DEPTH: Final = 8
 MAX_TEXT_CHARS: Final = 250_000
 MAX_NAME_CHARS: Final = 1_000
 MAX_FIELDS_BYTES: Final = 1 << 20
-"""So much of the values of an error travels, about, as it is in memory; what does not fit is left out."""
+"""Roughly the maximum size in memory of an error's values that are sent; values beyond it are left out."""
 
 _OWN_FIELDS: Final = frozenset({"code", "kind", "worker"})
 ON_CLUSTER: Final = "on_cluster"
-"""The attribute of an error that leaves a task which holds the one that a caller on a cluster would get instead."""
+"""The attribute of a task's error with the error that a caller on a cluster would get instead."""
 _ATTACHED: Final = frozenset({"failure", "recoverable", ON_CLUSTER})
-"""What diagnosis hangs on an error for one attempt; it must not travel on into the next one."""
+"""Attributes that diagnosis sets on an error for one attempt; they must not be sent to the next one."""
 
 
 def failure_in(error: BaseException | None) -> Any:  # noqa: ANN401 - a Failure, which is of a floor above
     """Return the failure that an attempt gave an error; ``None`` when none did.
 
-    ``error.failure`` itself is there for every error of Flyte while limits are enforced.
+    ``error.failure`` itself exists for every error of Flyte while limits are enforced.
     """
     return getattr(error, "__dict__", {}).get("failure")
 
@@ -77,7 +78,7 @@ else:
     silence_grpc_polling_error = _first("silence_grpc_polling_error", "silence_polling_error")
 
     def _bound(name: str) -> type[RuntimeUserError]:
-        """Return the class of one bound of ``flyte.Timeout``; older SDKs know only its base, so it is made here."""
+        """Return the class of one bound of ``flyte.Timeout``; older SDKs have only its base, so it is made here."""
         if hasattr(flyte.errors, name):
             return getattr(flyte.errors, name)
 
@@ -116,8 +117,9 @@ class UnschedulableError(RuntimeUserError):
 def recoverable(error: BaseException) -> bool:
     """Whether another attempt may help, by class alone, as the SDK decides it.
 
-    ``NonRecoverableError`` and `UnschedulableError` end the attempts; a class of the SDK that declares ``recoverable``,
-    as the Apple Silicon errors do, is believed; everything else is worth the retries that the task declares.
+    ``NonRecoverableError`` and `UnschedulableError` end the attempts; for a class of the SDK that declares
+    ``recoverable``, as the Apple Silicon errors do, this value is used; after any other error the task's retries are
+    used.
     """
     never = (UnschedulableError, getattr(flyte.errors, "NonRecoverableError", UnschedulableError))
     if isinstance(error, never):
@@ -128,16 +130,16 @@ def recoverable(error: BaseException) -> bool:
 
 
 def pack(error: BaseException) -> dict[str, Any] | None:
-    """Return what `rebuild` needs, in plain values that any pickle or JSON-like protocol carries.
+    """Return the data for `rebuild`, in plain values that any pickle or JSON-like protocol supports.
 
-    ``None`` for an error that is not of the SDK's tree. Attributes that are not plain values are left out, and so is
-    what would take more than `MAX_FIELDS_BYTES` together.
+    ``None`` for an error that is not of the SDK's tree. Attributes that are not plain values are left out, and so are
+    those beyond `MAX_FIELDS_BYTES` in total.
     """
     if not isinstance(error, ROOTS):
         return None
     message, readable = _message(error)
     names = [_qualified(base) for base in type(error).__mro__ if issubclass(base, ROOTS)]
-    if not readable:  # in the notebook its text would raise wherever somebody looks at it
+    if not readable:  # in the notebook its text would raise wherever it is shown
         names = [name for name in names if name.startswith(f"{flyte.errors.__name__}:")]
     room = _Room(MAX_FIELDS_BYTES)
     args = room.taken(error.args)
@@ -160,16 +162,15 @@ def pack(error: BaseException) -> dict[str, Any] | None:
 
 
 def rebuild(fields: dict[str, Any]) -> FlyteError:
-    """Return the error that `pack` described: the same class, every field restored, ``__init__`` not called.
+    """Return the error from the data of `pack`: the same class, every field restored, ``__init__`` not called.
 
-    A class that cannot be imported here, or that cannot be made without its ``__init__``, becomes its nearest base
-    that can.
+    A class that cannot be imported here, or made without its ``__init__``, is replaced by its nearest base that can.
     """
     for name in (fields["class"], *fields["bases"]):
         error = _blank(name)
         if error is None:
             continue
-        # Past the class's own __setattr__: a frozen dataclass is an exception class like any other.
+        # This bypasses the class's own __setattr__, since an exception class may be a frozen dataclass.
         BaseException.__setattr__(error, "args", tuple(fields["args"]))
         vars(error).update(fields["attributes"])
         if isinstance(error, BaseRuntimeError):
@@ -191,9 +192,9 @@ def _message(error: BaseException) -> tuple[str, bool]:
 
 
 def sendable(text: str) -> str:
-    """Return a text as any protocol carries it: of bounded length, and lone surrogates spelled out.
+    """Return a text in a form for any protocol: of bounded length, and lone surrogates escaped.
 
-    Jupyter cannot send these: a cell that shows one gets no reply for ever.
+    Jupyter cannot send these: a cell that shows one never gets a reply.
     """
     if len(text) > MAX_TEXT_CHARS:
         text = f"{text[:MAX_TEXT_CHARS]}... [{len(text)} characters in all]"
@@ -215,7 +216,7 @@ def _worker(error: BaseException) -> str | None:
 
 
 def _blank(qualified: str) -> FlyteError | None:
-    """Return an instance of the named class with nothing set, ``None`` when that class cannot be had here."""
+    """Return an instance of the named class without attributes, ``None`` when that class cannot be loaded here."""
     module_name, _, path = qualified.partition(":")
     try:
         cls: object = attrgetter(path)(importlib.import_module(module_name))
@@ -230,7 +231,7 @@ def _blank(qualified: str) -> FlyteError | None:
 
 
 class _Room:
-    """Room for values: how many bytes of memory they may still take, about."""
+    """A budget for values: roughly how many bytes of memory they may still take."""
 
     def __init__(self, left_bytes: int) -> None:
         self._left_bytes = left_bytes
@@ -268,7 +269,7 @@ _OWN_NAMES: Final = (
     "recoverable",
     "silence_grpc_polling_error",
 )
-__all__ = [  # noqa: PLE0604 - the SDK's names are asked for, not listed by hand
+__all__ = [  # noqa: PLE0604 - the SDK's names are computed, not listed by hand
     *_OWN_NAMES,
     *(
         name

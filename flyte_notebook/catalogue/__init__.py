@@ -1,8 +1,8 @@
-"""What each error means, when it comes up on a cluster and here, and how to recover from it in code.
+"""The meaning of each error, when it is raised on a cluster and here, and how to recover from it in code.
 
-`explain` takes a class, an instance or a name and gives an `Explanation`; `hint` recognises the two mistakes that
-people make when they raise and when they catch an error. Kind, codes, signature and base classes are asked of the
-installed SDK; the words are written by hand, keyed by class name, and a test fails when it has a class without words.
+`explain` takes a class, an instance or a name and gives an `Explanation`; `hint` recognises two typical mistakes in
+raising and catching an error. Kind, codes, signature and base classes are read from the installed SDK; the texts are
+written by hand, by class name, and a test fails for a class without a text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Words about what a task declares to be enough: bounds on its time, and on how often it is tried."""
+"""Texts about the bounds that a task declares: on its time, and on the number of attempts."""
 
 from __future__ import annotations
 

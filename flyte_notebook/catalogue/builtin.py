@@ -1,4 +1,4 @@
-"""Python's own exceptions, as they arrive from a task: with another class than they were raised with."""
+"""Python's own exceptions, which arrive from a task with another class."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ARRIVES_AS: Final = {
     "GeneratorExit": "Exception",
     "StopIteration": "RuntimeError",
 }
-"""What cannot leave a coroutine under its own name, or cannot be shown in one program with the others."""
+"""Exceptions that cannot leave a coroutine unchanged, or cannot be shown in the same program as the others."""
 
 _TAKEN_BY_PART: Final = {
     "oom": "OOMError",
@@ -40,7 +40,7 @@ _TAKEN_BY_PART: Final = {
     "InvalidImageName": "InvalidImageNameError",
     "ImagePullBackOff": "ImagePullBackOffError",
 }
-"""Parts of a name by which the SDK, on a cluster, takes an exception for one of its own; the first that is in it."""
+"""Parts of a name for which the SDK, on a cluster, mistakes an exception for one of its own; the first match counts."""
 
 _MEANING: Final = {
     "MemoryError": "One allocation was larger than the machine could promise, and Python said no. Nothing was killed: "
@@ -93,7 +93,7 @@ def named(name: str) -> type[BaseException] | None:
 
 
 def explained(cls: type[BaseException]) -> Explanation:
-    """Return what becomes of an exception of Python, or of the user, when a task raises it."""
+    """Return how an exception of Python, or of the user, arrives when a task raises it."""
     name = cls.__name__
     words = _words(name, own=named(name) is not cls)
     return Explanation(
@@ -115,7 +115,7 @@ def explained(cls: type[BaseException]) -> Explanation:
 def arriving(code: str) -> str | None:
     """Return the program that recovers from a RuntimeUserError of that code, ``None`` when the code is no class name.
 
-    Only for exceptions of Python: of any other class no more than the name is known.
+    Only for exceptions of Python: for any other class only the name is known.
     """
     return None if named(code) is None or code in {_INTERRUPTS, _CANCELLED} else _recover(code, own=False)
 
@@ -161,7 +161,7 @@ def _words(name: str, *, own: bool) -> Words:
 
 
 def _taken_for(code: str) -> str | None:
-    """Return the class that the SDK takes an exception for because of a part of its name, ``None`` for most."""
+    """Return the SDK's class for which an exception is mistaken because of a part of its name, ``None`` for most."""
     parts = (part for part in _TAKEN_BY_PART if part in code or (part == "oom" and part in code.lower()))
     return next((_TAKEN_BY_PART[part] for part in parts), None)
 
@@ -253,4 +253,4 @@ try:
 except OOMError as error:
     print("caught", type(error).__name__, error.code)
 """
-"""For a TypeError that comes from the wrong call of one of Flyte's error classes."""
+"""For a TypeError from a wrong call of one of Flyte's error classes."""

@@ -1,4 +1,4 @@
-"""Words about errors of the code around tasks: values that do not fit, calls in the wrong place, conditions."""
+"""Texts about errors in the code around tasks: wrong values, calls in the wrong place, conditions."""
 
 from __future__ import annotations
 
@@ -255,4 +255,4 @@ async def traced(x: int, *, as_task: bool) -> int:
         related=("ConditionNotFoundError", "ConditionFailedError", "ConditionTimedoutError"),
     ),
 }
-"""By class name; each is about code, most of it raised where the wrong call stands."""
+"""By class name; each is about code, and most are raised at the wrong call."""

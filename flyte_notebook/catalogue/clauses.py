@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def hint(error: BaseException) -> str | None:
-    """Return what a learner should write instead, when an error is one of the two classic mistakes."""
+    """Return the correct code, if an error is one of the two typical mistakes."""
     return classic_mistake(error) or clause_that_never_fires(error)
 
 
 def clause_that_never_fires(error: BaseException) -> str | None:
-    """Return the right clause when an error passed an ``except`` with the name that it had in its task.
+    """Return the right clause if an error passed an ``except`` with the name that it had in its task.
 
-    What a task raises as ``ValueError`` arrives as RuntimeUserError with code ``ValueError``. ``None`` for every other
-    error. Reads the source of the user's frames that the error passed, those in tasks included.
+    A ``ValueError`` of a task arrives as RuntimeUserError with code ``ValueError``. ``None`` for every other error.
+    Reads the source of the user's frames that the error passed, those in tasks included.
     """
     code = getattr(error, "code", None)
     if not isinstance(error, RuntimeUserError) or type(error).__name__ == code:
@@ -38,7 +38,7 @@ def clause_that_never_fires(error: BaseException) -> str | None:
 
 
 def _places(error: BaseException) -> list[tuple[str, int]]:
-    """Yield file and line of each frame of the user's that an error passed: reading a library takes 50 ms a file."""
+    """Yield file and line of each user frame in the traceback: reading a library's files would take 50 ms each."""
     passed = [(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(error.__traceback__)]
     passed += [(line.file, line.number) for line in getattr(failure_in(error), "lines", ())]
     return [(file, number) for file, number in passed if is_user_file(file)]

@@ -1,4 +1,4 @@
-"""Words about what a control plane, a registry or a device refuses."""
+"""Texts about refusals of a control plane, a registry or a device."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ CONTROL_PLANE: Final[dict[str, Words]] = {
         related=("DeploymentError", "RuntimeDataValidationError"),
     ),
 }
-"""By class name; each comes from talking to a control plane, or from not being able to."""
+"""By class name; each is raised in the communication with a control plane."""
 
 BUILDING: Final[dict[str, Words]] = {
     "DeploymentError": Words(
@@ -259,7 +259,7 @@ async def load() -> str:
         related=("DeploymentError", "ModuleLoadError"),
     ),
 }
-"""By class name; each comes before anything runs: packing code, building images, deploying."""
+"""By class name; each is raised before a task runs: packing code, building images, deploying."""
 
 DEVICES: Final[dict[str, Words]] = {
     "GPUFaultError": Words(
@@ -366,4 +366,4 @@ DEVICES: Final[dict[str, Words]] = {
         related=("AppleSiliconError", "AppleSiliconNotAvailableError"),
     ),
 }
-"""By class name; each comes from a GPU."""
+"""By class name; each is caused by a GPU."""

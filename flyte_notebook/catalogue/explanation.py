@@ -1,4 +1,4 @@
-"""The values of the catalogue: what is written by hand about a class, and what a person gets to read about it."""
+"""The values of the catalogue: the texts written by hand about a class, and the explanation shown to the user."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Kind: TypeAlias = Literal["user", "system", "unknown", "any", "none"]
-"""``any``: whoever makes the error says which. ``none``: not of Flyte's tree, so it has neither kind nor code."""
+"""``any``: the code that makes the error chooses it. ``none``: not a class of Flyte, so it has no kind and no code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
-    """What is written by hand about one class, keyed by its name.
+    """The texts written by hand about one class, by its name.
 
-    ``here`` is about local runs that this package enforces. ``real_here`` is whether such a run can raise the error for
-    real, without registry, GPU, cluster or control plane; ``recover`` does so where it can, and raises the error by
-    hand where it cannot. ``codes`` and ``kind`` stand only where the class itself does not fix them.
+    ``here`` is about local runs that this package enforces. ``real_here`` is whether such a run can really cause the
+    error, without registry, GPU, cluster or control plane; ``recover`` does so if it can, else it raises the error by
+    hand. ``codes`` and ``kind`` are set only if the class itself does not fix them.
     """
 
     meaning: str
@@ -31,10 +31,10 @@ class Words:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """What a class of errors means, when it is raised, and how to recover.
+    """The meaning of a class of errors, when it is raised, and how to recover.
 
-    ``codes`` are the usual ones, as ``error.code`` holds them; empty where whoever raises the error chooses.
-    ``real_here`` is whether a local run can raise it for real, without registry, GPU, cluster or control plane.
+    ``codes`` are the usual values of ``error.code``; empty if the code that raises the error chooses them.
+    ``real_here`` is whether a local run can really cause it, without registry, GPU, cluster or control plane.
     ``recover`` is a program that can be run as it is. ``bases`` are the base classes, nearest first. ``facts`` is one
     sentence about the instance that was explained, ``None`` for a class or when nothing is known about it.
     """

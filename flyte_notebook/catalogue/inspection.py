@@ -1,4 +1,4 @@
-"""What the installed SDK itself says about its error classes: kind, code, signature, bases, first sentence."""
+"""Reads facts about error classes from the installed SDK: kind, code, signature, bases, first sentence."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def kind_of(cls: type[BaseException]) -> Kind:
 
 
 def fixed_code(cls: type[BaseException]) -> str | None:
-    """Return the code that a class gives its errors unless told otherwise, ``None`` when whoever raises it says."""
+    """Return the default code of a class's errors, ``None`` if the code that raises them has to set it."""
     code = getattr(_sample(cls), "code", None)
     return None if code is None or code == _PLACEHOLDER else str(code)
 
@@ -49,7 +49,7 @@ def signature_of(thing: Any) -> str:  # noqa: ANN401 - a class or a function
 
 
 def required_of(cls: type[BaseException]) -> tuple[str, ...]:
-    """Return the names of the arguments that a class cannot do without, in order."""
+    """Return the names of the required arguments of a class, in order."""
     return tuple(_required(cls))
 
 
@@ -59,7 +59,7 @@ def bases_of(cls: type[BaseException]) -> tuple[str, ...]:
 
 
 def first_sentence(thing: object) -> str | None:
-    """Return the first sentence of a docstring of a thing's own, ``None`` when it has none."""
+    """Return the first sentence of an object's docstring, ``None`` when it has none."""
     text = getattr(thing, "__doc__", None)
     words = " ".join(text.split()) if isinstance(text, str) else ""
     return re.split(r"(?<=\.)\s", words, maxsplit=1)[0] or None
@@ -86,10 +86,10 @@ def _parameters(cls: type[BaseException]) -> dict[str, inspect.Parameter]:
 
 
 def _signature(thing: Any) -> inspect.Signature | None:  # noqa: ANN401 - a class or a function
-    # A class without an __init__ of its own takes whatever the built-in takes, and `inspect` has no useful answer.
+    # A class without its own __init__ takes the arguments of the built-in, for which `inspect` has no useful answer.
     if inspect.isclass(thing) and not inspect.isfunction(thing.__init__):
         return None
-    # Annotations may be kept as text, and that text may name what cannot be found from here.
+    # Annotations may be text, with names that are not defined here.
     for evaluate in (True, False):
         with suppress(Exception):
             return inspect.signature(thing, eval_str=evaluate).replace(return_annotation=inspect.Signature.empty)

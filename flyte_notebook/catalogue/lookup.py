@@ -37,8 +37,8 @@ def explain(thing: object) -> Explanation:
 
     ``thing`` is a class, an instance, a name in any case of letters (``"OOMError"``, ``"flyte.errors.OOMError"``, a
     code such as ``"OOMKilled"``), the tuple ``ReferenceTaskError`` or the polling-error handler. Python's own
-    exceptions, and yours, are explained too: what becomes of them when a task raises them. Raises LookupError for a
-    name that nothing has, naming the closest ones, and TypeError for anything else.
+    exceptions, and yours, are explained too: how they arrive when a task raises them. Raises LookupError for an unknown
+    name, with the closest known ones, and TypeError for anything else.
     """
     if isinstance(thing, str):
         return _by_name(thing)
@@ -89,7 +89,7 @@ def _unknown(said: str) -> Explanation:
 
 
 def _instance(error: BaseException) -> Explanation:
-    """Return what the class means, with what is known about this one."""
+    """Return the meaning of the class, with the known facts about this instance."""
     explanation = _class(type(error))
     headline = getattr(failure_in(error), "headline", None)
     code = getattr(error, "code", None)
@@ -114,7 +114,7 @@ def _class(cls: type[BaseException]) -> Explanation:
     words = WORDS[documented.__name__]
     if documented is cls:
         return _from_words(cls, words)
-    # A class that the catalogue has no words for: a user's own, or one that a newer SDK has gained.
+    # A class without a text in the catalogue: a user's own, or one that is new in the SDK.
     own = first_sentence(cls) if cls.__doc__ != documented.__doc__ else None
     base = f"It is a {documented.__name__}: {words.meaning}"
     return replace(
@@ -191,4 +191,4 @@ _HAND_MADE: Final[dict[str, Callable[[], Explanation]]] = {
     _REMOTE_TASKS.lower(): _reference_task,
     **{name: partial(_polling, name) for name in _POLLING},
 }
-"""Names that are not, or not everywhere, classes of their own."""
+"""Names that are not classes, or not in every SDK."""

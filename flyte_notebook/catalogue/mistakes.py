@@ -1,4 +1,4 @@
-"""The classic mistake: an error class of Flyte called with a message only, as Python's own are."""
+"""The typical mistake: an error class of Flyte is called with a message only, like Python's own classes."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _EXAMPLES: Final = {
 def classic_mistake(error: BaseException) -> str | None:
     """Return what is wrong and the right call when an error is the failed call of an error class of Flyte.
 
-    That is a TypeError, or what became of one in a task: a RuntimeUserError with code ``TypeError``. ``None`` for
-    every other error. Pure: nothing is read but the error and the frames that it holds.
+    That is a TypeError, or one from a task: a RuntimeUserError with code ``TypeError``. ``None`` for every other error.
+    Pure: it reads only the error and its frames.
     """
     if not isinstance(error, TypeError) and getattr(error, "code", None) != "TypeError":
         return None
@@ -40,7 +40,7 @@ def classic_mistake(error: BaseException) -> str | None:
     classes = sdk_classes()
     if found is None or found["owner"] not in classes:
         return None
-    # Python names the class whose __init__ it is, which may be a base of the one that was called.
+    # Python names the class that defines __init__, which may be a base of the called class.
     owner = classes[found["owner"]]
     sharing = [cls for cls in classes.values() if cls.__init__ is owner.__init__]
     called = [cls for cls in sharing if cls.__name__ in _names_at(error)]
@@ -51,7 +51,7 @@ def classic_mistake(error: BaseException) -> str | None:
 
 
 def right_call(cls: type[BaseException]) -> str:
-    """Return a call of an error class that works, with the usual code."""
+    """Return a correct call of an error class, with the usual code."""
     words = WORDS.get(cls.__name__)
     codes = words.codes if words is not None else ()
     examples = {**_EXAMPLES, "code": f'"{next(iter(codes), fixed_code(cls) or "TableEmpty")}"'}
@@ -65,7 +65,7 @@ def _listed(cls: type[BaseException]) -> str:
 
 
 def _names_at(error: BaseException) -> set[str]:
-    """Return the names that stand where the error came up: on the last frame's line, or in the known one."""
+    """Return the names on the line of the error: the last frame's line, or the known one."""
     line = getattr(failure_in(error), "line", None)
     words = set(re.findall(r"\w+", str(getattr(line, "text", ""))))
     trace = error.__traceback__

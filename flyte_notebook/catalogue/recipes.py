@@ -1,6 +1,6 @@
-"""The form that the catalogue's programs share: a task that fails, a parent that catches it and goes on.
+"""The template of the catalogue's programs: a task that fails, and a parent that catches the error and goes on.
 
-Each is whole: it imports what it needs, runs as it is, and prints a line that begins with ``caught``.
+Each program is complete: it has its imports, can be run unchanged, and prints a line that begins with ``caught``.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def in_a_run(  # noqa: PLR0913 - the blanks of one form
 
 
 def by_hand_in_a_run(name: str, arguments: str, *, better: str, raises: str | None = None) -> str:
-    """Return a program in which a task raises what a cluster raises, by hand, so that the clause can be tried.
+    """Return a program in which a task raises a cluster's error by hand, so that the clause can be tried.
 
-    ``better`` is what the parent asks for the second time: the name of a way that works. ``raises`` is the class to
-    raise where that is not the one to catch.
+    ``better`` is the argument of the parent's second call, which works. ``raises`` is the class to raise if it is not
+    the one to catch.
     """
     tasks = f"""
 @env.task
@@ -76,9 +76,9 @@ async def step(way: str) -> str:
 def in_this_process(  # noqa: PLR0913 - the blanks of one form
     catch: str, *, attempt: str, recover: str, imports: str = "", before: str = "", coded: bool = True
 ) -> str:
-    """Return a program that fails outside of any task: what it calls raises, and it goes on.
+    """Return a program with an error outside of any task: a call raises, and the program goes on.
 
-    ``before`` defines what ``attempt`` and ``recover`` need; the latter two are whole statements.
+    ``before`` has the definitions for ``attempt`` and ``recover``; the latter two are complete statements.
     """
     handler = _CAUGHT.format(code=_CODE if coded else "error") + f"{recover.strip()}\n"
     needs_flyte = "flyte." in before + attempt + recover
@@ -92,7 +92,7 @@ def in_this_process(  # noqa: PLR0913 - the blanks of one form
 
 
 def by_hand(name: str, arguments: str, *, doing: str, recover: str, coded: bool = True) -> str:
-    """Return a program in which a function raises by hand what only a control plane raises by itself."""
+    """Return a program in which a function raises by hand an error that otherwise only a control plane causes."""
     before = f"""
 def {doing}() -> str:
     # Raised by hand, to try the clause below: by itself it needs a control plane.
@@ -111,7 +111,7 @@ def _imports(catch: str, imports: str, *, flyte: bool = True) -> str:
 
 
 def _home(name: str) -> str:
-    """Return the module to import a class from: ours for what is made there, else the SDK's."""
+    """Return the module to import a class from: ours for classes that it defines, else the SDK's."""
     made_by = getattr(getattr(errors, name, None), "__module__", None)
     return errors.__name__ if made_by == errors.__name__ else "flyte.errors"
 

@@ -1,4 +1,4 @@
-"""Words about what ends a run: code that raises, limits of memory, lost processes, stops."""
+"""Texts about the reasons that end a run: exceptions, memory limits, lost processes, stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All words of the catalogue by class name, and the names of the reference that are no classes of their own."""
+"""All texts of the catalogue by class name, and the names of the reference that are not separate classes."""
 
 from __future__ import annotations
 

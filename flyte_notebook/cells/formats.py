@@ -23,7 +23,7 @@ OF_THE_SHELL = frozenset({"IPython", "ipykernel", "matplotlib_inline"})
 
 
 def read(shell: Any) -> bytes:
-    """Return what differs from a new shell, empty if nothing does. A printer that cannot be pickled is left out."""
+    """Return the differences from a new shell, empty if none. A printer that cannot be pickled is left out."""
     formatter = getattr(shell, "display_formatter", None)
     if formatter is None:
         return b""

@@ -1,1 +1,1 @@
-"""What several runs together tell: the smallest limit that is enough, a sweep across values, a limit that grows."""
+"""Results from several runs together: the smallest sufficient limit, a sweep across values, a growing limit."""

@@ -1,6 +1,6 @@
 """How a memory limit grows from one attempt to the next after an OOM: by a factor or a step, up to a cap.
 
-Pure: attempts are started by `flyte_notebook.sdk.escalation`.
+Pure functions: `flyte_notebook.sdk.escalation` starts the attempts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MIB: Final = 1 << 20
 MEGABYTE: Final = 10**6
 
 MOST_ATTEMPTS: Final = 30
-"""A growth that could take more is refused: it was hardly meant."""
+"""A growth with more possible attempts is refused: it is probably a mistake."""
 
 EXAMPLE: Final = "x2:4Gi"
 
@@ -33,7 +33,7 @@ class GrowthError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth:
-    """By what a limit grows after each OOM, and up to where.
+    """How much a limit grows after each OOM, and its cap.
 
     It is multiplied by ``factor``, or ``step_bytes`` are added where that is not ``None``; ``cap_bytes`` is the last
     limit that is tried.
@@ -56,7 +56,7 @@ class Growth:
         return min(_round(limit_bytes * self.factor), self.cap_bytes)
 
     def limits(self, limit_bytes: int | None) -> tuple[int, ...]:
-        """Return all limits that it may come to, the first one included. Raises `GrowthError` when it cannot grow."""
+        """Return all possible limits, including the first one. Raises `GrowthError` when it cannot grow."""
         if limit_bytes is None:
             raise GrowthError("there is no memory limit that could grow; declare one, for example 250Mi")
         cap = quantity_memory(self.cap_bytes)
@@ -90,7 +90,7 @@ def parse_growth(text: str) -> Growth:
 
 
 def growth_of(*, factor: float, up_to: str | int, step: str | int | None) -> Growth:
-    """Return what the arguments of `flyte_notebook.retry_on_oom` mean. Raises `GrowthError`."""
+    """Return the growth for the arguments of `flyte_notebook.retry_on_oom`. Raises `GrowthError`."""
     if type(factor) not in {int, float} or not 0 < factor < float("inf"):
         raise GrowthError(f"factor={factor!r} is no number to multiply a limit by; give more than 1, for example 2")
     try:
@@ -101,13 +101,13 @@ def growth_of(*, factor: float, up_to: str | int, step: str | int | None) -> Gro
 
 
 def listed(limits: Sequence[int]) -> str:
-    """Return limits as people say them: ``250Mi, 500Mi and 1Gi``."""
+    """Return limits as text: ``250Mi, 500Mi and 1Gi``."""
     *first, last = map(quantity_memory, limits)
     return f"{', '.join(first)} and {last}" if first else last
 
 
 def exhausted(tried: Sequence[int], *, next_bytes: int | None, why: str = "") -> str:
-    """Return in a sentence that nothing more is tried: every limit, and what stands in the way of the next one."""
+    """Return a sentence that says why there is no further attempt: all limits, and why the next one is impossible."""
     times = f"tried {listed(tried)}"
     if next_bytes is None:
         return f"{times}, which is as far as it may grow"
@@ -115,7 +115,7 @@ def exhausted(tried: Sequence[int], *, next_bytes: int | None, why: str = "") ->
 
 
 def _round(limit_bytes: Fraction) -> int:
-    """Return a whole number of bytes, of MiB where the product is odd in any unit that people write."""
+    """Return a whole number of bytes, or of MiB if the product is not a whole number of a usual unit."""
     if limit_bytes.denominator == 1 and (limit_bytes % MIB == 0 or limit_bytes % MEGABYTE == 0):
         return int(limit_bytes)
     return -int(-limit_bytes // MIB) * MIB

@@ -35,7 +35,7 @@ _LITERALS = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellOptions(TaskOptions):
-    """What the first line of a ``%%flyte_task`` cell said; ``None`` means not said: an environment's word counts.
+    """The options in the first line of a ``%%flyte_task`` cell; ``None`` means the value of the environment.
 
     ``fit`` is whether the memory limit is to be found, ``memory_range`` the limits that are to be tried; then
     ``memory_bytes`` is ``None``. ``over`` are the values of an input to try, ``yes`` is whether many runs are wanted.

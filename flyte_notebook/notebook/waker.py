@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Waker:
-    """Rings when a future is done. A context manager; for one thread. Raises OSError where no descriptor is left."""
+    """Ends a wait when a future is done. A context manager; for one thread. Raises OSError if no descriptor is free."""
 
     def __init__(self, future: concurrent.futures.Future[Any]) -> None:
         self._ours, self._theirs = protocol.pair()

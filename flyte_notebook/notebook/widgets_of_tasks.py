@@ -27,7 +27,7 @@ _shown: OrderedDict[str, Any] = OrderedDict()
 
 
 def take(message: dict[str, Any]) -> None:
-    """Take what a widget of a task says: its id, kind of message and state. What cannot be shown is left out."""
+    """Handle a message of a task's widget: its id, kind of message and state. Unshowable parts are skipped."""
     with _lock:
         try:
             _take(message["id"], message["kind"], message["state"])

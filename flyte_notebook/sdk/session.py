@@ -91,7 +91,7 @@ class Session:
         self._pid = os.getpid()
 
     def open(self) -> None:
-        """Start the engine and take the seam. Raises `EngineError` or RuntimeError; then the SDK is untouched."""
+        """Start the engine and replace the SDK's function. Raises EngineError or RuntimeError; then nothing changed."""
         losses.check(entry for entry in relies.ENTRIES if entry.where == "kernel")
         refused = [loss for loss in losses.found if loss.refuse]
         if refused:

@@ -1,1 +1,1 @@
-"""What one sees: data in, text or HTML out; nothing here starts anything."""
+"""The views: they make text or HTML from data; nothing here starts anything."""

@@ -1,4 +1,4 @@
-"""A failure in every form at once, so that each front end, converter and tool takes the one that it understands."""
+"""A failure in all forms at once, so that each front end, converter and tool can use the form that it supports."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 MIME_TYPE: Final = "application/vnd.flyte-notebook.failure+json"
 
 STRING_CHARACTERS: Final = 200_000
-"""A longer string is cut in the bundle, with a note; a notebook file should open."""
+"""A longer string is cut in the bundle, with a note, so that the notebook file can be opened."""
 
 
 def failure_bundle(failure: Failure, *, story: Story = (), reruns: Sequence[str] = ()) -> dict[str, Any]:
     """Return the MIME bundle of a failure: ``text/html``, ``text/plain`` and `MIME_TYPE`, the last one for tools.
 
-    ``story`` and ``reruns`` as in `failure_html`. All three can be encoded as UTF-8 JSON, also when the task wrote what
+    ``story`` and ``reruns`` as in `failure_html`. All three can be encoded as UTF-8 JSON, also when the task's output
     cannot.
     """
     return {

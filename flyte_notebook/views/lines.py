@@ -1,4 +1,4 @@
-"""What a memory chart shows before anything is drawn: its lines or bars, how they ended, and all of it in words.
+"""The contents of a memory chart before drawing: its lines or bars, their ends, and a description as text.
 
 Nothing here loads a plotting library.
 """
@@ -33,21 +33,21 @@ _KILLED: Final = {
     "deadline": "timed out",
     "stopped": "stopped",
 }
-"""What is said of an attempt that did not end by itself."""
+"""Words for attempts that did not end by themselves."""
 
-_FALL_S, _FALL_PART = 1.0, 0.01  # how long the end of a process may take, at most, also as a part of its life
-_WHOLE, _NOTHING = 0.9, 0.1  # of the baseline, of the highest sample: below it the interpreter itself is going
+_FALL_S, _FALL_PART = 1.0, 0.01  # the maximum time for the end of a process, also as a part of its duration
+_WHOLE, _NOTHING = 0.9, 0.1  # of the baseline, of the highest sample: below it the interpreter itself is ending
 
 _AT_LIMIT: Final = 0.97
-"""A peak that came this close to the limit was where the attempt ended, when it was killed there."""
+"""If an attempt was killed at the limit, a peak this close to the limit was at its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
     """One attempt on the chart.
 
-    ``label`` tells it from the others: ``attempt 2``, ``rerun 1 (1Gi)``. ``killed`` draws the kill mark at its end.
-    ``ending`` is the word for how it ended, empty for the usual one: killed, passed or failed.
+    ``label`` is distinct: ``attempt 2``, ``rerun 1 (1Gi)``. ``killed`` draws the kill mark at its end. ``ending`` is
+    the word for how it ended, empty for the usual one: killed, passed or failed.
     """
 
     label: str
@@ -83,13 +83,13 @@ class Line:
 
     @property
     def peak_bytes(self) -> int | None:
-        """The highest that is known, from the counter or the samples; ``None`` where nothing was measured."""
+        """The highest known value, from the counter or the samples; ``None`` where nothing was measured."""
         known = [peak for peak in (self.trace.peak_bytes, self.highest_bytes) if peak is not None]
         return max(known, default=None)
 
     @property
     def reached_limit(self) -> bool:
-        """Whether it was killed at its limit, so that the peak stands at its end."""
+        """Whether it was killed at its limit, so that the peak is at its end."""
         peak, limit = self.peak_bytes, self.trace.limit_bytes
         return self.killed and peak is not None and limit is not None and peak >= _AT_LIMIT * limit
 
@@ -97,14 +97,14 @@ class Line:
 def lines_of(story: Iterable[tuple[str, Attempt]]) -> tuple[Line, ...]:
     """Return the lines of attempts, each with its label, in the order in which they ran (`History.story`).
 
-    What was measured while a process was already being taken down is no part of its line.
+    Samples from the teardown of a process are not part of its line.
     """
     lines = []
     for label, attempt in story:
         trace, outcome = attempt.trace, attempt.outcome
         if trace.limit_bytes is None and attempt.limits.memory_bytes is not None:
             trace = replace(trace, limit_bytes=attempt.limits.memory_bytes)
-        # A parent that let the error of a task through was not killed itself.
+        # A parent that did not catch the error of a task was not killed itself.
         own = isinstance(outcome, Failure) and outcome.worker == attempt.worker
         word = _KILLED.get(outcome.reason, "") if own and isinstance(outcome, Failure) else ""
         passed = not isinstance(outcome, Failure)
@@ -114,9 +114,9 @@ def lines_of(story: Iterable[tuple[str, Attempt]]) -> tuple[Line, ...]:
 
 
 def _lived(trace: MemoryTrace, *, killed: bool) -> MemoryTrace:
-    """Return a trace without the fall at its end that is the kernel freeing the memory of a process that is gone.
+    """Return a trace without the fall at its end, where the kernel freed the memory of the ended process.
 
-    A process that ended by itself may have freed memory before; only what is below its own interpreter is cut.
+    A process that ended by itself may have freed memory before; only samples below its own interpreter are cut.
     """
     times, memory = trace.times_s, trace.memory_bytes
     count = min(len(times), len(memory))
@@ -128,15 +128,15 @@ def _lived(trace: MemoryTrace, *, killed: bool) -> MemoryTrace:
         if not killed and memory[stop] >= base * _WHOLE:
             break
         stop -= 1
-    while stop < count - 1 and memory[stop + 1] == memory[stop]:  # it stood there before it fell
+    while stop < count - 1 and memory[stop + 1] == memory[stop]:  # memory did not change before the fall
         stop += 1
-    if memory[count - 1] > memory[stop] / 2:  # no fall to speak of
+    if memory[count - 1] > memory[stop] / 2:  # no significant fall
         return trace
     return replace(trace, times_s=times[: stop + 1], memory_bytes=memory[: stop + 1])
 
 
 def chart_words(lines: Sequence[Line]) -> str:
-    """Return what the chart shows in one or two sentences, for those who do not see it."""
+    """Describe the chart in one or two sentences, for users who do not see it."""
     drawn = [line for line in lines[-MAX_LINES:] if line.peak_bytes is not None]
     if not drawn:
         return "Chart of memory over time: no memory was measured."

@@ -1,4 +1,4 @@
-"""Pieces that every view uses: frames, rows, code. What a task wrote goes through here, escaped."""
+"""Parts that every view uses: frames, rows, code. Output of a task is escaped here."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NO_MATH: Final = "tex2jax_ignore mathjax_ignore"
-"""Classes without which JupyterLab sets "$5 and $6" as a formula."""
+"""Classes that prevent JupyterLab from showing "$5 and $6" as a formula."""
 
 
 def with_code(text: str) -> str:
-    """Return a sentence with what stands between backticks as code."""
+    """Return a sentence with the text between backticks as code."""
     pieces = clean_line(text, 600).split("`")
     if len(pieces) % 2 == 0:  # a lone backtick is just a character
         return escape("`".join(pieces))

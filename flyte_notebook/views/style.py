@@ -1,4 +1,4 @@
-"""The look that every view in HTML shares."""
+"""The common style of all HTML views."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 
 def theme(css_class: str, *, layer: int) -> str:
-    """Return the rules that give an element the colours and letters of the page that it stands in.
+    """Return the rules that give an element the colours and fonts of its page.
 
     ``layer`` is the one of JupyterLab's that is behind the element's text: 0 as the notebook itself, 1 above it.
     """
@@ -26,10 +26,10 @@ font:14px/1.5 var(--jp-ui-font-family,var(--vscode-font-family,system-ui,sans-se
 
 
 # Colours come from JupyterLab's theme, else VS Code's, else the reader's system. Background and text are always set
-# together, so that a dark system and a white page do not mix. Jupyter has rules of its own for what stands in an output
-# (it floats dt and dd, and breaks words in pre): what those set is set here too, by selectors that weigh more.
-# The last rule hides what JupyterLab says in the place of a form whose kernel is gone ("model not found"): the card
-# above it is whole without the form. What it hides is a widget's place that holds nothing but text.
+# together, so that a dark system and a white page do not mix. Jupyter has its own rules for outputs (it floats dt and
+# dd, and breaks words in pre): the same properties are set here, by selectors with more weight. The last rule hides
+# JupyterLab's message in place of a form whose kernel has ended ("model not found"): the card above it is complete
+# without the form. It hides widget areas that contain only text.
 STYLE: Final = (
     theme("flyte-notebook-card", layer=1)
     + """

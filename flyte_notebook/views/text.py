@@ -1,6 +1,6 @@
 """A failure as plain text: for terminals, logs and notebooks that show nothing else.
 
-Also the home of `clean`, through which everything a task wrote goes before a person sees it.
+It also has `clean`, which is applied to all output of a task before it is shown.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ SMALLEST_AGE_S: Final = 0.001
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[ -/]*[0-~])|\x9b[0-?]*[ -/]*[@-~]")
 _LINE_ENDS = re.compile(r"\r+\n|[\v\f\x85\u2028\u2029]")
 # C0 and C1 controls except tab and newline, and the marks that reorder or isolate the text after them
-# (https://trojansource.codes). The plain direction marks U+200E and U+200F stay: honest text needs them.
+# (https://trojansource.codes). The plain direction marks U+200E and U+200F are kept: normal text needs them.
 _HIDDEN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
 
 
 def clean(text: str, characters: int, *, keep: str = "both") -> str:
     """Return ``text`` safe to show, at most about ``characters`` long, with a note where something was left out.
 
-    Escape sequences for terminals go; a line that was overwritten with carriage returns shows its last state; other
-    control characters, direction overrides and lone surrogates become visible. ``keep`` says which part of a text that
-    is too long stays: ``"both"`` its ends, ``"tail"`` its end. Linear in ``characters``, not in the text's length.
+    Escape sequences for terminals are removed; a line that was overwritten with carriage returns shows its last state;
+    other control characters, direction overrides and lone surrogates become visible. ``keep`` says which part of a too
+    long text is kept: ``"both"`` its ends, ``"tail"`` its end. Linear in ``characters``, not in the text's length.
     """
     reach = 2 * characters
-    if len(text) > 2 * reach:  # far too long: look at its ends only
+    if len(text) > 2 * reach:  # far too long: process its ends only
         before, after = _made_visible(text[:reach]), _made_visible(text[-reach:])
     else:
         before = after = _made_visible(text)
@@ -93,10 +93,10 @@ def failure_text(failure: Failure) -> str:
 
 
 def short_traceback(failure: Failure) -> list[str]:
-    """Return the few lines that stand for a traceback: the user's own lines, then the error in one sentence.
+    """Return a few lines in place of a traceback: the user's own lines, then the error in one sentence.
 
-    Where no exception says the line the sentence does: lines that say no more than it are left out, and who stopped a
-    task does not want to read where.
+    If there is no exception with a line, the sentence names the line: then lines without more information are left out,
+    as are the lines of a stopped task.
     """
     said = failure.report.raised is None and (len(failure.lines) == 1 or failure.reason == "stopped")
     lines = [] if said else source_lines(failure)
@@ -116,7 +116,7 @@ def codes(failure: Failure) -> str:
 
 
 def memory_words(failure: Failure) -> str:
-    """Return peak against limit in words, with how exact the peak is."""
+    """Return peak against limit as text, with the accuracy of the peak."""
     trace, limit_bytes = failure.report.trace, failure.limits.memory_bytes
     limit = "no limit" if limit_bytes is None else f"limit {format_memory(limit_bytes)}"
     if trace.peak_bytes is None:
@@ -128,7 +128,7 @@ def memory_words(failure: Failure) -> str:
 
 
 def limit_words(failure: Failure) -> str:
-    """Return the limits of the attempt and the mechanism that held each of them."""
+    """Return the limits of the attempt and the mechanism that enforced each of them."""
     limits, enforcement = failure.limits, failure.report.enforcement
     words = [f"memory: {enforcement.memory_words}"]
     if limits.cpu_cores is not None:
@@ -159,7 +159,7 @@ def shown_frames(failure: Failure) -> list[tuple[SourceLine, bool] | int]:
 
 
 def lines_title(failure: Failure) -> str:
-    """Return what stands above the user's lines: how the marked one is known, when no exception says it."""
+    """Return the text above the user's lines: how the marked line is known, if not from an exception."""
     title, seen = "Your lines, the failing one marked", failure.report.last_line
     if seen is None or failure.line is None or failure.report.raised is not None:
         return title
@@ -174,7 +174,7 @@ def lines_title(failure: Failure) -> str:
 
 
 def grew_rows(failure: Failure) -> list[tuple[str, str, str]]:
-    """Return the lines that memory grew on: by how much, where, and their text; those that gave back come last."""
+    """Return the lines on which memory grew: by how much, where, and their text; lines that freed memory come last."""
     rows = []
     for grew in sorted(failure.report.grew, key=lambda grew: grew.grew_bytes, reverse=True)[:GREW]:
         line, sign = grew.line, "+" if grew.grew_bytes > 0 else "−"  # noqa: RUF001 - a minus sign
@@ -197,7 +197,7 @@ def source_lines(failure: Failure) -> list[str]:
 
 
 def frame_words(line: SourceLine) -> str:
-    """Return where a line stands: file, number and, when known, function."""
+    """Return the position of a line: file, number and, when known, function."""
     function = f", in {clean_line(line.function, 80)}" if line.function else ""
     return f"{clean_line(line.file)}, line {line.number}{function}"
 
@@ -235,7 +235,7 @@ def _made_visible(text: str) -> str:
 
 
 def _last_state(line: str) -> str:
-    """Return what a terminal shows in the end of a line that was overwritten, as progress bars do."""
+    """Return a terminal's final text for a line that was overwritten, as progress bars do."""
     return line.rstrip("\r").rpartition("\r")[2]
 
 

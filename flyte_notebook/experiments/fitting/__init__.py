@@ -1,6 +1,6 @@
-"""The smallest memory limit that a task passes: what to try next (`search`), what was found, what to keep (`advice`).
+"""The smallest memory limit that a task passes: the next try (`search`), the results, the limit to keep (`advice`).
 
-Pure: runs are started by `flyte_notebook.sdk.fit`.
+Pure functions: `flyte_notebook.sdk.fit` starts the runs.
 """
 
 from __future__ import annotations

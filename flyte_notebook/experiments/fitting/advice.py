@@ -1,4 +1,4 @@
-"""Which limit to keep, from the smallest that passes; and what other ways to choose one would have said."""
+"""Computes the limit to keep from the smallest that passes; and the limits that other methods would choose."""
 
 from __future__ import annotations
 
@@ -14,38 +14,39 @@ if TYPE_CHECKING:
     from flyte_notebook.core.trace import MemoryTrace
 
 POD_BYTES: Final = 10 * MIB
-"""So much more a Flyte pod's own entry point holds than a worker here: with 2.12.1 the smallest limit at which ``a0``
-passes was 9.1 to 10.7 MiB above the peak here, for tasks of 0 to 300 MiB (``benchmarks/bench_fit.py`` measures it)."""
+"""The extra memory of a Flyte pod's own entry point, compared with a worker here: with 2.12.1 the smallest limit at
+which ``a0`` passes was 9.1 to 10.7 MiB above the peak here, for tasks of 0 to 300 MiB (``benchmarks/bench_fit.py``
+measures it)."""
 
 MARGIN: Final = 0.10
-"""Of a recommendation, for what these runs do not show: another input, CPU or version of a library."""
+"""The margin of a recommendation, for unmeasured cases: another input, CPU or version of a library."""
 
 STEP_BYTES: Final = 16 * MIB
 COARSE_STEP_BYTES: Final = 64 * MIB
-"""A recommendation is a whole number of these, of the second from 1 GiB on."""
+"""A recommendation is a whole number of the first unit, from 1 GiB on of the second."""
 
 WORTH_SAVING_BYTES: Final = 64 * MIB
 ROOMY: Final = 0.5
-"""A limit is called too large when the peak is below this part of it, and so much would be saved."""
+"""A limit is called too large when the peak is below this part of it, and at least this much would be saved."""
 
 FIRST_GUESS_BYTES: Final = 256 * MIB
-"""Where doubling starts when nothing is declared."""
+"""The start of doubling when no limit is declared."""
 
 PERCENTILE: Final = 0.9
 FACTOR: Final = 1.15
 
 
 def recommend(memory_bytes: int, *, spread_bytes: int = 0) -> int:
-    """Return the limit to keep where this is the smallest that passes: what a pod holds more, and a margin."""
+    """Return the limit to keep for this smallest passing limit: plus a pod's extra memory, and a margin."""
     margin = max(int(MARGIN * memory_bytes), spread_bytes)
     wanted = memory_bytes + POD_BYTES + margin
     return whole(wanted, STEP_BYTES if wanted < 1024 * MIB else COARSE_STEP_BYTES)
 
 
 def would_do(trace: MemoryTrace, limit_bytes: int | None) -> int | None:
-    """Return a limit that would do for a run that passed with far more than it needed, ``None`` for any other.
+    """Return a sufficient limit for a run that passed with far more than it needed, ``None`` for any other run.
 
-    From one run, so with everything that its peak may hold, page cache too; a peak of samples is no ground to go lower.
+    It is based on one run, so it includes page cache in the peak; a sampled peak is not exact enough for a lower limit.
     """
     if limit_bytes is None or trace.peak_bytes is None:
         return None
@@ -53,7 +54,7 @@ def would_do(trace: MemoryTrace, limit_bytes: int | None) -> int | None:
 
 
 def less_than(trace: MemoryTrace, limit_bytes: int) -> int | None:
-    """Return a limit that would do as well as one that a limit grew to, ``None`` where that saves next to nothing."""
+    """Return a sufficient limit below one that was reached by growth, ``None`` if this saves almost nothing."""
     if trace.peak_bytes is None or trace.peak_source != "kernel counter":
         return None
     enough = recommend(edge(trace.peak_bytes))
@@ -62,7 +63,7 @@ def less_than(trace: MemoryTrace, limit_bytes: int) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saying:
-    """What another way to choose a limit would have said. ``passes`` is ``None`` where the edge is not known."""
+    """The limit that another method would choose. ``passes`` is ``None`` where the smallest limit is not known."""
 
     who: str
     how: str
@@ -71,11 +72,11 @@ class Saying:
 
 
 def others_say(peaks: Sequence[int], *, declared_bytes: int | None, memory_bytes: int | None) -> tuple[Saying, ...]:
-    """Return what the autoscaler of Kubernetes (VPA), KRR and doubling would make of the same runs.
+    """Return the limits that the autoscaler of Kubernetes (VPA), KRR and doubling would choose for the same runs.
 
-    VPA takes the 90th percentile of the peaks, KRR the highest, both times 1.15; both scrape every 15 s or more, and
-    would see less than the ``peaks`` here. Doubling begins at what is declared, else at 256Mi. ``memory_bytes`` is the
-    smallest limit that passes, ``None`` where it is not known.
+    VPA takes the 90th percentile of the peaks, KRR the highest, both times 1.15; both sample every 15 s or more, and
+    would measure less than the ``peaks`` here. Doubling begins at the declared limit, else at 256Mi. ``memory_bytes``
+    is the smallest limit that passes, ``None`` where it is not known.
     """
     peaks = sorted(peaks)
     if not peaks:

@@ -1,4 +1,4 @@
-"""What a fit found: about each task, and about the run as a whole."""
+"""The results of a fit: for each task, and for the whole run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Verdict: TypeAlias = Literal["found", "unconfirmed", "never_fits", "failed", "in
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFit:
-    """What a fit found about one task.
+    """The result of a fit for one task.
 
     ``declared_bytes`` is the limit that it declares, ``None`` without one. ``peak_bytes`` is the highest peak of a run
-    that passed, page cache included, and ``counted_bytes`` what of it a limit must hold at least. ``memory_bytes`` is
-    the smallest limit that passes and ``recommended_bytes`` the one to keep, ``None`` where none was found. Of that
-    ``pod_bytes`` are for a Flyte pod's own entry point and ``margin_bytes`` for what the runs do not show. ``line`` is
-    the code to keep.
+    that passed, with page cache, and ``counted_bytes`` the smallest limit for this peak. ``memory_bytes`` is the
+    smallest limit that passes and ``recommended_bytes`` the one to keep, ``None`` where none was found. It includes
+    ``pod_bytes`` for a Flyte pod's own entry point and ``margin_bytes`` for unmeasured cases. ``line`` is the code to
+    keep.
     """
 
     task_name: str
@@ -43,7 +43,7 @@ class TaskFit:
 
     @property
     def varies(self) -> bool:
-        """Whether its peak differs from run to run by more than the limit is found to."""
+        """Whether its peak differs between runs by more than the tolerance of the limit."""
         return varies(self.measures)
 
     @property
@@ -53,7 +53,7 @@ class TaskFit:
 
     @property
     def others(self) -> tuple[Saying, ...]:
-        """What other ways to choose a limit would have said."""
+        """The limits that other methods would choose."""
         peaks = [one.counted_bytes for one in self.measures if one.ended == "passed" and one.counted_bytes]
         return others_say(peaks, declared_bytes=self.declared_bytes, memory_bytes=self.memory_bytes)
 
@@ -71,7 +71,7 @@ def task_fit(
     declared_bytes: int | None,
     interrupted: bool = False,
 ) -> TaskFit:
-    """Return what is known of a task after these runs."""
+    """Return the result for a task after these runs."""
     passed = [measure for measure in seen if measure.ended == "passed"]
     found = step(seen, room_bytes)
     verdict: Verdict = "found" if found.settled else "interrupted" if interrupted else "unconfirmed"
@@ -113,12 +113,12 @@ class FitRun:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Fit:
-    """What `flyte_notebook.fit` found.
+    """The result of `flyte_notebook.fit`.
 
     ``memory`` is the smallest limit that passes, as a quantity (``"450Mi"``), and ``resources`` the ``flyte.Resources``
     to keep, with a margin; both ``None`` when nothing was found, and ``verdict`` and ``headline`` say why. ``line`` is
     those resources as code. ``tasks`` has the same for every task that the run called, the fitted one first; ``runs``
-    are the runs that it took. ``error`` is what the task failed with, if it did.
+    are the runs that it took. ``error`` is the task's error, if it failed.
     """
 
     task_name: str
@@ -132,7 +132,7 @@ class Fit:
 
     @property
     def task(self) -> TaskFit:
-        """What was found about the task itself."""
+        """The result for the fitted task itself."""
         return self.tasks[0]
 
     @property
@@ -185,9 +185,9 @@ class Fit:
 
 
 def headline(task: TaskFit, runs: int, *, room_bytes: int, why: str = "") -> str:
-    """Return in one sentence what was found about a task, in how many runs, and why in so many.
+    """Return one sentence with the result for a task, the number of runs, and the reason for this number.
 
-    ``why`` is the headline of what it failed with, if it did.
+    ``why`` is the headline of its failure, if it failed.
     """
     counted = f"{runs} run{'' if runs == 1 else 's'}"
     if task.verdict == "failed":

@@ -1,6 +1,6 @@
-"""Runs across limits and values of an input: what to run (`plan`), what was found (`found`), and its line (`trend`).
+"""Runs across limits and values of an input: the plan (`plan`), the results (`found`), and a fitted line (`trend`).
 
-Pure: runs are started by `flyte_notebook.sdk.sweep`.
+Pure functions: `flyte_notebook.sdk.sweep` starts the runs.
 """
 
 from __future__ import annotations

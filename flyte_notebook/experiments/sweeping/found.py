@@ -1,4 +1,4 @@
-"""What a sweep found: its points, where the cliff is, and how memory grows with an input."""
+"""The results of a sweep: its points, the smallest passing limit, and how memory grows with an input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from flyte_notebook.experiments.sweeping.plan import Plan, Spacing
 
 PointEnd: TypeAlias = Literal["passed", "OOM", "timeout", "error"]
-"""``OOM`` is a kill at the limit that was swept, ``timeout`` any bound in time, ``error`` everything else."""
+"""``OOM`` is a kill at the swept limit, ``timeout`` any time limit, ``error`` any other failure."""
 
 ENDS: Final[tuple[PointEnd, ...]] = ("passed", "OOM", "timeout", "error")
 _SHOWN_VALUE: Final = 24
@@ -27,9 +27,9 @@ class Point:
     """One run of a sweep.
 
     ``limit_bytes`` is its memory limit, ``None`` without one; ``value`` that of the swept input, ``None`` without one.
-    ``duration_s`` is from the start of its worker to its end. ``peak_bytes`` is its peak, page cache included, and
-    ``counted_bytes`` what of it a limit must hold at least; ``None`` where nothing was measured. ``words`` say what it
-    failed with and ``code`` is the code of that error; both are empty when it passed.
+    ``duration_s`` is from the start of its worker to its end. ``peak_bytes`` is its peak, with page cache, and
+    ``counted_bytes`` the smallest limit for this peak; ``None`` where nothing was measured. ``words`` describe its
+    failure and ``code`` is the code of the error; both are empty when it passed.
     """
 
     number: int
@@ -44,10 +44,10 @@ class Point:
 
 
 class Need(NamedTuple):
-    """What is known of one value of the input (``None`` without one).
+    """The result for one value of the input (``None`` without one).
 
-    ``passing_bytes`` is the smallest limit that passed, ``peak_bytes`` the highest peak of the runs that did, less
-    page cache; ``None`` where none did. ``points`` are its runs, the smallest limit first.
+    ``passing_bytes`` is the smallest limit that passed, ``peak_bytes`` the highest peak of the passed runs, less page
+    cache; ``None`` where none passed. ``points`` are its runs, the smallest limit first.
     """
 
     value: Any
@@ -58,11 +58,11 @@ class Need(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Sweep:
-    """What `flyte_notebook.sweep` found.
+    """The result of `flyte_notebook.sweep`.
 
-    ``points`` are the runs that were measured, in the order of the plan: limits within values. ``planned`` is how many
-    there were to be; there are fewer ``points`` when it was interrupted. ``input_name`` is the input that was swept,
-    ``None`` without one, ``limits`` and ``values`` what was tried. ``headline`` says in a sentence what was found.
+    ``points`` are the measured runs, in the order of the plan: limits within values. ``planned`` is the planned number;
+    there are fewer ``points`` when it was interrupted. ``input_name`` is the swept input, ``None`` without one,
+    ``limits`` and ``values`` are those that were tried. ``headline`` is the result in one sentence.
     """
 
     task_name: str
@@ -83,7 +83,7 @@ class Sweep:
 
     @property
     def frontier(self) -> tuple[Need, ...]:
-        """What each value needs, in the order of the plan; one row without an input."""
+        """The needs of each value, in the order of the plan; one row without an input."""
         rows = []
         for value in self.values or (None,):
             of_it = tuple(point for point in self.points if _same(point.value, value))
@@ -95,7 +95,7 @@ class Sweep:
 
     @property
     def trend(self) -> Trend | None:
-        """The line through the peaks of runs that passed, ``None`` for an input that is no number."""
+        """The line through the peaks of passed runs, ``None`` for an input that is not a number."""
         if self.input_name is None or not self.numbers:
             return None
         known = [(need.value, need.peak_bytes) for need in self.frontier if need.peak_bytes is not None]
@@ -103,16 +103,16 @@ class Sweep:
 
     @property
     def headline(self) -> str:
-        """What was found, in a sentence."""
+        """The result in a sentence."""
         return headline(self)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What else there is to say, in sentences."""
+        """Further notes, as sentences."""
         return tuple(_notes(self))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the sweep for tools: plain values; one of the input that is not plain is its ``repr``."""
+        """Return the sweep for tools: plain values; other values of the input as their ``repr``."""
         line = self.trend
         return {
             "task_name": self.task_name,
@@ -152,7 +152,7 @@ class Sweep:
 
 
 def plan_facts(plan: Plan) -> dict[str, Any]:
-    """Return what a `Sweep` says of its plan, by the names of its fields."""
+    """Return the fields of a `Sweep` about its plan, by name."""
     over = plan.over
     return {
         "planned": plan.count,
@@ -165,18 +165,18 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
 
 
 def value_words(value: Any) -> str:  # noqa: ANN401 - any value of an input
-    """Return a value as a person writes it, cut when it is long."""
+    """Return a value as a person writes it, cut if it is long."""
     text = f"{value:g}" if isinstance(value, float) else repr(value)
     return text if len(text) <= _SHOWN_VALUE else f"{text[: _SHOWN_VALUE - 1]}…"
 
 
 def counted(count: int) -> str:
-    """Return how many runs that are."""
+    """Return the number of runs as text."""
     return f"{count:,} run{'' if count == 1 else 's'}"
 
 
 def headline(sweep: Sweep) -> str:
-    """Return in a sentence what a sweep found, and in how many runs."""
+    """Return a sentence with the result of a sweep, and the number of runs."""
     ran = counted(len(sweep.points))
     if sweep.interrupted:
         ran = f"interrupted after {len(sweep.points):,} of {counted(sweep.planned)}"
@@ -195,7 +195,7 @@ def headline(sweep: Sweep) -> str:
 
 
 def formula(line: Trend, name: str) -> str:
-    """Return a line in words: ``memory = 38 MiB + 76.3 MiB × x``."""
+    """Return a fitted line as text: ``memory = 38 MiB + 76.3 MiB × x``."""
     if line.flat:
         return f"memory does not depend on {name}: {format_memory(line.at(line.next_value))}"
     sign, slope = ("+", line.slope_bytes) if line.slope_bytes >= 0 else ("-", -line.slope_bytes)
@@ -204,7 +204,7 @@ def formula(line: Trend, name: str) -> str:
 
 
 def _nowhere(sweep: Sweep, ended: PointEnd) -> str:
-    """Return what there is to say when every point failed in the same way."""
+    """Return a note for the case that every point failed in the same way."""
     where = ["limit"] if len(sweep.limits) > 1 else []
     where += [f"value of {sweep.input_name}"] if sweep.input_name is not None else []
     every = " and every ".join(where)
@@ -270,7 +270,7 @@ def _r_squared(r_squared: float) -> str:
 
 
 def _error_notes(sweep: Sweep) -> Iterator[str]:
-    """Yield which points failed for a reason of their own."""
+    """Yield texts about the points that failed for other reasons."""
     failed = [point for point in sweep.points if point.outcome == "error"]
     whole = [need for need in sweep.frontier if need.points and all(point.outcome == "error" for point in need.points)]
     told = 0
@@ -286,7 +286,7 @@ def _error_notes(sweep: Sweep) -> Iterator[str]:
 
 
 def _turns(points: Sequence[Point]) -> bool:
-    """Whether a larger limit did not hold where a smaller one did."""
+    """Whether a larger limit failed where a smaller one passed."""
     passed = [point.limit_bytes or 0 for point in points if point.outcome == "passed"]
     failed = [point.limit_bytes or 0 for point in points if point.outcome == "OOM"]
     return bool(passed and failed) and max(failed) > min(passed)

@@ -1,6 +1,6 @@
-"""What a sweep is to run: limits from a range, values of an input, and every pair of both.
+"""The plan of a sweep: limits from a range, values of an input, and every pair of both.
 
-Pure. ``128Mi:1Gi:8`` are eight limits at equal distances, ``128Mi:1Gi:8:log`` eight that grow by the same factor.
+Pure code. ``128Mi:1Gi:8`` are eight limits at equal distances, ``128Mi:1Gi:8:log`` eight that grow by the same factor.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 Spacing: TypeAlias = Literal["linear", "log"]
 
 ASKS_ABOVE: Final = 100
-"""More runs than that are started only when somebody has said that they are wanted."""
+"""More runs are started only if the user has confirmed it."""
 
 MOST_RUNS: Final = 10_000
-"""More limits or values than that are refused whoever wants them."""
+"""More limits or values are always refused."""
 
 LEAST_RUN_S: Final = 0.02
-"""A run takes longer than that, whatever the task does: a worker has to be handed its job."""
+"""The minimum time of a run of any task: a worker has to get its job."""
 
 RANGE: Final = "128Mi:1Gi:8"
 VALUES: Final = "x=1,2,4,8"
@@ -33,11 +33,11 @@ _PARTS: Final = (3, 4)
 _DIGITS: Final = 9
 _PLAIN: Final = (int, float, str, bytes, type(None))
 _GRAINS: Final = (1 << 20, 1 << 12, 1)
-"""Limits are whole MiB where that keeps them apart, else whole pages."""
+"""Limits are whole MiB if they are still different then, else whole pages."""
 
 
 class SweepError(ValueError):
-    """A sweep that cannot be run as it was asked for; the text is one line, and shows what would be right."""
+    """A sweep that cannot be run as requested; the text is one line, and shows a correct form."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,19 +76,19 @@ class MemoryRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Over:
-    """The values that one input gets, in the order that they were given in."""
+    """The values of one input, in the given order."""
 
     name: str
     values: tuple[Any, ...]
 
     @property
     def numbers(self) -> bool:
-        """Whether all of them are numbers, so that a line can be drawn through what was measured."""
+        """Whether all of them are numbers, so that a line can be fitted to the measurements."""
         return all(map(_is_number, self.values))
 
 
 class Planned(NamedTuple):
-    """One run to come: its place from 0, its limit and its value; ``None`` where those are not swept."""
+    """One planned run: its index from 0, its limit and its value; ``None`` where these are not swept."""
 
     number: int
     limit_bytes: int | None
@@ -97,7 +97,7 @@ class Planned(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is to run: each limit with each value. At least one of the two is swept.
+    """The planned runs: each limit with each value. At least one of the two is swept.
 
     ``limits`` is empty when every run keeps the limit that its task declares.
     """
@@ -108,7 +108,7 @@ class Plan:
 
     @property
     def count(self) -> int:
-        """How many runs that are."""
+        """The number of runs."""
         return max(len(self.limits), 1) * (1 if self.over is None else len(self.over.values))
 
     def __iter__(self) -> Iterator[Planned]:
@@ -152,7 +152,7 @@ def parse_range(text: str) -> MemoryRange:
 
 
 def example(*, up_to_bytes: int | None = None) -> str:
-    """Return a range that is right, on a machine with so much memory."""
+    """Return a correct range for a machine with that much memory."""
     if up_to_bytes is None or up_to_bytes >= parse_range(RANGE).last_bytes:
         return RANGE
     whole = max(up_to_bytes // _GRAINS[0], 2) * _GRAINS[0]
@@ -197,8 +197,8 @@ def over_values(name: str, values: Sequence[Any]) -> Over:
 def check_size(plan: Plan, *, side_by_side: int, known_s: float | None, go_on: str) -> None:
     """Refuse a sweep of more than `ASKS_ABOVE` runs. Raises `SweepError`.
 
-    ``known_s`` is the shortest time that a run of this task took so far, ``None`` where none is known; ``go_on`` is
-    what to write to have it all the same.
+    ``known_s`` is the shortest known time of a run of this task, ``None`` if none is known; ``go_on`` is the option
+    that allows the sweep.
     """
     if plan.count <= ASKS_ABOVE:
         return

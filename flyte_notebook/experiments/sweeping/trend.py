@@ -1,4 +1,4 @@
-"""A straight line through what was measured: memory over the values of an input, and what it says of the next value."""
+"""A straight line through measurements: memory over the values of an input, with a prediction for the next value."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 GOOD: Final = 0.9
-"""So much of what differs the line has to explain (R²), or it predicts nothing."""
+"""The smallest R² (explained part of the differences) for which the line is used for a prediction."""
 
 FLAT: Final = 0.02
 FLAT_BYTES: Final = 2 << 20
-"""Memory that differs by less than the larger of both does not depend on the input."""
+"""If memory differs by less than the larger of both, it does not depend on the input."""
 
 _SAME: Final = 1e-6
 _THREE: Final = 3
@@ -25,11 +25,11 @@ _THREE: Final = 3
 class Trend:
     """``memory = base_bytes + slope_bytes * x``, by least squares over ``count`` values.
 
-    ``r_squared`` is which part of the differences the line explains, ``None`` through two values, where it is no
-    measure, and where nothing differs. ``worst_bytes`` is how far the line is off at most, ``apart_bytes`` how far the
-    lowest and the highest peak are apart; ``flat``: that is too little to say that memory depends on the input.
-    ``next_value`` is the next one, and ``next_bytes`` what the line says of it, which nobody has measured; ``None``
-    where the line is too bad to say so.
+    ``r_squared`` is the part of the differences that the line explains, ``None`` for two values, where it has no
+    meaning, and if there are no differences. ``worst_bytes`` is the largest error of the line, ``apart_bytes`` the
+    difference of the lowest and the highest peak; ``flat``: it is too small to say that memory depends on the input.
+    ``next_value`` is the next value, and ``next_bytes`` the prediction for it, which is not measured; ``None`` if the
+    line is not good enough.
     """
 
     base_bytes: float
@@ -43,15 +43,15 @@ class Trend:
     next_bytes: float | None
 
     def at(self, value: float) -> float:
-        """Return what the line says of a value, in bytes."""
+        """Return the line's memory for a value, in bytes."""
         return self.base_bytes + self.slope_bytes * value
 
 
 def trend_of(points: Sequence[tuple[float, int]], following: Sequence[float] = ()) -> Trend | None:
     """Return the line through pairs of value and memory in bytes; ``None`` for fewer than two values.
 
-    ``following`` are all values that were tried, those of ``points`` when empty. The next one is the smallest of them
-    that nothing is known of, since no limit held it; else the one that would follow.
+    ``following`` are all tried values, those of ``points`` when empty. The next value is the smallest of them without a
+    result, since no limit was sufficient; else the one that would follow.
     """
     points = sorted((value, memory_bytes) for value, memory_bytes in points if math.isfinite(value))
     values = [float(value) for value, _ in points]
@@ -62,7 +62,7 @@ def trend_of(points: Sequence[tuple[float, int]], following: Sequence[float] = (
     wide = sum((value - middle) ** 2 for value in values)
     flat = max(sizes) - min(sizes) <= max(FLAT_BYTES, FLAT * level)
     slope = sum((value - middle) * (size - level) for value, size in zip(values, sizes, strict=True)) / wide
-    slope = 0.0 if flat else slope  # a slope that is not there must not be carried far out
+    slope = 0.0 if flat else slope  # without a real slope there must be no extrapolation
     base = level - slope * middle
     off = [size - base - slope * value for value, size in zip(values, sizes, strict=True)]
     apart = sum((size - level) ** 2 for size in sizes)
@@ -85,7 +85,7 @@ def trend_of(points: Sequence[tuple[float, int]], following: Sequence[float] = (
 
 
 def next_of(values: Sequence[float]) -> float:
-    """Return the value that would follow: by the same factor or step where there is one, else twice the largest."""
+    """Return the next value of the series: by the same factor or step if there is one, else twice the largest."""
     values = sorted(values)
     last = values[-1]
     if len(values) >= _THREE:
@@ -103,5 +103,5 @@ def _alike(numbers: Sequence[float]) -> bool:
 
 
 def _whole(value: float, values: Sequence[float]) -> float:
-    """Return a whole number where all the others are."""
+    """Return a whole number if all the others are whole."""
     return round(value) if all(isinstance(one, int) for one in values) else value

@@ -1,4 +1,4 @@
-"""Memory over time as a picture: the attempts at one action on one chart, or the actions of a run side by side."""
+"""Draws memory over time: the attempts of one action in one chart, or the actions of a run side by side."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ EARLIER, BASE = "#64748b", "#d9e6f6"
 DASHES: Final = ((4.0, 2.0), (1.5, 1.5), (7.0, 2.0, 1.5, 2.0), (2.5, 4.0), (9.0, 3.0))
 
 HEADROOM: Final = 1.32
-"""Room above the curves, in parts of their height: words stand there."""
+"""Space above the curves for labels, in parts of their height."""
 
 MAX_BARS: Final = 25
 
 FAR: Final = 4.0
-"""A limit further above the highest measure than this factor is said at the top edge: the curve must have room."""
+"""A limit above the highest measurement by more than this factor is only written at the top edge, to save room."""
 
 BAR, NAMES, SAID, BARS_WIDTH = 21.0, 170.0, 265.0, 640.0
 
@@ -78,7 +78,7 @@ def memory_svg(lines: Sequence[Line], *, title: str = "", canvas: type[Canvas] |
 
 
 def memory_data_uri(lines: Sequence[Line], *, title: str = "", canvas: type[Canvas] | None = None) -> str:
-    """Return the same as an address that an ``img`` element shows without asking any server."""
+    """Return the same as a data address for an ``img`` element, which needs no server."""
     return data_uri(memory_svg(lines, title=title, canvas=canvas))
 
 
@@ -104,7 +104,7 @@ def picture(lines: Sequence[Line], what: str, *, canvas: type[Canvas] | None = N
 def run_figure(run: Run) -> Figure:
     """Return the picture of a run: the attempts of its one action over time, or the peaks of its many actions.
 
-    Of many actions the `MAX_BARS` with the highest peaks are shown, and how many more there are is said.
+    Of many actions the `MAX_BARS` with the highest peaks are shown, with the number of the others.
     """
     title = clean_line(run.task_name, 40)
     if len(run.actions) > 1:
@@ -118,7 +118,7 @@ def run_figure(run: Run) -> Figure:
 
 
 def warm() -> None:
-    """Load the plotting library and draw a tiny picture, so that the first card need not wait for that.
+    """Load the plotting library and draw a tiny picture, so that the first card need not wait for this.
 
     The library keeps two font files open for each thread that ever drew, of at most 32 threads.
     """
@@ -167,11 +167,11 @@ class Canvas:
         self.height = HEIGHT - TOP - BOTTOM
 
     def x(self, time_s: float) -> float:
-        """Return where a time is."""
+        """Return the position of a time."""
         return self.time.part(time_s) * self.width
 
     def y(self, memory_bytes: float) -> float:
-        """Return where an amount of memory is."""
+        """Return the position of an amount of memory."""
         return self.memory.part(memory_bytes) * self.height
 
     def ticks(self) -> None:
@@ -183,7 +183,7 @@ class Canvas:
         self.axes.grid(visible=True, axis="y", color=GRID, linewidth=0.8)
 
     def levels(self, limits: Sequence[int], near: Sequence[int], baseline: int | None) -> None:
-        """Draw what is the same all the time, limits and the baseline, each with its words at the right."""
+        """Draw horizontal lines for limits and the baseline, each with its label at the right."""
         words: list[tuple[float, str, str]] = []
         for limit in limits:
             latest = limit == limits[0]
@@ -227,7 +227,7 @@ class Canvas:
         style = "solid" if not age else (0, DASHES[(age - 1) % len(DASHES)])
         self._line(curve, color, width, style, zorder=4 - age / 10)
         top = self.y(line.peak_bytes or 0)
-        if line.highest_bytes is None:  # no sample: all that is known is how high it went
+        if line.highest_bytes is None:  # no sample: only the peak is known
             self._line([(0, top), (self.width, top)], color, 1.3, (0, (1, 2)))
         elif top - self.y(line.highest_bytes) > 1:
             at = curve[-1] if line.reached_limit else max(curve, key=lambda point: point[1])
@@ -238,7 +238,7 @@ class Canvas:
         return curve
 
     def _end(self, line: Line, age: int) -> Point:
-        """Draw how a line ended, as a sign of its own shape, and return where."""
+        """Draw the end of a line as a sign with a distinct shape, and return its position."""
         memory, peak = line.trace.memory_bytes, line.peak_bytes or 0
         x = self.x(line.end_s) if memory else self.width / 2
         y = self.y(peak if line.reached_limit or not memory else memory[-1])

@@ -1,6 +1,6 @@
 """Memory of several runs over each other: peers, each in its own colour and dashes, with a row of a key below.
 
-Words at the ends of curves, as one failure's chart has them, would cover each other where runs resemble one another.
+Labels at the ends of curves, as in the chart of one failure, would overlap if the runs are similar.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROW: Final = 17.0
 SAMPLE: Final = 30.0
 _FIRST: Final = 44.0
 _LETTER: Final = 0.55 * SIZE  # about as wide as a letter is on average, rather too wide than too narrow
-_LEAST: Final = 12  # letters of a label that stay whatever else is said
+_LEAST: Final = 12  # letters of a label that are always kept
 
 
 class Overlay(Canvas):
@@ -59,7 +59,7 @@ class Overlay(Canvas):
 
 
 def key_words(line: Line) -> str:
-    """Return how a line ended, and its peak of its limit."""
+    """Return how a line ended, and its peak against its limit."""
     peak = "memory not measured" if line.peak_bytes is None else format_memory(line.peak_bytes)
     least = "at least " if line.trace.peak_source == "samples" and line.peak_bytes is not None else ""
     limit = ", no limit" if line.trace.limit_bytes is None else f" of {format_memory(line.trace.limit_bytes)}"

@@ -1,7 +1,7 @@
-"""The ground that every picture is drawn on: its colours and letters, its axes, and how it becomes an SVG document.
+"""The basis of every picture: colours and letters, axes, and the conversion to an SVG document.
 
-The only home of matplotlib, which is loaded by the first call and never by an import. Drawn on a white, opaque ground
-in colours that keep their contrast when a page in a dark theme inverts the picture and turns its hues back
+Only this module uses matplotlib, which is loaded by the first call and never by an import. Drawn on a white, opaque
+ground in colours that keep their contrast when a page in a dark theme inverts the picture and turns its hues back
 (``filter: invert(.92) hue-rotate(180deg)``). Lengths are in points; letters are large enough that the picture, which is
 500 points wide, can still be read at 400 pixels.
 """
@@ -36,10 +36,10 @@ LATEST, BAD = "#1d5aa6", "#c62828"
 _drawing = threading.RLock()
 _SETTINGS: Final = {
     "font.family": ["sans-serif"],
-    "font.sans-serif": ["DejaVu Sans"],  # which matplotlib brings: it measures with it; a page shows its own
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, which measures with it; a page uses its own font
     "font.size": SIZE,
     "svg.fonttype": "none",
-    "svg.hashsalt": "flyte_notebook",  # the same picture is the same bytes
+    "svg.hashsalt": "flyte_notebook",  # so that the same picture has the same bytes
 }
 _NOT_LOOKS: Final = ("backend", "interactive", "toolbar", "timezone", "date.", "docstring", "webagg", "tk.", "keymap")
 
@@ -55,7 +55,7 @@ def _figure_class() -> type[Figure]:
     from matplotlib.text import Text  # noqa: PLC0415 - as above
 
     class ShownFigure(Figure):
-        """A figure that a notebook shows, whether or not pyplot was ever imported there."""
+        """A figure that a notebook can show even if pyplot was never imported."""
 
         def _repr_svg_(self) -> str:
             with our_looks(*(text.get_text() for text in self.findobj(Text))):
@@ -65,7 +65,7 @@ def _figure_class() -> type[Figure]:
 
 
 def data_uri(svg: bytes) -> str:
-    """Return an SVG document as an address that an ``img`` element shows without asking any server."""
+    """Return an SVG document as a data address for an ``img`` element, which needs no server."""
     return "data:image/svg+xml;base64," + b64encode(svg).decode("ascii")
 
 
@@ -79,14 +79,14 @@ def svg_of(figure: Figure, words: str) -> bytes:
 
 @contextmanager
 def our_looks(*texts: str) -> Iterator[None]:
-    """Draw as matplotlib comes, with `_SETTINGS`, whatever the user has set; then put back only what was changed.
+    """Draw with matplotlib's defaults and `_SETTINGS`, not the user's settings; then reset only the changed settings.
 
-    The settings are global: a thread that draws at the same moment sees ours.
+    The settings are global: a thread that draws at the same moment uses ours.
     """
     import matplotlib as mpl  # noqa: PLC0415 - loaded when the first picture is drawn
 
     with _drawing, warnings.catch_warnings() if not "".join(texts).isascii() else nullcontext():
-        if not "".join(texts).isascii():  # a letter that the measuring face lacks is shown by the page's own face
+        if not "".join(texts).isascii():  # a letter that the measuring font lacks is shown in the page's own font
             warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         theirs = dict(mpl.rcParams.copy())
         ours = {name: value for name, value in dict(mpl.rcParamsDefault.copy()).items() if _is_look(name)} | _SETTINGS
@@ -128,6 +128,6 @@ def put_ticks(axis: XAxis | YAxis, scale: Scale, length: float) -> None:
 
 
 def say_only(figure: Figure, words: str) -> Figure:
-    """Return a figure that has nothing but words."""
+    """Return a figure that has only text."""
     figure.text(0.5, 0.5, words, color=SOFT, ha="center", va="center", parse_math=False)
     return figure

@@ -1,4 +1,4 @@
-"""Where the words of a chart stand, so that they cover neither each other nor the curves. Lengths are in points."""
+"""Places the labels of a chart, so that they cover neither each other nor the curves. Lengths are in points."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _LETTER_WIDTH: Final = 0.6  # of an average letter of a wide sans-serif face, in
 _STEPS: Final = 14
 _STEP: Final = 7.0
 _CELL: Final = 5.0
-_CROSSED, _AWAY = 8.0, 1.5  # what it costs to cover a cell of a curve, and to be a step away
-_TAKEN = 10_000.0  # and a word: more than all curves together, since neither of the two could be read
-_NEAR_ENOUGH = 4 * _CROSSED  # with less in the way, what is near is not worth leaving
+_CROSSED, _AWAY = 8.0, 1.5  # the costs of covering a cell of a curve, and of each step of distance
+_TAKEN = 10_000.0  # for covering a label: more than all curves together, since neither of the two could be read
+_NEAR_ENOUGH = 4 * _CROSSED  # with lower costs a near place is kept
 _WIDE_STEP = 20.0
 _FAR_AWAY = 4.0  # for each step of a line that leads across the picture
 
@@ -41,7 +41,7 @@ class Box(NamedTuple):
 
 
 def text_width(text: str, size: float) -> float:
-    """Return about how wide a text is; rather too much than too little."""
+    """Estimate the width of a text; rather too wide than too narrow."""
     return len(text) * size * _LETTER_WIDTH
 
 
@@ -86,7 +86,7 @@ class Placer:
                     yield box, self._cost(box) + _AWAY * (step + aside + moved / _STEP)
 
     def _anywhere(self, anchor: Point, width: float, height: float) -> Iterator[tuple[Box, float]]:
-        """Yield places all over the room; a line leads from there, so the way to the anchor costs."""
+        """Yield places in the whole room; a line to the anchor is drawn, so the distance has a cost."""
         x, y = anchor
         for column in range(int((self.room.right - self.room.left - width) // _WIDE_STEP) + 1):
             for row in range(int((self.room.top - self.room.bottom - height) // _STEP) + 1):
@@ -108,7 +108,7 @@ class Placer:
 
 
 def spread(wanted: Sequence[float], heights: Sequence[float], bottom: float, top: float) -> list[float]:
-    """Return middles as near as can be to those wanted, so that words in a column do not overlap, in the given order.
+    """Return middles near the wanted ones, so that labels in a column do not overlap, in the given order.
 
     When they do not all fit, they fill the column from the top, and the last ones overlap its bottom.
     """

@@ -1,4 +1,4 @@
-"""Axes with numbers that people can read: which unit, where it ends, where its ticks are."""
+"""Axes with readable numbers: the unit, the end and the ticks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from typing import Final, NamedTuple
 
 TICKS: Final = 5
-"""At most so many ticks an axis gets above zero."""
+"""The maximum number of ticks above zero on an axis."""
 
 _MEMORY_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _TIME_UNITS: Final = ((7_200, 3_600, "hours"), (120, 60, "minutes"), (0.1, 1, "seconds"), (0, 0.001, "milliseconds"))
@@ -14,7 +14,7 @@ _ENOUGH: Final = 1.5  # of a unit; below it the next smaller one reads better
 
 
 class Scale(NamedTuple):
-    """One axis from zero: what one of its units is in bytes or seconds, its name, its end and its ticks in units."""
+    """One axis from zero: the size of its unit in bytes or seconds, its name, its end and its ticks in units."""
 
     size: float
     unit: str
@@ -22,12 +22,12 @@ class Scale(NamedTuple):
     ticks: tuple[float, ...]
 
     def part(self, value: float) -> float:
-        """Return where a value in bytes or seconds stands, as a part of the axis."""
+        """Return the position of a value in bytes or seconds, as a part of the axis."""
         return value / self.size / self.end
 
 
 def memory_scale(end_bytes: float) -> Scale:
-    """Return an axis that ends at so many bytes."""
+    """Return an axis that ends at that many bytes."""
     size, unit = 1.0, _MEMORY_UNITS[0]
     for larger in _MEMORY_UNITS[1:]:
         if end_bytes < _ENOUGH * size * 1024:
@@ -37,7 +37,7 @@ def memory_scale(end_bytes: float) -> Scale:
 
 
 def time_scale(end_s: float) -> Scale:
-    """Return an axis that ends at so many seconds; one without ticks when no time passed."""
+    """Return an axis that ends at that many seconds; without ticks if no time passed."""
     size, unit = next((size, unit) for least, size, unit in _TIME_UNITS if end_s >= least)
     return _scale(end_s, size, unit)
 

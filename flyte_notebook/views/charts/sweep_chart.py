@@ -1,6 +1,6 @@
 """A sweep as pictures: run time over limit, and memory over the values of an input with the line through it.
 
-How a run ended is said by the shape of its mark as well as by its colour. What is predicted is dashed and says so.
+The shape and the colour of a mark show how the run ended. Predictions are dashed and labelled.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ LOOKS: Final[dict[PointEnd, tuple[str, str, float, bool]]] = {
 """Shape, colour and size of the mark of each ending, and whether it is filled."""
 
 MOST_SERIES: Final = 8
-"""So many values have a line with their name over the limits; of more, these are drawn."""
+"""How many values have a labelled line over the limits; if there are more, only this many are drawn."""
 
 MOST_MARKS: Final = 800
-"""Of more runs every second one has a mark, or every third, and so on: a picture travels in the notebook's file."""
+"""With more runs only every second or third one (and so on) has a mark: a picture is stored in the notebook's file."""
 
 FAR: Final = 3.0
-"""A limit further above all peaks than this factor is not drawn over the input: the peaks must have room."""
+"""A limit above all peaks by more than this factor is not drawn over the input, so that the peaks have room."""
 
 WIDE: Final = 30.0
-"""From so many times the smallest value on, the values stand on an axis of powers."""
+"""If the largest value is this many times the smallest, the values are on a logarithmic axis."""
 
 _LETTERS: Final = 12
 _DIGITS: Final = 6
 
 
 class Spot(NamedTuple):
-    """One axis: where a value stands, as a part of it, and its ticks with their words."""
+    """One axis: positions of values, as parts of it, and its ticks with their labels."""
 
     start: float
     end: float
@@ -76,7 +76,7 @@ class Spot(NamedTuple):
     ticks: tuple[tuple[float, str], ...]
 
     def part(self, value: float) -> float:
-        """Return where a value stands."""
+        """Return the position of a value."""
         if self.powers:
             return math.log(value / self.start) / math.log(self.end / self.start)
         return (value - self.start) / (self.end - self.start)
@@ -102,7 +102,7 @@ def sweep_data_uris(sweep: Sweep) -> list[tuple[str, str]]:
 
 
 def chart_words(sweep: Sweep) -> str:
-    """Return in words what the pictures show."""
+    """Describe the pictures as text."""
     ends = Counter(point.outcome for point in sweep.points)
     counted = ", ".join(f"{ends[end]} {end}" for end in LOOKS if ends[end])
     return f"Sweep of {sweep.task_name}: {counted}. {sweep.headline}. {' '.join(sweep.notes[:2])}".strip()
@@ -182,7 +182,7 @@ def _over_input(sweep: Sweep, title: str) -> Figure:
 
 
 def _line(axes: Axes, sweep: Sweep, line: Trend, places: Spot, memory: Scale) -> None:
-    """Draw the fitted line as far as was measured, and dashed to what it predicts."""
+    """Draw the fitted line over the measured range, and dashed to the prediction."""
     width, height = _size()
 
     def at(value: float) -> tuple[float, float]:
@@ -223,7 +223,7 @@ def _grounds(axes: Axes, places: Spot, scale: Scale) -> None:
 
 
 def _limit_places(limits: Sequence[int], *, powers: bool) -> Spot:
-    """Return the axis of limits: each is a tick where there is room, written as in the range: ``1.5Gi``."""
+    """Return the axis of limits: each is a tick if there is room, written as in the range: ``1.5Gi``."""
     words = [format_memory(limit).replace(" ", "").removesuffix("B") for limit in limits]
     aside = (limits[-1] - limits[0]) * 0.04 or 1
     bare = Spot(limits[0] - aside, limits[-1] + aside, powers, ())
@@ -233,7 +233,7 @@ def _limit_places(limits: Sequence[int], *, powers: bool) -> Spot:
 
 
 def _value_places(sweep: Sweep, line: Trend | None) -> Spot:
-    """Return the axis of values: numbers where they stand, anything else side by side."""
+    """Return the axis of values: numbers at their positions, all other values side by side."""
     names = [_tick_words(value) for value in sweep.values]
     if not sweep.numbers:
         places = [(float(place), name) for place, name in enumerate(names)]
@@ -250,13 +250,13 @@ def _value_places(sweep: Sweep, line: Trend | None) -> Spot:
 
 
 def _tick_words(value: Any) -> str:  # noqa: ANN401 - any value of an input
-    """Return what is written below a value: a long number as ``1e+07``."""
+    """Return the label below a value: a long number as ``1e+07``."""
     words = value_words(value)
     return f"{value:g}" if len(words) > _DIGITS and isinstance(value, int) else clean_line(words, _LETTERS)
 
 
 def _roomy(places: Spot, ticks: list[tuple[float, str]]) -> Iterator[tuple[float, str]]:
-    """Yield the ticks whose words do not cover those of an earlier one; the last one always."""
+    """Yield the ticks whose labels do not cover an earlier one; always the last one."""
     width, _ = _size()
     last_at, last_words = places.part(ticks[-1][0]) * width, ticks[-1][1]
     free = -math.inf
@@ -280,14 +280,14 @@ def _series(sweep: Sweep) -> list[Need]:
 
 
 def _series_name(sweep: Sweep, need: Need) -> str:
-    """Return what is written beside a curve: ``x = 4``, or the value alone where that is too long."""
+    """Return the label of a curve: ``x = 4``, or the value alone if that is too long."""
     value = clean_line(value_words(need.value), _LETTERS)
     named = f"{sweep.input_name} = {value}"
     return named if len(named) <= _LETTERS + 2 else value
 
 
 def _series_words(axes: Axes, ends: list[tuple[float, float, str]]) -> None:
-    """Write beside each curve which value it is of."""
+    """Write the value beside each curve."""
     width, height = _size()
     ends.sort(key=lambda end: end[1])
     heights = [LINE_HEIGHT * SIZE for _ in ends]
@@ -298,7 +298,7 @@ def _series_words(axes: Axes, ends: list[tuple[float, float, str]]) -> None:
 
 
 def _legend(axes: Axes, outcomes: Sequence[PointEnd], *, peaks: bool = False) -> None:
-    """Write above the picture what each mark means, of those that are there."""
+    """Write above the picture the meaning of each used mark."""
     _, height = _size()
     x = -LEFT + 14
     if peaks:
@@ -315,7 +315,7 @@ def _legend(axes: Axes, outcomes: Sequence[PointEnd], *, peaks: bool = False) ->
 
 
 def _legend_width(words: str) -> float:
-    """Return how far the next entry is away; capitals are wider than the average letter."""
+    """Return the distance to the next entry; capitals are wider than the average letter."""
     return text_width(words, SIZE) * (1.3 if words.isupper() else 0.92) + 22
 
 
@@ -344,7 +344,7 @@ def _at(places: Spot, time: Scale, point: Point) -> tuple[float, float]:
 
 
 def _number(sweep: Sweep, need: Need) -> float:
-    """Return where a value stands: the number that it is, or its place."""
+    """Return the position of a value: the number itself, or its index."""
     if sweep.numbers:
         return float(need.value)
     return float(next(place for place, value in enumerate(sweep.values) if value is need.value))

@@ -1,6 +1,6 @@
-"""What is compared, before anything is drawn: of each run, action, attempt or failure one row, with names that differ.
+"""Prepares a comparison for drawing: one row for each run, action, attempt or failure, with distinct names.
 
-A run stands for the attempt that one looks at: of its action with the highest peak the last one.
+For a run, the last attempt of its action with the highest peak is compared.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _WAYS: Final = ("succeeded", "from the cache", "not finished")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One of those that are compared.
+    """One row of a comparison.
 
-    ``label`` tells it from the others, and ``what`` is the task, with its attempt where there were several.
-    ``duration_s`` is from the start of its worker to the end, of a run from its first attempt's to its last one's,
-    waits left out. ``peak_bytes`` and ``limit_bytes`` are those of ``line``, the curve; all ``None`` where nothing was
-    measured. ``outcome`` is in a few words, ``failed`` whether it is one.
+    ``label`` is unique among the rows, and ``what`` is the task, with its attempt if there were several. ``duration_s``
+    is from the start of its worker to its end, for a run from its first attempt's start to its last one's end, without
+    waits. ``peak_bytes`` and ``limit_bytes`` are those of ``line``, the curve; all ``None`` where nothing was measured.
+    ``outcome`` is in a few words, ``failed`` whether it is a failure.
     """
 
     label: str
@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Thing:
-    """One that was given: its possible labels, from the shortest to the one that says most."""
+    """One given object: its possible labels, from the shortest to the most detailed."""
 
     names: tuple[str, str, str]
     what: str
@@ -58,7 +58,7 @@ class _Thing:
 def rows_of(things: Iterable[object], named: dict[str, object]) -> tuple[Row, ...]:
     """Return a row for each thing, in order; those in ``named`` have their own labels.
 
-    A collection stands for its members. Raises TypeError for what cannot be compared, and ValueError for nothing.
+    A collection is replaced by its members. Raises TypeError for other objects, and ValueError if there are none.
     """
     found = [_thing(one) for one in _flat(things)]
     labels = _labels([thing.names for thing in found])
@@ -151,7 +151,7 @@ def _peak(action: Action) -> int:
 
 
 def _labels(names: list[tuple[str, str, str]]) -> list[str]:
-    """Return the shortest labels of one kind that tell all apart, else the longest, numbered where they repeat."""
+    """Return the shortest labels of one kind that are distinct, else the longest, numbered where they repeat."""
     labels: list[str] = []
     for labels in map(list, zip(*names, strict=True)):
         if len(set(labels)) == len(labels):

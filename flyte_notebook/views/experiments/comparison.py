@@ -1,4 +1,4 @@
-"""Runs beside each other: their memory over time on one chart, and a table of what each took and how it ended."""
+"""Compares runs: their memory over time in one chart, and a table of durations and outcomes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _STYLE: Final = style_of(_CLASS) + (
 class Comparison:
     """Runs beside each other; it shows itself, as text in a terminal and with a chart in a notebook.
 
-    ``rows`` has one for each that is compared, in the order given. The chart shows the last six.
+    ``rows`` has one row for each compared object, in the given order. The chart shows the last six.
     """
 
     rows: tuple[Row, ...] = field(default=())
@@ -56,7 +56,7 @@ class Comparison:
 def compared(things: Iterable[object], named: dict[str, object]) -> Comparison:
     """Return a comparison of runs, actions, attempts and failures; those in ``named`` under these names.
 
-    Raises TypeError for anything else, and ValueError for nothing at all.
+    Raises TypeError for anything else, and ValueError if nothing is given.
     """
     return Comparison(rows=rows_of(things, named))
 

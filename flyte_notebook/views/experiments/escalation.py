@@ -1,4 +1,4 @@
-"""How a memory limit grew until a task passed, as text and as HTML: its attempts, their chart, the line to keep."""
+"""Shows how a memory limit grew until a task passed, as text and HTML: attempts, chart, and the line to keep."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ _HEAD: Final = ("attempt", "limit", "", "peak", "took")
 def escalation_bundle(task_name: str, story: Story, kept: str, *, rich: bool = True) -> dict[str, Any]:
     """Return the MIME bundle: ``text/html`` and ``text/plain``, the second alone unless ``rich``.
 
-    ``story`` are all attempts in order, each with what tells it from the others (`History.story`); ``kept`` is the line
-    to keep.
+    ``story`` are all attempts in order, each with a distinct label (`History.story`); ``kept`` is the line to keep.
     """
     words = {"text/plain": escalation_text(task_name, story, kept)}
     return {"text/html": escalation_html(task_name, story, kept), **words} if rich else words
@@ -61,7 +60,7 @@ def escalation_html(task_name: str, story: Story, kept: str) -> str:
 
 
 def headline(story: Story) -> str:
-    """Return in a sentence with how much it passed, and what was too little."""
+    """Return a sentence with the limit that passed, and the limits that were too small."""
     limits = [attempt.limits.memory_bytes for _, attempt in story]
     known = list(dict.fromkeys(limit for limit in limits if limit is not None))
     if not story or not known or isinstance(story[-1][1].outcome, Failure):
@@ -72,7 +71,7 @@ def headline(story: Story) -> str:
 
 
 def _less(story: Story) -> list[str]:
-    """Return in a sentence what would do as well: the attempt that passed shows what the ones before it could not."""
+    """Return a sentence with a smaller sufficient limit: only the attempt that passed shows the needed memory."""
     last = story[-1][1] if story else None
     if last is None or isinstance(last.outcome, Failure) or last.limits.memory_bytes is None:
         return []
@@ -103,7 +102,7 @@ def _way(attempt: Attempt) -> str:
 
 
 def _peak(attempt: Attempt) -> str:
-    """Return the peak; that of an attempt which was killed at its limit is cut off there."""
+    """Return the peak; for an attempt that was killed at its limit it is not higher than the limit."""
     if attempt.trace.peak_bytes is None:
         return "-"
     cut = isinstance(attempt.outcome, Failure) and attempt.outcome.reason == "memory"

@@ -1,4 +1,4 @@
-"""What a fit found, as text and as HTML: the runs, the limit, the line to keep and what others would have said."""
+"""Shows the result of a fit as text and HTML: the runs, the limit, the line to keep and limits of other methods."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ _TASK_HEAD: Final = ("task", "declared", "peak", "smallest passing", "recommende
 
 
 def _run_cells(fit: Fit, run: FitRun) -> tuple[str, ...]:
-    """Return what one run says of the task; of a nested run also which other task was refused."""
+    """Return the result of one run for the task; for a nested run also the other task that was refused."""
     own = run.measures.get(fit.task_name)
     refused = [name for name, one in run.measures.items() if one.ended in {"memory", "time"} and name != fit.task_name]
     way = "" if own is None else _WAYS[own.ended]
@@ -146,7 +146,7 @@ def _task_cells(task: TaskFit) -> tuple[str, ...]:
 
 
 def _sum(task: TaskFit) -> str:
-    """Return where a recommendation comes from."""
+    """Return how a recommendation was computed."""
     lowest, highest = task.peaks
     why = f"at least {MARGIN:.0%} of what passes, for another input, CPU or version of a library"
     if task.varies and highest - lowest > MARGIN * (task.memory_bytes or 0):
@@ -183,7 +183,7 @@ def _notes(fit: Fit) -> Iterator[str]:
 
 
 def _slower(fit: Fit) -> str:
-    """Return what a tight limit costs a task that reads files."""
+    """Return the effect of a tight limit on a task that reads files."""
     said = "Near the limit files are read again"
     passed = [run for run in fit.runs if run.measures.get(fit.task_name, _NOTHING).ended == "passed"]
     if len(passed) < 2:  # noqa: PLR2004 - two to compare
@@ -209,7 +209,7 @@ def _tasks_table(fit: Fit) -> str:
 
 
 def _bar(task: TaskFit, scale_bytes: int) -> str:
-    """Return declared, needed and recommended memory as a picture; the numbers stand beside it."""
+    """Return declared, needed and recommended memory as a picture, next to the numbers."""
     if not scale_bytes or task.memory_bytes is None:
         return ""
 
@@ -227,7 +227,7 @@ def _bar(task: TaskFit, scale_bytes: int) -> str:
 
 
 def _lines(fit: Fit) -> list[Line]:
-    """Return the runs as lines of a chart. Of many runs only the numbers are said: the table has their limits."""
+    """Return the runs as lines of a chart. For many runs only the numbers are given: the table has their limits."""
     drawn, few = [], len(fit.runs) <= FEW_RUNS
     for run in fit.runs:
         own = run.measures.get(fit.task_name)

@@ -1,4 +1,4 @@
-"""What a sweep found, as text and as HTML: the cliff, run time over limit, and how memory grows with an input."""
+"""Shows the result of a sweep as text and HTML: passing limits, run time over limit, memory over an input."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def sweep_html(sweep: Sweep) -> str:
 
 
 def _is_grid(sweep: Sweep) -> bool:
-    """Whether its points are said as values times limits."""
+    """Whether its points are shown as a table of values and limits."""
     return sweep.input_name is not None and 1 < len(sweep.limits) <= MAX_COLUMNS
 
 
@@ -104,7 +104,7 @@ def _rows(sweep: Sweep) -> list[tuple[str, ...]]:
 
 
 def _grid(sweep: Sweep) -> list[tuple[str, ...]]:
-    """Return one row for each value, one column for each limit, and what passing took; the titles first."""
+    """Return one row for each value, with one column for each limit, and the needed memory; the titles first."""
     rows = [(str(sweep.input_name), *map(format_memory, sweep.limits), "peak")]
     for need in sweep.frontier[:MAX_ROWS]:
         by_limit = {point.limit_bytes: point for point in need.points}
@@ -137,7 +137,7 @@ def _peak(point: Point) -> str:
 
 
 def _why(sweep: Sweep, point: Point) -> str:
-    """Return what a point failed with, where its mark does not say it."""
+    """Return the failure of a point, if its mark does not show it."""
     return clean_line(point.words, 90) if point.outcome in {"error", "timeout"} and len(sweep.points) > 1 else ""
 
 
@@ -148,7 +148,7 @@ def _more(sweep: Sweep) -> list[str]:
 
 
 def _ran(sweep: Sweep) -> str:
-    """Return how the runs were made, which their times depend on."""
+    """Return how the runs were made, as this affects their times."""
     beside = "one after the other" if sweep.side_by_side == 1 else f"up to {sweep.side_by_side} side by side"
     return f"Runs went {beside}, each once; times are from the start of a worker to its end."
 
@@ -156,7 +156,7 @@ def _ran(sweep: Sweep) -> str:
 def _charts(sweep: Sweep) -> list[str]:
     try:
         drawn = sweep_chart.sweep_data_uris(sweep)
-    except Exception:  # whatever is wrong with the plotting library, the words stand
+    except Exception:  # if the plotting library fails, the text is still shown
         logger.exception("could not draw the chart of a sweep")
         return []
     return [

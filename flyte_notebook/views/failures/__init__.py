@@ -1,1 +1,1 @@
-"""The error card and what belongs to it."""
+"""The error card and its parts."""

@@ -1,7 +1,7 @@
-"""The form below a card: type other limits, see at once whether they can be, and run again with one click.
+"""The form below a card: type other limits, see at once whether they are possible, and run again with one click.
 
-ipywidgets is loaded when a form is made. A form is an output of its own, beside the card: it lives as long as its
-kernel, and the card has to be whole without it.
+ipywidgets is loaded when a form is made. A form is a separate output next to the card: it exists only as long as its
+kernel, and the card must be complete without it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WIDGET_VIEW: Final = "application/vnd.jupyter.widget-view+json"
 LABELS: Final[Mapping[FieldName, str]] = {"memory": "Memory", "cpu": "CPU", "timeout": "Timeout", "retries": "Retries"}
 CODE_CHARACTERS: Final = 4_000
 
-# The text of the code is read from the page, so that what is copied is what is shown.
+# The text of the code is read from the page, so that the copied and the shown text are the same.
 _COPY: Final = (
     "const code=this.parentElement.querySelector('code').textContent;"
     "navigator.clipboard.writeText(code).then(()=>{this.textContent='Copied'})"
@@ -56,13 +56,13 @@ color:inherit}
 
 
 def warm() -> None:
-    """Load what a form is made of; it takes a part of a second."""
+    """Load the libraries of a form; this takes a part of a second."""
     import ipywidgets  # noqa: F401, PLC0415 - loading is the purpose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormData:
-    """What a form begins with: the limits of the attempt that failed, its retries, and what is suggested and why."""
+    """The initial values of a form: limits and retries of the failed attempt, and the suggestion with its reason."""
 
     limits: Limits
     retries: int
@@ -73,8 +73,8 @@ class FormData:
 class OverrideForm:
     """The widgets of one form. Every method may be called from any thread.
 
-    ``check(texts)`` reads what the fields hold. ``code(override)`` is what a click does, as code.
-    ``on_rerun(override)`` is called by a click, in the kernel's main thread: it must return at once.
+    ``check(texts)`` parses the fields. ``code(override)`` returns the effect of a click as code. ``on_rerun(override)``
+    is called by a click, in the kernel's main thread: it must return at once.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class OverrideForm:
         self._box = self._laid_out()
         self._typed()
 
-    # what it is made of
+    # its parts
 
     def _field(self, name: FieldName, text: str, empty: str) -> Any:  # noqa: ANN401 - a widget; ipywidgets has no types
         field = self._widgets.Text(
@@ -159,15 +159,15 @@ class OverrideForm:
         view = self._box._repr_mimebundle_()
         return {WIDGET_VIEW: view[WIDGET_VIEW], "text/html": "<span></span>", "text/plain": ""}
 
-    # what it does
+    # its actions
 
     @property
     def texts(self) -> dict[FieldName, str]:
-        """What the fields hold."""
+        """The texts in the fields."""
         return {name: str(field.value) for name, field in self._fields.items()}
 
     def _typed(self) -> None:
-        """Show what was typed wrong beside its field, else the code that a click stands for."""
+        """Show errors beside their fields, else the code for a click."""
         checked = self._check(self.texts)
         problems: Mapping[FieldName, str] = checked if isinstance(checked, dict) else {}
         for name, shown in self._problems.items():
@@ -197,17 +197,17 @@ class OverrideForm:
             widget.disabled = disabled
 
     def running(self, words: str) -> None:
-        """Say that a rerun is under way; nothing can be changed meanwhile."""
+        """Show that a rerun is running; the fields cannot be changed meanwhile."""
         self._set_disabled(disabled=True)
         self._button.description = "Running"
         self.say(words)
 
     def say(self, words: str) -> None:
-        """Say something below the form."""
+        """Show a message below the form."""
         self._status.value = f'<div class="fnb-status" role="status">{with_code(words)}</div>' if words else ""
 
     def again(self, data: FormData, words: str) -> None:
-        """Take a new failure: its limits, its suggestion; the fields can be changed again."""
+        """Show a new failure: its limits, its suggestion; the fields can be changed again."""
         self._data = data
         for name, text in _texts(data).items():
             self._fields[name].value = text
@@ -222,7 +222,7 @@ class OverrideForm:
         self._typed()
 
     def ask(self, question: str, answers: Sequence[tuple[str, Callable[[], object]]]) -> None:
-        """Ask something with one button for each answer; the first answer stands."""
+        """Ask a question with one button for each answer; only the first click counts."""
         answered = threading.Event()
         buttons: list[Any] = []
         for words, act in answers:
@@ -242,9 +242,9 @@ class OverrideForm:
         self._box.children = (*self._box.children, self._widgets.Box(buttons))
 
     def finish(self, words: str) -> None:
-        """Keep nothing but a last sentence.
+        """Keep only a last sentence.
 
-        A page that was loaded anew does not hear that an earlier output is replaced; there the form says how it ended.
+        A page that was loaded again gets no message when an output is replaced; there the form shows the result.
         """
         self._status.value = said_html(words)
         rest = [child for child in self._box.children if child is not self._status]
@@ -253,12 +253,12 @@ class OverrideForm:
             _close(child)
 
     def close(self) -> None:
-        """End the widgets; what shows them is to be replaced before."""
+        """End the widgets; the output that shows them has to be replaced before."""
         _close(self._box)
 
 
 def _close(widget: Any) -> None:  # noqa: ANN401 - a widget
-    """Close a widget and all that it is made of: ipywidgets keeps every one that is not closed."""
+    """Close a widget and its parts: ipywidgets keeps every widget that is not closed."""
     for child in getattr(widget, "children", ()):
         _close(child)
     for part in (widget.layout, getattr(widget, "style", None)):
@@ -268,7 +268,7 @@ def _close(widget: Any) -> None:  # noqa: ANN401 - a widget
 
 
 def said_html(words: str) -> str:
-    """Return what stands where a form was, when it has nothing more to do."""
+    """Return the replacement of a form that is not needed any more."""
     return f'<style>{FORM_STYLE}</style><div class="flyte-notebook-form fnb-status">{with_code(words)}</div>'
 
 
@@ -284,7 +284,7 @@ def _texts(data: FormData) -> dict[FieldName, str]:
 
 
 def _untouched(data: FormData) -> dict[FieldName, str]:
-    """Return what an empty field stands for: the setting that the attempt had."""
+    """Return the meaning of an empty field: the setting of the attempt."""
     had = _texts(FormData(limits=data.limits, retries=data.retries))
     none: Mapping[FieldName, str] = {"memory": "no limit", "cpu": "no limit", "timeout": "none", "retries": "0"}
     return {name: f"as it was: {text}" if text else none[name] for name, text in had.items()}

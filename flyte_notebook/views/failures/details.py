@@ -1,4 +1,4 @@
-"""What a card holds on demand: what its error means, and every fact about the attempt."""
+"""The parts of a card that open on demand: the meaning of the error, and all facts about the attempt."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PRECISION: Final = {
 
 
 def meaning_html(failure: Failure) -> str:
-    """Return what the error means and how one recovers from it in code; empty where the catalogue has nothing."""
+    """Return the meaning of the error and code to recover from it; empty if it is not in the catalogue."""
     name = type(failure.error).__name__
     try:
         found = catalogue.explain(failure.error)
@@ -40,7 +40,7 @@ def meaning_html(failure: Failure) -> str:
 
 
 def details_html(failure: Failure) -> str:
-    """Return limits, what held them, times, counters and inputs as a table."""
+    """Return limits and their mechanisms, times, counters and inputs as a table."""
     rows = "".join(
         f'<tr><th scope="row">{line(name)}</th><td dir="auto">{line(value, 300)}</td></tr>'
         for name, value in _rows(failure)

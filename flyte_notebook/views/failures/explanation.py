@@ -22,7 +22,7 @@ _CLASS: Final = "flyte-notebook-explanation"
 _CHARACTERS: Final = 4_000
 _LABELS: Final = 10
 _KINDS: Final = {"any": "depends on whoever raises it", "none": "none: it is not of Flyte's tree"}
-# The card's own look; but the edge is not that of a failure, for nothing failed, and the program is shown whole.
+# The look of a card, but without the edge of a failure, and with the complete program.
 _STYLE: Final = style_of(_CLASS) + (
     f".{_CLASS}{{--fnb-bad:var(--fnb-used)}}\n.{_CLASS} .fnb-body pre{{max-height:none}}\n"
 )
@@ -108,7 +108,7 @@ def _program_title(explanation: Explanation) -> str:
 
 
 def _wrapped(text: str, label: str = "", indent: str = "") -> str:
-    """Return cleaned text in lines of `WIDTH`, behind a label when there is one."""
+    """Return cleaned text in lines of `WIDTH`, after a label if there is one."""
     first, rest = (f"  {label:<{_LABELS}}", " " * (_LABELS + 2)) if label else (indent, indent)
     words = clean_line(text, _CHARACTERS)
     return textwrap.fill(words, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)

@@ -1,7 +1,7 @@
-"""A failure as one static piece of HTML: the card of a saved notebook, and what stands where no widget can.
+"""A failure as static HTML: the card of a saved notebook, and of front ends without widgets.
 
-It works without scripts and without anything from elsewhere. Where a viewer strips styles too (an untrusted notebook,
-GitHub) it still reads in order, because headings, lists and ``pre`` carry it and every number also stands in words.
+It works without scripts and without other files. If a viewer removes styles too (an untrusted notebook, GitHub) it is
+still readable in order, because it uses headings, lists and ``pre``, and every number is also in the text.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     Story = Sequence[tuple[str, Attempt]]
 
 CARD_BYTES: Final = 400 * 1024
-"""No card is larger, whatever the task wrote. One character takes at most six bytes once escaped, and the characters
-allowed below sum to less than a sixth of this."""
+"""The maximum size of a card, for any output of the task. One character takes at most six bytes once escaped, and the
+characters allowed below sum to less than a sixth of this."""
 
 MESSAGE_CHARACTERS: Final = 5_000
 OUTPUT_CHARACTERS: Final = 12_000
@@ -49,17 +49,17 @@ TRACEBACK_CHARACTERS: Final = 12_000
 
 RERUNS: Final = 10
 PASSED: Final = "✓"
-"""Begins the sentence of a rerun that passed."""
+"""The beginning of the sentence about a rerun that passed."""
 INPUTS: Final = 20
 SIZE_BYTES: Final = 1024
-"""An input smaller than this fills no memory, and its size is not shown."""
+"""The size of a smaller input is not shown, as it hardly uses memory."""
 
 
 def failure_html(failure: Failure, *, story: Story = (), reruns: Sequence[str] = (), picture: bool = True) -> str:
     """Return the card of a failure: one ``section`` element, at most `CARD_BYTES` in UTF-8, safe for any input.
 
-    ``story`` are all attempts at the same thing, for the chart (`History.story`). ``reruns`` are sentences about those
-    that began on the card. Without ``picture`` a bar stands for the chart.
+    ``story`` are all attempts of the same action, for the chart (`History.story`). ``reruns`` are sentences about
+    reruns from the card. Without ``picture`` there is a bar instead of the chart.
     """
     data = {
         "error": title_of(failure),
@@ -116,7 +116,7 @@ def _badges(failure: Failure) -> str:
 
 
 def _reruns(reruns: Sequence[str]) -> str:
-    """Return what became of the reruns that began on this card, the last ones."""
+    """Return the outcomes of the last reruns from this card."""
     if not reruns:
         return ""
     items = "".join(f"<li>{with_code(sentence)}</li>" for sentence in reruns[-RERUNS:])
@@ -131,11 +131,11 @@ def _memory(failure: Failure, story: Story) -> str:
 
 
 def _bar(failure: Failure) -> str:
-    """Return peak against limit as a picture; the same numbers stand beside it in words."""
+    """Return peak against limit as a picture; the same numbers are in the text beside it."""
     trace, limit_bytes = failure.report.trace, failure.limits.memory_bytes
     if not trace.peak_bytes or not limit_bytes:
         return ""
-    # The limit stands at nine tenths of the width, unless the peak went further than that.
+    # The limit is at nine tenths of the width, unless the peak was higher than that.
     full = max(trace.peak_bytes, limit_bytes / 0.9)
     peak, limit = 1000 * trace.peak_bytes / full, 1000 * limit_bytes / full
     base = min(1000 * (trace.baseline_bytes or 0) / full, peak)
@@ -171,7 +171,7 @@ def _source(failure: Failure) -> str:
 
 
 def _grew(failure: Failure) -> str:
-    """Return the lines that memory grew on as a table, how exact that is below it."""
+    """Return the lines on which memory grew as a table, with a note on its accuracy."""
     rows = "".join(
         f"<tr><td>{line(size)}</td><td><bdi>{line(place)}</bdi></td><td><code>{line(text)}</code></td></tr>"
         for size, place, text in grew_rows(failure)
@@ -185,7 +185,7 @@ def _grew(failure: Failure) -> str:
 
 
 def _message(failure: Failure) -> str:
-    """Return the message, folded unless user code wrote it: a cluster's words say less than what stands above them."""
+    """Return the message, folded unless user code wrote it: a cluster's message has less information than the card."""
     message = clean(failure.message, MESSAGE_CHARACTERS).strip()
     if not message or message in failure.headline:
         return ""
@@ -196,7 +196,7 @@ def _message(failure: Failure) -> str:
 
 def _advice(failure: Failure) -> str:
     sentences = [item.sentence for item in failure.suggestions[:SUGGESTIONS]]
-    # What this machine lacks for a better answer: each hint carries the command that gives more.
+    # Hints about this machine for a better answer, each with a command.
     sentences += failure.report.enforcement.hints[:SUGGESTIONS]
     said = "\n".join(f'<p dir="auto">{with_code(sentence)}</p>' for sentence in sentences)
     again = _again(failure)
@@ -204,7 +204,7 @@ def _advice(failure: Failure) -> str:
 
 
 def _again(failure: Failure) -> str:
-    """Return the line that runs it again with what is suggested; it works without the form, while the kernel lives."""
+    """Return the line that runs it again with the suggestion; it works without the form, while the kernel runs."""
     if not failure.worker or not failure.suggestions:
         return ""
     limits = failure.suggestions[0].limits

@@ -1,4 +1,4 @@
-"""Who called whom in a run, whatever the names of parents say, and what became of an error further up."""
+"""The tree of calls in a run, also for wrong names of parents, and how callers handled an error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Family:
 
     def __init__(self, run: Run) -> None:
         self._ended_by = run.failure
-        self._actions = tuple(run.actions)  # a run that goes on adds to its list
+        self._actions = tuple(run.actions)  # a running run adds to its list
         outcome = self._actions[0].outcome if self._actions else None
         self._succeeded = run.failure is None and isinstance(outcome, Success)
         by_name = {action.name: action for action in self._actions}
@@ -57,7 +57,7 @@ class Family:
         return self._children.get(id(action), ())
 
     def was_caught(self, action: Action) -> bool:
-        """Whether what called this action went on after it failed: its caller succeeded, or else the whole run did."""
+        """Whether the caller went on after this action failed: its caller succeeded, or the whole run did."""
         if not isinstance(action.outcome, Failure):
             return False
         caller = self._by_name.get(action.parent or "")
@@ -66,7 +66,7 @@ class Family:
         return isinstance(caller.outcome, Success) or self._succeeded
 
     def then(self, action: Action) -> str:
-        """Return what became of the failure of an action, in a few words; empty where that is not known."""
+        """Return how the failure of an action was handled, in a few words; empty where that is not known."""
         if self.was_caught(action):
             return "caught"
         failure, ended = action.outcome, self._ended_by

@@ -1,7 +1,7 @@
-"""The live line: how runs stand while they run, with a Stop button; and what stays when they are over.
+"""The live line: the progress of runs, with a Stop button; and the final text when they are over.
 
-What is written is pure; `LiveLine` holds the widgets. ipywidgets is loaded when a line is made. A widget lives as long
-as its kernel, so whoever shows a line replaces it by plain HTML at the end (`ended_html`).
+The texts are made by pure functions; `LiveLine` holds the widgets. ipywidgets is loaded when a line is made. A widget
+exists only as long as its kernel, so the caller replaces a line by plain HTML at the end (`ended_html`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SHOWN_RUNS: Final = 5
 TREE_ROWS: Final = 12
-"""How many rows of tasks stand below all runs together."""
+"""How many rows of tasks are shown below all runs together."""
 
 NAME_CHARACTERS: Final = 80
 _HIGH: Final = 0.9
@@ -62,7 +62,7 @@ margin:0}
 
 
 def live_html(progresses: Sequence[Progress], *, stopping: bool = False) -> str:
-    """Return how runs stand: a row each, and below it the tasks that it called; one screen, however many there are."""
+    """Return the progress of runs: a row each, with the tasks that it called below; at most one screen."""
     rows: list[str] = []
     shown = progresses[:SHOWN_RUNS]
     budget = max(2, TREE_ROWS // max(1, len(shown)))
@@ -79,7 +79,7 @@ def live_html(progresses: Sequence[Progress], *, stopping: bool = False) -> str:
 
 
 def status_words(progresses: Sequence[Progress], *, stopping: bool = False) -> str:
-    """Return how runs stand, for ears: without what changes all the time."""
+    """Return the progress of runs for screen readers: without values that change all the time."""
     if len(progresses) != 1:
         return f"{len(progresses)} runs are {'stopping' if stopping else 'active'}"
     progress = progresses[0]
@@ -96,7 +96,7 @@ def status_words(progresses: Sequence[Progress], *, stopping: bool = False) -> s
 
 
 def ended_html(*runs: Run, more: int = 0) -> str:
-    """Return what stays of runs that succeeded; ``more`` is how many others did."""
+    """Return the final text about runs that succeeded; ``more`` is the number of others."""
     rows = [
         _row(f'✓ <bdi class="fnb-name">{escape(name)}</bdi> · {escape(facts)}') for name, facts in map(_ended, runs)
     ]
@@ -176,7 +176,7 @@ def _tree(progress: Progress, budget: int) -> Iterator[str]:
     rows = progress.tasks[1:] if progress.tasks and progress.tasks[0].total == 1 else progress.tasks
     names = [row.task_name for row in rows]
     for row in rows[:budget]:
-        # Which of two rows of the same task an attempt belongs to is not known.
+        # It is not known which of two rows of the same task an attempt belongs to.
         living = [one for one in progress.living if one.task_name == row.task_name and one.parent is not None]
         living = living if names.count(row.task_name) == 1 else []
         yield _row(_task_row(row, living), depth=max(1, row.depth))
@@ -258,10 +258,9 @@ def _fullness(attempt: Attempt) -> tuple[float, int]:
 
 
 class LiveLine:
-    """The widgets of one line: what `live_html` says, words for screen readers, and a Stop button.
+    """The widgets of one line: the text of `live_html`, a text for screen readers, and a Stop button.
 
-    ``on_stop`` is called by a click, on whichever thread that comes; it must return at once. Not for use by several
-    threads at one time.
+    ``on_stop`` is called by a click, on any thread; it must return at once. The object is not thread-safe.
     """
 
     def __init__(self, on_stop: Callable[[], object]) -> None:
@@ -293,7 +292,7 @@ class LiveLine:
         }
 
     def update(self, progresses: Sequence[Progress], *, stopping: bool = False) -> None:
-        """Show how runs stand now; sends nothing where nothing changed."""
+        """Show the current progress; sends nothing if nothing changed."""
         said = status_words(progresses, stopping=stopping)
         if said != self._said:
             self._said = said
@@ -303,7 +302,7 @@ class LiveLine:
             self._shown = self._lines.value = shown
 
     def stopping(self) -> None:
-        """Show that it was told to stop."""
+        """Show that it is being stopped."""
         self._button.disabled = True
         self._button.description = "Stopping"
 

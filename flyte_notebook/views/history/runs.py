@@ -96,7 +96,7 @@ def end_words(run: Run) -> str:
     if run.cached:
         return "from the cache"
     outcome = run.actions[0].outcome if run.actions else None
-    if isinstance(outcome, Failure):  # nobody waited for it any more: the cell was cancelled
+    if isinstance(outcome, Failure):  # its cell was cancelled and no longer waited for it
         return type(outcome.error).__name__
     return "not finished" if outcome is None else "succeeded"
 

@@ -1,7 +1,7 @@
 """Runs as HTML: one run as a tree of its actions, and all runs of a kernel as a list that opens.
 
 A tree stays about one screen however many actions ran: more than a few calls of one task by the same caller become one
-row with counts, and what failed among them is listed below it. No meaning stands in a colour or a sign alone.
+row with counts, and their failures are listed below it. No information is given by a colour or a sign alone.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from flyte_notebook.history import Action, Attempt, Run
 
 TREE_BYTES: Final = 400 * 1024
-"""No tree is larger, and no list of runs."""
+"""The maximum size of a tree, and of a list of runs."""
 
 CARDS: Final = 8
 MAX_ROWS: Final = 60
 MAX_DEPTH: Final = 12
 ALONE: Final = 5
-"""So many calls of one task by the same caller have a row each; more are counted."""
+"""How many calls of one task by the same caller have a row each; if there are more, they are counted."""
 
 FAILED: Final = 10
-"""So many of those that failed among the counted are listed."""
+"""How many failures among the counted calls are listed."""
 
 MAX_ATTEMPTS: Final = 6
 MAX_RUNS: Final = 50
@@ -103,7 +103,7 @@ def runs_html(runs: Sequence[Run]) -> str:
     shown = runs[-MAX_RUNS:]
     left = TREE_BYTES - len(_STYLE) - 2_000 * len(shown)
     trees = []
-    for run in reversed(shown):  # the latest are those that one wants to open
+    for run in reversed(shown):  # users mostly open the latest runs
         tree = _Tree(run).html()
         left -= len(tree.encode())
         trees.append(tree if left > 0 else '<p class="fnb-soft">too much to show here; open this run alone</p>')
@@ -161,14 +161,14 @@ def _run_row(run: Run, titles: Sequence[str], tree: str) -> str:
 
 
 class _Tree:
-    """Writes the tree of one run, with so many cards at most, and so many bytes of them."""
+    """Writes the tree of one run, with limits on the number and the size of its cards."""
 
     def __init__(self, run: Run, *, cards: int = 0, spare: int = 0) -> None:
         self._run = run
         self._family = Family(run)
         self._cards = cards
         self._spare = spare
-        # What has no outcome when its run is over was cancelled.
+        # An action without an outcome in a finished run was cancelled.
         self._open = "running" if not run.actions or run.actions[0].outcome is None else "not finished"
         self._rows = 0
         self._told = 0
@@ -183,7 +183,7 @@ class _Tree:
         return tree + rest
 
     def _level(self, actions: Sequence[Action], depth: int) -> str:
-        """Return siblings as a list, those of a task that was called often as one item."""
+        """Return siblings as a list, with many calls of one task as one item."""
         if not actions or depth >= MAX_DEPTH:
             return ""
         of_task: dict[str, list[Action]] = {}
