@@ -209,7 +209,7 @@ def compare(*things: Any, **named: Any) -> Comparison:  # noqa: ANN401 - runs, a
     """Draw runs in one chart, with a table of their durations, peaks, limits and outcomes.
 
     ``things`` are runs, actions, attempts or failures, also loaded ones (`load`), or collections of them.
-    ``compare(before=run_a, after=run_b)`` names them. Of a run with many actions the one with the highest peak is
+    ``compare(before=run_a, after=run_b)`` names them. For a run with many actions the action with the highest peak is
     compared. The chart shows the last six. Raises TypeError for other objects, and ValueError if nothing is given.
     """
     result: Comparison = importlib.import_module("flyte_notebook.views.experiments.comparison").compared(things, named)

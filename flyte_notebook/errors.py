@@ -187,7 +187,7 @@ def _message(error: BaseException) -> tuple[str, bool]:
     """Return the text of an error, and whether it has one."""
     try:
         return sendable(str(error)), True
-    except BaseException:  # noqa: BLE001 - a user's own class may raise anything
+    except BaseException:  # noqa: BLE001 - a user's class may raise any error
         return f"(the text of this {type(error).__name__} cannot be shown: its __str__ raises)", False
 
 
@@ -220,7 +220,7 @@ def _blank(qualified: str) -> FlyteError | None:
     module_name, _, path = qualified.partition(":")
     try:
         cls: object = attrgetter(path)(importlib.import_module(module_name))
-    except (Exception, SystemExit):  # noqa: BLE001 - a user's own class may raise anything
+    except (Exception, SystemExit):  # noqa: BLE001 - a user's class may raise any error
         return None
     if not inspect.isclass(cls) or not issubclass(cls, ROOTS):
         return None

@@ -29,7 +29,7 @@ _EXAMPLES: Final = {
 
 
 def classic_mistake(error: BaseException) -> str | None:
-    """Return what is wrong and the right call when an error is the failed call of an error class of Flyte.
+    """Return the mistake and the right call when an error is the failed call of an error class of Flyte.
 
     That is a TypeError, or one from a task: a RuntimeUserError with code ``TypeError``. ``None`` for every other error.
     Pure: it reads only the error and its frames.

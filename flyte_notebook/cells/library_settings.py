@@ -74,7 +74,7 @@ def read() -> Settings:
             except CannotTravelError as problem:
                 left.append(f"{library.what}: {problem} stays in the notebook")
                 data = _pickled(problem.rest)
-        except Exception as error:  # noqa: BLE001 - whatever stands in a library
+        except Exception as error:  # noqa: BLE001 - a library may raise any error
             left.append(f"{library.what} stay in the notebook: {type(error).__name__}: {error}")
             continue
         if data is not None:
@@ -119,7 +119,7 @@ def _seen(library: Library) -> bytes | None:
         return _read(library)
     except CannotTravelError as problem:
         return _pickled(problem.rest)
-    except Exception:  # noqa: BLE001 - whatever stands in a library
+    except Exception:  # noqa: BLE001 - a library may raise any error
         return None
 
 

@@ -151,7 +151,7 @@ class ReturnedValues:
     def _refusal(self, segment: Segment) -> str | None:
         if segment.memory_bytes < HARMLESS_BYTES:
             return None
-        from flyte_notebook.limiters import machine  # noqa: PLC0415 - a worker is given values, and seldom large ones
+        from flyte_notebook.limiters import machine  # noqa: PLC0415 - seldom needed in a worker
 
         available_bytes = (self._available_bytes or machine.available_bytes)()
         if segment.memory_bytes + SPARE_BYTES <= available_bytes:

@@ -80,7 +80,7 @@ def _started() -> Any:
     global _shell, _starting  # noqa: PLW0603 - one process, one shell
     if _shell is None:
         # Outside of our lock: a thread that imports IPython holds the import lock when the hook takes ours.
-        import IPython  # noqa: F401, PLC0415 - for its effect: the hook below makes the shell
+        import IPython  # noqa: F401, PLC0415 - the import makes the shell, by the hook below
     with _lock:
         if _shell is None and not _starting:
             _starting = True
@@ -150,7 +150,7 @@ def _make_shell() -> Any:
         main.__dict__.pop(name, None)
     main.__dict__.update(results)
     if context.formats:
-        from flyte_notebook.cells import formats  # noqa: PLC0415 - only where the notebook shows values its own way
+        from flyte_notebook.cells import formats  # noqa: PLC0415 - only if the notebook has its own formats
 
         formats.make(shell, context.formats)
     builtins.get_ipython = start  # type: ignore[attr-defined]  # the shell itself sets it only while it runs a cell
@@ -213,7 +213,7 @@ def _shell_class() -> Any:
             _flush()
             shell = os.environ.get("SHELL")
             command = self.var_expand(cmd, depth=1)  # type: ignore[no-untyped-call]  # IPython's is not typed
-            status = subprocess.call(command, shell=True, executable=shell)  # noqa: S602 - what !command means
+            status = subprocess.call(command, shell=True, executable=shell)  # noqa: S602 - the meaning of !command
             self.user_ns["_exit_code"] = 128 - status if status > 128 else status  # noqa: PLR2004 - as IPython: -signal
 
         def init_virtualenv(self) -> None:

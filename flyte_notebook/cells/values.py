@@ -47,7 +47,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """One output in the stream. ``memory_bytes`` is about what it takes when loaded; ``renews``: a class changed."""
+    """One output in the stream. ``memory_bytes`` is roughly its size when loaded; ``renews``: a class changed."""
 
     name: str
     size_bytes: int

@@ -1,1 +1,1 @@
-"""Values and decisions: what an attempt may use, what became of it, what that means. Starts nothing."""
+"""Values and decisions: the limits of an attempt, its outcome, and the meaning of the outcome. Starts nothing."""

@@ -1,4 +1,4 @@
-"""What the facts about one attempt mean: `WorkerReport` to `Success` or `Failure`.
+"""Decides what the facts about one attempt mean: `WorkerReport` to `Success` or `Failure`.
 
 Pure functions: they start nothing, read nothing and wait for nothing. They decide by facts (the kernel's counter, the
 exit status, the exact class), never by a part of a name or a message. The first recorded reason is kept; later events
@@ -60,7 +60,7 @@ _NOT_READY: Final = frozenset({"queued", "starting"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Verdict:
-    """What one rule decided; ``recoverable`` is whether the task's own retries may try again."""
+    """The decision of one rule; ``recoverable`` is whether the task's own retries may try again."""
 
     error: Exception
     reason: TerminationReason

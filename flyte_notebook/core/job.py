@@ -16,7 +16,7 @@ Semantics: TypeAlias = Literal["cluster", "reference"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a worker sees of the notebook: current directory, environment and module search path."""
+    """The notebook's surroundings for a worker: current directory, environment and module search path."""
 
     cwd: str
     environ: Mapping[str, str]

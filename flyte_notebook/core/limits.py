@@ -1,4 +1,4 @@
-"""What one attempt may use, and what enforced it."""
+"""The limits of one attempt, and the mechanisms that enforce them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Limits:
     included, as in a container. ``memory_request_bytes`` is the amount that admission reserves when a request below the
     limit was declared. ``max_runtime_s`` counts from the moment the worker was ready, per attempt;
     ``max_queued_time_s`` from submission to start, per attempt; ``deadline_s`` from the first submission, across all
-    attempts. ``max_inline_io_bytes`` bounds inputs and outputs that travel inline.
+    attempts. ``max_inline_io_bytes`` limits inputs and outputs that are sent inline.
     """
 
     memory_bytes: int | None = None

@@ -46,7 +46,7 @@ class Kill:
     """The known facts about an attempt that was killed at its limit.
 
     ``asked_bytes`` is the size of the last large allocation, and ``before_bytes`` the usage before it; ``None`` where
-    there was none, or none was seen. ``inputs_bytes`` are the inputs as they travel. ``stage`` as in `outcome`.
+    there was none, or none was seen. ``inputs_bytes`` is the serialised size of the inputs. ``stage`` as in `outcome`.
     ``line_number`` and ``line_bytes`` are the line that memory grew on most, and by how much. ``machine_bytes`` is the
     most that a task can have on this machine, ``None`` where that is not known.
     """

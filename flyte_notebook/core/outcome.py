@@ -48,7 +48,7 @@ class SourceLine:
     function: str = ""
 
     def __post_init__(self) -> None:
-        """Cut what is too long."""
+        """Cut texts that are too long."""
         for name in ("file", "text", "function"):
             object.__setattr__(self, name, getattr(self, name)[:MAX_LINE_CHARS])
 
@@ -236,7 +236,7 @@ BUNDLE_VERSION = 1
 class Failure:
     """Why an attempt failed, and everything known about it.
 
-    ``error`` is the ``flyte.errors`` exception that reaches the user; it carries this object as ``exc.failure``.
+    ``error`` is the ``flyte.errors`` exception that reaches the user; its attribute ``failure`` is this object.
     ``headline`` is one plain sentence with the measured and the allowed value. ``wire_code`` is the code a cluster puts
     on the wire when it differs from ``code``. ``note`` is one sentence for the case that a cluster would raise another
     class. ``line`` is the user's line where it failed, ``None`` when not known. ``retried_as_system_failure`` is

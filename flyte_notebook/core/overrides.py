@@ -201,7 +201,7 @@ def magic_code(override: Override) -> str:
 
 
 def describe(override: Override) -> str:
-    """Return what an override changes in a few words: ``1Gi, 2 retries``; empty when it changes nothing."""
+    """Return the changes of an override in a few words: ``1Gi, 2 retries``; empty when it changes nothing."""
     words = []
     if override.memory_bytes is not None:
         words.append(quantity_memory(override.memory_bytes))

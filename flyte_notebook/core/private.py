@@ -47,15 +47,15 @@ _THERE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class OwnFileError(OSError):
-    """A file of ours cannot be used: no fault of user code's."""
+    """A file of ours cannot be used; user code is not the cause."""
 
 
 class NotPrivateError(OwnFileError, PermissionError):
-    """A file or directory is not what it should be: gone, another one, or open to others. The text says which."""
+    """A file or directory is wrong: missing, replaced, or open to other users. The text says which."""
 
 
 class GoneError(OwnFileError, FileNotFoundError):
-    """A file in a directory of ours is not there any more: somebody removed it."""
+    """A file in a directory of ours does not exist any more: it was removed."""
 
 
 class UnwritableError(OwnFileError):
@@ -114,7 +114,7 @@ def make(path: str) -> Directory:
     with _in_directory(path) as (directory, name):
         mkdir(name, 0o700, dir_fd=directory)
         if os_stat(name, dir_fd=directory, follow_symlinks=False).st_mode & stat.S_IRWXU != stat.S_IRWXU:
-            chmod(name, 0o700, dir_fd=directory)  # a umask took it away; what it is now is looked at below
+            chmod(name, 0o700, dir_fd=directory)  # an umask may have removed bits; the result is checked below
         descriptor = _opened(path, name, directory)
     try:
         return _checked(descriptor, path)
@@ -349,7 +349,7 @@ def _empty(descriptor: int) -> None:
     with scandir(descriptor) as entries:
         found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for name, is_directory in found:
-        with contextlib.suppress(OSError):  # what a user mounted or locked there stays
+        with contextlib.suppress(OSError):  # files that a user mounted or locked there are kept
             if is_directory:
                 rmtree(name, ignore_errors=True, dir_fd=descriptor)
             else:

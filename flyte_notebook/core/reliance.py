@@ -19,7 +19,7 @@ Where = Literal["kernel", "worker", "first use"]
 
 
 class NotAsKnownError(Exception):
-    """A behaviour that is relied on is not there; the text says what was found instead."""
+    """A behaviour that is relied on is missing; the text says what was found instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ class Described(Protocol):
 
 
 class WorkerTraceback(Exception):  # noqa: N818 - not an error of its own: the text of another process's traceback
-    """Carries a traceback's text, so that ``traceback.format_exception`` shows it above the error it belongs to."""
+    """Holds a traceback's text, so that ``traceback.format_exception`` shows it above the error it belongs to."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

@@ -16,4 +16,4 @@ VERSIONS: Final[dict[str, str]] = {
     "nest-asyncio2": "1.7.4",
     "psutil": "7.2.2",
 }
-"""By name of the distribution; the newest version where the lock file has several, for several Pythons."""
+"""By name of the distribution; where the lock holds several, for several Pythons, the newest."""

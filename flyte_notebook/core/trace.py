@@ -21,9 +21,9 @@ class MemoryTrace:
     """Memory of all processes of one attempt over time.
 
     ``times_s`` and ``memory_bytes`` have the same length, at most 2,000; times count from the start of the worker
-    process. ``memory_bytes`` is what the limit counts less page cache that the kernel could drop.
-    ``baseline_bytes`` is the usage when the worker had started and held no input yet. ``peak_bytes`` is exact
-    when ``peak_source`` is ``"kernel counter"`` and a lower bound when it is ``"samples"``; ``None`` where nothing was
+    process. ``memory_bytes`` is the usage that the limit counts, less page cache that the kernel could drop.
+    ``baseline_bytes`` is the usage when the worker had started and held no input yet. ``peak_bytes`` is exact when
+    ``peak_source`` is ``"kernel counter"`` and a lower bound when it is ``"samples"``; ``None`` where nothing was
     measured. A kernel's peak counts page cache too: ``page_cache_bytes`` is the most of it that any sample saw.
     """
 

@@ -144,5 +144,5 @@ def _text(value: object) -> str | None:
     text = str.__str__(value)  # a subclass may return anything else
     try:
         return None if b"\0" in os.fsencode(text) else text
-    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+    except UnicodeEncodeError:  # a lone surrogate that represents no byte
         return None

@@ -83,7 +83,7 @@ class Workers:
 
 
 class SupervisorError(RuntimeError):
-    """The supervisor process did not start or is gone; the text holds what it last said."""
+    """The supervisor process did not start or has ended; the text has its last output."""
 
 
 class Handle:
@@ -150,7 +150,7 @@ class SupervisorLink:
         except SupervisorError:
             if prefix is None:
                 raise
-            await self._start([])  # a user manager that refuses a scope must not stop us; the doctor says what is lost
+            await self._start([])  # continue if a user manager refuses a scope; the doctor reports the loss
 
     async def _start(self, prefix: list[str]) -> None:
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Carries a task's stdout and stderr into the cell: live, bounded, complete to the last line.
+"""Shows a task's stdout and stderr in the cell: live, bounded, complete to the last line.
 
 Output is shown or dropped at once, never queued: a task that prints faster than a notebook can show must neither hang
 nor fill memory. A bucket of bytes refills over time, so that a task that prints much, but slowly, loses nothing. When

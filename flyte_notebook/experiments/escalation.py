@@ -28,7 +28,7 @@ _FACTOR = re.compile(r"[xX×](\d+(?:\.\d*)?|\.\d+)", re.ASCII)
 
 
 class GrowthError(ValueError):
-    """A limit cannot grow like that; the text says why, and what would be right."""
+    """A limit cannot grow in this way; the text says why, and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What ran: runs, their actions, their attempts."""
+"""The history of runs: runs, their actions, their attempts."""
 
 from flyte_notebook.history.history import KEPT_BYTES, KEPT_RUNS, History
 from flyte_notebook.history.purpose import CALL, Call, Cell, FitTrial, Grown, Purpose, Rerun, SweepPoint, purpose_of

@@ -28,7 +28,7 @@ _draw: Callable[[Run], Any] | None = None
 
 def draw_runs_with(draw: Callable[[Run], Any]) -> None:
     """Let `Run.figure` draw with this function, which belongs to a higher layer."""
-    global _draw  # noqa: PLW0603 - one for the process, handed in when the package is imported
+    global _draw  # noqa: PLW0603 - one for the process, set when the package is imported
     _draw = draw
 
 

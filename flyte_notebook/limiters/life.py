@@ -1,8 +1,8 @@
 """Tells whether a session runs: its name, the place where the name is valid, and the lock that it holds.
 
-Everything of a session carries its name, ``fnb-<pid>-<start ticks>-<where>-<8 hex digits>``: control groups, its
-directory, and the environment of workers. Pid and start time are those of the notebook's kernel. They are valid in one
-pid namespace of one boot of one host only, and ``where`` is a digest of these three: containers, jobs and machines with
+All parts of a session have its name, ``fnb-<pid>-<start ticks>-<where>-<8 hex digits>``: control groups, its directory,
+and the environment of workers. Pid and start time are those of the notebook's kernel. They are valid in one pid
+namespace of one boot of one host only, and ``where`` is a digest of these three: containers, jobs and machines with
 different pids may share directories for temporary files and control groups.
 
 The session's directory has a file ``lock``. The notebook's kernel and the supervisor each hold a shared lock on it

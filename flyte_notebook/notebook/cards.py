@@ -247,7 +247,7 @@ class Card:
             if ended.error is None:
                 return self._succeeded(ended.value, run, words)
             self._failed(ended.error, run, words)
-        except Exception as error:  # a thread of its own: nobody else would hear of it
+        except Exception as error:  # a thread of its own: no other code would report it
             logger.exception("could not show the end of a rerun")
             self._again(f"✗ the end of the rerun could not be shown: {type(error).__name__}: {error}")
         return None

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from flyte_notebook.cells.returned import ReturnedValues
 
 
-def land(  # noqa: PLR0913 - what differs between a cell and its rerun, each by name
+def land(  # noqa: PLR0913 - the differences between a cell and its rerun, each by name
     values: ReturnedValues,
     namespace: dict[str, Any],
     show: Callable[[dict[str, Any]], object],

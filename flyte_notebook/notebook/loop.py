@@ -104,7 +104,7 @@ def apply_nest_asyncio2(loop: asyncio.AbstractEventLoop | None = None) -> str:
     undone.
     """
     already = hasattr(asyncio, "_nest_patched")
-    import nest_asyncio2  # noqa: PLC0415 - it patches the process: loaded only where that is wanted
+    import nest_asyncio2  # noqa: PLC0415 - it patches the process: loaded only if this is wanted
 
     nest_asyncio2.apply(loop)
     if already:

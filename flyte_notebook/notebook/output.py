@@ -113,7 +113,7 @@ class KernelSink(StreamSink):
     def display(self, message: Mapping[str, Any]) -> None:
         """Show rich output in the cell."""
         if "comm" in message or "widget" in message:
-            from flyte_notebook.notebook import widgets_of_tasks  # noqa: PLC0415 - only where a task makes widgets
+            from flyte_notebook.notebook import widgets_of_tasks  # noqa: PLC0415 - only if a task makes widgets
 
             if "comm" in message:
                 widgets_of_tasks.take(message["comm"])

@@ -184,7 +184,7 @@ class ShellPump:
 
 
 def finding(reason: str) -> Finding:
-    """Return what the doctor says about a kernel with this `ShellPump.reason`."""
+    """Return the doctor's text about a kernel with this `ShellPump.reason`."""
     if not reason:
         return Finding(subject="stop button", holds="heard while a cell waits", detail="and every other widget")
     return Finding(

@@ -158,14 +158,14 @@ def overridden(task: Any, memory_bytes: int) -> Any:
 
 
 class _Named(type):
-    """Makes the class say what its instances are for: ``flyte.run`` names the class of what is no task, and no more."""
+    """Gives the class an explanatory text: ``flyte.run`` only names the class of an object that is not a task."""
 
     def __repr__(cls) -> str:
         return "<RetryOnOom: call it like the task, fn.retry_on_oom(task)(x=5), in a task of your own or in a cell>"
 
 
 class RetryOnOom(metaclass=_Named):
-    """What `flyte_notebook.retry_on_oom` returns: called and awaited like its task."""
+    """The result of `flyte_notebook.retry_on_oom`: called and awaited like its task."""
 
     def __init__(self, task: Any, growth: Growth, bundle: StoryBundle | None = None) -> None:
         """Take a task and how its limit grows; ``bundle`` describes it. Raises as `OomEscalation` does."""

@@ -355,7 +355,7 @@ class Session:
             return pickling.loads(outcome.answer), None
         failure = _origin_of(outcome, run)
         self.history.end(run, failure)
-        attach(outcome.error, "failure", failure)  # what the user is to see
+        attach(outcome.error, "failure", failure)  # the failure shown to the user
         last = outcome.attempt + 1 >= outcome.max_attempts
         if last or not attribute(outcome.error, "recoverable", False):
             self._watching.over(job.run)

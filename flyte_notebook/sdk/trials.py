@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
-    """What a task declares: its limit, and its resources by their names in ``flyte.Resources``."""
+    """The declaration of a task: its limit, and its resources by their names in ``flyte.Resources``."""
 
     memory_bytes: int | None = None
     resources: Mapping[str, object] = field(default_factory=dict)

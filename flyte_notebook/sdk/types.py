@@ -3,8 +3,8 @@
 The SDK's own types are used only if a round trip does not change the value: ``bool``, ``int`` of 64 bits, ``float``,
 and ``str`` that is valid Unicode. (The SDK turns tuples into lists and naive datetimes into UTC, and refuses ``None``,
 ``2**70``, ``OrderedDict`` and ``np.float64``.) Everything else is pickled: up to 1 MiB inside the literal, more in a
-file at the run's raw data path. For a task that is cached the literal carries a hash of the content, so that equal
-inputs hit the cache even if their pickles differ; for other tasks a hash would only take time, 0.6 s per GiB.
+file at the run's raw data path. For a cached task the literal has a hash of the content, so that equal inputs hit the
+cache even if their pickles differ; for other tasks a hash would only take time, 0.6 s per GiB.
 
 Literals are messages of ``flyteidl2``, which the SDK installs in the version that it uses. It is imported only where a
 literal is made: with an SDK that uses another library, only the features in `lost` do not work.

@@ -46,7 +46,7 @@ _NAMES: Final = frozenset({"name", "task_name", "worker", "parent", "rerun_of", 
 
 
 class FactsError(ValueError):
-    """What was to be the facts about a run is something else; the message says which of them, and what stood there."""
+    """The facts about a run are invalid; the message names the fact, and its value."""
 
 
 def run_from(facts: Any, *, saved_s: float | None = None) -> Run:  # noqa: ANN401 - any value from a file

@@ -58,7 +58,7 @@ class Line:
 
     @property
     def word(self) -> str:
-        """How it ended, in a word."""
+        """The ending, in one word."""
         return self.ending or ("killed" if self.killed else "passed" if self.passed else "failed")
 
     @property

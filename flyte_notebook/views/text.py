@@ -146,7 +146,7 @@ def limit_words(failure: Failure) -> str:
 def shown_frames(failure: Failure) -> list[tuple[SourceLine, bool] | int]:
     """Return the user's frames to show, outermost first, each with whether it is the failing one.
 
-    A number stands for that many frames left out.
+    A number means that this many frames are left out.
     """
     lines = failure.lines or (() if failure.line is None else (failure.line,))
     # A recursion passes the same line many times; the innermost is the one where it failed.

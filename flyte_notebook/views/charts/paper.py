@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 WIDTH: Final = 500.0
 SIZE: Final = 11.5
-"""Of letters."""
+"""The size of letters."""
 
 TEXT, SOFT, GRID = "#1f2328", "#59636e", "#e3e7eb"
 LATEST, BAD = "#1d5aa6", "#c62828"

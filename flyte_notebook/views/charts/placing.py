@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 Point: TypeAlias = tuple[float, float]
 
 LINE_HEIGHT: Final = 1.3
-"""Of a line of text, in sizes of its letters."""
+"""The height of a line of text, in sizes of its letters."""
 
 _LETTER_WIDTH: Final = 0.6  # of an average letter of a wide sans-serif face, in sizes
 _STEPS: Final = 14

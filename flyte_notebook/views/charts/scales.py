@@ -10,7 +10,7 @@ TICKS: Final = 5
 
 _MEMORY_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _TIME_UNITS: Final = ((7_200, 3_600, "hours"), (120, 60, "minutes"), (0.1, 1, "seconds"), (0, 0.001, "milliseconds"))
-_ENOUGH: Final = 1.5  # of a unit; below it the next smaller one reads better
+_ENOUGH: Final = 1.5  # of a unit; below it the next smaller unit is easier to read
 
 
 class Scale(NamedTuple):

@@ -267,7 +267,7 @@ class LiveLine:
         import ipywidgets as widgets  # noqa: PLC0415 - loaded when the first line is made
 
         self._said, self._shown = "", ""
-        # The style goes with what changes rarely.
+        # The style is sent with the part that changes rarely.
         self._status = widgets.HTML(f"<style>{STYLE}</style>")
         self._status.add_class("fnb-status")
         self._lines = widgets.HTML()
@@ -283,7 +283,7 @@ class LiveLine:
         self._box.add_class("flyte-notebook-live-box")
 
     def show_bundle(self) -> dict[str, Any]:
-        """Return the bundle that shows the line, with words for a front end that knows no widgets."""
+        """Return the bundle that shows the line, with a text for a front end without widgets."""
         words = self._said or "a task is running"
         return {
             WIDGET_VIEW: {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id},

@@ -27,7 +27,7 @@ class Server:
     One of ``fit``, ``unfit`` and ``lost`` is called (the last two with the reason); ``lost`` may follow ``fit``.
     """
 
-    def __init__(  # noqa: PLR0913 - what it stands between, each by name
+    def __init__(  # noqa: PLR0913 - its collaborators, each by name
         self,
         settings: Message,
         events: Events,

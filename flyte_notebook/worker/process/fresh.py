@@ -37,7 +37,7 @@ class Fresh:
     has to become empty, and ``tell`` with each message for the kernel.
     """
 
-    def __init__(  # noqa: PLR0913 - what it stands between, each by name
+    def __init__(  # noqa: PLR0913 - its collaborators, each by name
         self,
         limiter: Limiter,
         events: Events,

@@ -1,8 +1,8 @@
 """The bytes between kernel, supervisor and worker; only this module reads or writes them.
 
 Every message is a frame: eight bytes of length, then that many bytes. Frames between kernel and worker hold a pickled
-``dict`` (both run as the same user, in the same trust). Frames between kernel and supervisor hold JSON, and may carry
-file descriptors beside their first byte (``SCM_RIGHTS``), as many as their ``"fds"`` entry says.
+``dict`` (both run as the same user, in the same trust). Frames between kernel and supervisor hold JSON, and may have
+file descriptors with their first byte (``SCM_RIGHTS``), as many as their ``"fds"`` entry says.
 """
 
 from __future__ import annotations

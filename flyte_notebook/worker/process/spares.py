@@ -62,7 +62,7 @@ class Spares:
     an interpreter of its own (its message, its descriptors), and ``tell`` with each message for the kernel.
     """
 
-    def __init__(  # noqa: PLR0913 - what it stands between, each by name
+    def __init__(  # noqa: PLR0913 - its collaborators, each by name
         self,
         limiter: Limiter,
         events: Events,

@@ -1,7 +1,7 @@
 """Ends processes that an attempt has left behind, daemons included: they become children of the supervisor.
 
-Without control groups a worker is the subreaper of what it starts (prctl(2)), as the first process of a container is: a
-daemon, which lost its parent and may have changed its terminal session and its environment, becomes a child of the
+Without control groups a worker is the subreaper of its descendants (prctl(2)), as the first process of a container is:
+a daemon, which lost its parent and may have changed its terminal session and its environment, becomes a child of the
 worker, and of the supervisor when the worker has ended. So a child of the supervisor that is neither a worker nor one
 of its own helpers belongs to an attempt that is over.
 

@@ -49,7 +49,7 @@ class AllocationProbe:
 
     @property
     def last(self) -> tuple[int, int] | None:
-        """Its size and what was in use before it, in bytes; ``None`` when there was none."""
+        """Its size and the usage before it, in bytes; ``None`` when there was none."""
         return self._last
 
     def _read(self) -> int | None:

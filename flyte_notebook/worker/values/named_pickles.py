@@ -30,7 +30,7 @@ def dump(
     """Write ``obj`` to a spool, and the objects needed by name, if any; return the pickler, which lists its contents.
 
     ``namespace`` as in `pickling.CellPickler`. ``end`` marks the end, for more to follow. Raises `PicklingProblem`,
-    whose path begins with ``name``, and what the spool raises.
+    whose path begins with ``name``, and the errors of the spool.
     """
     pickler = pickling.CellPickler(spool, namespace, take_buffer=spool.take_buffer)
     _dump(pickler, obj, namespace, name=name)
