@@ -67,6 +67,14 @@ class Proof:
         if self._refused:
             raise UnprovenError(f"nothing is run, since this is lost: {self._refused}")
 
+    @property
+    def succeeded(self) -> bool:
+        """Whether all checks are over, and attempts may run. Thread-safe."""
+        over = (self._isolated, self._rehearsed)
+        return not self._refused and all(
+            check.done() and not check.cancelled() and not check.exception() for check in over
+        )
+
     async def complete(self) -> None:
         """Wait for all results. Raises as `isolated`."""
         self._wanted.set()
