@@ -19,10 +19,9 @@ import types
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.cells import generators, library_settings, lookups
+from flyte_notebook.cells import generators, library_settings
 from flyte_notebook.cells.returned import CellOutcome
-from flyte_notebook.cells.selection import IPYTHONS_OWN, is_code
-from flyte_notebook.cells.values import RESULT, Output, write_outputs
+from flyte_notebook.cells.values import IPYTHONS_OWN, RESULT, Output, is_code, write_outputs
 from flyte_notebook.cells.version import COMPARED_BYTES, digest, digest_of_code
 from flyte_notebook.worker.process import body, child, context
 from flyte_notebook.worker.values import named_pickles, outside, pickling
@@ -94,8 +93,11 @@ async def run_cell(
     linecache.cache[cell.filename] = (len(text), None, text.splitlines(keepends=True), cell.filename)
     codes, has_value = _compiled(cell)
     context.formats = cell.formats
-    held.update({name: lookups.Unimported(module, name) for name, module in cell.unimported.items()})
-    held.update({name: lookups.Absent(name, why) for name, why in cell.absent.items()})
+    if cell.unimported or cell.absent:
+        from flyte_notebook.cells import lookups  # noqa: PLC0415 - 20 KiB, for cells that look names up only
+
+        held.update({name: lookups.Unimported(module, name) for name, module in cell.unimported.items()})
+        held.update({name: lookups.Absent(name, why) for name, why in cell.absent.items()})
     if cell.code:
         pickling.install_sources(cell.sources)
         code, by_names = named_pickles.load(io.BytesIO(cell.code), held)

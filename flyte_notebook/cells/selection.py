@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import builtins
 import difflib
-import functools
 import types
-import typing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.cells import lookups
+from flyte_notebook.cells.values import IPYTHONS_OWN, is_code
 from flyte_notebook.worker.values import named_pickles, outside, pickling
 from flyte_notebook.worker.values.code_objects import global_uses
 from flyte_notebook.worker.values.pickling import PicklingProblem
@@ -25,22 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from flyte_notebook.cells.analysis import CellNames
-
-IPYTHONS_OWN = frozenset({"get_ipython", "display", "exit", "quit", "open", "In", "Out"})
-"""Names that IPython adds to a notebook; the worker has its own versions of those it needs."""
-
-_CODE_TYPES = (
-    types.FunctionType,
-    types.BuiltinFunctionType,
-    types.MethodType,
-    types.ModuleType,
-    type,
-    type(functools.lru_cache(lambda: None)),
-    typing.TypeVar,
-    types.GenericAlias,
-)
-_METHOD_TYPES = (types.BuiltinFunctionType, types.MethodType)
-_FLYTE_DATA = ("flyte.io", "flyte.errors", "flyte.types")
 
 
 class UnknownNameError(NameError):
@@ -139,19 +122,6 @@ def _refuse_connections(data: Mapping[str, Any]) -> None:
     for name, value in data.items():
         if said := outside.connected(value):
             raise CannotSendError(name, PicklingProblem(name, type_name(value), said))
-
-
-def is_code(value: Any) -> bool:
-    """Whether a value is sent with the cell, and not as an input of the task."""
-    if isinstance(value, _CODE_TYPES):
-        bound_to = getattr(value, "__self__", None) if isinstance(value, _METHOD_TYPES) else None
-        return bound_to is None or isinstance(bound_to, (type, types.ModuleType))
-    if isinstance(value, functools.partial):
-        return False
-    return any(
-        kind.__module__.partition(".")[0] in {"flyte", "flyteplugins"} and not kind.__module__.startswith(_FLYTE_DATA)
-        for kind in type(value).__mro__
-    )
 
 
 def _looked_up(names: CellNames, namespace: Mapping[str, Any], taken: Mapping[str, Any]) -> Selection:

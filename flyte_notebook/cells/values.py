@@ -7,7 +7,10 @@ Small and unusual values come first, so that failures happen early; values that 
 
 from __future__ import annotations
 
+import functools
 import sys
+import types
+import typing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +34,22 @@ RESULT = ""
 
 _SAMPLED = 200
 _PLAIN = (bool, int, float, complex, str, bytes, bytearray, type(None))
+
+IPYTHONS_OWN = frozenset({"get_ipython", "display", "exit", "quit", "open", "In", "Out"})
+"""Names that IPython adds to a notebook; the worker has its own versions of those it needs."""
+
+_CODE_TYPES = (
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    types.ModuleType,
+    type,
+    type(functools.lru_cache(lambda: None)),
+    typing.TypeVar,
+    types.GenericAlias,
+)
+_METHOD_TYPES = (types.BuiltinFunctionType, types.MethodType)
+_FLYTE_DATA = ("flyte.io", "flyte.errors", "flyte.types")
 
 KeptReason = Literal["too large", "cannot be pickled", "cannot be loaded"]
 
@@ -216,3 +235,16 @@ def deep_bytes(value: Any) -> int:
 def _is_shared(item: Any) -> bool:
     """Whether an item is one of the few objects that Python makes once only."""
     return item is None or isinstance(item, bool) or (type(item) is int and -5 <= item <= 256)  # noqa: PLR2004 - small numbers that Python itself defines
+
+
+def is_code(value: Any) -> bool:
+    """Whether a value is sent with the cell, and not as an input of the task."""
+    if isinstance(value, _CODE_TYPES):
+        bound_to = getattr(value, "__self__", None) if isinstance(value, _METHOD_TYPES) else None
+        return bound_to is None or isinstance(bound_to, (type, types.ModuleType))
+    if isinstance(value, functools.partial):
+        return False
+    return any(
+        kind.__module__.partition(".")[0] in {"flyte", "flyteplugins"} and not kind.__module__.startswith(_FLYTE_DATA)
+        for kind in type(value).__mro__
+    )

@@ -21,8 +21,6 @@ from flyte.models import MAX_INLINE_IO_BYTES, NativeInterface
 
 from flyte_notebook.cells.execution import Cell, run_cell
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues
-from flyte_notebook.cells.selection import Selection, select
-from flyte_notebook.cells.version import cell_version
 from flyte_notebook.core.units import format_memory
 from flyte_notebook.sdk.places import new_transport, new_value
 from flyte_notebook.sdk.types import CellOutputs, LastOutputs, last_outputs, lost, released, type_of
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from flyte_notebook.cells.analysis import CellNames
+    from flyte_notebook.cells.selection import Selection
 
 __all__ = ["CellParts", "CellTask", "LastOutputs", "cell_task", "last_outputs", "lost", "read_cell"]
 
@@ -79,6 +78,7 @@ def read_cell(  # noqa: PLR0913 - what stands around a cell, each by name
     `UnknownNameError` for a name that exists nowhere.
     """
     from flyte_notebook.cells.analysis import analyse  # noqa: PLC0415 - a worker reads no cell
+    from flyte_notebook.cells.selection import select  # noqa: PLC0415 - as above
 
     names = analyse(source, filename, futures=futures)
     return CellParts(
@@ -216,6 +216,8 @@ def cell_task(  # noqa: PLR0913 - one argument for each setting of a task
     A setting that is ``None`` comes from ``env``, a `flyte.TaskEnvironment`, else from the SDK. Raises
     `CannotSendError` when code that the cell uses cannot be pickled.
     """
+    from flyte_notebook.cells.version import cell_version  # noqa: PLC0415 - a worker makes no task of a cell
+
     names, selection = parts.names, parts.selection
     code, sources = selection.ship()
     version = cell_version(parts.source, selection.code, without=selection.inputs)

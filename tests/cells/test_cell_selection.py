@@ -11,7 +11,8 @@ import flyte
 import pytest
 
 from flyte_notebook.cells.analysis import analyse
-from flyte_notebook.cells.selection import CannotSendError, Selection, UnknownNameError, is_code, select
+from flyte_notebook.cells.selection import CannotSendError, Selection, UnknownNameError, select
+from flyte_notebook.cells.values import is_code
 from flyte_notebook.worker.values import pickling
 
 NOTEBOOK = """

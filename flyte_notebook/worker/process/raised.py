@@ -12,11 +12,10 @@ import traceback
 from typing import TYPE_CHECKING
 
 from flyte_notebook.core.bound import open_file
-from flyte_notebook.core.outcome import Raised, SourceLine
+from flyte_notebook.core.outcome import Raised, RefusedAllocation, SourceLine
 from flyte_notebook.core.stand_in import WorkerTraceback
 from flyte_notebook.core.userfiles import is_user_file
 from flyte_notebook.errors import MAX_TEXT_CHARS, ON_CLUSTER, pack, sendable, short
-from flyte_notebook.worker.stacks.allocation import refused_allocation
 from flyte_notebook.worker.values import pickling
 
 if TYPE_CHECKING:
@@ -44,6 +43,16 @@ MAX_CAUSES_CHARS = MAX_TEXT_CHARS + 1_000
 """The maximum length of the texts of all causes."""
 
 
+def _refused(error: BaseException) -> RefusedAllocation | None:
+    if not isinstance(error, MemoryError):
+        return None
+    try:
+        from flyte_notebook.worker.stacks.allocation import refused_allocation  # noqa: PLC0415 - 70 KiB, seldom needed
+    except Exception:
+        return RefusedAllocation()
+    return refused_allocation(error)
+
+
 def describe(error: BaseException) -> Raised:
     """Return the facts of an exception, without the exception itself. Never raises, even if its ``__str__`` does."""
     cut = user_traceback(error.__traceback__)
@@ -56,7 +65,7 @@ def describe(error: BaseException) -> Raised:
         lines=user_lines(cut),
         recoverable=_recoverable(error),
         on_cluster=None if elsewhere is None else pack(elsewhere),
-        refused=refused_allocation(error),
+        refused=_refused(error),
         cause=None if facts.fields is None else _cause(error, MAX_CAUSES, MAX_CAUSES_CHARS),
     )
 
