@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import collections
 import linecache
+import sys
 
 import pytest
 
-from flyte_notebook.worker.process.raised import user_lines
+from flyte_notebook.core.outcome import RefusedAllocation
+from flyte_notebook.worker.process.raised import describe, user_lines
 
 CELL = """
 def outer(function):
@@ -47,3 +49,10 @@ def test_a_named_tuple_is_made_by_such_code() -> None:
     made = collections.namedtuple("Done", "done not_done").__new__  # noqa: PYI024 - what concurrent.futures has
     assert "<string>" == made.__code__.co_filename.partition(" ")[0]
     assert "__main__" != made.__globals__["__name__"]
+
+
+def test_a_memory_error_is_described_where_its_reader_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is loaded for the first such error only: without it the size is not known, and the error is told."""
+    monkeypatch.setitem(sys.modules, "flyte_notebook.worker.stacks.allocation", None)
+    assert RefusedAllocation() == describe(MemoryError()).refused
+    assert describe(ValueError("no")).refused is None
