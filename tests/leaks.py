@@ -39,6 +39,9 @@ CGROUP_DEPTH = 8
 
 PREFIX = "fnb-"
 
+OWNER = re.compile(rf"{PREFIX}(?:[a-z-]+-)?(?P<pid>\d+)(?:-(?P<start>\d+)-)?")
+"""Beginning of a name: the pid of the process that made the thing, and for a session also when that process started."""
+
 KERNEL_THREADS = 2
 """The parent of all threads of the Linux kernel, which have no environment."""
 
@@ -90,7 +93,7 @@ class Snapshot:
             others=others,
             descriptors=_descriptors() if linux else Counter(),
             threads={id(thread): thread.name for thread in threading.enumerate() if thread.is_alive()},
-            files={str(path): str(path) for path in _files()},
+            files={str(path): str(path) for path in _files(ours)},
         )
 
 
@@ -217,8 +220,7 @@ def _groups(ours: set[str]) -> tuple[dict[str, str], frozenset[str]]:
     for top in _walk(CGROUP_ROOT, CGROUP_DEPTH, until=PREFIX):
         if not top.name.startswith(PREFIX):
             continue
-        # The pid of whoever made it stands in the name, and in that of a session when it started.
-        owner = re.match(rf"{PREFIX}(?:[a-z-]+-)?(?P<pid>\d+)(?:-(?P<start>\d+)-)?", top.name)
+        owner = OWNER.match(top.name)
         # A session of ours is ours whoever is in it: a worker may have been forked after the processes were listed.
         known = owner is not None and owner["pid"] in ours
         if owner is not None and not known and _lives(owner["pid"], owner["start"]):
@@ -304,9 +306,17 @@ def _descriptors() -> Counter[str]:
     return targets
 
 
-def _files() -> list[Path]:
+def _files(ours: set[str]) -> list[Path]:
+    """Find files named as ours, without those of somebody else: all on this machine have one /dev/shm."""
     places = {Path(tempfile.gettempdir()), Path("/dev/shm")}  # noqa: S108 - looked at, not written to
-    return [path for place in places if place.is_dir() for path in place.glob(f"{PREFIX}*")]
+    found = [path for place in places if place.is_dir() for path in place.glob(f"{PREFIX}*")]
+    return [path for path in found if not _is_of_another(path.name, ours)]
+
+
+def _is_of_another(name: str, ours: set[str]) -> bool:
+    """Whether the process that made what has that name lives and is not one of ours."""
+    owner = OWNER.match(name)
+    return owner is not None and owner["pid"] not in ours and _lives(owner["pid"], owner["start"])
 
 
 def _read(path: Path | str) -> bytes:

@@ -306,6 +306,9 @@ def test_processes_that_test_side_by_side_see_only_their_own(tmp_path: Path) -> 
             subprocess.run([sys.executable, "-c",
                 "import subprocess; subprocess.Popen(['sleep', '4.75'], start_new_session=True)"], check=True)
             pathlib.Path(tempfile.gettempdir(), "fnb-left").write_text("x")
+            shared = pathlib.Path("/dev/shm", f"fnb-test-{os.getpid()}-1")
+            (PLACE / "shared").symlink_to(shared)
+            shared.write_text("x")
             meet("meets-a")
             time.sleep(0.5)
         """
@@ -320,9 +323,11 @@ def test_processes_that_test_side_by_side_see_only_their_own(tmp_path: Path) -> 
     run = inner_run(
         tmp_path, *(body.replace("{place!r}", repr(str(tmp_path))) for body in (leaves, innocent)), options=SIDE_BY_SIDE
     )
+    shared = tmp_path.joinpath("shared").readlink()
+    shared.unlink()
     assert "2 passed, 1 error in" in run.stdout, run.stdout + run.stderr
     assert 1 == run.stdout.count("left behind")
-    for words in ("test_leaves left behind", "(sleep 4.75)", "/fnb-left"):
+    for words in ("test_leaves left behind", "(sleep 4.75)", "/fnb-left", f"file: {shared}"):
         assert words in run.stdout, run.stdout
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +48,7 @@ def test_a_cell_may_lower_its_own_soft_limits(kernel: Kernel) -> None:
 
 def test_a_cell_that_is_killed_with_named_shared_memory_can_be_run_again(kernel: Kernel) -> None:
     """The object goes with the task, so that the same cell fails in the same way again, and the card says so."""
-    name = f"fnb-test-cell-{time.monotonic_ns()}"
+    name = f"fnb-test-cell-{os.getpid()}-{time.monotonic_ns()}"
     cell = (
         "%%flyte_task --memory 150Mi\nfrom multiprocessing import shared_memory\n"
         f"held = shared_memory.SharedMemory({name!r}, create=True, size=50 << 20)\n"
