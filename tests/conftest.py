@@ -117,6 +117,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         }
         long = {item.path for item in items if _together(item.nodeid)} | marked["slow"]
         items.sort(key=lambda item: (item.path not in marked["alone"], _is_pure(item), item.path not in long))
+        # Within a file too: while one waits for the tests of the others to end, those that have none do nothing.
+        places = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in items))}
+        items.sort(key=lambda item: (places[item.path], item.get_closest_marker("alone") is None))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
