@@ -14,6 +14,7 @@ import gc
 import logging
 import operator
 import pickle
+import re
 import sys
 import warnings
 from dataclasses import dataclass, field
@@ -124,12 +125,13 @@ def _seen(library: Library) -> bytes | None:
 
 
 def _write(library: Library, data: bytes | None, before: dict[str, bytes | None]) -> None:
-    if data is not None:
+    before[library.what] = _seen(library)
+    if data not in {None, before[library.what]}:
         try:
             _make(library, data)
         except Exception as error:  # noqa: BLE001 - the cell runs all the same
             sys.stderr.write(f"[flyte_notebook: {library.what} cannot be set in the task: {error}]\n")
-    before[library.what] = _seen(library)
+        before[library.what] = _seen(library)
 
 
 def _make(library: Library, data: bytes) -> None:
@@ -162,32 +164,52 @@ def _write_interpreter(_module: Any, found: dict[str, Any]) -> None:
 
 
 def _read_warnings(_module: Any) -> list[Any]:
-    """Return the filters, each with its class by name: a worker need not import the module of the class."""
+    """Return the filters, each with its class by name: a worker need not import the module of the class.
+
+    Compiled patterns are read as their text and flags.
+    """
     found, ours = [], []
     filters: list[Any] = list(warnings.filters)
-    for action, message, category, *where in filters:
+    for action, message, category, module, lineno in filters:
         if category.__module__ == "__main__":
             ours.append(category.__name__)
         else:
-            found.append((action, message, (category.__module__, category.__qualname__), *where))
+            name = (category.__module__, category.__qualname__)
+            found.append((action, _text_of(message), name, _text_of(module), lineno))
     if ours:
         raise CannotTravelError(f"a filter for the notebook's own class {ours[0]}", found)
     return found
 
 
+def _text_of(pattern: Any) -> Any:
+    return (pattern.pattern, pattern.flags) if isinstance(pattern, re.Pattern) else pattern
+
+
 def _write_warnings(_module: Any, found: list[Any]) -> None:
-    warnings.resetwarnings()
     filters: list[Any] = warnings.filters  # type: ignore[assignment]  # a list, typed as a sequence
-    for action, message, (module, name), *where in found:
+    # A worker has most of the patterns: compiling them again would take most of the time that settings need.
+    patterns = {_text_of(part): part for one in filters for part in one if isinstance(part, re.Pattern)}
+    warnings.resetwarnings()
+    filters = warnings.filters  # type: ignore[assignment]  # as above
+    for one in found:
+        module, _ = one[2]
         if loaded(module):
-            filters.append((action, message, _class(module, name), *where))
+            filters.append(_filter(one, patterns))
         else:  # for a library that the body may import: then it is the newest filter
-            call_after_import(module, functools.partial(_insert, action, message, module, name, *where))
+            call_after_import(module, functools.partial(_insert, one, patterns))
 
 
-def _insert(action: str, message: Any, module: str, name: str, *where: Any) -> None:
+def _insert(one: tuple[Any, ...], patterns: Mapping[Any, re.Pattern[str]]) -> None:
     filters: list[Any] = warnings.filters  # type: ignore[assignment]  # as above
-    filters.insert(0, (action, message, _class(module, name), *where))
+    filters.insert(0, _filter(one, patterns))
+
+
+def _filter(one: tuple[Any, ...], patterns: Mapping[Any, re.Pattern[str]]) -> tuple[Any, ...]:
+    action, message, named, module, lineno = one
+    message, module = (
+        part if not isinstance(part, tuple) else patterns.get(part) or re.compile(*part) for part in (message, module)
+    )
+    return action, message, _class(*named), module, lineno
 
 
 def _class(module: str, name: str) -> Any:

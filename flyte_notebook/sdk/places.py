@@ -87,9 +87,11 @@ class Places:
             yield f"{raw_data.path}/{RAW_DATA}", f"{home.path}/metadata"
             failed = False
         finally:
-            for path in Path(self.session.path).glob(f"{name}-*"):
-                with contextlib.suppress(OSError):
-                    private.remove(str(path))
+            _, _, files = next(os.walk(self.session.path), ("", [], []))  # a tenth of the time that glob needs
+            for file in files:
+                if file.startswith(f"{name}-"):
+                    with contextlib.suppress(OSError):
+                        private.remove(f"{self.session.path}/{file}")
             if raw_data is not home and not failed:  # the inputs of a failed run may be needed again
                 raw_data.remove()
             _remove_empty(home.path)

@@ -39,7 +39,8 @@ class Files:
 def files() -> dict[str, str]:
     """Return the files of those modules that have one which an import would not find now."""
     found = {}
-    for name, file in _of_the_user(tuple(sys.modules), tuple(map(id, sys.modules.values()))):
+    modules = {name: sys.modules.get(name) for name in _top_level(tuple(sys.modules))}
+    for name, file in _of_the_user(tuple(modules), tuple(map(id, modules.values()))):
         place = os.path.dirname(os.path.dirname(file) if _is_package(file) else file)
         if place in _places() and _ordinary(name) == file:
             continue
@@ -48,13 +49,18 @@ def files() -> dict[str, str]:
     return found
 
 
-@functools.lru_cache(maxsize=1)
-def _of_the_user(_names: tuple[str, ...], _ids: tuple[int, ...]) -> list[tuple[str, str]]:
-    """Return the modules that belong neither to Python nor to an installed library, with their files.
+# Both are computed for each cell, but seldom change: so they are cached by arguments that identify the modules.
 
-    This is computed for each cell, but seldom changes: so it is cached by the arguments, which identify the modules.
-    """
-    named = [(name, _file(module)) for name, module in list(sys.modules.items()) if "." not in name]
+
+@functools.lru_cache(maxsize=1)
+def _top_level(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if "." not in name)
+
+
+@functools.lru_cache(maxsize=1)
+def _of_the_user(names: tuple[str, ...], _ids: tuple[int, ...]) -> list[tuple[str, str]]:
+    """Return those of the modules that belong neither to Python nor to an installed library, with their files."""
+    named = [(name, _file(sys.modules.get(name))) for name in names]
     return [(name, file) for name, file in named if file is not None and is_user_file(file)]
 
 

@@ -143,9 +143,8 @@ def _array(array: Any, memory: mmap.mmap) -> Any:
 
 def _memory_of(obj: Any) -> mmap.mmap | None:
     """Return the file mapping that has the memory of an array, ``None`` for any other object."""
-    numpy = sys.modules.get("numpy")  # another thread may be importing it
-    arrays = [getattr(numpy, "ndarray", None), getattr(numpy, "memmap", None)]
-    if numpy is None or not any(type(obj) is kind for kind in arrays) or not obj.size:
+    kind = type(obj)
+    if kind.__module__ != "numpy" or kind.__name__ not in {"ndarray", "memmap"} or not obj.size:
         return None
     base = obj
     while base is not None and type(base) is not mmap.mmap:

@@ -153,12 +153,14 @@ class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     def reducer_override(self, obj: Any) -> Any:
         """Reduce functions of the shared namespace as this module does, all other objects as cloudpickle does."""
         kind = type(obj)
+        if (kind is types.FunctionType or issubclass(kind, type)) and getattr(obj, "__module__", None) == "__main__":
+            self._travellers.append(obj)
+        if kind is type:  # most of what gets here
+            return super().reducer_override(obj)
         reached = outside.reduced(obj)
         if reached is not None:
             self.reaches_outside = True
             return reached
-        if (kind is types.FunctionType or issubclass(kind, type)) and getattr(obj, "__module__", None) == "__main__":
-            self._travellers.append(obj)
         if kind is types.ModuleType and (lost := elsewhere.lost(obj)):
             raise outside.UnreachableError(lost)
         made_again = wrapped.reduced(obj)
