@@ -6,6 +6,7 @@ call, in about 100 us, because other programs use memory too. On macOS psutil is
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
@@ -39,7 +40,7 @@ def memory() -> Memory:
 
 def capacity_bytes() -> int:
     """Return the most memory that tasks can have: the machine's, or less where a group above us is limited."""
-    return memory().capacity_bytes
+    return min([_total_bytes(), *(limit for limit, _, _ in _limited_groups())])
 
 
 def available_bytes() -> int:
@@ -56,6 +57,11 @@ def cpu_count() -> float:
     """Return the cores this process may use: its CPU affinity, or less where a group above us has a quota."""
     cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return min([float(cpus), *_quotas()])
+
+
+@functools.cache
+def _total_bytes() -> int:
+    return _machine()[0]
 
 
 def _machine() -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from functools import partial
+import functools
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.displayhook import DisplayHook
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 STOP_BOUND_S = 3.0
 
+_lost = functools.cache(celltask.lost)
+"""The same for all cells of this kernel."""
+
 
 class CellRun:
     """Runs one cell as a task. Errors that can be known in advance are reported before it runs.
@@ -55,7 +58,7 @@ class CellRun:
         session = enforcement.current()
         if session is None:
             raise UsageError(f"{MAGIC}: limits are not enforced now; run %reload_ext flyte_notebook")
-        lost = celltask.lost()
+        lost = _lost()
         if lost:
             raise UsageError(f"{MAGIC}: {lost}")
         self._session: Session = session
@@ -204,7 +207,10 @@ class CellRun:
 
     def _in_background(self, run: Run, task: CellTask, parts: CellParts) -> BackgroundRun:
         self._sink = output.cell_sink(self._shell)
-        call, ended = partial(self._in_thread, run, task, parts), partial(self._over, run, self._sink)
+        call, ended = (
+            functools.partial(self._in_thread, run, task, parts),
+            functools.partial(self._over, run, self._sink),
+        )
         return self._cards.background.begin(run, self._sink, call=call, ended=ended)
 
     def _in_thread(self, run: Run, task: CellTask, parts: CellParts) -> Any:
@@ -218,7 +224,7 @@ class CellRun:
         elif handle.error is not None:
             sink.write("stderr", f"{type(handle.error).__name__}: {handle.error}\n")
             sink.flush()
-        return None if run.returned is None else self._cards.idle.call(partial(self._land, run))
+        return None if run.returned is None else self._cards.idle.call(functools.partial(self._land, run))
 
     def _check_limits(self) -> None:
         memory_bytes = self._said.memory_bytes

@@ -204,7 +204,8 @@ def test_it_says_in_clear_who_it_is() -> None:
 @pytest.mark.linux
 def test_a_fork_of_the_kernel_is_no_life_of_the_session() -> None:
     """A process that a notebook forked, and that outlives it, does not keep its session from being over."""
-    kernel = Kernel(then="os.fork() or time.sleep(60)")
+    # Until it runs, a fork has what the kernel had open.
+    kernel = Kernel(then="ran, runs = os.pipe()\nos.fork() or os.write(runs, b'.') and time.sleep(60)\nos.read(ran, 1)")
     try:
         kernel.die()
         children = [pid for pid in os.listdir("/proc") if pid.isdigit() and _group_of(pid) == kernel.process.pid]  # noqa: PTH208 - names

@@ -6,6 +6,7 @@ channel is a separate descriptor. When the channel closes, the kernel has ended,
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import dataclasses
@@ -24,6 +25,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.core import private
+from flyte_notebook.core.bound import sleep_s
 from flyte_notebook.worker.process import context, handover, prctl, protocol
 from flyte_notebook.worker.process.last_words import LastWords
 from flyte_notebook.worker.process.prctl import EXIT_LOST
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import BinaryIO
 
-    from flyte_notebook.core.outcome import Raised
+    from flyte_notebook.core.endings import Step
 
 FAREWELL_BOUND_S = 2.0
 """How long ``atexit`` handlers and the flushing of open files may take."""
@@ -196,23 +198,23 @@ def _answer(to: Channel, entry: Callable[[BinaryIO], bytes], job: dict[str, Any]
     except BaseException as error:
         at = context.at_step()
         context.step("describing")
-        facts = _described(error)
-        if at != "describing":  # not an error of user code, which had ended
-            facts = dataclasses.replace(facts, step=at)
-        to.tell({"kind": "raised", "raised": facts})
-        to.tell({"kind": "raised", "raised": with_pickled(facts, error)})
+        try:
+            _tell_error(to, error, at)
+        except MemoryError:  # the user's frames hold the objects that filled the memory, perhaps in cycles
+            traceback.clear_frames(error.__traceback__)
+            gc.collect()
+            _tell_error(to, error, at)
         return 1
     to.tell({"kind": "answer", **message})
     return 0
 
 
-def _described(error: BaseException) -> Raised:
-    try:
-        return describe(error)
-    except MemoryError:  # the user's frames hold the objects that filled the memory, perhaps in cycles
-        traceback.clear_frames(error.__traceback__)
-        gc.collect()
-        return describe(error)
+def _tell_error(to: Channel, error: BaseException, at: Step | None) -> None:
+    facts = describe(error)
+    if at != "describing":  # not an error of user code, which had ended
+        facts = dataclasses.replace(facts, step=at)
+    to.tell({"kind": "raised", "raised": facts})
+    to.tell({"kind": "raised", "raised": with_pickled(facts, error)})
 
 
 def _finish(names: Sequence[str]) -> None:
@@ -252,9 +254,7 @@ def _farewell(status: int) -> None:
     """
     try:
         with contextlib.suppress(RuntimeError, MemoryError):  # no thread can be started: the kernel's limit applies
-            timer = threading.Timer(FAREWELL_BOUND_S, os._exit, (status,))
-            timer.daemon = True
-            timer.start()
+            _thread.start_new_thread(_end_late, (status,))  # not Thread.start, which may wait for ever without memory
         _flush_files()  # before the handlers as well: a handler may use all the time
         _run_exit_handlers()
         _flush_files()
@@ -264,6 +264,11 @@ def _farewell(status: int) -> None:
                 channel.tell({"kind": "bye", "status": status})
     finally:
         os._exit(status)
+
+
+def _end_late(status: int) -> None:
+    sleep_s(FAREWELL_BOUND_S)
+    os._exit(status)
 
 
 def _run_exit_handlers() -> None:
