@@ -31,7 +31,7 @@ import flyte_notebook as fn
 from flyte_notebook.core.diagnosis import diagnose
 from flyte_notebook.core.limits import Limits
 from flyte_notebook.engine import engine as engine_module
-from flyte_notebook.limiters import joining, selection
+from flyte_notebook.limiters import affinity, selection
 from flyte_notebook.sdk import enforcement
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def teardown_ms(limiter: Limiter, place: Path, limit_mib: int) -> float:
         process = subprocess.Popen(  # it joins the group before exec, as a worker does
             [sys.executable, "-c", program, *arguments],
             cwd=Path(__file__).parent,
-            preexec_fn=lambda: joining.join(group.procs_files, group.cpus),  # noqa: PLW1509 - this thread holds no lock
+            preexec_fn=lambda: affinity.join(group.procs_files, group.cpus),  # noqa: PLW1509 - this thread holds no lock
         )
         process.wait()
         gone_s = time.monotonic()

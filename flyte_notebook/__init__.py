@@ -362,8 +362,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - public names that are loade
     if name == "last_fit":
         found = importlib.import_module("flyte_notebook.sdk.fit").last
         return None if found is None else importlib.import_module("flyte_notebook.views.experiments.fit").shown(found)
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

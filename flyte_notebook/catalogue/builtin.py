@@ -8,7 +8,7 @@ from typing import Final
 
 from flyte_notebook.catalogue.explanation import Explanation, Words
 from flyte_notebook.catalogue.recipes import in_a_run
-from flyte_notebook.catalogue.runs import WORDS as OF_RUNS
+from flyte_notebook.catalogue.run_texts import WORDS as OF_RUNS
 
 _RAISES: Final = {
     "BaseExceptionGroup": 'raise ExceptionGroup("two at once", [ValueError("a"), KeyError("b")])',

@@ -5,14 +5,11 @@ from __future__ import annotations
 import ast
 import linecache
 import traceback
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from flyte_notebook.catalogue.mistakes import classic_mistake
 from flyte_notebook.core.userfiles import is_user_file
 from flyte_notebook.errors import RuntimeUserError, failure_in
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def hint(error: BaseException) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -27,6 +28,10 @@ class Words:
     related: tuple[str, ...] = ()
     codes: tuple[str, ...] = ()
     kind: Kind | None = None
+
+
+real_words = functools.partial(Words, real_here=True)
+"""Texts about an error that a local run can really cause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

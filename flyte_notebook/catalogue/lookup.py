@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from flyte_notebook import errors
 from flyte_notebook.catalogue import builtin
@@ -22,9 +23,6 @@ from flyte_notebook.catalogue.inspection import (
 from flyte_notebook.catalogue.mistakes import classic_mistake
 from flyte_notebook.catalogue.words import POLLING, REMOTE_TASKS, WORDS
 from flyte_notebook.errors import failure_in
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _ABORTED: Final = "RunAbortedError"
 _REMOTE_TASKS: Final = "ReferenceTaskError"
@@ -50,8 +48,7 @@ def explain(thing: object) -> Explanation:
         return _class(thing)
     if inspect.isfunction(thing) and thing is errors.silence_grpc_polling_error:
         return _polling(thing.__name__)
-    msg = f"explain takes an error class, an error, or the name of one, not {type(thing).__name__}"
-    raise TypeError(msg)
+    raise TypeError(f"explain takes an error class, an error, or the name of one, not {type(thing).__name__}")
 
 
 def names() -> tuple[str, ...]:
@@ -84,8 +81,7 @@ def _unknown(said: str) -> Explanation:
     known = {name.lower(): name for name in names()}
     close = difflib.get_close_matches(said.strip().rpartition(".")[2].lower(), known, n=_SUGGESTED, cutoff=0.6)
     hint = f"did you mean {' or '.join(known[name] for name in close)}?" if close else "fn.errors has all names"
-    msg = f"there is no error called {said!r}; {hint}"
-    raise LookupError(msg)
+    raise LookupError(f"there is no error called {said!r}; {hint}")
 
 
 def _instance(error: BaseException) -> Explanation:

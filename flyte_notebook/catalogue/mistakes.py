@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dis
 import re
-from typing import TYPE_CHECKING, Final
+from types import CodeType
+from typing import Final
 
 from flyte_notebook.catalogue.inspection import fixed_code, required_of, sdk_classes
 from flyte_notebook.catalogue.words import WORDS
 from flyte_notebook.errors import failure_in
-
-if TYPE_CHECKING:
-    from types import CodeType
 
 _WRONG_CALL: Final = re.compile(
     r"(?:\w+\.)*(?P<owner>\w+)\.__init__\(\) "

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from flyte_notebook.catalogue import bounds, calls, cluster, runs
+from flyte_notebook.catalogue import bound_texts, call_texts, cluster_texts, run_texts
 from flyte_notebook.catalogue.explanation import Words
 
 WORDS: Final[dict[str, Words]] = {
-    **runs.WORDS,
-    **bounds.WORDS,
-    **calls.WORDS,
-    **cluster.CONTROL_PLANE,
-    **cluster.BUILDING,
-    **cluster.DEVICES,
+    **run_texts.WORDS,
+    **bound_texts.WORDS,
+    **call_texts.WORDS,
+    **cluster_texts.CONTROL_PLANE,
+    **cluster_texts.BUILDING,
+    **cluster_texts.DEVICES,
 }
 
 POLLING: Final = Words(

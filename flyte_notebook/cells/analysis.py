@@ -13,16 +13,12 @@ import ast
 import functools
 import operator
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from flyte_notebook.cells import lookups
 from flyte_notebook.cells.name_flow import NameFlow
 from flyte_notebook.cells.scopes import called_on, facts_of, hinted_by, is_get_ipython, mutated_by
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 FUTURES = functools.reduce(
     operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)

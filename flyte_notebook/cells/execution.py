@@ -16,8 +16,9 @@ import io
 import linecache
 import sys
 import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flyte_notebook.cells import generators, library_settings
 from flyte_notebook.cells.returned import CellOutcome
@@ -25,9 +26,6 @@ from flyte_notebook.cells.values import IPYTHONS_OWN, RESULT, Output, is_code, w
 from flyte_notebook.cells.version import COMPARED_BYTES, digest, digest_of_code
 from flyte_notebook.worker.process import body, child, context
 from flyte_notebook.worker.values import named_pickles, outside, pickling
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _LONGEST_REPR = 100_000
 _HELD_CHARS = 1_000
@@ -279,15 +277,13 @@ class _Before:
             return list(dict.fromkeys(self._cell.outputs))
         present = self._namespace.keys()
         named = {name for name in self._cell.assigned if name in present}
-        named |= {name for name in self._cell.mutated & self._known if name in present and not self._is_module(name)}
+        mutated = self._cell.mutated & self._known & present
+        named |= {name for name in mutated if not _is_module(self._namespace[name])}
         named |= {name for name in self._cell.may_set if name in present and name not in self._known}
         named |= {name for name in present if self._is_new(name)}
         named |= set(self._changed_code())
         named -= {name for name in self._outside & named if id(self._namespace[name]) == self._ids[name]}
         return sorted(name for name in named if not (name.startswith("__") and name.endswith("__")))
-
-    def _is_module(self, name: str) -> bool:
-        return _is_module(self._namespace[name])
 
     def _is_new(self, name: str) -> bool:
         """Whether a name was set while the body ran, also by ``import *``, ``exec``, a magic or a function."""
@@ -320,7 +316,7 @@ class _Before:
             if type(value) is _CACHING and id(value) == self._ids[name] and value.cache_info() != before:
                 yield f"the cache of `{name}`"
         for name in sorted(self._cell.mutated & self._known):
-            if name in self._namespace and self._is_module(name):
+            if _is_module(self._namespace.get(name)):
                 yield f"the module `{name}`"
 
     def _gone(self) -> set[str]:

@@ -7,13 +7,11 @@ printer for a class of a library is made when that library is loaded.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 from flyte_notebook.worker.process.after_import import call_after_import
 from flyte_notebook.worker.values import pickling
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PLAIN = "text/plain"
 SETTINGS = ("float_precision", "pprint", "max_width", "max_seq_length", "verbose")

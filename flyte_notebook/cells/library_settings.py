@@ -17,13 +17,11 @@ import pickle
 import re
 import sys
 import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flyte_notebook.worker.process.after_import import call_after_import, loaded
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 OF_THE_KERNEL = frozenset(
     {"IPKernelApp", "IPython", "asyncio", "comm", "flyte", "flyte_notebook", "ipykernel", "tornado", "traitlets"}

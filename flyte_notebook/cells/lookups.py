@@ -12,15 +12,13 @@ import importlib
 import re
 import sys
 import types
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NoReturn
 
 from flyte_notebook.cells.values import deep_bytes
 from flyte_notebook.core.units import format_memory
 from flyte_notebook.worker.values import pickling
 from flyte_notebook.worker.values.unpicklable import type_name
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
 
 LARGEST_BYTES = 1 << 20
 """The maximum size of one value that is added in this way."""

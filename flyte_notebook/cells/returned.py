@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from flyte_notebook.cells.values import RESULT, Kept, Segment
 from flyte_notebook.core import private
 from flyte_notebook.core.units import format_memory
 from flyte_notebook.worker.process.spool import SpoolReader
 from flyte_notebook.worker.values import pickling
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 SPARE_BYTES = 64 << 20
 """The memory that the kernel keeps free beside an output it loads."""
@@ -76,8 +74,7 @@ class CellOutcome:
         """Return the record from the bytes of `pack`."""
         outcome = pickling.loads(data)
         if not isinstance(outcome, cls):
-            message = f"this is not what a cell gives back: {type(outcome).__name__}"
-            raise TypeError(message)
+            raise TypeError(f"this is not what a cell gives back: {type(outcome).__name__}")
         return outcome
 
     def moved(self, path: str | None) -> CellOutcome:

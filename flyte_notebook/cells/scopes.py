@@ -6,13 +6,10 @@ import ast
 import re
 import types
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from flyte_notebook.worker.values.code_objects import global_uses
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 IDENTIFIER = re.compile(r"[^\W\d]\w*")
 _QUERIED = re.compile(r"@([^\W\d]\w*)")

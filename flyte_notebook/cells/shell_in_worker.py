@@ -19,15 +19,13 @@ import math
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from flyte_notebook.cells import widgets_in_worker
 from flyte_notebook.core.reliance import Reliance
 from flyte_notebook.worker.process import context
 from flyte_notebook.worker.process.after_import import call_after_import
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 INLINE_BACKEND = "matplotlib_inline.backend_inline"
 _DEEPEST = 64

@@ -11,17 +11,15 @@ import functools
 import sys
 import types
 import typing
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from flyte_notebook.core.private import UnwritableError
 from flyte_notebook.worker.process import context
 from flyte_notebook.worker.process.spool import Spool, TooLargeError
 from flyte_notebook.worker.values import outside, pickling
 from flyte_notebook.worker.values.unpicklable import PicklingProblem, type_name
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
 
 LARGEST_BYTES = 64 << 20
 """A larger output stays in the task unless it was requested."""

@@ -15,15 +15,13 @@ import pickle
 import sys
 import types
 import typing
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from flyte_notebook.core.bound import open_file
 from flyte_notebook.core.userfiles import is_user_file
 from flyte_notebook.worker.values import outside, pickling
 from flyte_notebook.worker.values.code_objects import global_names
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
 
 COMPARED_BYTES = 64 << 20
 """Values with a larger pickle are not compared."""

@@ -8,14 +8,12 @@ copies in the kernel. An interactive widget is shown as its text, as it could no
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 from flyte_notebook.core.reliance import Reliance
 from flyte_notebook.worker.process import context
 from flyte_notebook.worker.process.after_import import call_after_import
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 RELIES = Reliance(
     key="widgets of tasks",

@@ -14,10 +14,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
+from typing import Any
 
 _read_clock = time.clock_gettime
 _MONOTONIC, _REALTIME = time.CLOCK_MONOTONIC, time.CLOCK_REALTIME

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import signal as signals
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from flyte_notebook.core.units import format_duration, format_memory
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Step = Literal["handing over", "describing", "pickling", "sending"]
 """The steps of a worker after the body has ended: handling its result, its error, its outputs, the answer."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from flyte_notebook.core.limits import Limits
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 Semantics: TypeAlias = Literal["cluster", "reference"]
 

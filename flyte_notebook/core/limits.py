@@ -29,6 +29,11 @@ class Limits:
         """Return the bounds by their names, ready for JSON."""
         return asdict(self)
 
+    def times(self) -> dict[str, float]:
+        """Return the declared bounds on time in seconds, by their names in the SDK."""
+        declared = {name: getattr(self, f"{name}_s") for name in ("max_runtime", "max_queued_time", "deadline")}
+        return {name: seconds for name, seconds in declared.items() if seconds is not None}
+
 
 MemoryMechanism = Literal["cgroup_v2", "cgroup_v1", "watchdog", "none"]
 CpuMechanism = Literal["cgroup_v2", "cgroup_v1", "affinity", "none"]

@@ -81,27 +81,23 @@ def _memory(text: str, machine: Machine) -> int:
     memory_bytes = parse_memory(text)
     if machine.worker_bytes is not None and memory_bytes < machine.worker_bytes:
         needed = format_memory(machine.worker_bytes)
-        msg = f"{text} is below what Python and Flyte themselves need ({needed}); write for example 128Mi"
-        raise UnitError(msg)
+        raise UnitError(f"{text} is below what Python and Flyte themselves need ({needed}); write for example 128Mi")
     if machine.memory_bytes is not None and memory_bytes > machine.memory_bytes:
-        msg = f"{text} is more than this machine has ({format_memory(machine.memory_bytes)})"
-        raise UnitError(msg)
+        raise UnitError(f"{text} is more than this machine has ({format_memory(machine.memory_bytes)})")
     return memory_bytes
 
 
 def _cpu(text: str, machine: Machine) -> float:
     cores = parse_cpu(text)
     if machine.cpu_cores is not None and cores > machine.cpu_cores:
-        msg = f"{text} is more than this machine has ({format_cpu(machine.cpu_cores)})"
-        raise UnitError(msg)
+        raise UnitError(f"{text} is more than this machine has ({format_cpu(machine.cpu_cores)})")
     return cores
 
 
 def _retries(text: str) -> int:
     digits = len(text.lstrip("0"))  # Python refuses to read numbers of thousands of digits
     if not text.isascii() or not text.isdigit() or digits > len(str(MOST_RETRIES)) or int(text) > MOST_RETRIES:
-        msg = f"{text[:40]!r} is no number of retries; write a whole number from 0 to {MOST_RETRIES}"
-        raise UnitError(msg)
+        raise UnitError(f"{text[:40]!r} is no number of retries; write a whole number from 0 to {MOST_RETRIES}")
     return int(text)
 
 

@@ -17,6 +17,7 @@ import errno
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from os import chmod, close, fchmod, fstat, getegid, geteuid, lstat, mkdir, rmdir, scandir, unlink
 from os import link as os_link
@@ -25,14 +26,10 @@ from os import stat as os_stat
 from os.path import split
 from pathlib import Path
 from shutil import rmtree
-from typing import TYPE_CHECKING, Any
+from typing import Any, BinaryIO
 
 from flyte_notebook.core.bound import unique
 from flyte_notebook.core.units import format_memory
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import BinaryIO
 
 _open = open
 

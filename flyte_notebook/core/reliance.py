@@ -9,11 +9,9 @@ or at the first use. This module keeps the list of lost features, for the line t
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+from typing import Literal
 
 Where = Literal["kernel", "worker", "first use"]
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from flyte_notebook.errors import rebuild
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class Described(Protocol):

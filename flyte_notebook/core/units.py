@@ -147,8 +147,7 @@ def format_duration(duration_s: float) -> str:
 def _text(value: str, example: str) -> str:
     text = value.strip()
     if not text:
-        message = f"an empty text is not a quantity; {example}"
-        raise UnitError(message)
+        raise UnitError(f"an empty text is not a quantity; {example}")
     if len(text) > _LONGEST_TEXT:
         raise UnitError(_not_a("quantity", text, example))
     return text
@@ -183,28 +182,24 @@ def _fraction(digits: str) -> Fraction:
 
 def _checked_bytes(memory_bytes: int, given: object) -> int:
     if memory_bytes <= 0:
-        message = f"{_shown(given)} is no memory at all; write more than zero, for example 250Mi"
-        raise UnitError(message)
+        raise UnitError(f"{_shown(given)} is no memory at all; write more than zero, for example 250Mi")
     if memory_bytes > LARGEST_BYTES:
-        message = f"{_shown(given)} is more memory than can be counted (8Ei); write less, for example 250Mi"
-        raise UnitError(message)
+        raise UnitError(f"{_shown(given)} is more memory than can be counted (8Ei); write less, for example 250Mi")
     return memory_bytes
 
 
 def _checked_cores(cores: float, given: object) -> float:
     if cores < 0.001:  # noqa: PLR2004 - the edge of a unit, in plain sight
-        message = f"{_shown(given)} is less than a thousandth of a core; {CPU_EXAMPLE}"
-        raise UnitError(message)
+        raise UnitError(f"{_shown(given)} is less than a thousandth of a core; {CPU_EXAMPLE}")
     return cores
 
 
 def _checked_seconds(seconds: float, given: object) -> float:
     if seconds <= 0:
-        message = f"{_shown(given)} is no time at all; write more than zero, for example 30s"
-        raise UnitError(message)
+        raise UnitError(f"{_shown(given)} is no time at all; write more than zero, for example 30s")
     if seconds > LONGEST_S:
-        message = f"{_shown(given)} is more than {LONGEST_S:.0f} s, about 31 years; write less, for example 1h30m"
-        raise UnitError(message)
+        most = f"{LONGEST_S:.0f} s, about 31 years"
+        raise UnitError(f"{_shown(given)} is more than {most}; write less, for example 1h30m")
     return seconds
 
 

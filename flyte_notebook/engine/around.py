@@ -14,13 +14,11 @@ import contextlib
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flyte_notebook.core.job import Surroundings
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 LONGEST_AT_START = 100_000
 """The longest string that a program is started with; the kernel accepts 131,072 bytes (MAX_ARG_STRLEN)."""

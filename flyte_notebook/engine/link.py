@@ -16,7 +16,7 @@ from flyte_notebook.core.bound import to_json
 from flyte_notebook.core.limits import Enforcement
 from flyte_notebook.engine import around
 from flyte_notebook.engine.request import above_standard
-from flyte_notebook.limiters import activity, cgroup_v2, selection
+from flyte_notebook.limiters import cgroup_v2, processes, selection
 from flyte_notebook.limiters.base import ATTEMPT_VARIABLE, SESSION_VARIABLE
 from flyte_notebook.limiters.life import LOG, Life
 from flyte_notebook.worker.process import protocol
@@ -231,8 +231,7 @@ class SupervisorLink:
     def spawn(self, *, limits: Limits, request: dict[str, Any], fds: list[int]) -> Handle:
         """Ask for a worker. ``fds`` are its channel, stdout and stderr; the caller closes its copies afterwards."""
         if self._control is None:
-            msg = "the supervisor process is gone"
-            raise SupervisorError(msg)
+            raise SupervisorError("the supervisor process is gone")
         self._numbers += 1
         handle = Handle(self._numbers)
         self._handles[handle.number] = handle
@@ -281,15 +280,13 @@ class SupervisorLink:
 
     def _send(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
         if self._control is None:
-            msg = "the supervisor process is gone"
-            raise SupervisorError(msg)
+            raise SupervisorError("the supervisor process is gone")
         self._control.settimeout(SEND_BOUND_S)
         try:
             protocol.send_control(self._control, message, fds or [])
         except OSError as error:
             self._lost_unasked(SupervisorError(f"the supervisor process is gone: {error}"))
-            msg = "the supervisor process is gone"
-            raise SupervisorError(msg) from error
+            raise SupervisorError("the supervisor process is gone") from error
         finally:
             if self._control is not None:
                 self._control.setblocking(False)
@@ -302,7 +299,7 @@ class SupervisorLink:
         self._silent_looks += 1
         if not self._handles:
             self._look = None
-        elif self._silent_looks > STOPPED_LOOKS and self._process is not None and activity.stopped(self._process.pid):
+        elif self._silent_looks > STOPPED_LOOKS and self._process is not None and processes.stopped(self._process.pid):
             self._process.kill()
             self._lost_unasked(SupervisorError("the supervisor process was stopped (SIGSTOP), and holds no limits"))
         elif self._silent_looks > SILENT_LOOKS:

@@ -12,13 +12,11 @@ import codecs
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
 from flyte_notebook.core.bound import monotonic_s
 from flyte_notebook.core.units import format_memory
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 READ_BYTES = 1 << 16
 FLUSH_EVERY_S = 0.05

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flyte_notebook.core.endings import Unanswered
-from flyte_notebook.limiters import activity
+from flyte_notebook.limiters import processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ class Returning:
     def failed(self, step: Step) -> None:
         """Note that the worker reported a failed step."""
         known = self._at.detail if self._at.step == step else None
-        self._give_up(Unanswered(step=step, detail=known, refused=True, reached=activity.reached(self._pid)))
+        self._give_up(Unanswered(step=step, detail=known, refused=True, reached=processes.reached(self._pid)))
 
     def close(self) -> None:
         """Stop watching. Idempotent."""
@@ -62,14 +62,14 @@ class Returning:
         heard = silent = looks = 0
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            now = activity.activity(self._pid)
+            now = processes.activity(self._pid)
             silent = silent + 1 if now is not None and (now, self._heard) == (before, heard) else 0
             looks = looks + 1 if self._heard == heard else 0
             before, heard = now, self._heard
             silent_s, took_s = silent * LOOK_EVERY_S, looks * LOOK_EVERY_S
             if silent_s < min(REFUSED_BOUND_S, SILENT_BOUND_S) and took_s < STEP_BOUND_S:
                 continue
-            reached = activity.reached(self._pid)
+            reached = processes.reached(self._pid)
             bound_s = SILENT_BOUND_S if reached is None else REFUSED_BOUND_S
             if silent_s >= bound_s or took_s >= STEP_BOUND_S:
                 silent_s = silent_s if silent_s >= bound_s else 0.0

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import linecache
 import stat
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from flyte_notebook.core.outcome import Growth, LastLine, PendingAllocation, SourceLine
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 SOURCE_BYTES: Final = 8 << 20
 """A larger source file is not read for one line."""

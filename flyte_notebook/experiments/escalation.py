@@ -6,15 +6,13 @@ Pure functions: `flyte_notebook.sdk.escalation` starts the attempts.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from flyte_notebook.core.units import UnitError, parse_memory, quantity_memory
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 MIB: Final = 1 << 20
 MEGABYTE: Final = 10**6

@@ -1,7 +1,7 @@
 """CPU limits without control groups: a process bound to n CPUs uses at most n cores (sched_setaffinity(2)).
 
 Whole cores only, so a share is rounded up. A process may change its own binding, so this limit only works for programs
-that do not. macOS has no such call, and there CPU is not limited.
+that do not. macOS has no such call, and there CPU is not limited. A process joins its group itself (`join`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import math
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from flyte_notebook.limiters import kernel_files
 
 AVAILABLE = hasattr(os, "sched_setaffinity")
 
@@ -41,3 +44,13 @@ def bind(cpus: frozenset[int], pid: int = 0) -> None:
     """Bind a process with one thread (0 is the caller), and its later children, to these CPUs; none: no change."""
     if cpus and sys.platform == "linux":
         os.sched_setaffinity(pid, cpus)
+
+
+def join(procs_files: Sequence[str], cpus: Iterable[int]) -> None:
+    """Put the calling process into a group, given its ``procs_files`` and ``cpus``; see `limiters.base.TaskGroup`.
+
+    For a process between fork and exec: system calls only. Raises OSError when the kernel refuses.
+    """
+    for door in procs_files:
+        kernel_files.write(door, "0")  # "0" means itself
+    bind(frozenset(cpus))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flyte_notebook.core.limits import Enforcement, Limits
-from flyte_notebook.limiters import affinity, process_count
+from flyte_notebook.limiters import affinity
 from flyte_notebook.limiters.attempt_group import AttemptGroup, fresh
 from flyte_notebook.limiters.base import Counters, LimiterUnavailableError
 from flyte_notebook.limiters.control_groups import (
@@ -33,7 +33,7 @@ from flyte_notebook.limiters.control_groups import (
     subdirectories,
 )
 from flyte_notebook.limiters.kernel_files import parse_counts, read, read_number, write
-from flyte_notebook.limiters.room import Room
+from flyte_notebook.limiters.session_limits import Room, shares
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,7 +165,7 @@ def _pids_directory(session: str) -> tuple[str | None, int]:
     if above is None:
         return None, 0
     directory = f"{above[0]}/{session}"
-    session_most, each = process_count.shares(*above)
+    session_most, each = shares(*above)
     try:
         Path(directory).mkdir(exist_ok=True)
         write(directory + "/pids.max", str(session_most))

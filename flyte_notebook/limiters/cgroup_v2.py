@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flyte_notebook.core.limits import Enforcement, Limits
-from flyte_notebook.limiters import affinity, process_count
+from flyte_notebook.limiters import affinity
 from flyte_notebook.limiters.attempt_group import AttemptGroup, fresh
 from flyte_notebook.limiters.base import Counters, LimiterUnavailableError
 from flyte_notebook.limiters.control_groups import CPU_PERIOD_US, Meter, clear, own, prove_entry, quota_us, upwards
 from flyte_notebook.limiters.kernel_files import parse_counts, read, read_number, write
-from flyte_notebook.limiters.room import Room
+from flyte_notebook.limiters.session_limits import Room, shares
 
 if TYPE_CHECKING:
     from flyte_notebook.core.limits import CpuMechanism
@@ -103,7 +103,7 @@ class CgroupV2:
         """Limit the session's processes; return an attempt's share, ``None`` where the controller was not delegated."""
         if "pids" not in _words(self._session, "subtree_control"):
             return None
-        session_most, each = process_count.shares(directory, point)
+        session_most, each = shares(directory, point)
         write(self._session + "/pids.max", str(session_most))
         return each
 

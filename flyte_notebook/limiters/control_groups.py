@@ -15,15 +15,12 @@ import os
 import re
 import signal
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flyte_notebook.limiters.kernel_files import read, write
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
 
 KILL_PASSES = 4
 """How often one `kill` looks again for processes that were forked while it sent signals."""

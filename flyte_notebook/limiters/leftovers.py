@@ -11,17 +11,14 @@ import contextlib
 import os
 import signal
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flyte_notebook.limiters import cgroup_v1, life
 from flyte_notebook.limiters.base import LimiterUnavailableError
 from flyte_notebook.limiters.cgroup_v2 import find_base
 from flyte_notebook.limiters.control_groups import clear, own
 from flyte_notebook.limiters.processes import PROC, listed, marks
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 
 def sweep(

@@ -21,16 +21,14 @@ import os
 import re
 import tempfile
 import weakref
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from flyte_notebook.core import private
 from flyte_notebook.core.bound import from_json, to_json, unique
 from flyte_notebook.limiters.processes import PROC, stat
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 NAME = re.compile(r"fnb-(?P<pid>\d+)-(?P<start>\d+)-(?P<where>[0-9a-f]{8})-[0-9a-f]{8}")
 LOCK = "lock"

@@ -9,13 +9,11 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from flyte_notebook.limiters.control_groups import membership, own, upwards
 from flyte_notebook.limiters.kernel_files import parse_counts, read, read_number
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 V1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "total_active_file")
 V2_FILES = ("memory.max", "memory.current", "inactive_file", "active_file")

@@ -9,14 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 import psutil
 
 from flyte_notebook.limiters.base import ATTEMPT_VARIABLE, SESSION_VARIABLE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 CHILDREN_EVERY_S = 0.25
 

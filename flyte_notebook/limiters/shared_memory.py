@@ -15,13 +15,11 @@ import os
 import stat
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 from flyte_notebook.limiters.kernel_files import read
 from flyte_notebook.limiters.processes import listed
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
 
 PLACE = "/dev/shm"  # noqa: S108 - where glibc has them
 LOOK_AGAIN_S = 0.05

@@ -11,7 +11,7 @@ from IPython.core.error import UsageError
 
 from flyte_notebook.cells import formats, library_settings
 from flyte_notebook.cells.analysis import FUTURES
-from flyte_notebook.cells.selection import CannotSendError, UnknownNameError
+from flyte_notebook.cells.variables import CannotSendError, UnknownNameError
 from flyte_notebook.notebook import refusals
 from flyte_notebook.notebook.options import MAGIC
 from flyte_notebook.sdk import celltask, settings

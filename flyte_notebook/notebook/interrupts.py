@@ -18,12 +18,9 @@ import asyncio
 import logging
 import signal
 import threading
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import FrameType, TracebackType
-    from typing import Self
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 logger = logging.getLogger("flyte_notebook.notebook")
 

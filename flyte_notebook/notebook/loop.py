@@ -14,12 +14,10 @@ stays set by two means:
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from flyte_notebook.errors import silence_grpc_polling_error
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class PollingErrorHandler:

@@ -15,7 +15,7 @@ from flyte_notebook.notebook.reruns import NoRerunError
 from flyte_notebook.sdk import enforcement
 from flyte_notebook.storage import StoreError, load, save
 from flyte_notebook.views.failures import explanation
-from flyte_notebook.views.history import runs, tree
+from flyte_notebook.views.history import run_list, tree
 from flyte_notebook.views.history.saved import SavedRuns
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class FlyteMagics(Magics):
 
 
 def _table(ran: list[Run]) -> dict[str, Any]:
-    return {"text/html": tree.runs_html(ran), "text/plain": runs.runs_text(ran)}
+    return {"text/html": tree.runs_html(ran), "text/plain": run_list.runs_text(ran)}
 
 
 def _open_session(command: str) -> Session:

@@ -9,8 +9,9 @@ import difflib
 import keyword
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from IPython.core.error import UsageError
 
@@ -19,9 +20,6 @@ from flyte_notebook.core.units import UnitError, parse_cpu, parse_duration, pars
 from flyte_notebook.experiments.escalation import EXAMPLE, Growth, parse_growth
 from flyte_notebook.experiments.sweeping import RANGE, VALUES, MemoryRange, Over, SweepError, parse_over, parse_range
 from flyte_notebook.sdk.settings import TaskOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 MAGIC = "%%flyte_task"
 FIT = "fit"

@@ -12,10 +12,8 @@ from __future__ import annotations
 import contextvars
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol, TextIO
 
 Stream = Literal["stdout", "stderr"]
 
@@ -86,15 +84,7 @@ class PublisherSink(StreamSink):
         if "clear" in message:
             self._in_cell(self._publisher.clear_output, bool(message["clear"]))
         elif "data" in message:
-            self._in_cell(self._publish, message)
-
-    def _publish(self, message: Mapping[str, Any]) -> None:
-        self._publisher.publish(
-            data=dict(message["data"]),
-            metadata=dict(message.get("metadata") or {}),
-            transient=dict(message.get("transient") or {}),
-            update=bool(message.get("update")),
-        )
+            self._in_cell(lambda: self._publisher.publish(**_content(message), update=bool(message.get("update"))))
 
 
 class KernelSink(StreamSink):
@@ -123,18 +113,17 @@ class KernelSink(StreamSink):
         if "clear" in message:
             self._send("clear_output", {"wait": bool(message["clear"])})
             return
-        content = {
-            "data": dict(message["data"]),
-            "metadata": dict(message.get("metadata") or {}),
-            "transient": dict(message.get("transient") or {}),
-        }
-        self._send("update_display_data" if message.get("update") else "display_data", content)
+        self._send("update_display_data" if message.get("update") else "display_data", _content(message))
 
     def _send(self, kind: str, content: dict[str, Any]) -> None:
         # The socket is the kernel's thread-safe one; the session signs and numbers the message.
         publisher = self._publisher
         with self._lock:
             publisher.session.send(publisher.pub_socket, kind, content, parent=self._header, ident=publisher.topic)
+
+
+def _content(message: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: dict(message.get(name) or {}) for name in ("data", "metadata", "transient")}
 
 
 _chosen: contextvars.ContextVar[Sink | None] = contextvars.ContextVar("flyte_notebook sink", default=None)

@@ -21,18 +21,21 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
+import contextlib
 import contextvars
 import logging
+import select
 import signal
 import threading
+from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.capabilities import Finding
-from flyte_notebook.notebook.waker import Waker
+from flyte_notebook.worker.process import protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import FrameType
+    import zmq
 
 logger = logging.getLogger("flyte_notebook.notebook")
 
@@ -320,3 +323,44 @@ class _Uninterrupted:
 
 def _nowhere(_frames: Any) -> None:
     """Take the place of the kernel's callback."""
+
+
+class Waker:
+    """Ends a wait for a message on a ZMQ socket when a future is done. A context manager; for one thread.
+
+    The socket is waited for by its descriptor, with ``select.poll`` and not with ``zmq.Poller``, which is Python code,
+    and would appear in the traceback of an interrupt. Raises OSError if no descriptor is free.
+    """
+
+    def __init__(self, future: concurrent.futures.Future[Any]) -> None:
+        self._ours, self._theirs = protocol.pair()
+        self._lock = threading.Lock()
+        """Held while the descriptor is written or closed: the number of a closed descriptor may be used again."""
+        self._closed = False
+        future.add_done_callback(self._ring)
+
+    def __enter__(self) -> Waker:  # noqa: PYI034 - Self is of Python 3.11
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        with self._lock:
+            self._closed = True
+            self._ours.close()
+            self._theirs.close()
+
+    def wait(self, most_s: float, also: zmq.Socket[bytes] | None = None) -> None:
+        """Block until the future is done, for that long at most, or until a message arrives on the socket.
+
+        The caller has to read all messages of the socket before the wait, and again after it in any case: the
+        descriptor reports each message only once.
+        """
+        poller = select.poll()
+        poller.register(self._ours, select.POLLIN)
+        if also is not None:
+            poller.register(also.fileno(), select.POLLIN)
+        poller.poll(1000 * most_s)
+
+    def _ring(self, _future: object) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            if not self._closed:
+                self._theirs.send(b"\0")

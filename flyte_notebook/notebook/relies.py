@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import signal
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from IPython.core.displayhook import DisplayHook
 
@@ -14,9 +15,6 @@ from flyte_notebook.cells import shell_in_worker, widgets_in_worker
 from flyte_notebook.core.reliance import Reliance, expect
 from flyte_notebook.core.userfiles import is_user_file
 from flyte_notebook.notebook import output, pump
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 WIDGETS: Final = "widgets"
 CHARTS: Final = "charts"
@@ -95,57 +93,52 @@ def _interrupts(_shell: Any) -> None:
     expect(callable(handler) or handler == signal.SIG_DFL, f"while a cell runs, interrupts are {handler!r}")
 
 
+_in_kernel = functools.partial(Reliance, where="kernel")
+
 _ENTRIES: Final = (
-    Reliance(
+    _in_kernel(
         key="errors of cells",
         library="ipython",
         behaviour="a shell has one handler of exceptions, with its classes, and `_showtraceback` shows lines",
         lost="cards of errors that leave a cell",
         names=("_showtraceback",),
-        where="kernel",
     ),
-    Reliance(
+    _in_kernel(
         key="names of cells",
         library="ipython",
         behaviour="code of a cell is called `<ipython-input-...>`, or as the file that ipykernel makes up",
         lost="lines of functions that are defined in cells",
-        where="kernel",
     ),
-    Reliance(
+    _in_kernel(
         key="numbers of cells",
         library="ipython",
         behaviour="the running cell is the last of the raw history",
         lost="the number of the cell in its lines: another one is shown",
-        where="kernel",
     ),
-    Reliance(
+    _in_kernel(
         key="values of cells",
         library="ipython",
         behaviour="`DisplayHook.semicolon_at_end_of_expression` tells whether a value is to be shown",
         lost="a semicolon hides the value of a task cell",
-        where="kernel",
     ),
-    Reliance(
+    _in_kernel(
         key="completion",
         library="ipython",
         behaviour="the completer asks the matchers in `custom_matchers`",
         lost="Tab completes the options of `%%flyte_task` and `%flyte`",
-        where="kernel",
     ),
-    Reliance(
+    _in_kernel(
         key="nested loops",
         library="nest-asyncio2",
         behaviour="its patch lets `asyncio.run` run inside a running loop",
         lost="`asyncio.run(...)` and `loop.run_until_complete(...)` in a cell",
         names=("_nest_patched",),
-        where="kernel",
     ),
-    Reliance(
+    _in_kernel(
         key="interrupts",
         library="ipykernel",
         behaviour="while a cell runs, a handler of interrupts stands that may be wrapped",
         lost="an interrupt of the kernel stops what runs at once",
-        where="kernel",
     ),
     shell_in_worker.RELIES,
     widgets_in_worker.RELIES,
@@ -163,20 +156,18 @@ _ENTRIES: Final = (
         lost="charts of memory",
         where="first use",
     ),
-    Reliance(
+    _in_kernel(
         key="shell channel",
         library="ipykernel",
         behaviour="a kernel reads its shell channel with a stream whose callback may be replaced",
         lost="the Stop button, and every other widget, while a cell waits",
         names=("_recv_callback", "_recv_copy", "_parent_ident", "_publish_status", "_shell_context"),
-        where="kernel",
     ),
-    Reliance(
+    _in_kernel(
         key="headers",
         library="ipykernel",
         behaviour="its publisher of displays has the header of the running cell, a session and a socket",
         lost="rich output of a background run lands in its own cell",
-        where="kernel",
     ),
 )
 

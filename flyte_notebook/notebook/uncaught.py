@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TypeAlias
 
 from flyte_notebook.errors import sendable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import TracebackType
 
 logger = logging.getLogger("flyte_notebook.notebook")
 

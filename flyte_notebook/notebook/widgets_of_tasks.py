@@ -8,15 +8,13 @@ from __future__ import annotations
 import functools
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import ipywidgets
 
 from flyte_notebook.cells.widgets_in_worker import MIME_TYPE, REFERENCE, RELIES, SHOWN
 from flyte_notebook.core.reliance import losses, lost_by
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 KEPT = 300
 """How many widgets are kept; the oldest are closed for new ones."""

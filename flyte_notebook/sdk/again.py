@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 from flyte.types import TypeEngine
 
 from flyte_notebook.cells.values import TRIED_BYTES
 from flyte_notebook.core import private
 from flyte_notebook.sdk.types import OUTCOME_TAG
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 PICKLE_FORMAT = "PythonPickle"
 """The SDK's name for the format of a file with a pickle."""

@@ -16,6 +16,8 @@ import flyte
 from flyte.syncify import _api as _syncify
 from flyte.syncify import syncify as _syncify_instance
 
+from flyte_notebook.sdk import seam
+
 if TYPE_CHECKING:
     import concurrent.futures
     from collections.abc import Callable, Coroutine
@@ -31,8 +33,7 @@ def replace_wait(waiting: Callable[[concurrent.futures.Future[Any]], object]) ->
     background: Any = getattr(_syncify, "_BackgroundLoop", None)
     before = getattr(background, "call_in_loop_sync", None)
     if before is None:
-        msg = f"flyte {flyte.__version__} has no call_in_loop_sync"
-        raise RuntimeError(msg)
+        raise RuntimeError(f"flyte {flyte.__version__} has no call_in_loop_sync")
 
     def call_in_loop_sync(self: Any, coro: Any) -> Any:
         if threading.current_thread() is not threading.main_thread():
@@ -41,12 +42,7 @@ def replace_wait(waiting: Callable[[concurrent.futures.Future[Any]], object]) ->
         waiting(future)
         return before(self, _result_of(future))
 
-    background.call_in_loop_sync = call_in_loop_sync
-
-    def undo() -> None:
-        background.call_in_loop_sync = before
-
-    return undo
+    return seam.replaced(background, call_in_loop_sync=call_in_loop_sync)
 
 
 async def _result_of(future: concurrent.futures.Future[Any]) -> Any:
@@ -78,8 +74,7 @@ def _background() -> Any:
     """Return the SDK's background loop. Raises RuntimeError when this version has no known one."""
     background = getattr(_syncify_instance, "_bg_loop", None)
     if any(getattr(background, name, None) is None for name in ("stop", "thread", "loop")):
-        msg = f"flyte {flyte.__version__} has no background loop that is known to flyte_notebook"
-        raise RuntimeError(msg)
+        raise RuntimeError(f"flyte {flyte.__version__} has no background loop that is known to flyte_notebook")
     return background
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from flyte import _context
 from flyte.extend import TaskTemplate
 
-from flyte_notebook.sdk.seam import is_sync
+from flyte_notebook.sdk.seam import is_sync, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,12 +27,7 @@ def replace_call(outside: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any])
             return before(self, *args, **kwargs)
         return outside(self, args, kwargs)
 
-    template.__call__ = call
-
-    def undo() -> None:
-        template.__call__ = before
-
-    return undo
+    return replaced(template, __call__=call)
 
 
 def replace_sync_calls(around: Callable[[], AbstractContextManager[None]]) -> Callable[[], None]:
@@ -49,9 +44,4 @@ def replace_sync_calls(around: Callable[[], AbstractContextManager[None]]) -> Ca
         with around():
             return before(self, *args, **kwargs)
 
-    template.__call__ = call
-
-    def undo() -> None:
-        template.__call__ = before
-
-    return undo
+    return replaced(template, __call__=call)

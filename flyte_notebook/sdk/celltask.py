@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from flyte_notebook.cells.analysis import CellNames
-    from flyte_notebook.cells.selection import Selection
+    from flyte_notebook.cells.variables import Selection
 
 __all__ = ["CellParts", "CellTask", "LastOutputs", "cell_task", "last_outputs", "lost", "read_cell"]
 
@@ -78,7 +78,7 @@ def read_cell(  # noqa: PLR0913 - what stands around a cell, each by name
     `UnknownNameError` for a name that exists nowhere.
     """
     from flyte_notebook.cells.analysis import analyse  # noqa: PLC0415 - a worker reads no cell
-    from flyte_notebook.cells.selection import select  # noqa: PLC0415 - as above
+    from flyte_notebook.cells.variables import select  # noqa: PLC0415 - as above
 
     names = analyse(source, filename, futures=futures)
     return CellParts(

@@ -33,8 +33,7 @@ PICKLE: Any = vars(_pickle)["cloudpickle"]
 
 def replace_names() -> Callable[[], None]:
     """Let the SDK name runs and files by names that never repeat; return a function to undo this."""
-    module: Any = flyte.models
-    before_run, before_path = module.generate_random_name, RawDataPath.get_random_remote_path
+    before_path = RawDataPath.get_random_remote_path
 
     def run_name() -> str:
         digits = unique()
@@ -46,14 +45,10 @@ def replace_names() -> Callable[[], None]:
         found: str = before_path(replace(self, path=f"{self.path.rstrip('/')}/{unique()}"), file_name)
         return found
 
-    module.generate_random_name = run_name
-    RawDataPath.get_random_remote_path = remote_path  # type: ignore[method-assign]  # there is no other way
-
-    def undo() -> None:
-        module.generate_random_name = before_run
-        RawDataPath.get_random_remote_path = before_path  # type: ignore[method-assign]  # as above
-
-    return undo
+    undo = contextlib.ExitStack()
+    undo.callback(seam.replaced(flyte.models, generate_random_name=run_name))
+    undo.callback(seam.replaced(RawDataPath, get_random_remote_path=remote_path))
+    return undo.close
 
 
 def replace_paths(of_run: Callable[[Any], AbstractContextManager[tuple[str, str]]]) -> Callable[[], None]:
@@ -83,12 +78,7 @@ def replace_paths(of_run: Callable[[Any], AbstractContextManager[tuple[str, str]
             with context.new_raw_data_path(RawDataPath(path=raw_data)):
                 return await before(again, task, *args, **kwargs)
 
-    runner._run_local = run_local
-
-    def undo() -> None:
-        runner._run_local = before
-
-    return undo
+    return seam.replaced(runner, _run_local=run_local)
 
 
 def replace_pickles(place: Callable[[], str | None], note: Callable[[str, int], object]) -> Callable[[], None]:
@@ -99,7 +89,6 @@ def replace_pickles(place: Callable[[], str | None], note: Callable[[str, int], 
     may write.
     """
     pickle: Any = _pickle.FlytePickle
-    before = {name: vars(pickle)[name] for name in ("to_pickle", "from_pickle")}
     write_there, read_there = pickle.to_pickle, pickle.from_pickle
 
     async def to_pickle(value: Any) -> Any:
@@ -117,13 +106,7 @@ def replace_pickles(place: Callable[[], str | None], note: Callable[[str, int], 
         with private.read(uri) as file:
             return PICKLE.loads(file.read())
 
-    pickle.to_pickle, pickle.from_pickle = staticmethod(to_pickle), staticmethod(from_pickle)
-
-    def undo() -> None:
-        for name, method in before.items():
-            setattr(pickle, name, method)
-
-    return undo
+    return seam.replaced(pickle, to_pickle=staticmethod(to_pickle), from_pickle=staticmethod(from_pickle))
 
 
 def pickle_transformer() -> Any:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import contextvars
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from flyte_notebook.errors import RuntimeDataValidationError
 from flyte_notebook.sdk import seam
 from flyte_notebook.sdk.failures_without_attempt import unusable, with_failure
 from flyte_notebook.worker.values.pickling import PicklingProblem
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 task_of_inputs: contextvars.ContextVar[Any] = contextvars.ContextVar("task_of_inputs", default=None)
 """The task whose inputs are being converted, ``None`` when that is not known."""

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, BinaryIO
 
 from flyte_notebook.cells import generators
 from flyte_notebook.core import private
 from flyte_notebook.core.outcome import Failure
 from flyte_notebook.core.stand_in import attach
 from flyte_notebook.errors import ON_CLUSTER, InlineIOMaxBytesBreached
-from flyte_notebook.sdk import calls, celltask, conversion, ordinary, places, seam, tasks
+from flyte_notebook.sdk import calls, celltask, conversion, guards, places, seam, tasks
 from flyte_notebook.sdk.again import load_again
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.user_code import watched
 from flyte_notebook.worker.process import body, child, context, protocol
 from flyte_notebook.worker.values import named_pickles, pickling
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import BinaryIO
 
 
 def canary(_file: BinaryIO) -> bytes:
@@ -49,8 +46,8 @@ def _execute(file: BinaryIO) -> bytes:
     pickling.keep_code_whole()
     seam.settle_in_worker()
     seam.replace_conversion(NamingConversion)
-    seam.replace_submit(ordinary.submitted)
-    ordinary.guard_conversions()
+    seam.replace_submit(guards.submitted)
+    guards.guard_conversions()
     calls.replace_sync_calls(body.as_in_thread)
     told = tasks.unpack(file)
     named_pickles.make_known(told["names"])

@@ -13,8 +13,9 @@ import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import flyte
 import flyte.errors
@@ -26,13 +27,10 @@ from flyte_notebook.core.job import Job
 from flyte_notebook.core.outcome import Success, WorkerReport
 from flyte_notebook.core.reliance import expect
 from flyte_notebook.errors import silence_grpc_polling_error
-from flyte_notebook.sdk import background_loop, calls, control_plane, data_paths, lazy, ordinary, rehearsal, seam, types
+from flyte_notebook.sdk import background_loop, calls, control_plane, data_paths, guards, lazy, rehearsal, seam, types
 from flyte_notebook.sdk.recording import Recording
 from flyte_notebook.sdk.tasks import SIZE_KEY, probe_task
 from flyte_notebook.worker.process import context
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 LOOKED_UP_S: Final = 0.001
 """Longer than a lookup in the cache, shorter than a search through all packages."""
@@ -104,7 +102,7 @@ def values_are_converted_in_the_open() -> None:
 
         return noted
 
-    undo = ordinary.guard_conversions(noting)
+    undo = guards.guard_conversions(noting)
     try:
         values = asyncio.run(seam.native_inputs(call["inputs"], call["task"].native_interface))
     finally:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import flyte
 
 from flyte_notebook.core.reliance import expect
 from flyte_notebook.sdk import calls, seam
 from flyte_notebook.sdk.tasks import probe_task
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def settings_of_runs_are_known() -> None:

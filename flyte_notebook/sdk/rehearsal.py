@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flyte
 import flyte.errors
@@ -22,9 +23,6 @@ from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.tasks import probe_task
 from flyte_notebook.sdk.user_code import watched
 from flyte_notebook.worker.process import context
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 BOUND_S = 10.0
 MEETING_BOUND_S = 0.3

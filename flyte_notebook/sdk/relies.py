@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from typing import BinaryIO, Final
 
 from flyte_notebook.core.bound import to_json
 from flyte_notebook.core.reliance import Reliance, loss_of
@@ -11,13 +12,11 @@ from flyte_notebook.sdk import probes, probes_of_runs, seam
 from flyte_notebook.worker import relies as of_workers
 from flyte_notebook.worker.values import pickling
 
-if TYPE_CHECKING:
-    from typing import BinaryIO
+_of_the_sdk = functools.partial(Reliance, library="flyte")
 
 ENTRIES: Final = (
-    Reliance(
+    _of_the_sdk(
         key="dispatch",
-        library="flyte",
         behaviour="the local controller calls `direct_dispatch` of its module once for each attempt, with these "
         "arguments by name, and takes outputs and error back",
         lost="limits: tasks would run inside the notebook",
@@ -25,61 +24,53 @@ ENTRIES: Final = (
         probe=probes.dispatch_is_called,
         refuse=True,
     ),
-    Reliance(
+    _of_the_sdk(
         key="dispatch by name",
-        library="flyte",
         behaviour="the code of the local controller looks `direct_dispatch` up in its module",
         lost="limits: tasks would run inside the notebook",
         probe=probes.dispatch_is_looked_up,
         where="kernel",
         refuse=True,
     ),
-    Reliance(
+    _of_the_sdk(
         key="errors",
-        library="flyte",
         behaviour="an exception passes `convert_error_to_native` as it is, up to who called the task",
         lost="the exact class, the cause and the card of an error in a task that another task called",
         probe=probes.errors_pass,
     ),
-    Reliance(
+    _of_the_sdk(
         key="bodies",
-        library="flyte",
         behaviour="a task is run by its method `execute`, which a copy of the task may replace",
         lost="the exception that a task raised, with its traceback",
         probe=probes.bodies_are_seen,
     ),
-    Reliance(
+    _of_the_sdk(
         key="conversions",
-        library="flyte",
         behaviour="the local controller looks `convert_from_native_to_inputs` up in its `convert`",
         lost="errors of inputs that do not fit name the variable",
         probe=probes.inputs_are_converted,
     ),
-    Reliance(
+    _of_the_sdk(
         key="submitted task",
-        library="flyte",
         behaviour="the frame that converts inputs has the task as `_task`",
         lost="errors of inputs that do not fit name the task; and large inputs of tasks without a cache are hashed",
         names=("_task",),
         probe=probes.tasks_are_known,
     ),
-    Reliance(
+    _of_the_sdk(
         key="submissions",
-        library="flyte",
         behaviour="`submit` of the local controller runs each task, blocking ones too",
         lost="an exit or an interrupt that code of yours raises while a task is submitted is an error of that call",
         probe=probes.submissions_are_ours,
     ),
-    Reliance(
+    _of_the_sdk(
         key="conversions of values",
-        library="flyte",
         behaviour="values become literals, and literals values, in `TypeEngine.to_literal` and `to_python_value`",
         lost="an exit or an interrupt that code of an input or output raises is an error of that call",
         probe=probes.values_are_converted_in_the_open,
     ),
-    Reliance(
+    _of_the_sdk(
         key="thread of the loop",
-        library="flyte",
         behaviour="the loop of blocking functions can go on in another thread",
         lost="runs after code of yours has raised an exit on the loop of the SDK: they wait for ever",
         probe=probes.loops_outlive_exits,
@@ -92,141 +83,123 @@ ENTRIES: Final = (
         names=("_fut_waiter", "_MIN_BACKOFF_ON_ERR_SEC", "_BACKOFF_MULTIPLIER"),
         probe=probes.sleeps_are_cut,
     ),
-    Reliance(
+    _of_the_sdk(
         key="maps",
-        library="flyte",
         behaviour="`flyte.map` runs its items side by side in mode `hybrid`",
         lost="items of `flyte.map` run side by side",
         probe=probes.maps_run_side_by_side,
     ),
-    Reliance(
+    _of_the_sdk(
         key="log of failures",
-        library="flyte",
         behaviour=f"what it logs of a failed task begins with {seam.REPEATED_LOG!r}",
         lost="a failure is told once: its traceback is in the log as well",
         probe=probes.failures_are_logged,
     ),
-    Reliance(
+    _of_the_sdk(
         key="records",
-        library="flyte",
         behaviour="a controller has a recorder, which takes the start and the end of actions",
         lost="nested actions in the SDK's own records of runs",
         names=("_recorder",),
         probe=probes.controllers_are_known,
     ),
-    Reliance(
+    _of_the_sdk(
         key="runners",
-        library="flyte",
         behaviour="a controller keeps the threads that it starts for sync tasks, and each has a loop",
         lost="threads of sync tasks end with their run: one stays for each",
         names=("_runner_map", "_TaskRunner__loop", "_close"),
         probe=probes.runners_end,
     ),
-    Reliance(
+    _of_the_sdk(
         key="calls outside of runs",
-        library="flyte",
         behaviour="`task(...)` is `TaskTemplate.__call__`, and its context tells whether it is inside of a run",
         lost="limits of a task that is called outside of any run",
         probe=probes.calls_outside_are_ours,
     ),
-    Reliance(
+    _of_the_sdk(
         key="settings of runs",
-        library="flyte",
         behaviour="a runner of `flyte.with_runcontext` keeps environment variables and log levels under these names",
         lost="environment variables and log levels of `flyte.with_runcontext` in local tasks",
         names=("_env_vars", "_log_level", "_user_log_level", "_reset_root_logger"),
         probe=probes_of_runs.settings_of_runs_are_known,
     ),
-    Reliance(
+    _of_the_sdk(
         key="blocking calls",
-        library="flyte",
         behaviour="`TaskTemplate.__call__` refuses a call that blocks where `asyncio.get_running_loop()` finds a loop",
         lost="calls of blocking tasks in the body of a cell",
         names=("_get_running_loop", "_set_running_loop"),
         probe=probes_of_runs.blocking_calls_find_no_loop,
     ),
-    Reliance(
+    _of_the_sdk(
         key="kinds of calls",
-        library="flyte",
         behaviour="`_call_as_synchronous` tells whether a call of a task blocks",
         lost="calls of tasks outside of any run, and the code that a card shows",
         names=("_call_as_synchronous",),
         probe=probes.kinds_of_calls_are_told_apart,
     ),
-    Reliance(
+    _of_the_sdk(
         key="waits",
-        library="flyte",
         behaviour="blocking functions wait in `_BackgroundLoop.call_in_loop_sync`",
         lost="the Stop button while a cell blocks",
         names=("_BackgroundLoop", "_api", "_syncify"),
         probe=probes.waits_are_ours,
     ),
-    Reliance(
+    _of_the_sdk(
         key="background loop",
-        library="flyte",
         behaviour="the thread and the loop of blocking functions can be stopped, and started again after a fork",
         lost="workers that are forked; each action takes some 0.2 s longer",
         names=("_bg_loop",),
         probe=probes.loops_restart,
     ),
-    Reliance(
+    _of_the_sdk(
         key="claimed loops",
-        library="flyte",
         behaviour="`_configured_loops` has the loops that have a handler of polling errors already",
         lost="handlers of the notebook's loop stay: the SDK sets its own, and ours only comes back with the next cell",
         names=("_configured_loops",),
         probe=probes.loops_are_claimed,
     ),
-    Reliance(
+    _of_the_sdk(
         key="settings of init",
-        library="flyte",
         behaviour="`_get_init_config` returns what `flyte.init` was given",
         lost="settings of `flyte.init` in tasks, and the endpoint in errors of a cluster",
         names=("_initialize", "_get_init_config"),
         probe=probes.settings_are_known,
     ),
-    Reliance(
+    _of_the_sdk(
         key="reports",
-        library="flyte",
         behaviour="a report asks `ipython_check` of its module whether it is shown in a notebook",
         lost="reports of tasks that load IPython",
         names=("_report",),
         probe=probes.reports_are_plain,
     ),
-    Reliance(
+    _of_the_sdk(
         key="checkpoints",
-        library="flyte",
         behaviour="`_stage_prev_checkpoint_for_local_retry` hands on what the attempt before saved",
         lost="checkpoints from one attempt to the next",
         names=("_stage_prev_checkpoint_for_local_retry",),
         probe=probes.checkpoints_are_staged,
     ),
-    Reliance(
+    _of_the_sdk(
         key="entry points",
-        library="flyte",
         behaviour="what is installed is looked for once in a process",
         lost="5 ms of each action: the SDK looks through all packages",
         names=("_utils", "_installed_entry_points"),
         probe=probes.packages_are_looked_through_once,
     ),
-    Reliance(
+    _of_the_sdk(
         key="paths of runs",
-        library="flyte",
         behaviour="a local run writes to `_raw_data_path` and `_metadata_path` of its runner, in `_run_local`",
         lost="what the SDK writes for a run is this user's alone: it is in /tmp/flyte",
         names=("_Runner", "_run_local", "_raw_data_path", "_metadata_path"),
         probe=probes.runs_write_where_they_are_told,
     ),
-    Reliance(
+    _of_the_sdk(
         key="names of files",
-        library="flyte",
         behaviour="runs are named by `generate_random_name`, files by `RawDataPath.get_random_remote_path`",
         lost="files and runs keep their names apart when user code seeds generators of random numbers",
         probe=probes.names_are_ours,
     ),
-    Reliance(
+    _of_the_sdk(
         key="pickled values",
-        library="flyte",
         behaviour="values of types that it does not know are written by `FlytePickle.to_pickle`, and read by "
         "`from_pickle`",
         lost="values that the SDK pickles go with the session: they stay where it puts them",

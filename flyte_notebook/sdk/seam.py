@@ -73,19 +73,24 @@ def variables_of(runner: Any) -> dict[str, str]:
     return {str(name): str(value) for name, value in given.items() if value is not None}
 
 
+def replaced(owner: Any, **values: Any) -> Callable[[], None]:
+    """Set attributes of a class or module; return a function that sets them as they were before."""
+    before = {name: vars(owner)[name] for name in values}
+
+    def put(values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            setattr(owner, name, value)
+
+    put(values)
+    return functools.partial(put, before)
+
+
 def replace_dispatch(dispatch: Dispatch) -> Callable[[], None]:
     """Replace the SDK's function; return a function to undo this. Raises RuntimeError when the seam does not exist."""
-    module: Any = _local_controller
-    before = getattr(module, "direct_dispatch", None)
-    if before is None:
+    if not hasattr(_local_controller, "direct_dispatch"):
         msg = f"flyte {flyte.__version__} has no local direct_dispatch; flyte_notebook cannot isolate its tasks"
         raise RuntimeError(msg)
-    module.direct_dispatch = dispatch
-
-    def undo() -> None:
-        module.direct_dispatch = before
-
-    return undo
+    return replaced(_local_controller, direct_dispatch=dispatch)
 
 
 def dispatch_is_looked_up() -> bool:
@@ -99,14 +104,8 @@ def dispatch_is_looked_up() -> bool:
 
 def replace_conversion(naming: Callable[[Any, Callable[..., Awaitable[Any]]], Any]) -> Callable[[], None]:
     """Set ``naming(convert, convert_inputs)`` as the local controller's conversion; return a function to undo this."""
-    module: Any = _local_controller
-    before = module.convert
-    module.convert = naming(before, before.convert_from_native_to_inputs)
-
-    def undo() -> None:
-        module.convert = before
-
-    return undo
+    before: Any = vars(_local_controller)["convert"]
+    return replaced(_local_controller, convert=naming(before, before.convert_from_native_to_inputs))
 
 
 def replace_submit(around: Callable[[Any, Awaitable[Any]], Awaitable[Any]]) -> Callable[[], None]:
@@ -117,8 +116,7 @@ def replace_submit(around: Callable[[Any, Awaitable[Any]], Awaitable[Any]]) -> C
     async def submit(self: Any, _task: Any, *args: Any, **kwargs: Any) -> Any:
         return await around(_task, before(self, _task, *args, **kwargs))
 
-    controller.submit = submit
-    return functools.partial(setattr, controller, "submit", before)
+    return replaced(controller, submit=submit)
 
 
 def submitted_task(depth: int) -> Any:
@@ -377,14 +375,7 @@ def settle_in_worker() -> None:
 
 def replace_report_check(check: Callable[[], bool]) -> Callable[[], None]:
     """Let a report use ``check()`` to find out whether it is shown in a notebook; return a function to undo this."""
-    module: Any = _report
-    before = module.ipython_check
-    module.ipython_check = check
-
-    def undo() -> None:
-        module.ipython_check = before
-
-    return undo
+    return replaced(_report, ipython_check=check)
 
 
 def call_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from flyte_notebook.engine.output_pump import Nowhere, StandardSink
 from flyte_notebook.engine.scheduler import MAX_PROCESSES
 from flyte_notebook.errors import InlineIOMaxBytesBreached, RunAbortedError, failure_in
 from flyte_notebook.history import History, Run, SweepPoint
-from flyte_notebook.sdk import ahead, background_loop, calls, ordinary, places, relies, seam, tasks
+from flyte_notebook.sdk import ahead, background_loop, calls, guards, places, relies, seam, tasks
 from flyte_notebook.sdk.failures_without_attempt import NOT_STARTED, failure_outside, give_all_failures
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.recording import Recording
@@ -104,8 +104,8 @@ class Session:
             self._undo.append(pickling.keep_code_whole())
             self._undo.append(calls.replace_call(self._call_outside))
             self._undo.append(seam.replace_conversion(NamingConversion))
-            self._undo.append(seam.replace_submit(ordinary.submitted))
-            self._undo.append(ordinary.guard_conversions())
+            self._undo.append(seam.replace_submit(guards.submitted))
+            self._undo.append(guards.guard_conversions())
             self._undo.append(give_all_failures())
             with suppress(RuntimeError):  # another SDK; its entry reports what is lost
                 background_loop.outlive_exits()

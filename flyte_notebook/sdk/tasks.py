@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any, BinaryIO
 
 from flyte.extend import AsyncFunctionTaskTemplate
 from flyte.models import NativeInterface
@@ -18,10 +19,6 @@ from flyte_notebook.sdk import places, seam
 from flyte_notebook.sdk.failures_without_attempt import with_failure
 from flyte_notebook.worker.process.spool import Spool, SpoolReader
 from flyte_notebook.worker.values import elsewhere, named_pickles, pickling
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import BinaryIO
 
 TYPE_KEY = "python_type"
 SIZE_KEY = "size_bytes"

@@ -280,8 +280,7 @@ def _binary_type(tag: str) -> types_pb2.LiteralType:
 def _guessed(literal_type: types_pb2.LiteralType, tag: str, kind: type) -> type:
     if literal_type.HasField("structure") and literal_type.structure.tag == tag:
         return kind
-    message = f"not a {tag}"
-    raise ValueError(message)
+    raise ValueError(f"not a {tag}")
 
 
 TypeEngine.register(CellInputTransformer())

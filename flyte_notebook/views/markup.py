@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from flyte_notebook.views.text import clean, clean_line
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 NO_MATH: Final = "tex2jax_ignore mathjax_ignore"
 """Classes that prevent JupyterLab from showing "$5 and $6" as a formula."""

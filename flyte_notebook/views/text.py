@@ -133,14 +133,7 @@ def limit_words(failure: Failure) -> str:
     words = [f"memory: {enforcement.memory_words}"]
     if limits.cpu_cores is not None:
         words.append(f"{format_cpu(limits.cpu_cores)}: {enforcement.cpu_words}")
-    for name, seconds in (
-        ("max_runtime", limits.max_runtime_s),
-        ("max_queued_time", limits.max_queued_time_s),
-        ("deadline", limits.deadline_s),
-    ):
-        if seconds is not None:
-            words.append(f"{name} {format_duration(seconds)}")
-    return " · ".join(words)
+    return " · ".join([*words, *(f"{name} {format_duration(seconds)}" for name, seconds in limits.times().items())])
 
 
 def shown_frames(failure: Failure) -> list[tuple[SourceLine, bool] | int]:

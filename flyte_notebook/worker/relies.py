@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import linecache
 import types
@@ -90,6 +91,8 @@ def _pages_can_be_owned() -> None:
     expect(not reason, reason)
 
 
+_of_python = functools.partial(Reliance, library="CPython")
+
 ENTRIES: Final = (
     Reliance(
         key="code",
@@ -114,40 +117,35 @@ ENTRIES: Final = (
         names=("_DYNAMIC_CLASS_TRACKER_BY_ID", "_make_skeleton_class", "_make_skeleton_enum", "_class_setstate"),
         probe=_classes_are_known,
     ),
-    Reliance(
+    _of_python(
         key="dataclasses",
-        library="CPython",
         behaviour="the sentinels of `dataclasses` are single objects, under these names",
         lost="dataclasses of the notebook in tasks",
         names=("_HAS_DEFAULT_FACTORY",),
         probe=_dataclasses_are_whole,
     ),
-    Reliance(
+    _of_python(
         key="instructions",
-        library="CPython",
         behaviour="`dis` names the instructions that use globals `..._GLOBAL` and `LOAD_NAME`",
         lost="variables that functions of the notebook use reach a task",
         probe=_names_are_read,
         refuse=True,
     ),
-    Reliance(
+    _of_python(
         key="sources",
-        library="CPython",
         behaviour="an entry of `linecache.cache` without a time stamp stays",
         lost="the text of lines of cells, in tracebacks and for `inspect.getsource`",
         probe=_sources_stay,
     ),
-    Reliance(
+    _of_python(
         key=EXIT_HANDLERS,
-        library="CPython",
         behaviour="`atexit._run_exitfuncs()` runs what was registered",
         lost="`atexit` handlers of a task",
         names=("_run_exitfuncs",),
         where="first use",
     ),
-    Reliance(
+    _of_python(
         key=LINES,
-        library="CPython",
         behaviour="the structures of its frames and code lie in memory as they are known, or as it publishes them",
         lost="the line where a killed task stood, and the table of lines that memory grew on",
         where="first use",

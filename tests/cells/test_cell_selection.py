@@ -11,8 +11,8 @@ import flyte
 import pytest
 
 from flyte_notebook.cells.analysis import analyse
-from flyte_notebook.cells.selection import CannotSendError, Selection, UnknownNameError, select
 from flyte_notebook.cells.values import is_code
+from flyte_notebook.cells.variables import CannotSendError, Selection, UnknownNameError, select
 from flyte_notebook.worker.values import pickling
 
 NOTEBOOK = """

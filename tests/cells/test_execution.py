@@ -18,7 +18,7 @@ from flyte_notebook.cells import execution
 from flyte_notebook.cells.analysis import analyse
 from flyte_notebook.cells.execution import Cell, MissingOutputError, run_cell
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues, bind
-from flyte_notebook.cells.selection import select
+from flyte_notebook.cells.variables import select
 from flyte_notebook.worker.values import pickling
 from flyte_notebook.worker.values.pickling import PicklingProblem
 

@@ -50,8 +50,8 @@ def given_up(
     looks: int = 45,
     hears: Callable[[Returning], None] = lambda _: None,
 ) -> list[Unanswered]:
-    monkeypatch.setattr(returning.activity, "activity", activity)
-    monkeypatch.setattr(returning.activity, "reached", lambda _: reached)
+    monkeypatch.setattr(returning.processes, "activity", activity)
+    monkeypatch.setattr(returning.processes, "reached", lambda _: reached)
     return asyncio.run(looked(hears, looks=looks))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bounds import under_load
 
-from flyte_notebook.limiters import joining
+from flyte_notebook.limiters import affinity
 from flyte_notebook.limiters.base import ATTEMPT_VARIABLE, SESSION_VARIABLE
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Children:
         if pid == 0:
             try:
                 os.setsid()
-                joining.join(group.procs_files, group.cpus)
+                affinity.join(group.procs_files, group.cpus)
                 os.dup2(write, 1)
                 marks = {SESSION_VARIABLE: session or self.session, ATTEMPT_VARIABLE: name}
                 os.execve(sys.executable, [sys.executable, "-S", "-E", "-c", PRELUDE + code], {**os.environ, **marks})  # noqa: S606 - our own interpreter

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from bounds import under_load
 
-from flyte_notebook.limiters.activity import activity, reached
+from flyte_notebook.limiters.processes import activity, reached
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flyte_notebook.limiters import process_count
+from flyte_notebook.limiters import session_limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,16 +30,16 @@ def test_half_goes_to_the_session_and_half_of_that_to_each_attempt(
     for place, (most, current) in ((tmp_path, above), (inner, own)):
         (place / "pids.max").write_text(most)
         (place / "pids.current").write_text(current)
-    assert expected == process_count.shares(str(inner), str(tmp_path))
+    assert expected == session_limits.shares(str(inner), str(tmp_path))
 
 
 def test_without_a_limit_above_the_machine_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine of any size an attempt has 4,096 at most."""
-    monkeypatch.setattr(process_count, "_machine_left", lambda: 4_000_000)
-    assert (2_000_000, 4096) == process_count.shares(str(tmp_path), str(tmp_path))
+    monkeypatch.setattr(session_limits, "_machine_left", lambda: 4_000_000)
+    assert (2_000_000, 4096) == session_limits.shares(str(tmp_path), str(tmp_path))
 
 
 @pytest.mark.linux
 def test_this_machine_takes_some_more() -> None:
     """What the kernel says can be read, and this test runs."""
-    assert process_count._machine_left() > 0
+    assert session_limits._machine_left() > 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flyte_notebook.limiters import machine
-from flyte_notebook.limiters.room import SPARE_BYTES, STEP_BYTES, Room
+from flyte_notebook.limiters.session_limits import SPARE_BYTES, STEP_BYTES, Room
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ import time
 
 import zmq
 
-from flyte_notebook.notebook.waker import Waker
+from flyte_notebook.notebook.pump import Waker
 
 LONG_S = 30.0
 

@@ -18,7 +18,7 @@ import flyte.errors
 import pytest
 from flyte.extend import AsyncFunctionTaskTemplate, TaskTemplate
 
-from flyte_notebook.cells.selection import CannotSendError, UnknownNameError
+from flyte_notebook.cells.variables import CannotSendError, UnknownNameError
 from flyte_notebook.sdk import celltask
 from flyte_notebook.sdk.celltask import CellTask, cell_task, last_outputs, read_cell
 from flyte_notebook.worker.values.pickling import PicklingProblem

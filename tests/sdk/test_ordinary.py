@@ -14,7 +14,7 @@ from flyte.syncify import syncify
 
 from flyte_notebook.core.stand_in import attach, attribute
 from flyte_notebook.errors import pack
-from flyte_notebook.sdk import background_loop, ordinary
+from flyte_notebook.sdk import background_loop, guards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,7 +121,7 @@ def test_an_exit_in_other_code_that_the_sdk_calls_is_an_error(session: Session, 
         flyte.run(task.override(cache=cache), 1, 2)
     assert "SystemExit" == caught.value.code
     assert isinstance(caught.value.__cause__, SystemExit)
-    assert ordinary.IN_ITS_SUBMISSION in caught.value.failure.headline  # type: ignore[attr-defined]
+    assert guards.IN_ITS_SUBMISSION in caught.value.failure.headline  # type: ignore[attr-defined]
     assert 3 == flyte.run(task, 1, 2).outputs()[0]
 
 

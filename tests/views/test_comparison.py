@@ -15,8 +15,7 @@ from flyte_notebook.core.outcome import Success, WorkerReport
 from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.history import Attempt, Run, Runs
 from flyte_notebook.views.charts import chart, overlay
-from flyte_notebook.views.experiments.compared import rows_of
-from flyte_notebook.views.experiments.comparison import comparison_html, comparison_text
+from flyte_notebook.views.experiments.comparison import comparison_html, comparison_text, rows_of
 from flyte_notebook.views.history.saved import SavedRuns
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from flyte_notebook.core.limits import Limits
 from flyte_notebook.core.outcome import Outcome, Success, WorkerReport
 from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.history import Attempt, Run
-from flyte_notebook.views.history.runs import MAX_ACTIONS, run_text, runs_text
+from flyte_notebook.views.history.run_list import MAX_ACTIONS, run_text, runs_text
 
 LIMITS = Limits(memory_bytes=250 * MI)
 DONE = Success(answer=b"", report=WorkerReport())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flyte_notebook.views.charts.scales import TICKS, memory_scale, time_scale
+from flyte_notebook.views.charts.paper import TICKS, memory_scale, time_scale
 
 MI = 2**20
 

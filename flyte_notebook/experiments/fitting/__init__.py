@@ -14,7 +14,7 @@ from flyte_notebook.experiments.fitting.advice import (
     recommend,
     would_do,
 )
-from flyte_notebook.experiments.fitting.found import Fit, FitRun, TaskFit, Verdict, headline, task_fit
+from flyte_notebook.experiments.fitting.fit_result import Fit, FitRun, TaskFit, Verdict, headline, task_fit
 from flyte_notebook.experiments.fitting.search import MIB, MOST_RUNS, Measure, Step, TrialEnd, edge, step, tolerance
 
 __all__ = [

@@ -10,11 +10,9 @@ pass:
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from typing import Final, Literal, TypeAlias
 
 MIB: Final = 1 << 20
 

@@ -5,16 +5,6 @@ Pure functions: `flyte_notebook.sdk.sweep` starts the runs.
 
 from __future__ import annotations
 
-from flyte_notebook.experiments.sweeping.found import (
-    ENDS,
-    Need,
-    Point,
-    PointEnd,
-    Sweep,
-    formula,
-    plan_facts,
-    value_words,
-)
 from flyte_notebook.experiments.sweeping.plan import (
     RANGE,
     VALUES,
@@ -28,6 +18,16 @@ from flyte_notebook.experiments.sweeping.plan import (
     over_values,
     parse_over,
     parse_range,
+)
+from flyte_notebook.experiments.sweeping.sweep_result import (
+    ENDS,
+    Need,
+    Point,
+    PointEnd,
+    Sweep,
+    formula,
+    plan_facts,
+    value_words,
 )
 from flyte_notebook.experiments.sweeping.trend import Trend, trend_of
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 import ast
 import keyword
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from flyte_notebook.core.units import UnitError, format_duration, parse_memory, quantity_memory
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 Spacing: TypeAlias = Literal["linear", "log"]
 

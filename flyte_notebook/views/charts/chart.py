@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any, Final
 from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.core.units import format_memory
 from flyte_notebook.views import markup
-from flyte_notebook.views.charts.paper import BAD, GRID, LATEST, SIZE, SOFT, TEXT, WIDTH, data_uri
+from flyte_notebook.views.charts.paper import (
+    BAD,
+    GRID,
+    LATEST,
+    SIZE,
+    SOFT,
+    TEXT,
+    WIDTH,
+    Scale,
+    data_uri,
+    memory_scale,
+    time_scale,
+)
 from flyte_notebook.views.charts.paper import axes_in as _axes
 from flyte_notebook.views.charts.paper import figure_of as _figure
 from flyte_notebook.views.charts.paper import our_looks as _our_looks
@@ -18,7 +30,6 @@ from flyte_notebook.views.charts.paper import put_ticks as _ticks
 from flyte_notebook.views.charts.paper import say_only as _say
 from flyte_notebook.views.charts.paper import svg_of as _svg
 from flyte_notebook.views.charts.placing import LINE_HEIGHT, Box, Placer, Point, spread, text_width
-from flyte_notebook.views.charts.scales import Scale, memory_scale, time_scale
 from flyte_notebook.views.lines import MAX_LINES, Bar, Line, bars_of, chart_words, lines_of, thinned, together
 from flyte_notebook.views.text import clean_line
 

@@ -19,17 +19,19 @@ from flyte_notebook.views.charts.paper import (
     SOFT,
     TEXT,
     WIDTH,
+    Scale,
     axes_in,
     data_uri,
     figure_of,
+    memory_scale,
     our_looks,
     put_text,
     put_ticks,
     say_only,
     svg_of,
+    time_scale,
 )
 from flyte_notebook.views.charts.placing import LINE_HEIGHT, Box, spread, text_width
-from flyte_notebook.views.charts.scales import Scale, memory_scale, time_scale
 from flyte_notebook.views.text import clean_line
 
 if TYPE_CHECKING:

@@ -65,13 +65,7 @@ def _rows(failure: Failure) -> Iterator[tuple[str, str]]:
         yield "interpreter and imports", format_memory(trace.baseline_bytes)
     if limits.cpu_cores is not None:
         yield "CPU limit", f"{format_cpu(limits.cpu_cores)}; held by: {held.cpu_words}"
-    for name, seconds in (
-        ("max_runtime", limits.max_runtime_s),
-        ("max_queued_time", limits.max_queued_time_s),
-        ("deadline", limits.deadline_s),
-    ):
-        if seconds is not None:
-            yield name, format_duration(seconds)
+    yield from ((name, format_duration(seconds)) for name, seconds in limits.times().items())
     yield "waited to start", format_duration(report.queued_for_s)
     if report.ready_after_s is not None:
         yield "worker ready after", format_duration(report.ready_after_s)

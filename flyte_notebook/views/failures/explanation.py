@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterator
 from dataclasses import fields
 from html import escape
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from flyte_notebook.catalogue import Explanation
 from flyte_notebook.views.markup import with_code
 from flyte_notebook.views.style import style_of
 from flyte_notebook.views.text import clean, clean_line
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 WIDTH: Final = 88
 """Characters of a line of text; programs keep their own lines."""

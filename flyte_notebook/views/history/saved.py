@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from flyte_notebook.history import Runs
-from flyte_notebook.views.experiments.compared import rows_of
-from flyte_notebook.views.experiments.comparison import HEAD, row_cells
+from flyte_notebook.views.experiments.comparison import HEAD, row_cells, rows_of
 from flyte_notebook.views.markup import columns, section, table
 from flyte_notebook.views.style import style_of
 from flyte_notebook.views.text import clean_line

@@ -12,7 +12,7 @@ from flyte_notebook.core.outcome import Failure
 from flyte_notebook.core.units import format_duration, format_memory
 from flyte_notebook.views.failures.html import failure_html
 from flyte_notebook.views.history.family import Family
-from flyte_notebook.views.history.runs import run_text
+from flyte_notebook.views.history.run_list import run_text
 from flyte_notebook.views.markup import line, with_code
 from flyte_notebook.views.style import style_of
 from flyte_notebook.views.text import clean_line

@@ -11,14 +11,12 @@ import asyncio
 import contextlib
 import contextvars
 import threading
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from flyte_notebook.worker.process import context
 from flyte_notebook.worker.stacks import layout
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 
 T = TypeVar("T")
 

@@ -10,10 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.machinery
 import os
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 READ_AT_START = (
     "PYTHON",

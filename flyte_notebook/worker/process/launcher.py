@@ -24,14 +24,11 @@ import os
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
-from flyte_notebook.limiters import joining, kernel_files
+from flyte_notebook.limiters import affinity, kernel_files
 from flyte_notebook.worker.process import prctl, protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import NoReturn
 
 CONTROL_FD = 3
 LOWEST_FREE_FD = 10
@@ -113,7 +110,7 @@ def _prepare(order: dict[str, Any], fds: Sequence[int]) -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             kernel_files.write("/proc/self/oom_score_adj", OOM_SCORE_ADJ)
-    joining.join(order["procs_files"], order["cpus"])
+    affinity.join(order["procs_files"], order["cpus"])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
     null = os.open(os.devnull, os.O_RDONLY)

@@ -13,11 +13,8 @@ import array
 import ctypes
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 MADV_POPULATE_WRITE = 23
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

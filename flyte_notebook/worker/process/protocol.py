@@ -90,8 +90,7 @@ def send(sock: socket.socket, message: Message) -> None:
     try:
         sock.sendall(data)
     except OSError as error:
-        msg = f"the other side of the channel is gone: {error}"
-        raise ChannelClosedError(msg) from error
+        raise ChannelClosedError(f"the other side of the channel is gone: {error}") from error
 
 
 def receive(sock: socket.socket) -> Message:
@@ -132,8 +131,7 @@ async def receive_async(reader: asyncio.StreamReader) -> Message:
     except BrokenMessageError:
         raise
     except (asyncio.IncompleteReadError, OSError) as error:
-        msg = f"the worker's channel ended: {error}"
-        raise ChannelClosedError(msg) from error
+        raise ChannelClosedError(f"the worker's channel ended: {error}") from error
 
 
 def control_frame(message: Message, *, fds: int = 0) -> bytes:
@@ -182,8 +180,7 @@ class ControlReader:
         if received or flags & socket.MSG_CTRUNC:
             self._fds.append(received)  # one read brings the descriptors of one message at most (unix(7))
         if not data:
-            msg = "the other side closed the connection"
-            raise ChannelClosedError(msg)
+            raise ChannelClosedError("the other side closed the connection")
         self._buffer += data
         return list(self._whole())
 
@@ -224,11 +221,9 @@ def _loads(body: bytes) -> Message:
     try:
         message = _from_pickle(body)  # kernel and worker run as the same user, in the same trust
     except Exception as error:
-        msg = f"a frame that is no message: {error!r}"
-        raise BrokenMessageError(msg) from error
+        raise BrokenMessageError(f"a frame that is no message: {error!r}") from error
     if not isinstance(message, dict):
-        msg = f"a frame that is no message: {type(message).__name__}"
-        raise BrokenMessageError(msg)
+        raise BrokenMessageError(f"a frame that is no message: {type(message).__name__}")
     return message
 
 
@@ -249,8 +244,7 @@ def _read_exactly(sock: socket.socket, size: int) -> bytes:
         except OSError as error:
             raise ChannelClosedError(str(error)) from error
         if not count:
-            msg = f"the channel ended after {done} of {size} bytes"
-            raise ChannelClosedError(msg)
+            raise ChannelClosedError(f"the channel ended after {done} of {size} bytes")
         done += count
     view.release()
     return bytes(buffer)

@@ -18,15 +18,12 @@ import math
 import operator as operators
 import os
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from types import FrameType, ModuleType, TracebackType
+from typing import Any, Final, TypeAlias
 
 from flyte_notebook.core.outcome import RefusedAllocation
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from types import FrameType, TracebackType
 
 MAX_SOURCE_CHARS: Final = 1_000_000
 MAX_STRING_CHARS: Final = 10_000_000

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import cloudpickle
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 HOOK = "__init_subclass__"
 

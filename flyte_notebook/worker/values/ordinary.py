@@ -8,13 +8,10 @@ from __future__ import annotations
 import contextlib
 import pickle
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from flyte_notebook.errors import sendable
 from flyte_notebook.worker.process import context
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @contextlib.contextmanager

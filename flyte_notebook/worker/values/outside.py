@@ -19,12 +19,10 @@ import os
 import pickle
 import re
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from flyte_notebook.core.bound import open_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 COMPARED_BYTES = 1 << 20
 _WHERE = "multiprocessing.shared_memory"

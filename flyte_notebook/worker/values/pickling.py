@@ -27,7 +27,8 @@ import pickle
 import sys
 import types
 from collections import ChainMap
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import IO, Any, TypeAlias
 
 import cloudpickle
 
@@ -37,9 +38,6 @@ from flyte_notebook.worker.values.classes import KnownClasses
 from flyte_notebook.worker.values.code_objects import global_names, reduce_code, submodules_used
 from flyte_notebook.worker.values.ordinary import errors_only
 from flyte_notebook.worker.values.unpicklable import PicklingProblem, locate
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
 
 __all__ = [
     "CellPickler",

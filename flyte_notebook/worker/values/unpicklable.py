@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import types
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from flyte_notebook.core.bound import monotonic_s
 from flyte_notebook.worker.values.elsewhere import lost
 from flyte_notebook.worker.values.outside import is_outside
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 SEARCH_S = 2.0
 MAX_DEPTH = 25

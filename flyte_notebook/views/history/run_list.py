@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from flyte_notebook.core.outcome import Failure
 from flyte_notebook.core.units import format_duration, format_memory
+from flyte_notebook.views.markup import columns
 from flyte_notebook.views.text import clean_line
 
 if TYPE_CHECKING:
@@ -45,10 +46,7 @@ def runs_text(runs: Sequence[Run]) -> str:
                 end_words(run),
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return "\n".join(row.removeprefix("  ") for row in columns(rows))
 
 
 def _walk(run: Run) -> Iterator[tuple[Action, int]]:

@@ -16,6 +16,7 @@ from flyte.types import TypeEngine
 
 from flyte_notebook.core.stand_in import attach
 from flyte_notebook.errors import RuntimeUserError
+from flyte_notebook.sdk import seam
 from flyte_notebook.sdk.failures_without_attempt import failure_outside
 from flyte_notebook.worker.values.ordinary import words_of
 
@@ -45,16 +46,8 @@ _Convert = Callable[..., Awaitable[Any]]
 def guard_conversions(guard: Callable[[_Convert], _Convert] | None = None) -> Callable[[], None]:
     """Let conversions of values raise errors only, or wrap each in a ``guard``; return a function to undo this."""
     guard = guard or _guarded
-    engine: Any = TypeEngine
-    before = {name: vars(engine)[name] for name in CONVERSIONS}
-    for name, method in before.items():
-        setattr(engine, name, classmethod(guard(method.__func__)))
-
-    def undo() -> None:
-        for name, method in before.items():
-            setattr(engine, name, method)
-
-    return undo
+    before = vars(TypeEngine)
+    return seam.replaced(TypeEngine, **{name: classmethod(guard(before[name].__func__)) for name in CONVERSIONS})
 
 
 def _guarded(convert: _Convert) -> _Convert:

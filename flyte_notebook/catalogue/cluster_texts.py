@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from flyte_notebook.catalogue.explanation import Words
+from flyte_notebook.catalogue.explanation import Words, real_words
 from flyte_notebook.catalogue.recipes import by_hand, by_hand_in_a_run, in_this_process
 
 _NO_CLUSTER: Final = "Not by itself: there is no control plane in a local run. A run on a cluster gets it as above."
@@ -16,7 +16,7 @@ _XID: Final = '"GpuXidError", "Xid 31", fault_kind="xid", fault_code=31'
 _ECC: Final = '"GpuEccUncorrectable", "uncorrectable ECC error", severity="critical"'
 
 CONTROL_PLANE: Final[dict[str, Words]] = {
-    "InitializationError": Words(
+    "InitializationError": real_words(
         meaning="Something that needs a cluster was called before `flyte.init*` connected to one, or the settings for "
         "it are missing or incomplete.",
         kind="user",
@@ -26,7 +26,6 @@ CONTROL_PLANE: Final[dict[str, Words]] = {
         ),
         on_cluster="At the call, in your own process: `flyte.remote`, `flyte.deploy`, a run with mode `remote`.",
         here="The same. Local runs need no init.",
-        real_here=True,
         recover=in_this_process(
             "InitializationError",
             attempt='flyte.init_from_config("no-such-config.yaml")',
@@ -136,11 +135,10 @@ CONTROL_PLANE: Final[dict[str, Words]] = {
 """By class name; each is raised in the communication with a control plane."""
 
 BUILDING: Final[dict[str, Words]] = {
-    "DeploymentError": Words(
+    "DeploymentError": real_words(
         meaning="A task or an app could not be deployed, or something that deploying needs is missing.",
         on_cluster="From `flyte.deploy(...)` or `flyte.serve(...)`, in your own process.",
         here="Preconditions are checked without a cluster: `copy_style='none'` needs a version. Deploying needs one.",
-        real_here=True,
         recover=in_this_process(
             "DeploymentError",
             before="""
@@ -158,11 +156,10 @@ async def load() -> str:
         prevent="Read the message, it holds the server's own words. `flyte.deploy(env, dry_run=True)` checks a lot.",
         related=("ImageBuildError", "CodeBundleError", "ModuleLoadError", "InitializationError"),
     ),
-    "ImageBuildError": Words(
+    "ImageBuildError": real_words(
         meaning="A container image could not be built, or its definition is wrong.",
         on_cluster="Before a run or a deployment starts, in your own process.",
         here="A wrong definition is found without a registry; local runs themselves build no image.",
-        real_here=True,
         recover=in_this_process(
             "ImageBuildError",
             imports="import os",
@@ -172,14 +169,13 @@ async def load() -> str:
         prevent="Give a full name of a base image, a registry that you may push to, and paths that exist.",
         related=("InvalidPackageError", "InvalidImageNameError", "ImagePullBackOffError"),
     ),
-    "InvalidImageNameError": Words(
+    "InvalidImageNameError": real_words(
         meaning="The name of the image is wrong: it cannot be parsed, or it stands in no configuration.",
         codes=("InvalidImageName",),
         on_cluster="When the node cannot make sense of the name; on the wire the code is "
         "`ContainersNotReady|InvalidImageName`.",
         here="For `flyte.Image.from_ref_name(...)` with a name that the configuration does not have, when images are "
         "built. Local runs look at no image.",
-        real_here=True,
         recover=in_this_process(
             "InvalidImageNameError",
             before="""
@@ -235,11 +231,10 @@ env = flyte.TaskEnvironment(name="explain", image=image)
         prevent="Run the file with `python` first. Keep imports that only the task needs inside the task.",
         related=("ModuleNotFoundError", "DeploymentError", "CodeBundleError"),
     ),
-    "CodeBundleError": Words(
+    "CodeBundleError": real_words(
         meaning="There is no code to send along: no file was found, or all of them are ignored.",
         on_cluster="Before a remote run or a deployment, when your files are packed.",
         here="The same, also in a dry run without a cluster. Local runs need no bundle.",
-        real_here=True,
         recover=in_this_process(
             "CodeBundleError",
             imports="import tempfile\nfrom pathlib import Path",

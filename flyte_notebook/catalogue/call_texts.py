@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from flyte_notebook.catalogue.explanation import Words
+from flyte_notebook.catalogue.explanation import Words, real_words
 from flyte_notebook.catalogue.recipes import by_hand, in_a_run, in_this_process
 
 _NOWHERE: Final = "The SDK defines this class and raises it nowhere (2.12.1)."
@@ -14,12 +14,11 @@ _NO_CONDITIONS: Final = (
 )
 
 WORDS: Final[dict[str, Words]] = {
-    "RuntimeDataValidationError": Words(
+    "RuntimeDataValidationError": real_words(
         meaning="A value does not fit the type that the task declares for it, or cannot be serialised as that type. "
         "The message names the variable; `o0` is the first output.",
         on_cluster="When the outputs of a task are written, for example `return 'x'` in a task declared `-> int`.",
         here="The same, at the same point.",
-        real_here=True,
         recover=in_a_run(
             "RuntimeUserError",
             tasks="""
@@ -35,14 +34,13 @@ async def count(strict: bool) -> int:
         prevent="Make the annotation say what is returned, and let a type checker read the code.",
         related=("RestrictedTypeError", "InlineIOMaxBytesBreached", "TypeError"),
     ),
-    "InlineIOMaxBytesBreached": Words(
+    "InlineIOMaxBytesBreached": real_words(
         meaning="The inputs or outputs that travel inline, with the messages between task and platform, are larger "
         "than `max_inline_io_bytes`.",
         on_cluster="When such inputs are sent or outputs are written, above the bound of the task. For outputs the "
         "caller gets a RuntimeUserError with this code.",
         here="The same; the message names the largest value and both sizes. The SDK's own local mode ignores the "
         "bound.",
-        real_here=True,
         recover=in_a_run(
             "RuntimeUserError",
             tasks="""
@@ -59,12 +57,11 @@ async def write(letters: int) -> str:
         "`max_inline_io_bytes` (`--max-inline-io 10Mi`).",
         related=("RuntimeDataValidationError", "OOMError"),
     ),
-    "RestrictedTypeError": Words(
+    "RestrictedTypeError": real_words(
         meaning="The type of an input or output has been registered as one that may not travel between tasks.",
         on_cluster="When a value of such a type is sent or returned. The SDK restricts none by default; somebody "
         "called `TypeEngine.register_restricted_type`.",
         here="The same, in the process where the type was registered.",
-        real_here=True,
         recover=in_this_process(
             "RestrictedTypeError",
             before="""
@@ -95,12 +92,11 @@ async def query_by_url(url: str) -> str:
         prevent="Send what the object is made from (an address, a path, a name), and make it inside the task.",
         related=("RuntimeDataValidationError",),
     ),
-    "OnlyAsyncIOSupportedError": Words(
+    "OnlyAsyncIOSupportedError": real_words(
         meaning="A file was opened the asynchronous way on storage that has only the blocking one. The SDK's own words "
         "say it the other way round.",
         on_cluster="When `flyte.storage.open` is awaited for a filesystem that is not asynchronous. Object stores are.",
         here="The same, in your own process or in a task.",
-        real_here=True,
         recover=in_this_process(
             "OnlyAsyncIOSupportedError",
             imports="import asyncio",
@@ -147,11 +143,10 @@ def name_of_the_action() -> str:
         prevent="Ask first: `if flyte.ctx(): ...`. Keep code that needs a task inside of one.",
         related=("InitializationError", "TraceDoesNotAllowNestedTasksError"),
     ),
-    "SyncTaskCallInAsyncContextError": Words(
+    "SyncTaskCallInAsyncContextError": real_words(
         meaning="An async task called a sync task without `await`. That would block the loop which drives the run.",
         on_cluster="At the call. The run would otherwise hang.",
         here="The same.",
-        real_here=True,
         recover=in_a_run(
             "SyncTaskCallInAsyncContextError",
             tasks="""
@@ -165,11 +160,10 @@ def double(x: int) -> int:
         prevent="In async code always `await task.aio(...)` for tasks that are not async themselves.",
         related=("TraceDoesNotAllowNestedTasksError", "OnlyAsyncIOSupportedError"),
     ),
-    "TraceDoesNotAllowNestedTasksError": Words(
+    "TraceDoesNotAllowNestedTasksError": real_words(
         meaning="A task was called from a function with `@flyte.trace`. Tasks nest under tasks, not under traces.",
         on_cluster="At the call.",
         here="The same.",
-        real_here=True,
         recover=in_a_run(
             "TraceDoesNotAllowNestedTasksError",
             tasks="""

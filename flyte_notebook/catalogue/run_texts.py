@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from flyte_notebook.catalogue.explanation import Words
+from flyte_notebook.catalogue.explanation import Words, real_words
 from flyte_notebook.catalogue.recipes import IN_REFERENCE, LIMITS_NEEDED, by_hand_in_a_run, in_a_run
 
 _CHECKS_ROWS: Final = """
@@ -25,25 +25,23 @@ async def convert(careful: bool) -> str:
 
 
 WORDS: Final[dict[str, Words]] = {
-    "BaseRuntimeError": Words(
+    "BaseRuntimeError": real_words(
         meaning="The base of all errors that a task, a run or the control plane ends with. It has `kind`, `code` and "
         "`worker`; catch it when any failure should be handled in the same way.",
         kind="any",
         on_cluster="Never by itself: every error that a task ends with arrives as one of its subclasses.",
         here="Never by itself, as on a cluster; all that is raised by running tasks here is caught by it.",
-        real_here=True,
         recover=in_a_run("BaseRuntimeError", tasks=_CHECKS_ROWS, attempt="await check(-1)", recover="await check(5)"),
         prevent="Catch the narrowest class that you can do something about, and let the rest pass.",
         related=("RuntimeUserError", "RuntimeSystemError", "RuntimeUnknownError", "ActionNotFoundError"),
     ),
-    "RuntimeUserError": Words(
+    "RuntimeUserError": real_words(
         meaning="Code of the task raised. Any exception that is not of Flyte arrives as this class at whoever awaits "
         "the task: `code` is the name of the exception's class, the message is its text.",
         codes=("ValueError", "KeyError", "SystemExit"),
         on_cluster="When a task raises an exception that is not one of Flyte's, and retries, if any, are used up. "
         "Only code and message travel.",
         here="The same. In addition `error.__cause__` is the original exception, with the traceback of the worker.",
-        real_here=True,
         recover=in_a_run(
             "RuntimeUserError",
             tasks=_CHECKS_ROWS,
@@ -55,7 +53,7 @@ WORDS: Final[dict[str, Words]] = {
         "network. Inside the task itself a plain `except ValueError` works as always.",
         related=("ValueError", "CustomError", "NonRecoverableError", "RuntimeSystemError"),
     ),
-    "RuntimeSystemError": Words(
+    "RuntimeSystemError": real_words(
         meaning="The task was lost, or the platform failed; the code of the task raised nothing. Its process was ended "
         "by a signal, crashed (a segfault), or exited before it gave a result.",
         codes=("Interrupted", "MaxSystemFailuresExceeded", "BadContext"),
@@ -64,7 +62,6 @@ WORDS: Final[dict[str, Words]] = {
         here="When the worker process crashes, is killed from outside, or calls `os._exit`. The code is `Interrupted`, "
         "signal or status are in the message, and the notebook's kernel lives on. There is no silent second try "
         "unless `%flyte system_retries 2` or `fn.enable(system_retries=2)` asks for it.",
-        real_here=True,
         recover=in_a_run(
             "RuntimeSystemError",
             imports="import os",
@@ -88,7 +85,7 @@ WORDS: Final[dict[str, Words]] = {
         "`Interrupted`.",
         related=("RuntimeSystemError", "RuntimeUserError"),
     ),
-    "OOMError": Words(
+    "OOMError": real_words(
         meaning="The task needed more memory than its limit, and the kernel killed it. Everything counts: interpreter, "
         "imports, inputs, child processes.",
         codes=("OOMKilled",),
@@ -96,7 +93,6 @@ WORDS: Final[dict[str, Words]] = {
         "for memory although the task itself ended well.",
         here="The same, with the same code and message. Only when the kernel (or, where no control group may be "
         "written, the watchdog) really ended it for memory; a `MemoryError` is something else.",
-        real_here=True,
         recover=in_a_run(
             "OOMError",
             settings='resources=flyte.Resources(cpu=1, memory="150Mi")',
@@ -113,13 +109,12 @@ async def build(millions: int) -> str:
         "types, drop what is no longer needed.",
         related=("MemoryError", "UnschedulableError", "InlineIOMaxBytesBreached", "AppleSiliconDaemonOOMError"),
     ),
-    "UnschedulableError": Words(
+    "UnschedulableError": real_words(
         meaning="The task can never start on this machine: it asks for more memory than there is, or the memory that "
         "it needs is held by tasks that wait for it. This class is flyte_notebook's own.",
         on_cluster="Not a class of Flyte. A task that no node can hold stays queued there until `max_queued_time` "
         "passes, which raises MaxQueuedTimeExceededError.",
         here="At once, instead of waiting for ever. It is a RuntimeUserError, and no retry is tried.",
-        real_here=True,
         recover=in_a_run(
             "UnschedulableError",
             settings='resources=flyte.Resources(memory="200Mi")',
@@ -136,14 +131,13 @@ async def train() -> str:
         "Parents keep their memory while they wait: keep them small.",
         related=("MaxQueuedTimeExceededError", "OOMError"),
     ),
-    "TaskInterruptedError": Words(
+    "TaskInterruptedError": real_words(
         meaning="Something outside ended the task before it was done, such as a preempted node. Its code is not to "
         "blame.",
         codes=("Interrupted",),
         on_cluster="When a container other than the primary one is interrupted. A preempted task itself arrives as "
         "RuntimeSystemError today. An exception of yours whose name contains `Interrupted` arrives as this class.",
         here=f"By default not: a lost worker is RuntimeSystemError with the same code, as on a cluster. {IN_REFERENCE}",
-        real_here=True,
         recover=in_a_run(
             "(RuntimeSystemError, TaskInterruptedError)",
             imports="import os",
@@ -168,13 +162,12 @@ async def train() -> str:
         prevent="Give `primary_container_name` of `flyte.PodTemplate` the name of a container in its pod spec.",
         related=("InvalidImageNameError", "ImagePullBackOffError", "RuntimeSystemError"),
     ),
-    "CustomError": Words(
+    "CustomError": real_words(
         meaning="An error with a code of your own choosing, so that whoever awaits the task can tell it from others.",
         codes=("TableEmpty",),
         on_cluster="Inside the task that raises it. A parent gets a RuntimeUserError with the same code: only kind, "
         "code and message travel.",
         here=f"The same by default. {IN_REFERENCE} Then any exception of user code arrives as CustomError.",
-        real_here=True,
         recover=in_a_run(
             "RuntimeUserError",
             tasks="""
@@ -192,12 +185,11 @@ async def summarise(rows: int) -> str:
         prevent="Nothing to prevent: it is yours. Choose codes that are not parts of Flyte's own, such as `OOM`.",
         related=("RuntimeUserError", "NonRecoverableError"),
     ),
-    "ActionAbortedError": Words(
+    "ActionAbortedError": real_words(
         meaning="The task was stopped on purpose, by a person or by a program.",
         on_cluster="When an action or its run is aborted; the parent raises it.",
         here="When Stop or the kernel's interrupt (■, Ctrl-C) ends a task. In a plain cell the interrupt raises "
         "KeyboardInterrupt from it, so that `except Exception` cannot swallow the interrupt.",
-        real_here=True,
         recover=LIMITS_NEEDED
         + """\
 import asyncio
