@@ -135,6 +135,7 @@ def enable(
         if session is None:
             session = enforcement.open_session(max_processes=max_processes)
             session.on_close(interrupts.install_for_script(session.stop_all).uninstall)
+            importlib.import_module("flyte_notebook.sdk.script_errors").install()
     enforcement.change_settings(session, semantics=semantics, system_retries=system_retries)
     return Enforced()
 
@@ -366,4 +367,4 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - public names that are loade
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return [*__all__, "__version__"]

@@ -233,6 +233,10 @@ def init_keeps_less(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_initialize, "_get_init_config", lambda: types.SimpleNamespace(org=before().org))
 
 
+def the_class_of_runs_is_elsewhere(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(importlib.util, "find_spec", lambda _name: None)
+
+
 def runs_keep_their_settings_elsewhere(patch: pytest.MonkeyPatch) -> None:
     before = _run._Runner.__init__
 
@@ -320,6 +324,7 @@ BREAKS: dict[str, Break] = {
     "records": records_take_other_arguments,
     "runners": runners_keep_their_loop_elsewhere,
     "calls outside of runs": tasks_of_functions_have_their_own_call,
+    "values of runs": the_class_of_runs_is_elsewhere,
     "settings of runs": runs_keep_their_settings_elsewhere,
     "blocking calls": tasks_of_functions_have_their_own_call,
     "kinds of calls": kinds_of_calls_are_kept_elsewhere,

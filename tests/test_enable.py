@@ -135,3 +135,42 @@ def test_an_engine_that_was_begun_is_closed_where_no_session_takes_it() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert "True None None []" == done.stdout.strip()
+
+
+SCRIPT = """
+import sys
+import flyte, flyte_notebook as fn
+
+env = flyte.TaskEnvironment(name="e", resources=flyte.Resources(memory="150Mi"))
+
+@env.task
+def eat() -> int:
+    large = bytearray(400 << 20)
+    return len(large)
+
+@env.task
+def refuse() -> int:
+    raise MemoryError
+
+if __name__ == "__main__":
+    with fn.enable():
+        flyte.run(globals()[sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ("eat", ["e.eat: needed more than 150 MiB", "line 9, in eat", "    large = bytearray(400 << 20)", "\nTry "]),
+        ("refuse", ["e.refuse: raised MemoryError", "line 14, in refuse", "    raise MemoryError"]),
+    ],
+)
+def test_a_script_that_fails_says_what_happened_and_where(tmp_path: Path, task: str, said: list[str]) -> None:
+    """The error that ends it has a note with the headline, the line and what to try; the SDK's text alone has none."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    ran = subprocess.run([sys.executable, script, task], capture_output=True, text=True, check=False, timeout=100)
+    assert 1 == ran.returncode
+    note = ran.stderr.partition("[flyte_notebook] ")[2]
+    assert [] == [words for words in said if words not in note]
+    assert 1 == ran.stderr.count("[flyte_notebook] ")

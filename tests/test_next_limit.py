@@ -11,7 +11,7 @@ import pytest
 from flyte_notebook.core.next_limit import Kill, next_limit
 from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.core.units import parse_memory
-from flyte_notebook.experiments.fitting import less_than, would_do
+from flyte_notebook.experiments.fitting import kept_after, recommend, would_do
 
 MI = 1 << 20
 BASE = 38 * MI
@@ -179,10 +179,14 @@ def test_what_would_do_after_a_success_is_above_its_peak_and_below_its_limit() -
     for _ in range(5_000):
         limit_bytes = chance.randrange(40 * MI, 16_000 * MI)
         peak = MemoryTrace(peak_bytes=chance.randrange(30 * MI, limit_bytes), peak_source="kernel counter")
-        for enough in (would_do(peak, limit_bytes), less_than(peak, limit_bytes)):
-            if enough is not None:
-                said += 1
-                assert (peak.peak_bytes or 0) < enough <= limit_bytes - 64 * MI
+        kept, enough = kept_after(peak), would_do(peak, limit_bytes)
+        assert kept is not None
+        assert kept >= recommend(peak.peak_bytes or 0)
+        if enough is not None:
+            said += 1
+            assert (peak.peak_bytes or 0) < enough <= limit_bytes - 64 * MI
+            assert kept == enough, "one margin wherever a limit is recommended"
+        assert kept_after(replace(peak, peak_source="samples")) is None
         assert would_do(replace(peak, peak_source="samples"), limit_bytes) is None
         assert would_do(peak, None) is None
     assert said > 1_000

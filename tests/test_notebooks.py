@@ -288,7 +288,8 @@ def test_a_limit_grows_until_the_cell_passes(measured: dict[str, Cell]) -> None:
     assert "128 MiB  ✗ killed at the limit" in said
     if _by_the_kernel(measured):
         assert "step passed with 512Mi, after OOM at 128Mi and 256Mi" in said
-        assert 'keep: resources=flyte.Resources(memory="512Mi")' in said
+        (kept_mib,) = re.findall(r'keep: resources=flyte\.Resources\(memory="(\d+)Mi"\)', said)
+        assert 256 < int(kept_mib) < 640, "above what was too small, with the margin of a fit over the peak"
 
 
 def test_a_leak_is_shown_with_its_line_and_stops_nothing(measured: dict[str, Cell]) -> None:

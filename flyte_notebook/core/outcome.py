@@ -34,6 +34,9 @@ TerminationReason = Literal[
 ]
 
 
+NOTE_MARK = "[flyte_notebook]"
+"""The beginning of our notes on exceptions."""
+
 MAX_LINE_CHARS = 4_096
 """How much of a line of code, and of its file name, is kept: a line may contain a literal of any length."""
 
@@ -267,6 +270,14 @@ class Failure:
 
     def __repr__(self) -> str:
         return f"<Failure of {self.task_name}: {type(self.error).__name__}: {self.headline}>"
+
+    @property
+    def words(self) -> str:
+        """What failed, on which line, and what to try: a few lines for the end of a traceback."""
+        line = self.line
+        where = [] if line is None else [f"  {line.file}, line {line.number}, in {line.function}", f"    {line.text}"]
+        headline = f"{NOTE_MARK} {self.task_name}: {_cut(self.headline, MAX_LINE_CHARS)}"
+        return "\n".join([headline, *where, *(suggestion.sentence for suggestion in self.suggestions[:1])])
 
     @property
     def weight_bytes(self) -> int:

@@ -67,6 +67,13 @@ def attribute(error: BaseException, name: str, default: Any = None) -> Any:  # n
     return default
 
 
+def annotate(error: BaseException, note: str) -> None:
+    """Add a note to an exception of any class, once: a traceback shows it below the message."""
+    with suppress(BaseException):
+        if note not in attribute(error, "__notes__", ()):
+            BaseException.add_note(error, note)
+
+
 def _stand_in(raised: Described) -> BaseException:
     """Return an exception with the message, and a class with the name, of the one that could not be loaded here.
 

@@ -9,7 +9,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from flyte_notebook.core.bound import monotonic_s
+from flyte_notebook.core.bound import monotonic_s, unique
 from flyte_notebook.core.units import format_duration
 from flyte_notebook.errors import failure_in
 from flyte_notebook.notebook import output
@@ -67,6 +67,7 @@ class BackgroundRun:
         self._began_s = monotonic_s()
         self._took_s: float | None = None
         context = contextvars.copy_context()  # the thread's output belongs to the cell that began it
+        self._displays: list[tuple[Sink, str]] = []
         self._thread = threading.Thread(
             target=context.run, args=(self._run,), name=f"flyte-notebook {name}", daemon=True
         )
@@ -87,6 +88,8 @@ class BackgroundRun:
         except BaseException as error:  # noqa: BLE001 - it is raised when the result is read
             self._error = error
         self._took_s = monotonic_s() - self._began_s
+        for sink, shown_as in tuple(self._displays):
+            sink.display({**self._display(shown_as), "update": True})
         try:
             self._land = ended(self)
         except Exception:  # a separate thread: no other code would report it
@@ -158,10 +161,22 @@ class BackgroundRun:
             await asyncio.sleep(SLICE_S)
         return self.result
 
+    def _ipython_display_(self) -> None:
+        """Show its state, which is shown again when it has ended."""
+        sink, shown_as = output.cell_sink(), unique()
+        if self._took_s is None:
+            self._displays.append((sink, shown_as))
+        sink.display(self._display(shown_as))
+
+    def _display(self, shown_as: str) -> dict[str, Any]:
+        return {"data": {"text/plain": repr(self)}, "transient": {"display_id": shown_as}}
+
     def __repr__(self) -> str:
         took = format_duration(self._took_s if self._took_s is not None else monotonic_s() - self._began_s)
         words = {"running": f"running for {took}", "succeeded": f"succeeded after {took}"}
         state = words.get(self.state, f"failed after {took}: {type(self._error).__name__}")
+        if getattr(self.failure, "reason", None) == "stopped":
+            state = f"stopped after {took}"
         return f"<BackgroundRun {self.name}: {state}>"
 
 

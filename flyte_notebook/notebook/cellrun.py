@@ -127,11 +127,11 @@ class CellRun:
         return run
 
     def _keep_grown(self, escalation: OomEscalation) -> None:
-        """Show how the limit grew, and assign the task that passed to the notebook's name."""
+        """Show how the limit grew, and assign the task with the limit to keep to the notebook's name."""
         self._show(escalation.bundle(self._session, escalation_bundle))
         if self._said.name is not None:
-            self._shell.user_ns[self._said.name] = escalation.task
-            kept = quantity_memory(escalation.tried[-1])
+            self._shell.user_ns[self._said.name] = escalation.kept
+            kept = quantity_memory(escalation.kept_bytes)
             self._show({"text/plain": f"[flyte_notebook: `{self._said.name}` has a limit of {kept} from now on]"})
 
     def _advise(self, run: Run) -> None:

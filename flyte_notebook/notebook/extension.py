@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flyte_notebook import capabilities, catalogue
 from flyte_notebook.core.reliance import losses
 from flyte_notebook.history import FitTrial, Grown
-from flyte_notebook.notebook import completion, interrupts, loop, output, pump, relies, uncaught
+from flyte_notebook.notebook import completion, interrupts, loop, output, pump, relies, run_values, uncaught
 from flyte_notebook.notebook.background import BackgroundRuns
 from flyte_notebook.notebook.cards import Cards, warm
 from flyte_notebook.notebook.idle import WhenIdle
@@ -107,6 +107,7 @@ class Extension:
         self._renderer.show = cards.show
         self._undo.append(cards.close)
         self._undo.append(lazy.let_stand_ins_be_asked())
+        self._undo.append(run_values.install(self._shell, session.history))
         self._undo.append(uncaught.install(self._shell, self._renderer, CLASSES).uninstall)
         self._undo.append(celltask.last_outputs.listen(session.take_outputs))
         magics = FlyteMagics(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
@@ -72,7 +74,7 @@ class FlyteMagics(Magics):
     @no_var_expand
     @line_magic
     def flyte(self, line: str) -> Any:
-        """Look at this kernel's tasks.
+        """Look at this kernel's tasks. ``%flyte`` alone lists the commands.
 
         %flyte doctor          what is enforced here, by which mechanism, and what would give more
         %flyte explain [NAME]  what an error means and how to recover; without a name, the last failure
@@ -86,7 +88,9 @@ class FlyteMagics(Magics):
         %flyte system_retries N
                                how many times in a row a worker that was lost is replaced without using up a retry
         """
-        command = line.strip() or "doctor"
+        command = line.strip()
+        if not command:
+            return Text(inspect.getdoc(type(self).flyte) or "")
         if command == "doctor":
             return capabilities.examine(silenced_polling_errors=self._silenced())
         word, _, rest = command.partition(" ")
@@ -110,8 +114,9 @@ class FlyteMagics(Magics):
         if command == "runs":
             self._shell.display_pub.publish(data=_table(list(enforcement.history)), metadata={})
             return None
-        close = f"%flyte {command}: there is no such command; there are " + ", ".join(SUB_COMMANDS)
-        raise UsageError(close)
+        close = difflib.get_close_matches(word.lower(), SUB_COMMANDS, n=1)
+        hint = f"did you mean %flyte {close[0]}?" if close else f"there are {', '.join(SUB_COMMANDS)}"
+        raise UsageError(f"%flyte {command}: there is no such command; {hint}")
 
     def _rerun(self, line: str) -> Any:
         """Run again what failed last, as the button of its card does; in this cell, and waiting for its end."""

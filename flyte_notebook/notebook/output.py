@@ -129,8 +129,8 @@ def _content(message: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 _chosen: contextvars.ContextVar[Sink | None] = contextvars.ContextVar("flyte_notebook sink", default=None)
 
 
-def use(sink: Sink) -> None:
-    """Let runs that begin in this context write to a sink, even if the kernel runs another cell by then."""
+def use(sink: Sink | None) -> None:
+    """Let runs that begin in this context write to a sink, even if the kernel runs another cell; ``None`` ends it."""
     _chosen.set(sink)
 
 

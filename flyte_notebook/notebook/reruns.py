@@ -87,7 +87,8 @@ class Rerun:
     def machine(self) -> Machine:
         """The bounds of an override on this machine."""
         engine = self._session.engine
-        return Machine(memory_bytes=machine.capacity_bytes(), worker_bytes=engine.baseline_bytes)
+        cores = max(machine.cpu_count(), self.failure.limits.cpu_cores or 0)  # more may be declared than there are
+        return Machine(memory_bytes=machine.capacity_bytes(), cpu_cores=cores, worker_bytes=engine.baseline_bytes)
 
     def check_override(self, override: Override) -> None:
         """Raise `NoRerunError` for an override that is not possible on this machine."""

@@ -18,7 +18,9 @@ from flyte_notebook.core.overrides import resources_line
 from flyte_notebook.core.units import quantity_memory
 from flyte_notebook.errors import OOMError, UnschedulableError, failure_in
 from flyte_notebook.experiments.escalation import Growth, exhausted, listed
+from flyte_notebook.experiments.fitting import kept_after
 from flyte_notebook.history import CALL, Grown
+from flyte_notebook.limiters import machine
 from flyte_notebook.sdk import seam, tasks
 from flyte_notebook.sdk.settings import check_task
 
@@ -69,9 +71,21 @@ class OomEscalation:
         return self._task if not self.grown else overridden(self._task, self.tried[-1])
 
     @property
+    def kept_bytes(self) -> int:
+        """The limit to keep: with the margin of a fit if the peak is known exactly, else the limit that passed."""
+        attempts = self._run.actions[0].attempts if self._run is not None and self._run.actions else []
+        wanted = kept_after(attempts[-1].trace) if attempts else None
+        return self.tried[-1] if wanted is None or wanted > machine.capacity_bytes() else wanted
+
+    @property
+    def kept(self) -> Any:
+        """The task under the limit to keep."""
+        return overridden(self._task, self.kept_bytes) if self.grown else self._task
+
+    @property
     def line(self) -> str:
-        """The resources of the last attempt, as code."""
-        return resources_line(tasks.declared_resources(self.task))
+        """The resources to keep, as code."""
+        return resources_line(tasks.declared_resources(self.kept))
 
     def failed(self, error: OOMError | UnschedulableError) -> None:
         """Grow after a kill for memory, if there is a next limit; else raise the error that says why not."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -27,6 +28,10 @@ def settings_of_runs_are_known() -> None:
     found = seam.variables_of(runner)
     own = {key: text for name, (_, set_) in given.items() if name in known for key, text in set_.items()}
     expect(found == own and "FLYTE_NOTEBOOK_PROBE" in own, f"a run that was given variables and log levels has {found}")
+
+
+def values_of_runs_are_known() -> None:
+    expect(importlib.util.find_spec("flyte.remote._run") is not None, "there is no flyte.remote._run")
 
 
 def blocking_calls_find_no_loop() -> None:

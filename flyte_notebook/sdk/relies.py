@@ -116,6 +116,12 @@ ENTRIES: Final = (
         probe=probes.calls_outside_are_ours,
     ),
     _of_the_sdk(
+        key="values of runs",
+        behaviour="`flyte.run` returns a `Run` of `flyte.remote._run`; the `url` of a local one ends with its name",
+        lost="the value of a local run is shown as one line",
+        probe=probes_of_runs.values_of_runs_are_known,
+    ),
+    _of_the_sdk(
         key="settings of runs",
         behaviour="a runner of `flyte.with_runcontext` keeps environment variables and log levels under these names",
         lost="environment variables and log levels of `flyte.with_runcontext` in local tasks",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flyte_notebook.core.bound import monotonic_s, sleep_s, unique
 from flyte_notebook.core.outcome import Failure, Success
 from flyte_notebook.core.reliance import losses
-from flyte_notebook.core.stand_in import attach, attribute
+from flyte_notebook.core.stand_in import annotate, attach, attribute
 from flyte_notebook.engine import Origin
 from flyte_notebook.engine.around import snapshot
 from flyte_notebook.engine.output_pump import Nowhere, StandardSink
@@ -356,6 +356,7 @@ class Session:
         failure = _origin_of(outcome, run)
         self.history.end(run, failure)
         attach(outcome.error, "failure", failure)  # the failure shown to the user
+        annotate(outcome.error, failure.words)
         last = outcome.attempt + 1 >= outcome.max_attempts
         if last or not attribute(outcome.error, "recoverable", False):
             self._watching.over(job.run)

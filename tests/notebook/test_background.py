@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from bounds import under_load
 from kernels import CARD, HELD_S
 
+from flyte_notebook.notebook import output
+from flyte_notebook.notebook.background import BackgroundRun
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from kernels import Kernel, Reply
@@ -72,9 +77,7 @@ def test_a_cell_in_the_background_returns_at_once(kernel: Kernel, go: Path) -> N
     began_s = time.monotonic()
     reply = kernel.run(SLOW).ok()
     assert time.monotonic() - began_s < under_load(PROMPT_S)
-    assert reply.result is not None
-    assert reply.result.startswith("<BackgroundRun slow-")
-    assert ": running for " in reply.result
+    assert re.fullmatch(r"<BackgroundRun slow-\w+: running for [\d.]+ m?s>", reply.shown_text.strip())
     kernel.run("handle = _").ok()
     assert ("running", False, None, None, "CellTask") == kernel.value(
         "(handle.state, handle.done(), handle.value, handle.error, type(slow).__name__)"
@@ -85,6 +88,29 @@ def test_a_cell_in_the_background_returns_at_once(kernel: Kernel, go: Path) -> N
     assert (True, 8, 7) == kernel.value("(handle.wait(), handle.result, x)")
     assert kernel.value("repr(handle)").startswith("<BackgroundRun slow-")
     assert ": succeeded after " in kernel.value("repr(handle)")
+
+
+def test_what_is_shown_of_a_handle_follows_its_end() -> None:
+    """The display that said "running" says how it ended; a stop is no failure."""
+    shown: list[dict[str, Any]] = []
+
+    class Shown(output.StreamSink):
+        def display(self, message: Mapping[str, Any]) -> None:
+            shown.append(dict(message))
+
+    go = threading.Event()
+    output.use(Shown())
+    try:
+        handle = BackgroundRun("slow-1", go.wait, stop=go.set, ended=lambda _: None).start()
+        handle._ipython_display_()
+        go.set()
+        assert handle.wait(PATIENCE_S)
+        first, second = shown
+    finally:
+        output.use(None)
+    assert ": running for " in first["data"]["text/plain"]
+    assert ": succeeded after " in second["data"]["text/plain"]
+    assert (True, first["transient"]) == (second["update"], second["transient"])
 
 
 @pytest.mark.parametrize("sleep", ["time.sleep", "await asyncio.sleep"])
@@ -141,7 +167,7 @@ def test_a_run_that_is_stopped_fails_with_the_error_of_one(kernel: Kernel) -> No
     assert ("failed", "ActionAbortedError", "stopped") == kernel.value(
         "(handle.state, type(handle.error).__name__, handle.failure.reason)"
     )
-    assert "failed after " in kernel.value("repr(handle)")
+    assert "stopped after " in kernel.value("repr(handle)")
     assert "ActionAbortedError" == reply.failure["error"]
     raised = kernel.run("handle.result")
     assert "ActionAbortedError" == raised.ename

@@ -196,6 +196,9 @@ def test_line_magics_tell_what_ran(kernel: Kernel) -> None:
     assert ["run", "task", "actions", "peak", "limit", "outcome"] == runs[0].split()
     assert "shown" in runs[-2]
     assert "memory" in (kernel.run("%flyte doctor").ok().result or "")
+    commands = kernel.run("%flyte").ok().result or ""
+    assert all(f"%flyte {name}" in commands for name in SUB_COMMANDS)
+    assert "no such command; did you mean %flyte doctor?" in kernel.run("%flyte doctr").stderr
     unknown = kernel.run("%flyte what")
     there_are = ", ".join(SUB_COMMANDS)
     assert f"UsageError: %flyte what: there is no such command; there are {there_are}\n" == unknown.stderr

@@ -17,6 +17,7 @@ from sessions import opened_for
 
 import flyte_notebook as fn
 from flyte_notebook.errors import failure_in
+from flyte_notebook.experiments.fitting import kept_after
 from flyte_notebook.limiters import machine
 from flyte_notebook.sdk import enforcement
 
@@ -101,7 +102,7 @@ def limits_of(runs: list[Any]) -> list[int]:
 
 
 async def test_it_grows_until_it_passes_and_says_what_to_keep(capsys: pytest.CaptureFixture[str]) -> None:
-    """100Mi and 200Mi die, 400Mi passes; the three are one story, and the line to keep is printed once."""
+    """100Mi and 200Mi die, 400Mi passes; the three are one story, and the limit to keep has the margin of a fit."""
     before = {run.name for run in fn.runs}
     assert 220 * MI == await fn.retry_on_oom(holds)(size_mi=220)
     runs = [run for run in fn.runs if run.name not in before]
@@ -110,7 +111,9 @@ async def test_it_grows_until_it_passes_and_says_what_to_keep(capsys: pytest.Cap
     assert ["attempt 1", "rerun 1 (200Mi)", "rerun 2 (400Mi)"] == [label for label, _ in story]
     shown = capsys.readouterr().out
     assert "grown.holds passed with 400Mi, after OOM at 100Mi and 200Mi" in shown
-    assert 1 == shown.count('keep: resources=flyte.Resources(cpu=1, memory="400Mi")')
+    kept_bytes = kept_after(fn.last_run.actions[0].attempts[-1].trace) or 400 * MI
+    assert 1 == shown.count(f'keep: resources=flyte.Resources(cpu=1, memory="{kept_bytes // MI}Mi")')
+    assert 260 * MI < kept_bytes, "the peak was above 220 MiB, and has the margin of a fit"
     assert 1 == fn.last_run.actions[0].limits.cpu_cores
 
 
@@ -119,7 +122,8 @@ def test_a_synchronous_task_keeps_its_request(capsys: pytest.CaptureFixture[str]
     assert 120 * MI == fn.retry_on_oom(holds_in_sync)(120)
     limits = fn.last_run.actions[0].limits
     assert (60 * MI, 200 * MI) == (limits.memory_request_bytes, limits.memory_bytes)
-    assert 'memory=("60Mi", "200Mi")' in capsys.readouterr().out
+    kept_bytes = kept_after(fn.last_run.actions[0].attempts[-1].trace) or 200 * MI
+    assert f'memory=("60Mi", "{kept_bytes // MI}Mi")' in capsys.readouterr().out
 
 
 async def test_one_that_passes_at_once_is_called_once_and_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:

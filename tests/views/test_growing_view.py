@@ -14,6 +14,7 @@ from flyte_notebook.views.experiments.escalation import escalation_bundle, escal
 
 MI = 1 << 20
 NASTY = "<script>alert(1)</script>\x1b[31m"
+MADE_OF = "Its peak was 520 MiB. The limit to keep adds 10 MiB for a cluster, and a safety margin of 10%."
 KEEP = 'resources=flyte.Resources(cpu=1, memory="1Gi")'
 
 
@@ -39,19 +40,21 @@ STORY = (
 
 
 def test_every_attempt_is_said_and_what_to_keep() -> None:
-    """The peak of a killed attempt is a lower bound, that of the last one is measured: less would do."""
+    """The peak of a killed attempt is a lower bound; that of the last one is measured, and the limit is made of it."""
     text = escalation_text("oomer", STORY, KEEP)
     assert "oomer passed with 1000Mi, after OOM at 250Mi and 500Mi" in text
     assert ["at least 250 MiB", "at least 500 MiB"] == [
         cell for cell in ("at least 250 MiB", "at least 500 MiB") if cell in text
     ]
     assert f"keep: {KEEP}" in text
-    assert "Its peak was 520 MiB: 592Mi would do." in text
+    assert MADE_OF in text
 
 
-def test_one_that_needed_nearly_all_is_told_no_less() -> None:
-    """Where little would be saved nothing is said of it."""
-    assert "would do" not in escalation_text("oomer", (*STORY[:2], ("", attempt(1_000, 900, passed=True))), KEEP)
+def test_a_peak_that_is_not_exact_makes_no_limit() -> None:
+    """The limit that passed is kept, and nothing is said of a margin."""
+    passed = attempt(1_000, 900, passed=True)
+    passed = replace(passed, trace=replace(passed.trace, peak_source="samples"))
+    assert "margin" not in escalation_text("oomer", (*STORY[:2], ("", passed)), KEEP)
 
 
 def test_the_page_shows_one_chart_and_is_safe() -> None:
@@ -62,7 +65,7 @@ def test_the_page_shows_one_chart_and_is_safe() -> None:
     assert "\x1b" not in page + bundle["text/plain"].replace(NASTY, "")
     assert 1 == page.count('<img class="fnb-chart"')
     assert "rerun 1 (500Mi)" in page
-    assert "592Mi would do" in page
+    assert MADE_OF in page
 
 
 def test_a_result_from_the_cache_has_no_attempt_to_show() -> None:

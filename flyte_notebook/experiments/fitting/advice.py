@@ -44,21 +44,21 @@ def recommend(memory_bytes: int, *, spread_bytes: int = 0) -> int:
 
 
 def would_do(trace: MemoryTrace, limit_bytes: int | None) -> int | None:
-    """Return a sufficient limit for a run that passed with far more than it needed, ``None`` for any other run.
-
-    It is based on one run, so it includes page cache in the peak; a sampled peak is not exact enough for a lower limit.
-    """
-    if limit_bytes is None or trace.peak_bytes is None:
+    """Return a sufficient limit for a run that passed with far more than it needed, ``None`` for any other run."""
+    enough = kept_after(trace)
+    if limit_bytes is None or trace.peak_bytes is None or enough is None or trace.peak_bytes >= ROOMY * limit_bytes:
         return None
-    return less_than(trace, limit_bytes) if trace.peak_bytes < ROOMY * limit_bytes else None
+    return enough if limit_bytes - enough >= WORTH_SAVING_BYTES else None
 
 
-def less_than(trace: MemoryTrace, limit_bytes: int) -> int | None:
-    """Return a sufficient limit below one that was reached by growth, ``None`` if this saves almost nothing."""
+def kept_after(trace: MemoryTrace) -> int | None:
+    """Return the limit to keep after one run that passed, ``None`` if its peak is not known exactly.
+
+    It includes page cache in the peak, and the same margin as a fit: another run may need a little more.
+    """
     if trace.peak_bytes is None or trace.peak_source != "kernel counter":
         return None
-    enough = recommend(edge(trace.peak_bytes))
-    return enough if limit_bytes - enough >= WORTH_SAVING_BYTES else None
+    return recommend(edge(trace.peak_bytes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

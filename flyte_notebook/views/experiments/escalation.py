@@ -6,9 +6,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 from flyte_notebook.core.outcome import Failure
-from flyte_notebook.core.units import format_duration, format_memory, quantity_memory
+from flyte_notebook.core.units import format_duration, format_memory
 from flyte_notebook.experiments.escalation import listed
-from flyte_notebook.experiments.fitting import less_than
+from flyte_notebook.experiments.fitting import MARGIN, POD_BYTES, kept_after
 from flyte_notebook.views.charts import chart
 from flyte_notebook.views.lines import lines_of
 from flyte_notebook.views.markup import code_block, columns, line, section, with_code
@@ -41,7 +41,7 @@ def escalation_text(task_name: str, story: Story, kept: str) -> str:
     """Return it as a few lines of text."""
     rows = [_HEAD, *_rows(story)]
     first, keep = f"{clean_line(task_name, 80)} {headline(story)}", f"  keep: {kept}"
-    return "\n".join([first, "", *columns(rows), "", keep, *(f"  {sentence}" for sentence in _less(story))]) + "\n"
+    return "\n".join([first, "", *columns(rows), "", keep, *(f"  {sentence}" for sentence in _why(story))]) + "\n"
 
 
 def escalation_html(task_name: str, story: Story, kept: str) -> str:
@@ -49,12 +49,12 @@ def escalation_html(task_name: str, story: Story, kept: str) -> str:
     name = line(task_name, 80)
     titles = "".join(f"<th>{title}</th>" for title in _HEAD)
     rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in _rows(story))
-    less = "".join(f'<p class="fnb-soft">{escape(sentence)}</p>' for sentence in _less(story))
+    why = "".join(f'<p class="fnb-soft">{escape(sentence)}</p>' for sentence in _why(story))
     body = (
         f"<h3><bdi>{name}</bdi> <small>grown on OOM</small></h3>"
         f'<p dir="auto">{with_code(headline(story))}</p>\n{chart.picture(lines_of(story), "a limit that grew")}\n'
         f"<div><table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table></div>\n"
-        f"<div><h4>Keep</h4>{code_block(kept)}{less}</div>"
+        f"<div><h4>Keep</h4>{code_block(kept)}{why}</div>"
     )
     return section(_CLASS, f"Memory limit of {name}", _STYLE, body)
 
@@ -70,15 +70,13 @@ def headline(story: Story) -> str:
     return f"passed with {listed([enough])}{after}"
 
 
-def _less(story: Story) -> list[str]:
-    """Return a sentence with a smaller sufficient limit: only the attempt that passed shows the needed memory."""
+def _why(story: Story) -> list[str]:
+    """Return a sentence on how the limit to keep was found: only the attempt that passed shows the needed memory."""
     last = story[-1][1] if story else None
-    if last is None or isinstance(last.outcome, Failure) or last.limits.memory_bytes is None:
+    if last is None or isinstance(last.outcome, Failure) or kept_after(last.trace) is None:
         return []
-    enough = less_than(last.trace, last.limits.memory_bytes)
-    if enough is None:
-        return []
-    return [f"Its peak was {format_memory(last.trace.peak_bytes or 0)}: {quantity_memory(enough)} would do."]
+    peak, extra = format_memory(last.trace.peak_bytes or 0), format_memory(POD_BYTES)
+    return [f"Its peak was {peak}. The limit to keep adds {extra} for a cluster, and a safety margin of {MARGIN:.0%}."]
 
 
 def _rows(story: Story) -> list[tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import TYPE_CHECKING
 
 from flyte_notebook.core.outcome import Failure
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 MAX_ACTIONS = 100
 MAX_RUNS = 50
+OUTPUT_CHARACTERS = 200
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = OUTPUT_CHARACTERS
 
 
 def run_text(run: Run) -> str:
@@ -27,6 +32,20 @@ def run_text(run: Run) -> str:
             break
         lines += [f"{'  ' * (depth + 1)}{line}" for line in _action_lines(action)]
     return "\n".join(lines)
+
+
+def run_line(run: Run, outputs: Sequence[object]) -> str:
+    """Return a run that has ended as one line: task, outcome, duration, peak against limit, outputs."""
+    attempts = run.actions[0].attempts
+    took = format_duration(sum(attempt.duration_s for attempt in attempts))
+    parts = [f"{clean_line(run.task_name, 80)} {end_words(run)} in {took}"]
+    if attempts and attempts[-1].trace.peak_bytes is not None:
+        limit_bytes = attempts[-1].limits.memory_bytes
+        limit = "" if limit_bytes is None else f" of {_bytes(limit_bytes)}"
+        parts.append(f"peak {_bytes(attempts[-1].trace.peak_bytes)}{limit}")
+    if outputs:
+        parts.append(f"output {clean_line(', '.join(map(_short.repr, outputs)), OUTPUT_CHARACTERS)}")
+    return " · ".join(parts)
 
 
 def runs_text(runs: Sequence[Run]) -> str:
