@@ -56,6 +56,11 @@ quick:
 	    --ignore="$(CURDIR)/tests/test_architecture.py" -m "quick or not ($(REAL))"'
 REAL := alone or browser or cgroup or cgroup_v1 or jupyter or slow
 
+## pictures: make pictures of what the browser tests show, in both themes, in build/screenshots
+.PHONY: pictures
+pictures:
+	@FLYTE_NOTEBOOK_TEST_PICTURES=1 $(MAKE) --no-print-directory test TESTS=tests/browser OPTIONS=
+
 ## coverage: run all tests with coverage of each process that they start, and say how much of the package they reach
 # Some tests measure memory and time, and fail with it: the number is what this is for.
 COVERAGE := $(CURDIR)/build/coverage

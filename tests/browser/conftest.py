@@ -12,7 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import capabilities
 import documents
@@ -204,12 +204,34 @@ def opened(front: Opening) -> Iterator[Opening]:
     front.page.evaluate(SHUT_DOWN_ALL)
 
 
+class Pictures:
+    """Pictures that a person may look at: `make pictures` makes them, and no test needs them."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def take(self, shown: Locator | Page, name: str, **options: Any) -> None:
+        """Make a picture of a part of a page, or of a page."""
+        if self._folder is not None:
+            shown.screenshot(path=self._folder / f"{name}.png", **options)
+
+    def take_in_both_themes(self, notebook: Notebook, index: int, name: str) -> None:
+        """Make a picture of a cell in the dark and in the light theme, which is the one afterwards."""
+        for theme in ("Dark", "Light") if self._folder is not None else ():
+            notebook.theme(theme)
+            notebook.page.locator("#jupyterlab-splash").wait_for(state="detached")
+            notebook.page.wait_for_timeout(300)
+            self.take(notebook.cell(index), f"{name}_{theme.lower()}")
+
+
 @pytest.fixture(scope="session")
-def screenshots(request: pytest.FixtureRequest) -> Path:
-    """Give the folder for pictures that a person may look at."""
+def pictures(request: pytest.FixtureRequest) -> Pictures:
+    """Give what makes pictures, where they are wanted."""
+    if "FLYTE_NOTEBOOK_TEST_PICTURES" not in os.environ:
+        return Pictures(None)
     folder: Path = request.config.rootpath / "build" / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return Pictures(folder)
 
 
 def _free_port() -> int:

@@ -9,9 +9,7 @@ import pytest
 from pages import expect
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from conftest import Opening
+    from conftest import Opening, Pictures
 
 pytestmark = [pytest.mark.browser, pytest.mark.jupyter, pytest.mark.slow]
 
@@ -50,7 +48,9 @@ GAP = """(badge) => {
 }"""
 
 
-def test_a_cell_that_needs_too_much_shows_its_card_and_the_notebook_goes_on(opened: Opening, screenshots: Path) -> None:
+def test_a_cell_that_needs_too_much_shows_its_card_and_the_notebook_goes_on(
+    opened: Opening, pictures: Pictures
+) -> None:
     """The card says what died and why, in both themes; the traceback is short; the next cell runs."""
     notebook = opened("first_look.ipynb", CELLS)
     expect(notebook.run(0)).to_contain_text("memory: ")
@@ -80,4 +80,4 @@ def test_a_cell_that_needs_too_much_shows_its_card_and_the_notebook_goes_on(open
         assert len(texts) > 10
         faint = [text.inner_text() for text in texts if text.evaluate(CONTRAST) < READABLE]
         assert [] == faint, theme
-        notebook.cell(1).screenshot(path=screenshots / f"card_{theme.lower()}.png")
+        pictures.take(notebook.cell(1), f"card_{theme.lower()}")

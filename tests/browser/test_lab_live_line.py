@@ -11,9 +11,8 @@ from pages import expect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-    from conftest import Lab, Notebook
+    from conftest import Lab, Notebook, Pictures
 
 pytestmark = [pytest.mark.browser, pytest.mark.jupyter, pytest.mark.slow]
 
@@ -64,7 +63,7 @@ SAVE = "async () => { await window.jupyterapp.commands.execute('docmanager:save'
 
 
 def test_the_line_comes_and_its_stop_is_heard_while_the_cell_blocks(
-    opened: Callable[[str, list[str]], Notebook], lab: Lab, screenshots: Path
+    opened: Callable[[str, list[str]], Notebook], lab: Lab, pictures: Pictures
 ) -> None:
     """Usage against limit is read from it; Stop ends the task with ActionAbortedError; no widget is saved."""
     notebook = opened("live_line.ipynb", CELLS)
@@ -74,10 +73,7 @@ def test_the_line_comes_and_its_stop_is_heard_while_the_cell_blocks(
     meter = line.get_by_role("meter")
     meter.and_(notebook.page.locator("[aria-valuenow='87'], [aria-valuenow='88']")).wait_for()
     expect(line).to_have_text(re.compile(r"oomer\s*\d+\.\d s\s*running\s*2\d\d of 250 MiB"))
-    for theme in ("Dark", "Light"):
-        notebook.theme(theme)
-        notebook.page.locator("#jupyterlab-splash").wait_for(state="detached")
-        notebook.cell(1).screenshot(path=screenshots / f"live_{theme.lower()}.png")
+    pictures.take_in_both_themes(notebook, 1, "live")
     notebook.cell(1).get_by_role("button", name="Stop").click()
     notebook.cell(1).locator("[data-mime-type='application/vnd.jupyter.stderr']").wait_for()
     expect(notebook.cell(1)).to_contain_text("ActionAbortedError")
@@ -86,16 +82,16 @@ def test_the_line_comes_and_its_stop_is_heard_while_the_cell_blocks(
     notebook.run(2)
     ended = re.compile(r"live\.fill · \S+ s · peak 1\d\d MiB of 250 MiB")
     expect(notebook.cell(2)).to_have_text(ended, use_inner_text=True)
-    notebook.cell(2).screenshot(path=screenshots / "live_ended.png")
+    pictures.take(notebook.cell(2), "live_ended")
     notebook.page.evaluate(SAVE)
     saved = documents.read(lab.place / "live_line.ipynb")
     kinds = [set(output.get("data", {})) for output in saved.cells[2].outputs]
     assert {"text/html", "text/plain"} in kinds
     assert not any("application/vnd.jupyter.widget-view+json" in kind for kind in kinds)
-    _progress_of_a_task_moves(notebook, screenshots)
+    _progress_of_a_task_moves(notebook, pictures)
 
 
-def _progress_of_a_task_moves(notebook: Notebook, screenshots: Path) -> None:
+def _progress_of_a_task_moves(notebook: Notebook, pictures: Pictures) -> None:
     """While the cell blocks; a button of the task is text, and the page misses no model."""
     notebook.page.evaluate(START, 3)
     bar = notebook.cell(3).locator(".progress-bar")
@@ -104,4 +100,4 @@ def _progress_of_a_task_moves(notebook: Notebook, screenshots: Path) -> None:
     notebook.page.wait_for_function(IDLE)
     expect(notebook.cell(3)).to_contain_text("Button(description='press'")
     assert "model not found" not in notebook.cell(3).inner_text()
-    notebook.cell(3).screenshot(path=screenshots / "progress_of_a_task.png")
+    pictures.take(notebook.cell(3), "progress_of_a_task")

@@ -8,9 +8,7 @@ import pytest
 from pages import expect
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from conftest import Opening
+    from conftest import Opening, Pictures
 
 pytestmark = [pytest.mark.browser, pytest.mark.jupyter, pytest.mark.slow]
 
@@ -23,7 +21,7 @@ CELLS = [
 
 @pytest.mark.parametrize("notebook7", [False, True], ids=["lab", "notebook7"])
 def test_a_click_runs_the_cell_again_with_more_memory_and_its_outputs_land(
-    opened: Opening, screenshots: Path, *, notebook7: bool
+    opened: Opening, pictures: Pictures, *, notebook7: bool
 ) -> None:
     """Kind, code and worker stand on the card; 600Mi typed and Rerun clicked give success and the value."""
     front = "notebook7" if notebook7 else "lab"
@@ -38,20 +36,17 @@ def test_a_click_runs_the_cell_again_with_more_memory_and_its_outputs_land(
     memory.wait_for()
     # It asks for 381 MiB at once, and holds a fifth of that and the interpreter.
     assert 480 <= int(memory.input_value().removesuffix("Mi")) < 640
-    for theme in ("Dark", "Light"):
-        notebook.theme(theme)
-        notebook.page.wait_for_timeout(300)
-        notebook.cell(1).screenshot(path=screenshots / f"{front}_form_{theme.lower()}.png")
+    pictures.take_in_both_themes(notebook, 1, f"{front}_form")
 
     memory.fill("6OOMi")
     form.get_by_role("alert").wait_for()
     expect(form.get_by_role("button", name="Rerun")).to_be_disabled()
-    notebook.cell(1).screenshot(path=screenshots / f"{front}_form_problem_light.png")
+    pictures.take(notebook.cell(1), f"{front}_form_problem_light")
     memory.fill("600Mi")
     form.get_by_role("alert").wait_for(state="detached")
     expect(form).to_contain_text('await oomer.override(resources=flyte.Resources(memory="600Mi"))(x=x)')
     form.get_by_role("button", name="Rerun").click()
     outputs.get_by_text("✓ rerun with 600Mi succeeded").first.wait_for()
     form.get_by_label("Memory", exact=True).wait_for(state="detached")
-    notebook.cell(1).screenshot(path=screenshots / f"{front}_rerun_passed_light.png")
+    pictures.take(notebook.cell(1), f"{front}_rerun_passed_light")
     notebook.gives(2, "50000001")

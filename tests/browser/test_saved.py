@@ -11,9 +11,7 @@ import pytest
 from pages import expect
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from conftest import Notebook, Opening
+    from conftest import Notebook, Opening, Pictures
 
 pytestmark = [pytest.mark.browser, pytest.mark.jupyter, pytest.mark.slow]
 
@@ -42,7 +40,7 @@ def _is_whole(notebook: Notebook) -> None:
     assert notebook.page.evaluate("window.hurt") is None
 
 
-def test_a_saved_card_is_whole_without_its_kernel(opened: Opening, screenshots: Path) -> None:
+def test_a_saved_card_is_whole_without_its_kernel(opened: Opening, pictures: Pictures) -> None:
     """Trusted and not, in JupyterLab and in Notebook 7, and as a page made by nbconvert."""
     notebook = opened("saved.ipynb", CELLS)
     for index in range(len(CELLS)):
@@ -54,10 +52,10 @@ def test_a_saved_card_is_whole_without_its_kernel(opened: Opening, screenshots: 
     notebook.shut_down()
 
     _is_whole(opened.reopen("saved.ipynb"))
-    notebook.cell(1).screenshot(path=screenshots / "lab_reopened_light.png")
+    pictures.take(notebook.cell(1), "lab_reopened_light")
     notebook.shut_down()
     _is_whole(opened.reopen("saved.ipynb", notebook7=True))
-    notebook.cell(1).screenshot(path=screenshots / "notebook7_reopened_light.png")
+    pictures.take(notebook.cell(1), "notebook7_reopened_light")
     notebook.shut_down()
 
     saved = opened.lab.place / "saved.ipynb"
@@ -67,7 +65,7 @@ def test_a_saved_card_is_whole_without_its_kernel(opened: Opening, screenshots: 
         cell["metadata"].pop("trusted", None)
     (opened.lab.place / "untrusted.ipynb").write_text(json.dumps(text))
     _is_whole(opened.reopen("untrusted.ipynb"))
-    notebook.cell(1).screenshot(path=screenshots / "lab_untrusted_light.png")
+    pictures.take(notebook.cell(1), "lab_untrusted_light")
 
     convert = [sys.executable, "-m", "nbconvert", "--to=html", "--log-level=WARN", str(saved)]
     subprocess.run(convert, check=True, capture_output=True, cwd=opened.lab.place)
@@ -82,5 +80,5 @@ def test_a_saved_card_is_whole_without_its_kernel(opened: Opening, screenshots: 
     expect(card.locator("img.fnb-chart")).not_to_have_js_property("naturalWidth", 0)
     assert page.evaluate("window.hurt") is None
     assert [] == [words for words in LOST if words in page.locator("body").inner_text()]
-    page.screenshot(path=screenshots / "nbconvert_light.png", full_page=True)
+    pictures.take(page, "nbconvert_light", full_page=True)
     page.close()

@@ -12,9 +12,7 @@ import pytest
 from pages import expect
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from conftest import Notebook, Opening
+    from conftest import Notebook, Opening, Pictures
     from playwright.sync_api import Locator
 
 pytestmark = [pytest.mark.browser, pytest.mark.jupyter, pytest.mark.slow]
@@ -66,14 +64,7 @@ def _rerun(outputs: Locator, memory: str) -> None:
     form.get_by_role("button", name="Rerun").click()
 
 
-def _shoot(notebook: Notebook, index: int, folder: Path, name: str) -> None:
-    for theme in ("Dark", "Light"):
-        notebook.theme(theme)
-        notebook.page.wait_for_timeout(300)
-        notebook.cell(index).screenshot(path=folder / f"{name}_{theme.lower()}.png")
-
-
-def test_a_variable_that_changed_meanwhile_is_asked_about(first: Notebook, screenshots: Path) -> None:
+def test_a_variable_that_changed_meanwhile_is_asked_about(first: Notebook, pictures: Pictures) -> None:
     """The card asks before it replaces what the notebook has bound anew, and does what it is told."""
     notebook = first
     outputs = notebook.run(1)
@@ -83,7 +74,7 @@ def test_a_variable_that_changed_meanwhile_is_asked_about(first: Notebook, scree
     _rerun(outputs, "300Mi")
     question = outputs.get_by_role("button", name="Replace")
     question.wait_for()
-    _shoot(notebook, 1, screenshots, "asked")
+    pictures.take_in_both_themes(notebook, 1, "asked")
     notebook.gives(3, "'mine'")
     notebook.show(1)
     question.click()
@@ -91,7 +82,7 @@ def test_a_variable_that_changed_meanwhile_is_asked_about(first: Notebook, scree
     notebook.gives(3, "15000000")
 
 
-def test_a_rerun_that_fails_shows_both_attempts_on_one_card(first: Notebook, screenshots: Path) -> None:
+def test_a_rerun_that_fails_shows_both_attempts_on_one_card(first: Notebook, pictures: Pictures) -> None:
     """The card stays one card: its chart and its list tell of both attempts, and the form is there for a third."""
     notebook = first
     outputs = notebook.run(4)
@@ -100,13 +91,13 @@ def test_a_rerun_that_fails_shows_both_attempts_on_one_card(first: Notebook, scr
     expect(outputs.locator("section.flyte-notebook-card")).to_have_count(1)
     words = re.compile(r"rerun 1 \(150Mi\) used up to 150 MiB of 150 MiB allowed and was killed")
     expect(outputs.locator("img.fnb-chart")).to_have_attribute("alt", words)
-    _shoot(notebook, 4, screenshots, "failed_again")
+    pictures.take_in_both_themes(notebook, 4, "failed_again")
     _rerun(outputs, "300Mi")
     outputs.get_by_text("✓ rerun with 300Mi succeeded").first.wait_for()
-    _shoot(notebook, 4, screenshots, "passed_at_last")
+    pictures.take_in_both_themes(notebook, 4, "passed_at_last")
 
 
-def test_what_a_program_caught_is_a_tree_whose_failures_open(first: Notebook, screenshots: Path) -> None:
+def test_what_a_program_caught_is_a_tree_whose_failures_open(first: Notebook, pictures: Pictures) -> None:
     """The run that recovered shows its actions, siblings counted; the failed one opens its card by the keyboard."""
     notebook = first
     outputs = notebook.run(5)
@@ -115,9 +106,9 @@ def test_what_a_program_caught_is_a_tree_whose_failures_open(first: Notebook, sc
     notebook.page.keyboard.press("Enter")
     outputs.locator("section.flyte-notebook-card").first.wait_for(state="visible")
     expect(outputs).to_contain_text("(caught)")
-    _shoot(notebook, 5, screenshots, "caught_tree")
+    pictures.take_in_both_themes(notebook, 5, "caught_tree")
     notebook.run(6)
-    _shoot(notebook, 6, screenshots, "runs")
+    pictures.take_in_both_themes(notebook, 6, "runs")
 
 
 def test_the_form_answers_after_the_page_was_loaded_again(opened: Opening, first: Notebook) -> None:
@@ -133,7 +124,7 @@ def test_the_form_answers_after_the_page_was_loaded_again(opened: Opening, first
 
 
 def test_stop_is_heard_and_everything_is_readable_on_a_narrow_page(
-    opened: Opening, first: Notebook, screenshots: Path
+    opened: Opening, first: Notebook, pictures: Pictures
 ) -> None:
     """In Notebook 7, 420 pixels wide: the line, its Stop, the card of what was stopped; nothing is cut off."""
     notebook = opened.reopen(NAME, notebook7=True)
@@ -141,7 +132,7 @@ def test_stop_is_heard_and_everything_is_readable_on_a_narrow_page(
     outputs = notebook.start(9)
     stop = outputs.get_by_role("button", name="Stop")
     stop.wait_for()
-    _shoot(notebook, 9, screenshots, "narrow_live")
+    pictures.take_in_both_themes(notebook, 9, "narrow_live")
     stop.click()
     outputs.locator("section.flyte-notebook-card[data-error='ActionAbortedError']").wait_for()
     notebook.page.wait_for_function(
@@ -149,7 +140,7 @@ def test_stop_is_heard_and_everything_is_readable_on_a_narrow_page(
     )
     outputs = notebook.run(10)
     form = _form(outputs)
-    _shoot(notebook, 10, screenshots, "narrow_card")
+    pictures.take_in_both_themes(notebook, 10, "narrow_card")
     wide = outputs.locator("section.flyte-notebook-card").evaluate("card => card.scrollWidth - card.clientWidth")
     assert wide <= 1, "the card is wider than its place"
     assert form.evaluate("form => form.scrollWidth - form.clientWidth") <= 1
