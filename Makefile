@@ -56,10 +56,16 @@ quick:
 	    --ignore="$(CURDIR)/tests/test_architecture.py" -m "quick or not ($(REAL))"'
 REAL := alone or browser or cgroup or cgroup_v1 or jupyter or slow
 
-## pictures: make pictures of what the browser tests show, in both themes, in build/screenshots
+## pictures: make pictures of what the browser tests show, in build/screenshots, and the one of README.md
 .PHONY: pictures
 pictures:
 	@FLYTE_NOTEBOOK_TEST_PICTURES=1 $(MAKE) --no-print-directory test TESTS=tests/browser OPTIONS=
+	@cp build/screenshots/card_with_form_light.png notebooks/images/card.png
+
+## numbers: measure what README.md says that its cells need, and write the numbers into it
+.PHONY: numbers
+numbers: $(VENV)/.test $(VENV)/.package
+	@"$(BIN)/python" tests/readme_numbers.py
 
 ## coverage: run all tests with coverage of each process that they start, and say how much of the package they reach
 # Some tests measure memory and time, and fail with it: the number is what this is for.

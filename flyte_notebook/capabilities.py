@@ -187,7 +187,7 @@ def _report(session: Session, silenced: int | None) -> Doctor:
         ),
         Finding(
             subject="isolation",
-            holds="proven: a job ran in a process of its own",
+            holds="works (tested just now)",
             detail=f"it holds {format_memory(baseline)} before any code of yours" if baseline else "",
         ),
         _files(session),

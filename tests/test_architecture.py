@@ -67,7 +67,7 @@ EXCUSED: dict[tuple[str, str], str] = {
 FOR_TYPES_ONLY = {"typing_extensions"}
 """Libraries that any module may import under ``TYPE_CHECKING``: the checker brings them."""
 
-DISTRIBUTIONS = {"IPython": "ipython"}
+DISTRIBUTIONS = {"IPython": "ipython", "traitlets": "ipython"}  # the second comes with the first
 """What a library is called where it is installed from, if not by its own name."""
 
 UNDECLARED: dict[str, str] = {
@@ -75,7 +75,6 @@ UNDECLARED: dict[str, str] = {
     "flyteidl2": "the SDK brings the one that it speaks, and another one costs cells as tasks",
     "numpy": "the user's; an array is made again only where there was one",
     "pandas": "the user's; what needs it says so",
-    "traitlets": "IPython's own way to configure it",
 }
 """Libraries that are imported and stand in no list of dependencies, with the reason; inside functions only."""
 

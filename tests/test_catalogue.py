@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import importlib
 import inspect
 import json
 import os
@@ -21,7 +22,7 @@ from flyte._internal.runtime import convert
 from flyteidl2.core import execution_pb2
 
 from flyte_notebook import catalogue, errors
-from flyte_notebook.catalogue import Explanation, builtin, classic_mistake, explain, inspection
+from flyte_notebook.catalogue import Explanation, builtin, classic_mistake, explain, inspection, moved
 from flyte_notebook.catalogue.recipes import LIMITS_NEEDED
 from flyte_notebook.catalogue.words import WORDS
 
@@ -307,8 +308,8 @@ def test_an_instance_is_explained_with_its_own_facts() -> None:
     """The headline of an error's failure stands in its explanation, and its own code instead of the usual ones."""
     error = errors.OOMError("OOMKilled", "Pod failed.")
     assert explain(error).facts is None
-    error.failure = SimpleNamespace(headline="needed more than 250 MiB")  # type: ignore[attr-defined]
-    assert "needed more than 250 MiB" == explain(error).facts
+    error.failure = SimpleNamespace(headline="ran out of memory (limit 250 MiB)")  # type: ignore[attr-defined]
+    assert "ran out of memory (limit 250 MiB)" == explain(error).facts
 
 
 def test_a_user_error_is_explained_with_the_clause_for_its_code() -> None:
@@ -492,3 +493,32 @@ def test_the_program_about_the_wrong_call_runs(capsys: pytest.CaptureFixture[str
     wrong, right = capsys.readouterr().out.splitlines()
     assert wrong.startswith("caught TypeError RuntimeUserError.__init__() missing 1")
     assert "caught OOMError OOMKilled" == right
+
+
+# --- names that the SDK has no more
+
+
+@pytest.mark.parametrize("was", moved.MOVED)
+def test_a_name_that_moved_gets_todays(was: str) -> None:
+    """The installed SDK lacks the old name and has the new one; the hint names both, also for an error of a task."""
+    module, _, name = was.rpartition(".")
+    here = importlib.import_module(module)
+    error = raised_by(lambda: getattr(here, name))
+    words = f"`{was}` is called `{moved.MOVED[was]}` in today's SDK"
+    assert words == catalogue.hint(error)
+    assert words == catalogue.hint(errors.RuntimeUserError("AttributeError", str(error)))
+    assert words == catalogue.hint(ImportError(f"cannot import name '{name}' from '{module}' (somewhere)"))
+    assert hasattr(here, moved.MOVED[was].rpartition(".")[2])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AttributeError("module 'flyte' has no attribute 'nonsense'"),
+        AttributeError("'list' object has no attribute 'init_auto_from_config'"),
+        ValueError("module 'flyte' has no attribute 'init_auto_from_config'"),
+    ],
+)
+def test_other_errors_are_about_no_name_that_moved(error: BaseException) -> None:
+    """A name that never was, of another object, or an error of another class gets no hint."""
+    assert catalogue.hint(error) is None

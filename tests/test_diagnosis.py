@@ -97,21 +97,21 @@ def test_a_machine_that_ran_short_does_not_fail_a_task_that_ended_well() -> None
 @pytest.mark.parametrize(
     ("headline", "changes"),
     [
-        ("needed more than 250 MiB; was killed by the kernel 0.21 s in", {}),
+        ("ran out of memory (limit 250 MiB) after 0.21 s", {}),
         (
-            "needed more than 250 MiB; was killed by the kernel 0.21 s in, while returning `x`",
+            "ran out of memory (limit 250 MiB) after 0.21 s, while returning `x`",
             {"stage": "returning", "returning": "x"},
         ),
         (
-            "needed more than 250 MiB; was killed by the kernel 0.21 s in, while its code and inputs were read",
+            "ran out of memory (limit 250 MiB) after 0.21 s, while its code and inputs were read",
             {"stage": "loading"},
         ),
         (
-            "needed more than 250 MiB; was killed by the watchdog 0.21 s in",
+            "ran out of memory (limit 250 MiB) after 0.21 s",
             {"tripped": "memory", "oom_kills": 0, "enforcement": Enforcement(memory="watchdog")},
         ),
         (
-            "needed more than 250 MiB; was killed by the kernel 0.21 s in, on line 3: `y = int(x)`",
+            "ran out of memory (limit 250 MiB) after 0.21 s, on line 3: `y = int(x)`",
             {"raised": RAISED},
         ),
     ],
@@ -132,16 +132,16 @@ def test_a_limit_below_what_python_needs_says_how_much_that_is() -> None:
     """A limit that the worker cannot even start under is compared with what the worker needs."""
     job = replace(JOB, limits=Limits(memory_bytes=250 * 1024))
     failure = _failed(replace(OOM, stage="starting"), job)
-    assert "250 KiB is below what Python and Flyte themselves need (36 MiB)" == failure.headline
+    assert "250 KiB is less than Python and Flyte need (36 MiB). Write for example 128Mi." == failure.headline
     assert 128 * MI == failure.suggestions[0].limits.memory_bytes
 
 
 def test_an_oom_suggests_twice_the_memory_and_why() -> None:
-    """After an OOM one suggestion doubles the memory, keeps every other limit and calls the peak a lower bound."""
+    """After an OOM one suggestion doubles the memory, keeps every other limit and says that the need is unknown."""
     suggestion = _failed(OOM).suggestions[0]
     assert replace(JOB.limits, memory_bytes=500 * MI) == suggestion.limits
     assert "500Mi" in suggestion.sentence
-    assert "only a lower bound" in suggestion.sentence
+    assert "how much it needs is unknown" in suggestion.sentence
 
 
 def test_what_the_report_knows_is_in_the_suggestion() -> None:
@@ -149,13 +149,13 @@ def test_what_the_report_knows_is_in_the_suggestion() -> None:
     asked = PendingAllocation(size_bytes=4_000 * MI, before_bytes=100 * MI)
     suggestion = _failed(replace(OOM, asked=asked, machine_bytes=2_000 * MI)).suggestions[0]
     assert (4_100 * MI) * 1.1 <= (suggestion.limits.memory_bytes or 0)
-    assert "asked for about 3.9 GiB at once, on top of 100 MiB in use" in suggestion.sentence
+    assert "It was using 100 MiB and asked for 3.9 GiB more." in suggestion.sentence
     assert "more than this machine has (2 GiB)" in suggestion.sentence
     line = Growth(line=SourceLine(file="In [1]", number=7, text="grow()"), grew_bytes=200 * MI)
-    assert "most of it came on line 7" in _failed(replace(OOM, grew=(line,))).suggestions[0].sentence
+    assert "Most of it came on line 7" in _failed(replace(OOM, grew=(line,))).suggestions[0].sentence
     inputs = (InputFact(name="x", type_name="bytes", size_bytes=300 * MI),)
     loading = _failed(replace(OOM, stage="loading"), replace(JOB, inputs=inputs)).suggestions[0]
-    assert "its inputs are 300 MiB as they travel" in loading.sentence
+    assert "its inputs, which are 300 MiB when serialized" in loading.sentence
 
 
 @pytest.mark.parametrize(
@@ -217,9 +217,9 @@ def test_each_bound_in_time_has_its_own_error(
 @pytest.mark.parametrize(
     ("headline", "changes"),
     [
-        ("ran longer than its max_runtime of 1 s; was stopped 0.21 s in", {"tripped": "max_runtime"}),
+        ("ran longer than its max_runtime of 1 s and was stopped after 0.21 s", {"tripped": "max_runtime"}),
         (
-            "was not done by its deadline of 1 min, counted over all attempts and their waiting",
+            "not done by its deadline of 1 min, counted over all attempts and their waiting",
             {"tripped": "deadline"},
         ),
         (
@@ -243,12 +243,12 @@ def test_the_first_reason_stands() -> None:
 @pytest.mark.parametrize(
     ("headline", "changes"),
     [
-        ("was killed by the kernel 0.21 s in, on line 3: `y = int(x)`", {"oom_kills": 1, "limit_reached": True}),
-        ("was killed by the kernel 0.21 s in, on line 3: `y = int(x)`", {"oom_kills": 1, "limit_reached": False}),
-        ("was stopped 0.21 s in, on line 3: `y = int(x)`", {"tripped": "max_runtime"}),
+        ("(limit 250 MiB) after 0.21 s, on line 3: `y = int(x)`", {"oom_kills": 1, "limit_reached": True}),
+        ("below the task's limit of 250 MiB, on line 3: `y = int(x)`", {"oom_kills": 1, "limit_reached": False}),
+        ("and was stopped after 0.21 s, on line 3: `y = int(x)`", {"tripped": "max_runtime"}),
         ("counted over all attempts and their waiting, on line 3: `y = int(x)`", {"tripped": "deadline"}),
-        ("was stopped 0.21 s in, on line 3: `y = int(x)`", {"tripped": "stopped"}),
-        ("counted no kill for memory) 0.21 s in, on line 3: `y = int(x)`", {"signal": 9}),
+        ("stopped after 0.21 s, on line 3: `y = int(x)`", {"tripped": "stopped"}),
+        ("counted no kill for memory) after 0.21 s, on line 3: `y = int(x)`", {"signal": 9}),
     ],
 )
 def test_an_attempt_that_was_ended_names_the_line_it_was_seen_at(headline: str, changes: dict[str, Any]) -> None:
@@ -272,7 +272,7 @@ def test_the_line_of_an_exception_goes_before_the_one_that_was_seen(changes: dic
 def test_a_line_whose_text_is_not_known_is_named_by_its_number() -> None:
     """A file that cannot be read gives a number without text, and one that was not seen gives nothing."""
     stack = (SourceLine(file="gone.py", number=7, text=""),)
-    assert _failed(replace(OOM, last_line=LastLine(stack=stack))).headline.endswith("0.21 s in, on line 7")
+    assert _failed(replace(OOM, last_line=LastLine(stack=stack))).headline.endswith("after 0.21 s, on line 7")
     failure = _failed(replace(RUNNING, exit_status=3, last_line=LastLine(stack=stack)))
     assert failure.line is None
 
@@ -282,7 +282,7 @@ def test_a_stopped_action_was_aborted() -> None:
     failure = _failed(replace(RUNNING, tripped="stopped", signal=9))
     assert type(failure.error) is flyte.errors.ActionAbortedError
     assert "Action a1 was aborted, aborting current Action a0" == failure.message
-    assert "was stopped 0.21 s in" == failure.headline
+    assert "stopped after 0.21 s" == failure.headline
     assert failure.error.recoverable is False
 
 
@@ -454,10 +454,10 @@ def test_sys_exit_is_a_user_error_with_its_status(status: str, said: str) -> Non
 @pytest.mark.parametrize(
     ("headline", "refused", "message"),
     [
-        ("one allocation of about 909 TiB was larger than the machine could promise;", {"size_bytes": 10**15}, ""),
-        ("one allocation (size not known) was larger than the machine could promise;", {}, ""),
+        ("one allocation of about 909 TiB was larger than the machine can give;", {"size_bytes": 10**15}, ""),
+        ("one allocation (size not known) was larger than the machine can give;", {}, ""),
         (
-            "one allocation of 1 EiB was larger than the machine could promise (Unable to allocate 1.00 EiB);",
+            "one allocation of 1 EiB was larger than the machine can give (Unable to allocate 1.00 EiB);",
             {"size_bytes": 2**60, "exact": True},
             "Unable to allocate 1.00 EiB",
         ),
@@ -492,7 +492,7 @@ def test_a_process_that_left_without_a_result_was_interrupted() -> None:
         failure.worker,
     )
     assert f"{POD_FAILED} (3). Reason [Error]. Message: " == failure.message
-    assert "exited with status 3 before it gave a result, 0.21 s in" == failure.headline
+    assert "exited with status 3 before it gave a result, after 0.21 s" == failure.headline
     assert failure.error.recoverable is False
 
 
@@ -526,12 +526,12 @@ def test_a_signal_is_named(number: signal.Signals) -> None:
     assert type(failure.error) is flyte.errors.RuntimeSystemError
     assert ("Interrupted", "signalled") == (failure.code, failure.reason)
     assert f"{POD_FAILED} ({128 + number}). Reason [Error]. Message: " == failure.message
-    assert f"was ended by {number.name} " in failure.headline
+    assert f"ended by {number.name} " in failure.headline
 
 
 def test_a_signal_without_a_name_is_shown_by_its_number() -> None:
     """A signal that the platform does not name is not a crash of the diagnosis."""
-    assert "was ended by signal 250 0.21 s in" == _failed(replace(RUNNING, signal=250)).headline
+    assert "ended by signal 250 after 0.21 s" == _failed(replace(RUNNING, signal=250)).headline
 
 
 @pytest.mark.parametrize(
@@ -638,7 +638,7 @@ def test_a_worker_that_cannot_answer_says_at_which_step(facts: Unanswered, said:
     report = replace(RUNNING, unanswered=facts, signal=9 if status is None else None, exit_status=status)
     failure = _failed(report)
     assert type(failure.error) is errors.RuntimeSystemError
-    assert f"was lost 0.21 s in: the body had ended, but the worker could not {said}" == failure.headline
+    assert f"lost after 0.21 s: the body had ended, but the worker could not {said}" == failure.headline
     assert "worker_lost" == failure.reason
 
 

@@ -35,6 +35,8 @@ LEAK = trace(*((step / 10, 38 + 2.1 * step) for step in range(101)), (10.1, 5))
 JUMP = trace((0, 38), (0.1, 38), (3.0, 39), (3.02, 120), (3.04, 249))
 SLOWER = trace(*((step / 10, 250 - 212 * 0.9**step) for step in range(8)), (4.0, 230), (4.5, 236), (5.6, 249))
 KILL = Kill(limit_bytes=LIMIT, trace=JUMP)
+UNKNOWN = "It was killed, so how much it needs is unknown."
+TOO_LOW = "so estimates are too low; `%flyte fit` finds what it needs."
 
 
 @pytest.mark.parametrize(
@@ -42,80 +44,76 @@ KILL = Kill(limit_bytes=LIMIT, trace=JUMP)
     [
         (
             replace(KILL, asked_bytes=763 * MI, before_bytes=39 * MI),
-            (
-                "Try 896Mi: it had asked for about 763 MiB at once, on top of 39 MiB in use; what comes after that is "
-                "not known."
-            ),
+            "Try 896Mi. It was using 39 MiB and asked for 763 MiB more. Later steps may need even more.",
         ),
         (
             replace(KILL, asked_bytes=50 * MI, before_bytes=100 * MI),
-            "Try 500Mi, twice the limit: the peak of a killed run is only a lower bound.",
+            f"Try 500Mi, twice the limit. {UNKNOWN}",
         ),
         (
             replace(KILL, trace=LEAK),
-            "Try 500Mi, twice the limit: it grew by 21 MiB a second to the end, so that lasts about 11.9 s longer.",
+            "Try 500Mi, twice the limit. It grew by 21 MiB a second until the end. This lasts about 11.9 s longer.",
         ),
         (
             replace(KILL, trace=LEAK, line_number=3, line_bytes=200 * MI),
             (
-                "Try 500Mi, twice the limit: it grew by 21 MiB a second to the end, most of it on line 3, and that "
+                "Try 500Mi, twice the limit. It grew by 21 MiB a second until the end, most of it on line 3. This "
                 "lasts about 11.9 s longer."
             ),
         ),
         (
             replace(KILL, trace=SLOWER),
             (
-                "Try 384Mi, half as much again: it was close to the limit for the last 1.6 s, so that little may be "
-                "missing."
+                "Try 384Mi, half as much again. It was close to the limit for the last 1.6 s, so it may need only a "
+                "little more."
             ),
         ),
         (
             replace(KILL, inputs_bytes=100 * MI),
-            (
-                "Try 500Mi, twice the limit: its inputs alone are 100 MiB as they travel, and the peak of a killed run "
-                "is only a lower bound."
-            ),
+            f"Try 500Mi, twice the limit. Its inputs alone are 100 MiB when serialized. {UNKNOWN}",
         ),
         (
             replace(KILL, stage="loading", inputs_bytes=400 * MI),
-            "Try 848Mi: its inputs are 400 MiB as they travel, and it was still reading them.",
+            "Try 848Mi. It was still reading its inputs, which are 400 MiB when serialized.",
         ),
         (
             replace(KILL, stage="loading", inputs_bytes=100 * MI),
-            "Try 500Mi, twice the limit: its inputs are 100 MiB as they travel, and it was still reading them.",
+            "Try 500Mi, twice the limit. It was still reading its inputs, which are 100 MiB when serialized.",
         ),
         (
             replace(KILL, stage="returning"),
-            "Try 500Mi, twice the limit: the work itself fitted, and it was killed while it returned its result.",
+            "Try 500Mi, twice the limit. The work itself fitted; it was killed while it returned its result.",
         ),
         (
             replace(KILL, line_number=7, line_bytes=180 * MI),
-            (
-                "Try 500Mi, twice the limit: most of it came on line 7, and the peak of a killed run is only a lower "
-                "bound."
-            ),
+            f"Try 500Mi, twice the limit. Most of it came on line 7. {UNKNOWN}",
         ),
         (
             replace(KILL, line_number=7, line_bytes=30 * MI),
-            "Try 500Mi, twice the limit: the peak of a killed run is only a lower bound.",
+            f"Try 500Mi, twice the limit. {UNKNOWN}",
         ),
         (
             replace(KILL, machine_bytes=400 * MI),
-            "Try 400Mi, all that this machine has: the peak of a killed run is only a lower bound.",
+            f"Try 400Mi, all that this machine has. {UNKNOWN}",
         ),
         (
             replace(KILL, machine_bytes=250 * MI),
-            (
-                "Try 500Mi, twice the limit, which is more than this machine has (250 MiB): the peak of a killed run "
-                "is only a lower bound."
-            ),
+            f"Try 500Mi, twice the limit, which is more than this machine has (250 MiB). {UNKNOWN}",
         ),
         (
             replace(KILL, asked_bytes=4_000 * MI, before_bytes=96 * MI, machine_bytes=2_048 * MI),
             (
-                "Try 4544Mi, which is more than this machine has (2 GiB): it had asked for about 3.9 GiB at once, on "
-                "top of 96 MiB in use; what comes after that is not known."
+                "Try 4544Mi, which is more than this machine has (2 GiB). It was using 96 MiB and asked for 3.9 GiB "
+                "more. Later steps may need even more."
             ),
+        ),
+        (
+            replace(KILL, trace=SLOWER, killed_bytes=(200 * MI, LIMIT)),
+            f"Try 512Mi, at least twice the limit. It was killed at 200Mi before, {TOO_LOW}",
+        ),
+        (
+            replace(KILL, asked_bytes=763 * MI, before_bytes=39 * MI, killed_bytes=(100 * MI, 200 * MI)),
+            f"Try 896Mi, at least twice the limit. It was killed at 100Mi and 200Mi before, {TOO_LOW}",
         ),
     ],
 )
@@ -136,7 +134,7 @@ def _said(sentence: str) -> int:
 def test_a_leak_that_passes_near_the_limit_for_long_is_still_a_leak() -> None:
     """Slow and steady: a minute near the limit is a part of its way, not a rest."""
     slow = trace(*((float(step), 38 + 0.53 * step) for step in range(401)))
-    assert "it grew by 543 KiB a second" in next_limit(replace(KILL, trace=slow))[1]
+    assert "It grew by 543 KiB a second" in next_limit(replace(KILL, trace=slow))[1]
 
 
 def test_any_suggestion_is_above_what_was_used_and_above_the_machine_only_where_it_says_so() -> None:

@@ -180,7 +180,7 @@ def test_a_caught_error_tells_what_the_card_tells(ran: dict[str, Cell]) -> None:
     """Class, kind, code and worker are on the exception; its failure has the measured and the allowed."""
     assert re.fullmatch(r"OOMError\nuser\nOOMKilled\n\S+-a0-0\n", ran["catch"].stdout)
     headline, _peak, limit, advice = ran["failure"].stdout.splitlines()
-    assert headline.startswith("needed more than 250 MiB; was killed")
+    assert headline.startswith("ran out of memory (limit 250 MiB) after")
     assert "limit 250 MiB" == limit
     assert re.match(r"Try \d+Mi: it had asked for about 7\d\d MiB at once", advice)
 
@@ -256,7 +256,7 @@ def test_a_fit_finds_the_limit_and_the_name_keeps_it(measured: dict[str, Cell]) 
     smallest_mib, kept_mib = map(int, found.groups())
     assert 4 * ROWS_MIB < smallest_mib < kept_mib < 512
     said = measured["fit"].said
-    assert f"{smallest_mib}Mi is the smallest limit that passes" in said
+    assert f"Needs at least {smallest_mib}Mi" in said
     assert f'keep: resources=flyte.Resources(memory="{kept_mib}Mi")' in said
     assert f"`step` has a limit of {kept_mib}Mi from now on" in said
     assert "32000000" == measured["fit"].result == measured["call"].result
@@ -298,7 +298,7 @@ def test_a_leak_is_shown_with_its_line_and_stops_nothing(measured: dict[str, Cel
     assert ("OOMError", "user", "OOMKilled") == (failure["error"], failure["kind"], failure["code"])
     assert 192 * MIB == failure["limits"]["memory_bytes"]
     headline, *grew = measured["grew"].stdout.splitlines()
-    assert headline.startswith("needed more than 192 MiB; was killed")
+    assert headline.startswith("ran out of memory (limit 192 MiB) after")
     if not LINES_ARE_SEEN:
         return
     most = max(failure["grew"], key=lambda growth: growth["bytes"])

@@ -41,7 +41,7 @@ BAD: dict[str, tuple[FieldName, str, str]] = {
     "less than a worker": (
         "memory",
         "1Ki",
-        "1Ki is below what Python and Flyte themselves need (40 MiB); write for example 128Mi",
+        "1Ki is less than Python and Flyte need (40 MiB). Write for example 128Mi.",
     ),
     "more than the machine": ("memory", "1Ti", "1Ti is more than this machine has (4 GiB)"),
     "more than can be counted": (

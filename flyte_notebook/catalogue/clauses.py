@@ -8,13 +8,14 @@ import traceback
 from collections.abc import Iterator
 
 from flyte_notebook.catalogue.mistakes import classic_mistake
+from flyte_notebook.catalogue.moved import moved_name
 from flyte_notebook.core.userfiles import is_user_file
 from flyte_notebook.errors import RuntimeUserError, failure_in
 
 
 def hint(error: BaseException) -> str | None:
-    """Return the correct code, if an error is one of the two typical mistakes."""
-    return classic_mistake(error) or clause_that_never_fires(error)
+    """Return the correct code, if an error is one of the typical mistakes."""
+    return classic_mistake(error) or moved_name(error) or clause_that_never_fires(error)
 
 
 def clause_that_never_fires(error: BaseException) -> str | None:

@@ -25,7 +25,8 @@ CONTROL_PLANE: Final[dict[str, Words]] = {
             *("ConfigFileNotFoundError", "MissingEndpointOrApiKeyError", "MissingApiKeyError"),
         ),
         on_cluster="At the call, in your own process: `flyte.remote`, `flyte.deploy`, a run with mode `remote`.",
-        here="The same. Local runs need no init.",
+        here="The same, in the notebook's own process, also for `flyte.io.File.from_local`: call `flyte.init()` first. "
+        "In a task nothing has to be initialised, as in a pod.",
         recover=in_this_process(
             "InitializationError",
             attempt='flyte.init_from_config("no-such-config.yaml")',

@@ -249,11 +249,11 @@ def _notes(outcome: CellOutcome) -> Iterator[str]:
     named = [kept for kept in large if kept.name != RESULT]
     if named:
         what = ", ".join(f"`{kept.name}`{_size(kept)}" for kept in named)
-        stays = "stays" if len(named) == 1 else "stay"
-        option = ",".join(kept.name for kept in named)
-        yield f"{what} {stays} in the task, being larger than 64 MiB; add `-o {option}`"
+        was, it = ("was", "it is") if len(named) == 1 else ("were", "they are")
+        them, option = it.partition(" ")[0].replace("they", "them"), ",".join(kept.name for kept in named)
+        yield f"{what} {was} not copied back because {it} over 64 MiB. To get {them}, add `-o {option}`"
     elif large:
-        yield f"the last value{_size(large[0])} stays in the task, being larger than 64 MiB"
+        yield f"the last value{_size(large[0])} was not copied back because it is over 64 MiB"
     unpicklable = [kept for kept in outcome.kept if kept.reason != "too large" and kept.name != RESULT]
     if unpicklable:
         what = ", ".join(f"`{kept.path or kept.name}` ({kept.type_name})" for kept in unpicklable)

@@ -105,16 +105,14 @@ def forbid_prompts() -> None:
     """Let ``input()``, ``getpass()`` and ``breakpoint()`` raise a clear error: a worker cannot ask the user."""
     import getpass  # noqa: PLC0415 - loaded here, so that only workers load it
 
-    builtins.input = _no_prompt("input()", "assign it to a variable in a plain cell; the task gets it as an input")
-    getpass.getpass = _no_prompt(
-        "getpass()", "set it in os.environ in a plain cell; the task sees the same environment"
-    )
-    sys.breakpointhook = _no_prompt("breakpoint()", "run the cell without %%flyte_task to debug it, or print()")
+    builtins.input = _no_prompt("input()", "Ask in a normal cell; the task receives the variable.")
+    getpass.getpass = _no_prompt("getpass()", "Set it in os.environ in a normal cell; the task sees it.")
+    sys.breakpointhook = _no_prompt("breakpoint()", "To debug the cell, run it without %%flyte_task.")
 
 
 def _no_prompt(what: str, instead: str) -> Callable[..., NoReturn]:
     def refuse(*_arguments: object, **_options: object) -> NoReturn:
-        raise RuntimeError(f"{what} cannot ask anything here: the cell runs in a process of its own; {instead}")
+        raise RuntimeError(f"{what} doesn't work inside a task. {instead}")
 
     return refuse
 

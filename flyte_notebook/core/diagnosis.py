@@ -18,7 +18,7 @@ from flyte_notebook.core.next_limit import Kill, next_limit
 from flyte_notebook.core.outcome import Failure, Raised, Success, Suggestion
 from flyte_notebook.core.semantics import Ended, arriving, in_reference, misread_on_cluster
 from flyte_notebook.core.stand_in import WorkerTraceback, as_raised, attach, attribute
-from flyte_notebook.core.units import format_duration, format_memory
+from flyte_notebook.core.units import format_duration, format_memory, too_little
 from flyte_notebook.errors import (
     CustomError,
     DeadlineExceededError,
@@ -180,18 +180,18 @@ def _out_of_memory(job: Job, report: WorkerReport) -> _Verdict:
 
 
 def _memory_headline(limit_bytes: int | None, report: WorkerReport, *, machine: bool) -> str:
-    limit = "it may use" if limit_bytes is None else format_memory(limit_bytes)
+    limit = "" if limit_bytes is None else f" (limit {format_memory(limit_bytes)})"
     if report.answer is not None and report.oom_kills:
-        why = "when the machine ran out of memory" if machine else f"at the limit of {limit}"
-        return f"a process that it started was killed{_by(report)} {why}; the task itself ended well"
+        why = "the machine ran out of memory" if machine else f"ran out of memory{limit}"
+        return f"{why}: a process that it started was killed; the task itself ended well"
     where = _on_line(report, "machine_memory" if machine else "memory")
-    killed = f"was killed{_by(report)} {format_duration(report.ran_s)} in{_while(report)}{where}"
+    when = f"after {format_duration(report.ran_s)}{_while(report)}"
     if machine:
-        own = "" if limit_bytes is None else f" of {limit}"
-        return f"the machine ran out of memory, not the task's own limit{own}; {killed}"
+        own = "" if limit_bytes is None else f", below the task's limit of {format_memory(limit_bytes)}"
+        return f"killed {when} because the machine ran out of memory{own}{where}"
     if report.stage == "starting" and limit_bytes is not None and limit_bytes < WORKER_NEEDS_BYTES:
-        return f"{limit} is below what Python and Flyte themselves need ({format_memory(WORKER_NEEDS_BYTES)})"
-    return f"needed more than {limit}; {killed}"
+        return too_little(format_memory(limit_bytes), WORKER_NEEDS_BYTES)
+    return f"ran out of memory{limit} {when}{where}"
 
 
 def _more_memory(job: Job, report: WorkerReport, limit_bytes: int) -> Suggestion:
@@ -207,6 +207,7 @@ def _more_memory(job: Job, report: WorkerReport, limit_bytes: int) -> Suggestion
             line_number=None if most is None else most.line.number,
             line_bytes=0 if most is None else most.grew_bytes,
             machine_bytes=report.machine_bytes,
+            killed_bytes=job.killed_bytes,
         )
     )
     return Suggestion(sentence=sentence, limits=replace(job.limits, memory_bytes=memory_bytes))
@@ -215,16 +216,18 @@ def _more_memory(job: Job, report: WorkerReport, limit_bytes: int) -> Suggestion
 def _timed_out(job: Job, report: WorkerReport) -> _Verdict:
     limits, ran_s = job.limits, format_duration(report.ran_s)
     if report.tripped == "max_runtime":
-        headline = f"ran longer than its max_runtime{_of(limits.max_runtime_s)}; was stopped {ran_s} in{_while(report)}"
+        headline = (
+            f"ran longer than its max_runtime{_of(limits.max_runtime_s)} and was stopped after {ran_s}{_while(report)}"
+        )
     elif report.tripped == "deadline":
-        headline = f"was not done by its deadline{_of(limits.deadline_s)}, counted over all attempts and their waiting"
+        headline = f"not done by its deadline{_of(limits.deadline_s)}, counted over all attempts and their waiting"
     else:
         waited = format_duration(report.queued_for_s)
         headline = f"waited {waited} to start, longer than its max_queued_time{_of(limits.max_queued_time_s)}"
     suggestions: tuple[Suggestion, ...] = ()
     if report.tripped == "max_runtime" and limits.max_runtime_s is not None:
         twice_s = 2 * limits.max_runtime_s
-        sentence = f"Try {format_duration(twice_s)}, twice the bound: a run that was cut does not tell its length."
+        sentence = f"Try {format_duration(twice_s)}. The run was stopped, so how long it needs is unknown."
         suggestions = (Suggestion(sentence=sentence, limits=replace(limits, max_runtime_s=twice_s)),)
     error_class, wire_code, reason = _BOUNDS[report.tripped or ""]
     where = "" if job.parent is None else f", raising exception in current Action {job.parent}"
@@ -241,13 +244,14 @@ def _timed_out(job: Job, report: WorkerReport) -> _Verdict:
 
 def _stopped(job: Job, report: WorkerReport) -> _Verdict:
     where = "" if job.parent is None else f", aborting current Action {job.parent}"
+    by = " by you" if job.parent is None else ""
     waiting = report.stage == "queued"
     return _Verdict(
         error=RunAbortedError(f"Action {job.action} was aborted{where}"),
         reason="stopped",
-        headline="was stopped before it started"
+        headline=f"stopped{by} before it started"
         if waiting
-        else f"was stopped {format_duration(report.ran_s)} in{_while(report)}{_on_line(report, 'stopped')}",
+        else f"stopped{by} after {format_duration(report.ran_s)}{_while(report)}{_on_line(report, 'stopped')}",
         recoverable=False,
     )
 
@@ -297,7 +301,7 @@ def _refused_headline(refused: RefusedAllocation, message: str, raised: str) -> 
     if refused.size_bytes is not None:
         size = f"of {'' if refused.exact else 'about '}{format_memory(refused.size_bytes)}"
     said = f" ({_one_line(message)})" if message else ""
-    return f"one allocation {size} was larger than the machine could promise{said}; this is not an OOM kill"
+    return f"one allocation {size} was larger than the machine can give{said}; this is not an OOM kill"
 
 
 def _worker_of(error: BaseException) -> str | None:
@@ -314,24 +318,24 @@ def _lost(job: Job, report: WorkerReport) -> _Verdict:
     When those are used up, the message is that of the backend, which runs pods of Python tasks by the plugin
     ``container`` (``recordSystemError`` in flyte's ``executor/pkg/controller``).
     """
-    after = f"{format_duration(report.ran_s)} in{_while(report)}"
+    after = f"after {format_duration(report.ran_s)}{_while(report)}"
     said = report.said_last if report.stage in _NOT_READY else ""
     reason: TerminationReason
     known = unanswered_words(report.unanswered) or report.tripped_detail
     if known and (report.exit_status is None or report.unanswered is not None):
         # More than the signal is known here: we sent it, or our side failed.
         message = f"{_NO_MESSAGE}\n{known}"
-        reason, headline = "worker_lost", f"was lost {after}: {_one_line(known, 300)}"
+        reason, headline = "worker_lost", f"lost {after}: {_one_line(known, 300)}"
     elif report.signal is not None:
         message = _pod_failed(job, _SIGNAL_STATUS + report.signal, "Error")
         words = signal_words(report.signal, counted=report.enforcement.kernel_memory)
-        reason, headline = "signalled", f"was ended by {words} {after}{_on_line(report, 'signalled')}"
+        reason, headline = "signalled", f"ended by {words} {after}{_on_line(report, 'signalled')}"
     elif report.exit_status is not None:
         message = _pod_failed(job, report.exit_status, "Error" if report.exit_status else "Completed") + said
         reason, headline = "exited", f"exited with status {report.exit_status} before it gave a result, {after}"
     else:
         message = _NO_MESSAGE
-        reason, headline = "worker_lost", f"was lost {after}: its process left neither a result nor a status"
+        reason, headline = "worker_lost", f"lost {after}: its process left neither a result nor a status"
     if report.stage in _NOT_READY:
         reason, headline = "worker_lost", ": ".join(filter(None, ("never became ready", headline, _one_line(said))))
     code, count = "Interrupted", job.system_failures_in_a_row + 1
@@ -353,12 +357,6 @@ def _lost(job: Job, report: WorkerReport) -> _Verdict:
 
 def _pod_failed(job: Job, status: int, why: str) -> str:
     return f"{_NO_MESSAGE}\n[{job.worker}] terminated with exit code ({status}). Reason [{why}]. Message: "
-
-
-def _by(report: WorkerReport) -> str:
-    if report.oom_kills or report.enforcement.kernel_memory:
-        return " by the kernel"
-    return " by the watchdog" if report.enforcement.memory == "watchdog" else ""
 
 
 def _while(report: WorkerReport) -> str:

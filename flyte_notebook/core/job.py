@@ -56,7 +56,7 @@ class Job:
     classes of failures: those of today's cluster, or those of the published reference. ``system_retries`` is how many
     lost workers in a row are replaced without using up a retry of the task. ``system_failures`` counts all workers
     replaced before this attempt (``max_attempts`` has grown by the same number), ``system_failures_in_a_row`` those
-    directly before it.
+    directly before it. ``killed_bytes`` are the memory limits at which the same call was killed in earlier runs.
     """
 
     label: str
@@ -78,6 +78,7 @@ class Job:
     system_retries: int = 0
     system_failures: int = 0
     system_failures_in_a_row: int = 0
+    killed_bytes: tuple[int, ...] = ()
 
     @property
     def worker(self) -> str:

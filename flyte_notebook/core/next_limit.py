@@ -35,10 +35,12 @@ CLOSE: Final = 0.9
 more."""
 CLOSE_S: Final = 1.0
 
+MOST_NAMED: Final = 3
+
 LARGE_INPUTS: Final = 0.25
 """Inputs of at least this part of the limit are named as a reason."""
 
-_BOUND: Final = "the peak of a killed run is only a lower bound"
+_BOUND: Final = "It was killed, so how much it needs is unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,28 +62,41 @@ class Kill:
     line_number: int | None = None
     line_bytes: int = 0
     machine_bytes: int | None = None
+    killed_bytes: tuple[int, ...] = ()
 
 
 def next_limit(kill: Kill) -> tuple[int, str]:
     """Return the limit to try, above the one that was used up, and a sentence that says why."""
     needed_bytes = 0 if kill.asked_bytes is None else kill.before_bytes + kill.asked_bytes
+    lower = sorted({limit for limit in kill.killed_bytes if limit < kill.limit_bytes})
+    if lower:  # an estimate has been wrong already
+        limits = " and ".join(map(quantity_memory, lower[-MOST_NAMED:]))
+        why = f"It was killed at {limits} before, so estimates are too low; `%flyte fit` finds what it needs"
+        return _said(
+            kill, _rounded(max(2 * kill.limit_bytes, needed_bytes * (1 + MARGIN))), "at least twice the limit", why
+        )
     if needed_bytes > kill.limit_bytes:
-        asked = f"it had asked for about {format_memory(kill.asked_bytes or 0)} at once, on top of"
-        why = f"{asked} {format_memory(kill.before_bytes)} in use; what comes after that is not known"
+        asked = f"asked for {format_memory(kill.asked_bytes or 0)} more"
+        why = f"It was using {format_memory(kill.before_bytes)} and {asked}. Later steps may need even more"
         return _said(kill, _rounded(needed_bytes * (1 + MARGIN)), "", why)
+    return _by_stage(kill)
+
+
+def _by_stage(kill: Kill) -> tuple[int, str]:
+    """Return a limit and its sentence by what the attempt was doing, where no request for memory is known."""
     memory_bytes, how = 2 * kill.limit_bytes, "twice the limit"
     if kill.stage == "starting" and memory_bytes < SMALLEST_BYTES:
         return _said(kill, SMALLEST_BYTES, "room for Python, Flyte and a small library", _BOUND)
     if kill.stage == "loading":
         inputs = _rounded(2 * kill.inputs_bytes + (kill.trace.baseline_bytes or 0))
-        read = f"its inputs are {format_memory(kill.inputs_bytes)} as they travel, and it was still reading them"
+        read = f"It was still reading its inputs, which are {format_memory(kill.inputs_bytes)} when serialized"
         return _said(kill, max(memory_bytes, inputs), how if inputs <= memory_bytes else "", read)
     if kill.stage == "returning":
-        return _said(kill, memory_bytes, how, "the work itself fitted, and it was killed while it returned its result")
+        return _said(kill, memory_bytes, how, "The work itself fitted; it was killed while it returned its result")
     close_s = _close_for_s(kill)
     if close_s >= CLOSE_S:
         more = _rounded(1.5 * kill.limit_bytes)
-        near = f"it was close to the limit for the last {format_duration(close_s)}, so that little may be missing"
+        near = f"It was close to the limit for the last {format_duration(close_s)}, so it may need only a little more"
         return _said(kill, more, "half as much again", near)
     return _said(kill, memory_bytes, how, _course(kill))
 
@@ -91,12 +106,12 @@ def _course(kill: Kill) -> str:
     steady = _steady(kill)
     if steady is not None:
         on_line, longer = _on_line(kill), format_duration(kill.limit_bytes / steady)
-        where = f", most of it{on_line}, and" if on_line else ", so"
-        return f"it grew by {format_memory(steady)} a second to the end{where} that lasts about {longer} longer"
+        where = f", most of it{on_line}" if on_line else ""
+        return f"It grew by {format_memory(steady)} a second until the end{where}. This lasts about {longer} longer"
     if kill.inputs_bytes >= LARGE_INPUTS * kill.limit_bytes:
-        return f"its inputs alone are {format_memory(kill.inputs_bytes)} as they travel, and {_BOUND}"
+        return f"Its inputs alone are {format_memory(kill.inputs_bytes)} when serialized. {_BOUND}"
     on_line = _on_line(kill)
-    return f"most of it came{on_line}, and {_BOUND}" if on_line else _BOUND
+    return f"Most of it came{on_line}. {_BOUND}" if on_line else _BOUND
 
 
 def _on_line(kill: Kill) -> str:
@@ -149,7 +164,7 @@ def _said(kill: Kill, memory_bytes: int, how: str, why: str) -> tuple[int, str]:
     what = f"Try {quantity_memory(memory_bytes)}" + (f", {how}" if how else "")
     if beyond:
         what += f", which is more than this machine has ({format_memory(machine_bytes or 0)})"
-    return memory_bytes, f"{what}: {why}."
+    return memory_bytes, f"{what}. {why}."
 
 
 def _rounded(memory_bytes: float) -> int:

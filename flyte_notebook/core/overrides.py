@@ -14,6 +14,7 @@ from flyte_notebook.core.units import (
     parse_duration,
     parse_memory,
     quantity_memory,
+    too_little,
 )
 
 if TYPE_CHECKING:
@@ -80,8 +81,7 @@ def _with(override: Override, name: FieldName, text: str, machine: Machine) -> O
 def _memory(text: str, machine: Machine) -> int:
     memory_bytes = parse_memory(text)
     if machine.worker_bytes is not None and memory_bytes < machine.worker_bytes:
-        needed = format_memory(machine.worker_bytes)
-        raise UnitError(f"{text} is below what Python and Flyte themselves need ({needed}); write for example 128Mi")
+        raise UnitError(too_little(text, machine.worker_bytes))
     if machine.memory_bytes is not None and memory_bytes > machine.memory_bytes:
         raise UnitError(f"{text} is more than this machine has ({format_memory(machine.memory_bytes)})")
     return memory_bytes
@@ -115,6 +115,14 @@ def call_code(  # noqa: PLR0913 - one argument for each part of a call
     ``declared`` are the resources that the task declares, by their names in ``flyte.Resources``: an override replaces
     all of them. ``inputs`` are expressions by name. The other bounds of a timeout are taken from ``limits``.
     """
+    settings = settings_code(override, declared, limits)
+    called = f"{callee}.override({settings})" if settings else callee
+    arguments = ", ".join(f"{name}={_quoted(expression)}" for name, expression in inputs.items())
+    return f"{'await ' if awaited else ''}{called}({arguments})"
+
+
+def settings_code(override: Override, declared: Mapping[str, object], limits: Limits | None = None) -> str:
+    """Return the arguments of a task, or of its ``override``, that set what an override changes."""
     settings = []
     if override.memory_bytes is not None or override.cpu_cores is not None:
         settings.append(resources_line(resources_with(declared, override)))
@@ -123,9 +131,7 @@ def call_code(  # noqa: PLR0913 - one argument for each part of a call
     if override.retries is not None:
         # For 0 the SDK keeps the declared value.
         settings.append(f"retries={override.retries or 'flyte.RetryStrategy(count=0)'}")
-    called = f"{callee}.override({', '.join(settings)})" if settings else callee
-    arguments = ", ".join(f"{name}={_quoted(expression)}" for name, expression in inputs.items())
-    return f"{'await ' if awaited else ''}{called}({arguments})"
+    return ", ".join(settings)
 
 
 def resources_line(resources: Mapping[str, object]) -> str:
@@ -184,7 +190,12 @@ def seconds_text(seconds: float) -> str:
 
 def magic_code(override: Override) -> str:
     """Return the line magic that makes the same change as the override."""
-    words = ["%flyte rerun"]
+    return f"%flyte rerun {options_code(override)}".rstrip()
+
+
+def options_code(override: Override) -> str:
+    """Return the same as options of ``%%flyte_task``."""
+    words = []
     if override.memory_bytes is not None:
         words.append(f"--memory {quantity_memory(override.memory_bytes)}")
     if override.cpu_cores is not None:

@@ -43,6 +43,7 @@ _LOOSE_SECONDS = {
     "d": ("day", "days"),
 }
 _LONGEST_TEXT = 64
+_A_FEW_BYTES = 2**16
 _TENS_UNTIL = 100
 _MINUTE_S = 60
 
@@ -119,6 +120,13 @@ def quantity_memory(memory_bytes: int) -> str:
         spellings += [f"{memory_bytes // size}{unit}" for unit, size in units.items() if memory_bytes % size == 0]
     # Of two equally short spellings the binary one is returned, as people usually write limits.
     return min(reversed(spellings), key=len) if memory_bytes else "0"
+
+
+def too_little(text: str, needed_bytes: int) -> str:
+    """Return the sentence for a memory limit, as it was typed, that is less than an empty worker needs."""
+    if text.isdecimal() and int(text) <= _A_FEW_BYTES:
+        return f"{text} means {text} bytes. Did you mean {text}Mi?"
+    return f"{text} is less than Python and Flyte need ({format_memory(needed_bytes)}). Write for example 128Mi."
 
 
 def format_cpu(cores: float) -> str:

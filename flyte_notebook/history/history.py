@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.core.outcome import Failure
 from flyte_notebook.history.budget import Budget
-from flyte_notebook.history.purpose import CALL, SweepPoint
+from flyte_notebook.history.purpose import CALL, Cell, Grown, Rerun, SweepPoint
 from flyte_notebook.history.runs import Run
 
 if TYPE_CHECKING:
@@ -121,6 +121,18 @@ class History:
             (", ".join(filter(None, [label, f"attempt {attempt.number}" if many or not label else ""])), attempt)
             for label, attempt in told
         )
+
+    def killed_bytes(self, run: Run) -> tuple[int, ...]:
+        """Return the limits at which the same call, or the same code of a cell, was killed before."""
+        if isinstance(run.purpose, Rerun | Grown):
+            before = [attempt for _, attempt in self.story(run.purpose.of)]
+        elif isinstance(run.purpose, Cell) and run.purpose.code is not None:
+            same = [one for one in self if isinstance(one.purpose, Cell) and one.purpose.code == run.purpose.code]
+            before = [attempt for one in same if one.actions for attempt in one.actions[0].attempts]
+        else:
+            return ()
+        killed = [one for one in before if isinstance(one.outcome, Failure) and one.outcome.reason == "memory"]
+        return tuple(one.limits.memory_bytes for one in killed if one.limits.memory_bytes is not None)
 
     def keep_outputs(self, name: str, outputs: dict[str, Any]) -> None:
         """Set the outputs of the run of that name, and remove those of all others; does nothing if it is not known."""

@@ -13,9 +13,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """The run is a cell with ``%%flyte_task``. ``background``: no cell waits for it."""
+    """The run is a cell with ``%%flyte_task``. ``background``: no cell waits for it; ``code``: the hash of its text."""
 
     background: bool = False
+    code: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

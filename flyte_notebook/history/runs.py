@@ -69,8 +69,9 @@ class Run:
     `flyte_notebook.cells.returned.ReturnedValues`, until they are in the notebook. ``outputs`` are the results of a
     cell by name; only the last run with outputs still has them, so that the history does not keep all results.
     ``cached``: the result came from the cache, and nothing ran. ``advice`` is a hint for a run that passed, in a few
-    words. ``saved_s`` is the time of saving of a loaded run, in seconds since 1970; such a run has no outputs and
-    cannot be run again; ``None`` for a run of this kernel.
+    words. ``took_s`` is from the begin of its first attempt to its end, in seconds, with the pauses between attempts;
+    ``None`` while it runs and for a loaded run. ``saved_s`` is the time of saving of a loaded run, in seconds since
+    1970; such a run has no outputs and cannot be run again; ``None`` for a run of this kernel.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Run:
     outputs: dict[str, Any] = field(default_factory=dict)
     cached: bool = False
     advice: str = ""
+    took_s: float | None = None
     saved_s: float | None = None
     _frames_gone: bool = field(default=False, repr=False)
     _by_name: dict[str, Action] = field(default_factory=dict)
@@ -91,6 +93,13 @@ class Run:
         failed = "" if self.failure is None else f", {type(self.failure.error).__name__}"
         saved = "" if self.saved_s is None else f", saved {self.saved_words}"
         return f"<Run {self.name} of {self.task_name}: {count}{failed}{saved}>"
+
+    @property
+    def duration_s(self) -> float:
+        """How long it took, in seconds; without the pauses between attempts where only those are known."""
+        attempts = self.actions[0].attempts if self.actions else []
+        known_s = sum(attempt.duration_s + attempt.outcome.report.queued_for_s for attempt in attempts)
+        return known_s if self.took_s is None else self.took_s
 
     @property
     def of_cell(self) -> bool:

@@ -21,7 +21,9 @@ from flyte_notebook.notebook.reruns import NoRerunError, Rerun
 from flyte_notebook.views import bundle
 from flyte_notebook.views.charts import chart
 from flyte_notebook.views.failures import card
-from flyte_notebook.views.failures.card import FormData, OverrideForm, said_html
+from flyte_notebook.views.failures.card import Click, FormData, OverrideForm, said_html
+from flyte_notebook.views.failures.html import Passed, failure_rest_html
+from flyte_notebook.views.text import memory_matters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -185,6 +187,9 @@ class Card:
         self._form: OverrideForm | None = None
         self._lock = threading.Lock()
         self._story: list[str] = []
+        self._rest = ""
+        self._tried: Passed | None = None
+        self._passed_with: Passed | None = None
 
     @property
     def has_form(self) -> bool:
@@ -194,10 +199,15 @@ class Card:
     def publish(self, *, with_form: bool) -> None:
         """Show the card, and below it the form."""
         self._sink.display({"data": self._bundle(), "transient": {"display_id": f"fnb-card-{self.key}"}})
-        if not with_form or not self._rerun.started or not hasattr(self._cards.shell, "kernel"):
+        if (
+            not with_form
+            or not self._rerun.started
+            or self.failure.reason == "stopped"
+            or not hasattr(self._cards.shell, "kernel")
+        ):
             return
         try:
-            self._form = OverrideForm(self._data(), check=self._check, code=self._rerun.code, on_rerun=self._start)
+            self._form = OverrideForm(self._data(), check=self._check, click=self._click, on_rerun=self._start)
         except Exception as error:  # on any error of the widgets, the card is still shown
             logger.debug("could not make the form of a card", exc_info=True)
             losses.settle(relies.BY_KEY[relies.WIDGETS], error)
@@ -205,13 +215,18 @@ class Card:
         self._sink.display({"data": self._form.bundle(), "transient": {"display_id": f"fnb-form-{self.key}"}})
 
     def notice(self, names: CellNames | None) -> None:
-        """Note how an ended cell changed names."""
+        """Note how an ended cell changed names, and say what a click does now."""
         self._rerun.notice(names)
+        form = self._form
+        if form is not None and not self.busy:
+            form.look()
 
     def _bundle(self) -> dict[str, Any]:
         shown = self._cards.renderer.with_cell_names(self.failure)
         story = self._cards.history.story(self.failure.worker)
-        return bundle.failure_bundle(shown, story=story, reruns=tuple(self._story))
+        self._rest = failure_rest_html(shown, story=story)
+        reruns = tuple(self._story)
+        return bundle.failure_bundle(shown, story=story, reruns=reruns, passed=self._passed_with, rest=self._rest)
 
     def _data(self) -> FormData:
         failure = self.failure
@@ -220,7 +235,20 @@ class Card:
             limits=failure.limits,
             retries=failure.max_attempts - 1,
             suggested=None if suggestion is None else suggestion.limits,
-            why="" if suggestion is None else suggestion.sentence,
+            of_memory=memory_matters(failure),
+            rest=self._rest,
+        )
+
+    def _click(self, override: Override, today: bool) -> Click:  # noqa: FBT001 - the form's two arguments
+        rerun = self._rerun
+        rerun.today = False
+        then = rerun.inputs_words
+        rerun.today = today and bool(then)
+        words = "with today's inputs" if rerun.today else then
+        return Click(
+            code=rerun.code(override),
+            words="; ".join(filter(None, [words, rerun.code_words])),
+            today=f"with today's {', '.join(rerun.changed_inputs)}" if then else "",
         )
 
     def _check(self, texts: Mapping[FieldName, str]) -> Override | dict[FieldName, str]:
@@ -236,8 +264,9 @@ class Card:
         self.busy = True
         words = describe(override) or "the same settings"
         if self._form is not None:
-            self._form.running(f"running with {words}; once it runs for half a second, a line shows it with Stop")
+            self._form.running(f"Running with {words}…")
         run = self._rerun.begin(override, background=True)
+        self._tried = Passed(title=f"Passed with {words}", keep=self._rerun.keep(override))
         call, ended = partial(self._rerun.run, override, run), partial(self._ended, run, words)
         self._cards.background.begin(run, self._sink, call=call, ended=ended)
 
@@ -258,7 +287,7 @@ class Card:
             what = str(error) if isinstance(error, NoRerunError) else f"{type(error).__name__}: {error}"
             self._again(f"✗ with {words}: {what}")
             return
-        self._story.append(f"✗ rerun with {words}: {type(failure.error).__name__}, {failure.headline}{self._by_name}")
+        self._story.append(f"✗ rerun with {words}: {type(failure.error).__name__}: {failure.headline}{self._by_name}")
         if self._cards.history.run_of(failure.worker) is not None:  # else no run started that could be run again
             self.failure = failure
             self._rerun.failure = failure
@@ -318,6 +347,7 @@ class Card:
     def _passed(self, words: str) -> None:
         self.busy = False
         self._story.append(words)
+        self._passed_with = self._tried
         self._update()
         self.end(words, rerun=True)
 
@@ -335,7 +365,8 @@ class Card:
             form, self._form = self._form, None
         if form is None:
             return
-        data = {"text/html": said_html(words), "text/plain": words}
+        # What passed is said by the card; only a page that was loaded again has another card than this.
+        data = {"text/html": "", "text/plain": ""} if rerun else {"text/html": said_html(words), "text/plain": words}
         self._sink.display({"data": data, "transient": {"display_id": f"fnb-form-{self.key}"}, "update": True})
         if rerun:
             form.finish(words)

@@ -11,7 +11,7 @@ from IPython.core.error import UsageError
 
 from flyte_notebook.cells import generators
 from flyte_notebook.core.outcome import Failure
-from flyte_notebook.core.units import format_memory, quantity_memory
+from flyte_notebook.core.units import format_memory, quantity_memory, too_little
 from flyte_notebook.errors import BaseRuntimeError, OOMError, RunAbortedError, UnschedulableError
 from flyte_notebook.experiments.escalation import GrowthError
 from flyte_notebook.experiments.fitting import would_do
@@ -85,7 +85,9 @@ class CellRun:
             self._shell.user_ns[self._said.name] = task
         if self._said.fit:
             return self._fit(task, parts)
-        run = self._session.begin(task.name, Cell(background=self._said.background), said=self._said.name or "cell")
+        run = self._session.begin(
+            task.name, Cell(background=self._said.background, code=hash(self._cell)), said=self._said.name or "cell"
+        )
         if self._said.background:
             return self._in_background(run, task, parts)
         try:
@@ -143,7 +145,7 @@ class CellRun:
         which = (self._said.name or str(hash(self._cell)), attempt.limits.memory_bytes)
         if which not in self._cards.advised:
             self._cards.advised.add(which)
-            run.advice = f"{quantity_memory(enough)} would do"
+            run.advice = f"{quantity_memory(enough)} would be enough"
 
     def _fit(self, task: CellTask, parts: CellParts) -> Any:
         """Find the limit, show it, and continue as after a run that passed."""
@@ -233,10 +235,7 @@ class CellRun:
         self._session.engine.wait_until_proven()
         needed = self._session.engine.baseline_bytes
         if needed is not None and memory_bytes < needed:
-            raise UsageError(
-                f"{MAGIC}: --memory {quantity_memory(memory_bytes)} is below what Python and Flyte themselves "
-                f"need ({format_memory(needed)}); write for example --memory 128Mi"
-            )
+            raise UsageError(f"{MAGIC}: --memory {too_little(quantity_memory(memory_bytes), needed)}")
         self._check_room(f"--memory {quantity_memory(memory_bytes)}", memory_bytes)
 
     def _check_room(self, what: str, memory_bytes: int) -> None:

@@ -16,7 +16,7 @@ from flyte_notebook.notebook.background import BackgroundRuns
 from flyte_notebook.notebook.cards import Cards, warm
 from flyte_notebook.notebook.idle import WhenIdle
 from flyte_notebook.notebook.liveline import LiveLines
-from flyte_notebook.notebook.magics import COMPLETIONS, FlyteMagics
+from flyte_notebook.notebook.magics import COMPLETIONS, FlyteTaskMagics
 from flyte_notebook.notebook.render import CLASSES, Renderer
 from flyte_notebook.sdk import background_loop, celltask, enforcement, lazy
 from flyte_notebook.views.history import live, tree
@@ -110,11 +110,11 @@ class Extension:
         self._undo.append(run_values.install(self._shell, session.history))
         self._undo.append(uncaught.install(self._shell, self._renderer, CLASSES).uninstall)
         self._undo.append(celltask.last_outputs.listen(session.take_outputs))
-        magics = FlyteMagics(
+        magics = FlyteTaskMagics(
             self._shell, self._renderer, cards, lambda: self.polling.silenced if self.polling is not None else None
         )
         self._shell.register_magics(magics)
-        self._undo.append(self._forget_magics)
+        self._undo.append(magics.forget)
         self._undo.append(completion.install_completer(self._shell, COMPLETIONS).uninstall)
 
     def _nest(self, running: asyncio.AbstractEventLoop) -> None:
@@ -216,11 +216,6 @@ class Extension:
         self._renderer.stopped = session.stop_all(reason)
         return self._renderer.stopped
 
-    def _forget_magics(self) -> None:
-        tables = self._shell.magics_manager.magics
-        tables["cell"].pop("flyte_task", None)
-        tables["line"].pop("flyte", None)
-
     def _register(self, event: str, callback: Callable[..., object]) -> None:
         self._shell.events.register(event, callback)
         self._undo.append(lambda: self._shell.events.unregister(event, callback))
@@ -253,7 +248,7 @@ def unload(shell: Any) -> None:
         return
     extension.unload()
     if getattr(asyncio, "_nest_patched", False):
-        sys.stdout.write("flyte_notebook is unloaded; the patch of nest-asyncio2 stays until the kernel restarts.\n")
+        sys.stdout.write("Unloaded. Restart the kernel to remove its asyncio changes too.\n")
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from flyte_notebook.core.bound import monotonic_s, unique
 from flyte_notebook.core.outcome import Success
 from flyte_notebook.core.reliance import losses
-from flyte_notebook.history import SweepPoint
+from flyte_notebook.history import Rerun, SweepPoint
 from flyte_notebook.notebook import relies
 from flyte_notebook.notebook.output import KernelSink
 from flyte_notebook.views.history import live
@@ -71,6 +71,10 @@ class _Cell:
     sink: KernelSink
     context: contextvars.Context
     display_id: str = field(default_factory=unique)
+    sinks: list[KernelSink] = field(default_factory=list)
+    """Those of the runs since the line was shown, and of the runs before."""
+    written: int = 0
+    """How many texts these had written when the line was shown."""
     began_s: dict[str, float] = field(default_factory=dict)
     """The runs that are not over, by name."""
     busy_since_s: float = 0.0
@@ -116,6 +120,7 @@ class LiveLines:
                 if not cell.began_s and now_s - cell.idle_since_s > LINGER_S:
                     cell.busy_since_s = now_s
                 cell.began_s[run.name] = now_s
+                cell.sinks = [*cell.sinks[-KEPT_CELLS:], sink]
             if self._thread is None:
                 self._thread = threading.Thread(target=self._keep_up, name="flyte-notebook-live", daemon=True)
                 self._thread.start()
@@ -129,7 +134,8 @@ class LiveLines:
         with cell.lock:
             now_s = monotonic_s()
             took_s = now_s - cell.began_s.pop(run.name)
-            if _succeeded(run) and (cell.displayed or took_s >= SHOWN_AFTER_S):
+            of_card = isinstance(run.purpose, Rerun) and run.background  # the card says that it passed
+            if _succeeded(run) and not of_card and (cell.displayed or took_s >= SHOWN_AFTER_S):
                 cell.ended.append(run)
                 cell.ended_count += 1
             if not cell.began_s:
@@ -210,6 +216,7 @@ class LiveLines:
         _in(cell, lambda: line.update(found, stopping=cell.stopping))
         if cell.line is None:
             cell.line = line
+            cell.written = sum(sink.written for sink in cell.sinks)
             self._show(cell, line.show_bundle())
 
     def _clicked(self, cell: _Cell) -> None:
@@ -230,6 +237,10 @@ class LiveLines:
         if line is None:
             return
         self.told.update(run.name for run in cell.ended)
+        if cell.ended and sum(sink.written for sink in cell.sinks) != cell.written:
+            # Below the output of the runs: above it, a warning would seem to follow the success.
+            self._show(cell, {"text/html": "", "text/plain": ""})
+            cell.display_id, cell.displayed = unique(), False
         self._show(cell, _remains(cell))
         _in(cell, line.close)
 

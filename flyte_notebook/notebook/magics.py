@@ -10,7 +10,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand, output_can_be_silenced
 
 from flyte_notebook import capabilities, catalogue
-from flyte_notebook.notebook import experiments, options, output
+from flyte_notebook.notebook import defaults, experiments, options, output
 from flyte_notebook.notebook.cellrun import CellRun
 from flyte_notebook.notebook.render import Text
 from flyte_notebook.notebook.reruns import NoRerunError
@@ -41,9 +41,18 @@ COMPLETIONS = {
 """The words that may follow ``%flyte``, and those that may follow a sub-command."""
 
 
+class _Defaults(Magics):
+    """The defaults of a cell's options, each a trait that ``%config`` lists and sets."""
+
+    locals().update(defaults.TRAITS)
+
+
 @magics_class
-class FlyteMagics(Magics):
-    """``%%flyte_task`` and ``%flyte`` of one shell. ``silenced`` counts the loop's silenced polling errors."""
+class FlyteTaskMagics(_Defaults):
+    """Defaults for the options of ``%%flyte_task``; an option in a cell overrides them.
+
+    ``silenced`` counts the loop's silenced polling errors.
+    """
 
     def __init__(self, shell: Any, renderer: Renderer, cards: Cards, silenced: Callable[[], int | None]) -> None:
         super().__init__(shell)
@@ -52,12 +61,19 @@ class FlyteMagics(Magics):
         self._renderer = renderer
         self._silenced = silenced
 
+    def forget(self) -> None:
+        """Remove the magics and their defaults from the shell."""
+        tables = self._shell.magics_manager.magics
+        tables["cell"].pop("flyte_task", None)
+        tables["line"].pop("flyte", None)
+        self._shell.configurables.remove(self)
+
     @no_var_expand
     @output_can_be_silenced
     @cell_magic
     def flyte_task(self, line: str, cell: str) -> Any:
         """Run a cell as a task; the text that users see is `options.help_text`."""
-        said = options.parse(line)
+        said = defaults.filled(options.parse(line), self)
         run = CellRun(self._shell, said, cell, self._cards, line=line)
         try:
             return run.run()
@@ -197,7 +213,7 @@ def _open_session(command: str) -> Session:
     return session
 
 
-FlyteMagics.flyte_task.__doc__ = options.help_text()
+FlyteTaskMagics.flyte_task.__doc__ = options.help_text()
 
 
 def _save_last(path: str, history: History) -> str:

@@ -205,7 +205,8 @@ def parse(line: str) -> CellOptions:
                 raise _usage(f"{option.name} is given twice; give it once, for example {option.right}")
             values[option.field] = _value(option, value, words)
         elif "name" in values:
-            raise _usage(f"{word!r} is one word too many after {values['name']!r}; {_options_hint(word)}")
+            joined = f"{values['name']}_{word}"
+            raise _usage(f"a task name is one word; {_options_hint(word, joined)}")
         else:
             values["name"] = _name(word)
     memory = values.get("memory_bytes")
@@ -346,7 +347,7 @@ def _name(word: str) -> str:
         raise _usage(f"NAME: {error}; {_options_hint(word)}") from None
 
 
-def _options_hint(word: str) -> str:
+def _options_hint(word: str, instead: str = "") -> str:
     """Return the text to write instead of a word that cannot be a NAME."""
     for option in (BY_FLAG["--memory"], BY_FLAG["--timeout"]):
         try:
@@ -354,7 +355,7 @@ def _options_hint(word: str) -> str:
         except ValueError:
             continue
         return f"write {option.name} {word}"
-    return f"write for example {EXAMPLES[1]}"
+    return f"write {instead}" if instead else f"write for example {EXAMPLES[1]}"
 
 
 def _meant(flag: str) -> str:

@@ -39,9 +39,12 @@ class StreamSink:
         # The streams of a notebook get their cell from the context; only one thread at a time can enter a context.
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
+        self.written = 0
+        """How many texts were written so far."""
 
     def write(self, stream: Stream, text: str) -> None:
         """Append text to standard output or standard error."""
+        self.written += 1
         try:
             self._to_stream(self._streams[stream], "write", text)
         except UnicodeEncodeError as error:  # a terminal with another encoding; a notebook accepts all text

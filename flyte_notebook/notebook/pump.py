@@ -189,7 +189,7 @@ class ShellPump:
 def finding(reason: str) -> Finding:
     """Return the doctor's text about a kernel with this `ShellPump.reason`."""
     if not reason:
-        return Finding(subject="stop button", holds="heard while a cell waits", detail="and every other widget")
+        return Finding(subject="stop button", holds="works while a cell is running", detail="like other buttons")
     return Finding(
         subject="stop button",
         holds="heard only between cells; interrupt the kernel (■) to stop what runs",

@@ -14,7 +14,16 @@ from IPython.core.displayhook import DisplayHook
 
 from flyte_notebook import history
 from flyte_notebook.cells.version import digest
-from flyte_notebook.core.overrides import Machine, Override, call_code, describe, magic_code, read
+from flyte_notebook.core.overrides import (
+    Machine,
+    Override,
+    call_code,
+    describe,
+    magic_code,
+    options_code,
+    read,
+    settings_code,
+)
 from flyte_notebook.core.units import quantity_memory
 from flyte_notebook.limiters import machine
 from flyte_notebook.sdk import enforcement, settings
@@ -25,7 +34,7 @@ if TYPE_CHECKING:
 
     from flyte_notebook.cells.analysis import CellNames
     from flyte_notebook.cells.returned import ReturnedValues
-    from flyte_notebook.core.job import Job
+    from flyte_notebook.core.job import CallFacts, Job
     from flyte_notebook.core.outcome import Failure
     from flyte_notebook.core.overrides import FieldName
     from flyte_notebook.history import Run
@@ -80,6 +89,8 @@ class Rerun:
         self._ids: dict[str, int] = {}
         self._digests: dict[str, str | None] = {}
         self._changed: set[str] = set()
+        self.today = False
+        """Whether to run it with what the inputs are in the notebook now."""
         self.read_by_name = False
         """Whether the last run took its inputs from the notebook, because the original ones are not kept any more."""
 
@@ -118,12 +129,13 @@ class Rerun:
 
     def code(self, override: Override) -> str:
         """Return code that does the same: the task's own call, or the magic if no variable holds the task."""
-        job = self._job
-        facts = None if job is None else job.call
-        held = None if facts is None else self._namespace.get(facts.callee)
-        if facts is None or not settings.is_task(held) or getattr(held, "name", None) != self.failure.task_name:
+        facts = self._facts
+        if facts is None:
             return magic_code(override)
-        arguments = {name: name for name in facts.arguments} if self.lands else facts.arguments
+        arguments = dict(facts.arguments)
+        if self.lands:
+            then = set() if self.today else set(self.changed_inputs)
+            arguments = {name: code if name in then else name for name, code in arguments.items()}
         return call_code(
             facts.callee,
             override,
@@ -132,6 +144,59 @@ class Rerun:
             awaited=facts.awaited,
             limits=self.failure.limits,
         )
+
+    def keep(self, override: Override) -> tuple[tuple[str, str], ...]:
+        """Return where the settings of an override can be kept, each with the text to write there."""
+        if not override:
+            return ()
+        facts = self._facts
+        places = [("To keep it, write in the first line of the cell:", options_code(override))] if self.lands else []
+        if facts is not None:
+            where = "Or, where the task is defined or called:" if places else "To keep it, give the task:"
+            places.append((where, settings_code(override, facts.resources, self.failure.limits)))
+        return tuple(places)
+
+    @property
+    def _facts(self) -> CallFacts | None:
+        """How the task was called, if a variable of the notebook still holds that task."""
+        job = self._job
+        facts = None if job is None else job.call
+        held = None if facts is None else self._namespace.get(facts.callee)
+        same = settings.is_task(held) and getattr(held, "name", None) == self.failure.task_name
+        return facts if same else None
+
+    @property
+    def changed_inputs(self) -> tuple[str, ...]:
+        """The inputs of a cell whose variables have another value since it failed, or may have."""
+        if not self.lands:
+            return ()
+        changed, values = self.changed_since([fact.name for fact in self.failure.inputs]), self._values
+        same = {name for name in changed if name in values and values[name] == repr(self._namespace.get(name, _GONE))}
+        return tuple(name for name in changed if name not in same)
+
+    @property
+    def _values(self) -> dict[str, str]:
+        """The inputs that can be written in code, as they were."""
+        facts = None if self._job is None else self._job.call
+        written = {} if facts is None else facts.arguments
+        return {name: expression for name, expression in written.items() if expression != name}
+
+    @property
+    def inputs_words(self) -> str:
+        """What a click takes as inputs, where today's are others; else empty."""
+        values = self._values
+        then = [f"`{name}={values[name]}`" if name in values else f"`{name}`" for name in self.changed_inputs]
+        return f"with the inputs of then ({', '.join(then)})" if then else ""
+
+    @property
+    def code_words(self) -> str:
+        """Which code a click runs, where the task has other code now; else empty."""
+        named = self._namespace.get(self.failure.task_name)
+        cell = getattr(self._task, "cell", None)
+        now = getattr(named, "cell", None)
+        if cell is None or now is None or now.source == cell.source:
+            return ""
+        return f"with the code of then; `{self.failure.task_name}` was defined again, run its cell for the new code"
 
     def begin(self, override: Override, *, background: bool) -> Run:
         """Return the run for the rerun; it is in the history from now on."""
@@ -157,6 +222,10 @@ class Rerun:
 
     def _task_and_arguments(self) -> tuple[Any, dict[str, Any]]:
         self.read_by_name = False
+        if self.today and self._task is None and self.lands:
+            self._task = self._session.repeats.find(self.failure.worker).task
+        if self.today and self._task is not None:
+            return self._task, self._inputs_now()
         try:
             repeat = self._session.repeats.find(self.failure.worker)
             if self._task is None and self.lands:
@@ -165,14 +234,17 @@ class Rerun:
         except InputsGoneError as error:
             if self._task is None:
                 raise NoRerunError(str(error)) from None
+        inputs = self._inputs_now()
+        self.read_by_name = True
+        return self._task, inputs
+
+    def _inputs_now(self) -> dict[str, Any]:
         names = list(self._task.native_interface.inputs)
         missing = [name for name in names if name not in self._namespace]
         if missing:
             listed = ", ".join(f"`{name}`" for name in missing)
-            msg = f"its inputs are not kept any more, and the notebook has no {listed}; run the cell again"
-            raise NoRerunError(msg)
-        self.read_by_name = True
-        return self._task, {name: self._namespace[name] for name in names}
+            raise NoRerunError(f"the notebook has no {listed} any more; run the cell again")
+        return {name: self._namespace[name] for name in names}
 
     def remember(self) -> None:
         """Record the current values of the notebook's names, for `changed_since`."""

@@ -12,7 +12,7 @@ import sys
 from typing import Final
 
 from flyte_notebook import errors
-from flyte_notebook.sdk import seam
+from flyte_notebook.sdk import initialization
 
 _OF_FLYTE: Final = (
     errors.ActionNotFoundError,
@@ -55,7 +55,7 @@ def endpoint_words(error: BaseException) -> str:
     """Return in a few words the endpoint that an error refers to; empty if it refers to none."""
     if not isinstance(error, _OF_FLYTE) and rpc_code(error) is None:
         return ""
-    endpoint = seam.endpoint()
+    endpoint = initialization.endpoint()
     return f"the endpoint is {endpoint}" if endpoint else "no endpoint is configured"
 
 

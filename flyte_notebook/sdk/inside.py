@@ -13,7 +13,7 @@ from flyte_notebook.core import private
 from flyte_notebook.core.outcome import Failure
 from flyte_notebook.core.stand_in import attach
 from flyte_notebook.errors import ON_CLUSTER, InlineIOMaxBytesBreached
-from flyte_notebook.sdk import calls, celltask, conversion, guards, places, seam, tasks
+from flyte_notebook.sdk import calls, celltask, conversion, guards, initialization, places, seam, tasks
 from flyte_notebook.sdk.again import load_again
 from flyte_notebook.sdk.inputs import NamingConversion
 from flyte_notebook.sdk.spooled import spooled
@@ -51,7 +51,7 @@ def _execute(file: BinaryIO) -> bytes:
     calls.replace_sync_calls(body.as_in_thread)
     told = tasks.unpack(file)
     named_pickles.make_known(told["names"])
-    seam.replay_init(told["init"])
+    initialization.replay(told["init"])
     generators.given = told["generators"]
     call = told["call"]
     undo = places.use(replace(told["places"], cached=_is_cached(call["task"], told["settings"])))

@@ -27,7 +27,18 @@ from flyte_notebook.core.job import Job
 from flyte_notebook.core.outcome import Success, WorkerReport
 from flyte_notebook.core.reliance import expect
 from flyte_notebook.errors import silence_grpc_polling_error
-from flyte_notebook.sdk import background_loop, calls, control_plane, data_paths, guards, lazy, rehearsal, seam, types
+from flyte_notebook.sdk import (
+    background_loop,
+    calls,
+    control_plane,
+    data_paths,
+    guards,
+    initialization,
+    lazy,
+    rehearsal,
+    seam,
+    types,
+)
 from flyte_notebook.sdk.recording import Recording
 from flyte_notebook.sdk.tasks import SIZE_KEY, probe_task
 from flyte_notebook.worker.process import context
@@ -191,11 +202,12 @@ def settings_are_known() -> None:
     given = {"org": "o", "project": "p", "domain": "d"}
     try:
         flyte.init(**given)
-        found = seam.init_settings() or {}
+        found = initialization.settings() or {}
         expect({name: found.get(name) for name in given} == given, f"settings of flyte.init are {found}")
-        missing = [name for name in seam.INIT_FIELDS if name not in found]
+        missing = [name for name in initialization.FIELDS if name not in found]
         expect(not missing, f"flyte.init keeps no {', '.join(missing)}")
-        seam.replay_init(found)
+        initialization.replay(found)
+        expect(initialization.asks_whether_initialized(), "the SDK asks otherwise whether it is initialised")
     finally:
         flyte.init()
 

@@ -165,9 +165,9 @@ ENTRIES: Final = (
     ),
     _of_the_sdk(
         key="settings of init",
-        behaviour="`_get_init_config` returns what `flyte.init` was given",
-        lost="settings of `flyte.init` in tasks, and the endpoint in errors of a cluster",
-        names=("_initialize", "_get_init_config"),
+        behaviour="`_get_init_config` returns what `flyte.init` was given; what needs it asks `is_initialized`",
+        lost="settings of `flyte.init` in tasks, `File.from_local` without it, and the endpoint in errors of a cluster",
+        names=("_initialize", "_get_init_config", "is_initialized", "requires_initialization"),
         probe=probes.settings_are_known,
     ),
     _of_the_sdk(

@@ -22,7 +22,7 @@ import flyte
 import flyte.errors
 import flyte.models
 import flyte.report
-from flyte import _context, _initialize, _run
+from flyte import _context, _run
 from flyte._internal.controllers import _local_controller, create_controller
 from flyte._internal.runtime import convert
 from flyte._internal.runtime.entrypoints import direct_dispatch as _sdk_direct_dispatch
@@ -42,21 +42,6 @@ __all__ = ["AsyncFunctionTaskTemplate", "TaskTemplate"]
 
 _ended_with: weakref.WeakSet[Any] = weakref.WeakSet()
 """Controllers whose threads end with them."""
-
-INIT_FIELDS = (
-    "org",
-    "project",
-    "domain",
-    "root_dir",
-    "storage",
-    "batch_size",
-    "image_builder",
-    "images",
-    "image_registry",
-    "sync_local_sys_paths",
-)
-"""Arguments of ``flyte.init`` that are used again in a worker; never the client, which belongs to the kernel."""
-
 
 run_variables: ContextVar[Mapping[str, str]] = ContextVar("run_variables", default=MappingProxyType({}))
 """The environment variables of the current run: each of its actions gets them."""
@@ -184,27 +169,6 @@ def look_for_plugins() -> None:
     except ImportError:
         return
     _installed_entry_points()
-
-
-def init_settings() -> dict[str, Any] | None:
-    """Return the arguments of ``flyte.init`` that matter in a worker; ``None`` when it was not called."""
-    config = _initialize._get_init_config()
-    if config is None:
-        return None
-    return {name: getattr(config, name) for name in INIT_FIELDS if hasattr(config, name)}
-
-
-def endpoint() -> str | None:
-    """Return the control plane's endpoint from the arguments of ``flyte.init``, ``None`` without one."""
-    config = _initialize._get_init_config()
-    found = getattr(getattr(config, "client", None), "endpoint", None)
-    return None if found is None else str(found)
-
-
-def replay_init(settings: dict[str, Any] | None) -> None:
-    """Initialise the SDK of a worker in the same way as in the kernel."""
-    if settings is not None:
-        flyte.init(**settings)
 
 
 def context_settings() -> dict[str, Any]:

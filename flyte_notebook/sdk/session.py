@@ -317,7 +317,9 @@ class Session:
         try:
             states = self.generators.pop(call["action"].run_name, None)
             job = tasks.job_for(call, self.engine.directory.path, root=True, generators=states)
-            job = replace(job, semantics=self.semantics, system_retries=self.system_retries)
+            run = self.history.find(job.run)
+            killed_bytes = () if run is None else self.history.killed_bytes(run)
+            job = replace(job, semantics=self.semantics, system_retries=self.system_retries, killed_bytes=killed_bytes)
             tasks.check_inline_size(call["task"], call["inputs"].proto_inputs.literals, "input")
         except (ValueError, InlineIOMaxBytesBreached) as error:
             return None, seam.for_retry_loop(

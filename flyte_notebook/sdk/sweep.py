@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from flyte_notebook.core.bound import monotonic_s
 from flyte_notebook.core.outcome import Failure, Success
 from flyte_notebook.core.progress import Progress
-from flyte_notebook.core.units import format_memory, quantity_memory
+from flyte_notebook.core.units import format_memory, quantity_memory, too_little
 from flyte_notebook.errors import RunAbortedError, failure_in
 from flyte_notebook.experiments import sweeping
 from flyte_notebook.experiments.sweeping import MemoryRange, Over, Plan, Point, Sweep, SweepError
@@ -95,8 +95,7 @@ class Sweeping(Experiment):
             )
         if limits[-1] < needed:
             raise SweepError(
-                f"{quantity_memory(limits[-1])} is below what Python and Flyte themselves need "
-                f"({format_memory(needed)}); write for example {sweeping.example()}"
+                f"{too_little(quantity_memory(limits[-1]), needed)} Write for example {sweeping.example()}"
             )
 
     def stop(self) -> None:

@@ -15,7 +15,7 @@ from flyte_notebook.core.job import CallFacts, InputFact, Job
 from flyte_notebook.core.limits import Limits
 from flyte_notebook.core.private import UnwritableError
 from flyte_notebook.errors import InlineIOMaxBytesBreached, RuntimeUserError
-from flyte_notebook.sdk import places, seam
+from flyte_notebook.sdk import initialization, places, seam
 from flyte_notebook.sdk.failures_without_attempt import with_failure
 from flyte_notebook.worker.process.spool import Spool, SpoolReader
 from flyte_notebook.worker.values import elsewhere, named_pickles, pickling
@@ -161,7 +161,7 @@ def pack(
         "modules": elsewhere.Files(elsewhere.files()),  # read first: the following values may need them
         "call": call,
         "settings": seam.context_settings(),
-        "init": seam.init_settings(),
+        "init": initialization.settings(),
         "places": places.current(),
         "generators": generators,
     }

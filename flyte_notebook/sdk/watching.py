@@ -51,6 +51,7 @@ class Group(Protocol):
 class _Watched:
     run: Run
     task: asyncio.Task[Any]
+    began_s: float
     attempts: int = 0
     wakes_s: float | None = None
     """The monotonic time at which the SDK tries again, ``None`` during an attempt."""
@@ -70,7 +71,7 @@ class Watching:
         if watched is None:
             task = asyncio.current_task()
             assert task is not None
-            watched = self._runs[run.name] = _Watched(run, task)
+            watched = self._runs[run.name] = _Watched(run, task, monotonic_s())
             task.add_done_callback(lambda _: self._task_ended(watched))
             self._tell(lambda watch: watch.began(run, sink))
         watched.attempts += 1
@@ -87,6 +88,7 @@ class Watching:
         """Note that a run is over. Idempotent."""
         watched = self._runs.pop(name, None)
         if watched is not None:
+            watched.run.took_s = monotonic_s() - watched.began_s
             self._tell(lambda watch: watch.ended(watched.run))
 
     def group_began(self, run: Run, sink: Sink) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flyte_notebook.core.outcome import Failure
-    from flyte_notebook.views.failures.html import Story
+    from flyte_notebook.views.failures.html import Passed, Story
 
 MIME_TYPE: Final = "application/vnd.flyte-notebook.failure+json"
 
@@ -19,14 +19,21 @@ STRING_CHARACTERS: Final = 200_000
 """A longer string is cut in the bundle, with a note, so that the notebook file can be opened."""
 
 
-def failure_bundle(failure: Failure, *, story: Story = (), reruns: Sequence[str] = ()) -> dict[str, Any]:
+def failure_bundle(
+    failure: Failure,
+    *,
+    story: Story = (),
+    reruns: Sequence[str] = (),
+    passed: Passed | None = None,
+    rest: str | None = None,
+) -> dict[str, Any]:
     """Return the MIME bundle of a failure: ``text/html``, ``text/plain`` and `MIME_TYPE`, the last one for tools.
 
-    ``story`` and ``reruns`` as in `failure_html`. All three can be encoded as UTF-8 JSON, also when the task's output
-    cannot.
+    ``story``, ``reruns``, ``passed`` and ``rest`` as in `failure_html`. All three can be encoded as UTF-8 JSON, also
+    when the task's output cannot.
     """
     return {
-        "text/html": failure_html(failure, story=story, reruns=reruns),
+        "text/html": failure_html(failure, story=story, reruns=reruns, passed=passed, rest=rest),
         "text/plain": "\n".join([failure_text(failure), *map(clean_line, reruns)]),
         MIME_TYPE: _encodable(failure.to_dict()),
     }

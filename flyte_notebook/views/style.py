@@ -40,8 +40,12 @@ border-left:.3rem solid var(--fnb-bad);border-radius:.3rem}
 @media (prefers-color-scheme:dark){.flyte-notebook-card{
 --fnb-edge:var(--jp-border-color2,var(--vscode-panel-border,#3d444d))}}
 .flyte-notebook-card .fnb-body{padding:.7rem .9rem;overflow-wrap:anywhere}
-.flyte-notebook-card .fnb-body>*{margin:0 0 .7rem}
-.flyte-notebook-card .fnb-body>:last-child{margin-bottom:0}
+.flyte-notebook-card .fnb-body{container-type:inline-size}
+.flyte-notebook-card .fnb-body>*,.flyte-notebook-card .fnb-rest>*{margin:0 0 .7rem}
+.flyte-notebook-card .fnb-body>:last-child,.flyte-notebook-card .fnb-rest>:last-child{margin-bottom:0}
+.flyte-notebook-card .fnb-body>.fnb-action{margin:0 0 .5rem}
+.flyte-notebook-card .fnb-body ol.fnb-reruns:has(>:only-child){list-style:none;padding:0}
+.flyte-notebook-card .fnb-body .fnb-run{margin:0 0 .5rem}
 .flyte-notebook-card .fnb-body h3{font-size:1.15em;font-weight:700;line-height:1.3;margin:0 0 .3rem;color:inherit}
 .flyte-notebook-card .fnb-body h4{font-size:.85em;font-weight:600;line-height:1.3;margin:0 0 .25rem;
 color:var(--fnb-soft)}
@@ -77,18 +81,24 @@ table-layout:auto;color:inherit}
 .flyte-notebook-card .fnb-body th,.flyte-notebook-card .fnb-body td{text-align:left;vertical-align:top;
 padding:.1rem .8rem .1rem 0;font-weight:400;border:0;background:none;white-space:normal;max-width:none}
 .flyte-notebook-card .fnb-body th{color:var(--fnb-soft)}
-.flyte-notebook-card .fnb-body tr{background:none}
+.flyte-notebook-card .fnb-body tbody tr{background:none}
+.flyte-notebook-card .fnb-body tbody tr:nth-child(even){background:var(--fnb-code)}
 .flyte-notebook-card .fnb-body img.fnb-chart{display:block;width:100%;max-width:42rem;height:auto;
-margin:0 0 .3rem;border-radius:.2rem}
+margin:0 0 .3rem;mix-blend-mode:multiply}
+.flyte-notebook-card .fnb-body img.fnb-narrow{display:none}
+@container (max-width:28rem){.flyte-notebook-card .fnb-body img.fnb-narrow{display:block}
+.flyte-notebook-card .fnb-body img.fnb-wide{display:none}}
 @media (prefers-color-scheme:dark){.flyte-notebook-card .fnb-body img.fnb-chart{
-filter:invert(.92) hue-rotate(180deg)}}
+filter:invert(1) hue-rotate(180deg);mix-blend-mode:screen}}
 [data-jp-theme-light="true"] .flyte-notebook-card .fnb-body img.fnb-chart,
-.vscode-light .flyte-notebook-card .fnb-body img.fnb-chart{filter:none}
+.vscode-light .flyte-notebook-card .fnb-body img.fnb-chart{filter:none;mix-blend-mode:multiply}
 [data-jp-theme-light="false"] .flyte-notebook-card .fnb-body img.fnb-chart,
-.vscode-dark .flyte-notebook-card .fnb-body img.fnb-chart{filter:invert(.92) hue-rotate(180deg)}
+.vscode-dark .flyte-notebook-card .fnb-body img.fnb-chart{filter:invert(1) hue-rotate(180deg);mix-blend-mode:screen}
 .jp-OutputArea-child:has(.flyte-notebook-card)~.jp-OutputArea-child>.jp-OutputArea-output.jupyter-widgets:not(:has(*)){
 display:none}
 .flyte-notebook-card[data-rerun="passed"]{border-left-color:#2e7d32}
+.flyte-notebook-card[data-reason="stopped"]{border:0}
+.flyte-notebook-card[data-reason="stopped"] .fnb-body{padding:.1rem 0}
 """
 )
 

@@ -6,6 +6,7 @@ It also has `clean`, which is applied to all output of a task before it is shown
 from __future__ import annotations
 
 import re
+import signal
 from typing import TYPE_CHECKING, Final
 
 from flyte_notebook.core.units import format_cpu, format_duration, format_memory
@@ -21,9 +22,12 @@ OUTPUT_LINES: Final = 12
 MESSAGE_LINES: Final = 20
 SUGGESTIONS: Final = 5
 GREW: Final = 8
-GREW_TITLE: Final = "Lines that memory grew on"
-GREW_WORDS: Final = "by samples 2 to 100 ms apart: quick changes may count to a neighbouring line"
+LINES_TITLE: Final = "Your lines"
+GREW_TITLE: Final = "Lines on which memory grew"
+GREW_WORDS: Final = "Measured every 2-100 ms, so short steps may be counted on the next line."
 SMALLEST_AGE_S: Final = 0.001
+NEAR: Final = 0.9
+"""From this part of the limit on, a failure may have to do with memory."""
 
 # CSI, OSC (ended by BEL or ST, or by the line's end when it was cut), and the two-character escapes of ECMA-48.
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[ -/]*[0-~])|\x9b[0-?]*[ -/]*[@-~]")
@@ -63,7 +67,7 @@ def failure_text(failure: Failure) -> str:
     """Return the whole failure as text of at most a few dozen lines, for a terminal or ``text/plain``."""
     report = failure.report
     parts = [
-        f"{title(failure)}: {clean_line(failure.headline, 600)}",
+        f"{title(failure)}: {headline(failure)}",
         f"  task    {clean_line(failure.task_name)}, attempt {failure.attempt + 1} of {failure.max_attempts}",
         f"  error   kind {clean_line(failure.kind)}, code {clean_line(codes(failure))}",
         f"  worker  {clean_line(failure.worker)}",
@@ -76,10 +80,15 @@ def failure_text(failure: Failure) -> str:
         parts.append(f"          {bar}")
     parts.append(f"  limits  {limit_words(failure)}")
     if failure.lines:
-        parts += ["", f"{lines_title(failure)}:", *source_lines(failure)]
+        parts += ["", f"{LINES_TITLE}:", *source_lines(failure), *filter(None, [f"  {line_words(failure)}".rstrip()])]
     grew = grew_rows(failure)
     if grew:
-        parts += ["", f"{GREW_TITLE}, {GREW_WORDS}:", *(f"  {size:>12}  {place}  {text}" for size, place, text in grew)]
+        parts += [
+            "",
+            f"{GREW_TITLE}:",
+            *(f"  {size:>12}  {place}  {text}" for size, place, text in grew),
+            f"  {GREW_WORDS}",
+        ]
     message = clean(failure.message, 2_000).strip()
     if message and message not in failure.headline:
         parts += ["", "Message:", *(f"  {line}" for line in _middle_cut(message.split("\n")))]
@@ -100,7 +109,7 @@ def short_traceback(failure: Failure) -> list[str]:
     """
     said = failure.report.raised is None and (len(failure.lines) == 1 or failure.reason == "stopped")
     lines = [] if said else source_lines(failure)
-    return [*lines, f"{title(failure)}: {clean_line(failure.headline, 600)}"]
+    return [*lines, f"{title(failure)}: {headline(failure)}"]
 
 
 def title(failure: Failure) -> str:
@@ -108,23 +117,46 @@ def title(failure: Failure) -> str:
     return clean_line(type(failure.error).__name__, 120)
 
 
+def headline(failure: Failure) -> str:
+    """Return what happened, as a sentence."""
+    return sentence(clean_line(failure.headline, 600))
+
+
+def sentence(words: str) -> str:
+    """Return words that begin with a capital letter and end with a full stop or another mark."""
+    return f"{words[:1].upper()}{words[1:]}{'' if words[-1:] in '.!?…:`' else '.'}"
+
+
 def codes(failure: Failure) -> str:
-    """Return the error's code, with the one a cluster puts on the wire where that differs."""
+    """Return the error's code, with that of a cluster where it differs."""
     if failure.wire_code is None or failure.wire_code == failure.code:
         return failure.code
-    return f"{failure.code} (on the wire: {failure.wire_code})"
+    return f"{failure.code} (a cluster calls it {failure.wire_code})"
 
 
 def memory_words(failure: Failure) -> str:
-    """Return peak against limit as text, with the accuracy of the peak."""
+    """Return peak against limit as text, and what Python and Flyte use of it."""
     trace, limit_bytes = failure.report.trace, failure.limits.memory_bytes
-    limit = "no limit" if limit_bytes is None else f"limit {format_memory(limit_bytes)}"
+    limit = ", no limit" if limit_bytes is None else f" of {format_memory(limit_bytes)}"
     if trace.peak_bytes is None:
-        return f"peak not measured, {limit}"
-    exact = trace.peak_source != "samples"
-    peak = f"peak {'' if exact else 'at least '}{format_memory(trace.peak_bytes)}"
-    base = "" if trace.baseline_bytes is None else f", {format_memory(trace.baseline_bytes)} of it before any input"
-    return f"{peak} ({clean_line(trace.peak_source, 60)}{base}), {limit}"
+        return f"Peak not measured{limit.replace(' of', ', limit')}."
+    exact = "" if trace.peak_source != "samples" else "at least "
+    base = (
+        "" if trace.baseline_bytes is None else f" Python and Flyte use {format_memory(trace.baseline_bytes)} of that."
+    )
+    return f"Peak {exact}{format_memory(trace.peak_bytes)}{limit}.{base}"
+
+
+def memory_matters(failure: Failure) -> bool:
+    """Whether a failure has to do with memory, or may have: a kill for it, a refused request, a peak near the limit."""
+    report = failure.report
+    peak_bytes, limit_bytes = report.trace.peak_bytes, failure.limits.memory_bytes
+    return (
+        failure.reason in {"memory", "machine_memory", "never_fits"}
+        or report.signal == signal.SIGKILL
+        or (report.raised is not None and (report.raised.refused is not None or failure.code == "MemoryError"))
+        or bool(peak_bytes and limit_bytes and peak_bytes >= NEAR * limit_bytes)
+    )
 
 
 def limit_words(failure: Failure) -> str:
@@ -151,19 +183,19 @@ def shown_frames(failure: Failure) -> list[tuple[SourceLine, bool] | int]:
     return frames
 
 
-def lines_title(failure: Failure) -> str:
-    """Return the text above the user's lines: how the marked line is known, if not from an exception."""
-    title, seen = "Your lines, the failing one marked", failure.report.last_line
+def line_words(failure: Failure) -> str:
+    """Return how the marked line is known; empty if an exception says it."""
+    seen = failure.report.last_line
     if seen is None or failure.line is None or failure.report.raised is not None:
-        return title
+        return ""
+    end = "stop" if failure.reason in {"stopped", "max_runtime", "deadline"} else "kill"
     if seen.how == "stopped":
-        return "Your lines; where it stood when it was stopped is marked"
-    if seen.age_s < SMALLEST_AGE_S:
-        return "Your lines; where it was seen less than 1 ms before the end is marked"
+        return f"The marked line was running at the {end}."
     before = f"{seen.age_s * 1000:.0f} ms" if seen.age_s < 1 else format_duration(seen.age_s)
+    before = "less than 1 ms" if seen.age_s < SMALLEST_AGE_S else before
     if seen.how == "grew":
-        return f"Your lines; it waited when it was last seen: where its memory grew, {before} before the end, is marked"
-    return f"Your lines; where it was last seen, {before} before the end, is marked"
+        return f"The task was waiting at the {end}. On the marked line its memory grew last, {before} before."
+    return f"The marked line was running {before} before the {end}."
 
 
 def grew_rows(failure: Failure) -> list[tuple[str, str, str]]:

@@ -60,7 +60,7 @@ def test_a_cell_that_needs_too_much_shows_its_card_and_the_notebook_goes_on(
         expect(card).to_have_attribute(f"data-{name}", value)
     worker = card.get_attribute("data-worker") or ""
     assert re.fullmatch(r"oomer-[0-9a-f]+-a0-0", worker)
-    expect(card).to_contain_text("needed more than 250 MiB; was killed")
+    expect(card).to_contain_text("Ran out of memory (limit 250 MiB) after")
 
     badges = card.locator("dl > div")
     assert [f"kind user, code OOMKilled, worker {worker}"] == [
@@ -69,7 +69,7 @@ def test_a_cell_that_needs_too_much_shows_its_card_and_the_notebook_goes_on(
     assert all(badge.evaluate(GAP) > 0 for badge in badges.all()), "the name of a badge stands over its value"
 
     traceback = outputs.locator("[data-mime-type='application/vnd.jupyter.stderr']").inner_text().strip()
-    assert traceback.startswith("OOMError: needed more than 250 MiB")
+    assert traceback.startswith("OOMError: Ran out of memory (limit 250 MiB)")
     assert len(traceback.splitlines()) <= 5
 
     notebook.gives(2, "6")

@@ -33,8 +33,8 @@ def _is_whole(notebook: Notebook) -> None:
     notebook.page.wait_for_selector("section.flyte-notebook-card", state="visible")
     notebook.page.wait_for_timeout(3_000)  # JupyterLab looks for a widget for two seconds before it complains
     card = notebook.cell(1).locator("section.flyte-notebook-card")
-    expect(card).to_contain_text("needed more than 250 MiB")
-    expect(card.locator("img.fnb-chart")).not_to_have_js_property("naturalWidth", 0)
+    expect(card).to_contain_text("Ran out of memory (limit 250 MiB)")
+    expect(card.locator("img.fnb-wide")).not_to_have_js_property("naturalWidth", 0)
     shown = notebook.page.locator("body").inner_text()
     assert [] == [words for words in LOST if words in shown]
     assert notebook.page.evaluate("window.hurt") is None
@@ -77,7 +77,7 @@ def test_a_saved_card_is_whole_without_its_kernel(opened: Opening, pictures: Pic
     page.goto((opened.lab.place / "saved.html").as_uri())
     card = page.locator("section.flyte-notebook-card").first
     card.wait_for()
-    expect(card.locator("img.fnb-chart")).not_to_have_js_property("naturalWidth", 0)
+    expect(card.locator("img.fnb-wide")).not_to_have_js_property("naturalWidth", 0)
     assert page.evaluate("window.hurt") is None
     assert [] == [words for words in LOST if words in page.locator("body").inner_text()]
     pictures.take(page, "nbconvert_light", full_page=True)

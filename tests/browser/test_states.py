@@ -60,7 +60,7 @@ def _form(outputs: Locator) -> Locator:
 def _rerun(outputs: Locator, memory: str) -> None:
     form = _form(outputs)
     form.get_by_label("Memory", exact=True).fill(memory)
-    form.get_by_text(f'memory="{memory}"').wait_for()  # the kernel has heard what was typed
+    form.locator(".fnb-code").get_by_text(f'memory="{memory}"').wait_for()  # the kernel has heard what was typed
     form.get_by_role("button", name="Rerun").click()
 
 
@@ -90,7 +90,7 @@ def test_a_rerun_that_fails_shows_both_attempts_on_one_card(first: Notebook, pic
     outputs.get_by_text("✗ rerun with 150Mi: OOMError").first.wait_for()
     expect(outputs.locator("section.flyte-notebook-card")).to_have_count(1)
     words = re.compile(r"rerun 1 \(150Mi\) used up to 150 MiB of 150 MiB allowed and was killed")
-    expect(outputs.locator("img.fnb-chart")).to_have_attribute("alt", words)
+    expect(outputs.locator(".flyte-notebook-card img.fnb-wide")).to_have_attribute("alt", words)
     pictures.take_in_both_themes(notebook, 4, "failed_again")
     _rerun(outputs, "300Mi")
     outputs.get_by_text("✓ rerun with 300Mi succeeded").first.wait_for()

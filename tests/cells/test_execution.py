@@ -199,7 +199,7 @@ def test_large_outputs_stay_unless_they_are_asked_for(notebook: Notebook) -> Non
     assert 10_000_000 == notebook.task(f"big = {LARGE}\nsmall = 1\nlen(big)")
     assert ("old", 1) == (notebook.names["big"], notebook.names["small"])
     assert (
-        "`big` (76.3 MiB) stays in the task, being larger than 64 MiB; add `-o big`",
+        "`big` (76.3 MiB) was not copied back because it is over 64 MiB. To get it, add `-o big`",
         "the notebook still has the older `big`",
     ) == notebook.notes
     notebook.task(f"big = {LARGE}", outputs=["big"])
@@ -212,7 +212,7 @@ def test_what_turns_out_large_while_it_is_written_stays(notebook: Notebook) -> N
     """A value that does not look large is stopped at the limit, and nothing of it is left on disk."""
     notebook.task("class Box: pass\nbox = Box()\nbox.held = [bytes(40 << 20), bytes(40 << 20)]\nsmall = 1")
     assert ["small"] == [name for name in ("box", "small") if name in notebook.names]
-    assert ("`box` stays in the task, being larger than 64 MiB; add `-o box`",) == notebook.notes
+    assert ("`box` was not copied back because it is over 64 MiB. To get it, add `-o box`",) == notebook.notes
     assert [] == list(notebook.directory.iterdir())
 
 

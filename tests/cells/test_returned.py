@@ -114,10 +114,10 @@ def test_notes_of_several_outputs_are_one_line_each_kind() -> None:
         Kept(name="f", reason="cannot be pickled", type_name="_thread.lock", path="f.lock"),
     ]
     assert (
-        "`a` (100 MiB), `b` stay in the task, being larger than 64 MiB; add `-o a,b`",
+        "`a` (100 MiB), `b` were not copied back because they are over 64 MiB. To get them, add `-o a,b`",
         "`f.lock` (_thread.lock) cannot be pickled and stays in the task",
     ) == CellOutcome(kept=tuple(kept)).notes
-    assert ("the last value stays in the task, being larger than 64 MiB",) == CellOutcome(kept=(kept[2],)).notes
+    assert ("the last value was not copied back because it is over 64 MiB",) == CellOutcome(kept=(kept[2],)).notes
 
 
 def test_only_an_outcome_is_unpacked() -> None:

@@ -212,7 +212,7 @@ def test_an_oom_that_passes_through_a_parent_shows_where_it_came_up() -> None:
 
 
 def test_memory_error_of_python_is_told_apart() -> None:
-    """One allocation larger than the machine could promise is a MemoryError of Python, not an OOM kill."""
+    """One allocation larger than the machine can give is a MemoryError of Python, not an OOM kill."""
     error = error_of(ask_for_too_much)
     assert flyte.errors.RuntimeUserError is type(error)
     assert "MemoryError" == error.code
@@ -242,7 +242,7 @@ def test_a_limit_below_the_interpreter_says_what_it_needs(session: Session) -> N
         pytest.skip("a watchdog may see the worker too late")
     error = error_of(allocate.override(resources=flyte.Resources(memory="16Mi")), 1)
     assert flyte.errors.OOMError is type(error)
-    assert "below what Python and Flyte themselves need" in error.failure.headline
+    assert "less than Python and Flyte need" in error.failure.headline
 
 
 def test_cancelling_a_run_ends_its_processes(session: Session) -> None:

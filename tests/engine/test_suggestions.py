@@ -58,7 +58,7 @@ def suggested(task: object, *args: object) -> tuple[int, str]:
 def test_the_size_of_one_large_allocation_is_known_and_passes() -> None:
     """A list of 763 MiB that died at 150 MiB: what is suggested is enough, in one step."""
     memory_mi, sentence = suggested(large, 100_000_000)
-    asked = re.search(r"it had asked for about (\d+) MiB at once, on top of \d", sentence)
+    asked = re.search(r"It was using \d\S* MiB and asked for (\d+) MiB more", sentence)
     assert asked is not None
     assert 760 < int(asked[1]) < 800
     assert 810 < memory_mi < 960
@@ -70,5 +70,5 @@ def test_a_leak_is_told_its_rate_and_its_line() -> None:
     """No limit is enough for it, and the sentence says how long twice the limit would last."""
     memory_mi, sentence = suggested(leak)
     assert 300 == memory_mi
-    assert "a second to the end, most of it on line" in sentence
+    assert "a second until the end, most of it on line" in sentence
     assert "longer" in sentence

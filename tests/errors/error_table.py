@@ -77,7 +77,7 @@ def _code(text: str | None) -> str:
 def _without_particulars(message: str, worker: str | None) -> str:
     """Return a message without what is another in each run: names, times, temporary paths."""
     message = message.replace(worker, ATTEMPT) if worker else message
-    message = re.sub(r"was stopped [\d.,]+ ?\w+ in", "was stopped <time> in", message)
+    message = re.sub(r"was stopped after [\d.,]+ ?\w+", "was stopped after <time>", message)
     message = re.sub(r"(working directory is) \S+", r"\1 <path>", message)
     message = re.sub(r" at 0x[0-9a-f]+", "", message)
     return re.sub(r"(/[\w.-]+)+/(?=[\w.-]+)", "<path>/", message)

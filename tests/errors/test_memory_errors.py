@@ -86,7 +86,7 @@ def test_the_headline_says_how_much_was_asked_for(how: str, size: str) -> None:
     assert error.worker.endswith("-a0-0")
     assert isinstance(error.__cause__, MemoryError)
     headline = error.failure.headline
-    assert headline.startswith(f"one allocation {size} was larger than the machine could promise")
+    assert headline.startswith(f"one allocation {size} was larger than the machine can give")
     assert "; this is not an OOM kill, on line " in headline
     assert ("raised", 0) == (error.failure.reason, error.failure.report.oom_kills)
     assert () == error.failure.suggestions  # more memory for the task would not help
@@ -137,6 +137,6 @@ def test_cells_of_a_notebook_are_read_too(kernel: Kernel, cell: str) -> None:
     ).ok()
     reply = kernel.run(cell)
     assert ("RuntimeUserError", "MemoryError") == (reply.ename, reply.failure["code"])
-    assert "one allocation of about 728 TiB was larger than the machine could promise" in reply.failure["headline"]
+    assert "one allocation of about 728 TiB was larger than the machine can give" in reply.failure["headline"]
     assert "not an OOM kill" in reply.card["text/plain"]
     assert "not an OOM kill" in reply.card["text/html"]

@@ -139,5 +139,5 @@ def test_the_size_of_a_refused_allocation_is_told() -> None:
     error = error_of(innermost, "numpy")
     assert ("RuntimeUserError", "MemoryError") == (type(error).__name__, error.code)
     headline = error.failure.headline
-    assert "one allocation of 1 EiB was larger than the machine could promise (Unable to allocate 1.00 EiB" in headline
+    assert "one allocation of 1 EiB was larger than the machine can give (Unable to allocate 1.00 EiB" in headline
     assert "this is not an OOM kill" in headline

@@ -101,6 +101,7 @@ def displays_of(reply: Reply) -> list[tuple[str, dict[str, Any]]]:
     """Return what a cell displayed under the id of its live line, new or updated."""
     shown = [(kind, content) for kind, content in reply.displays if "data" in content]
     ids = {content["transient"]["display_id"] for _, content in shown if WIDGET_VIEW in content["data"]}
+    ids = {one for one in ids if not one.startswith("fnb-form-")}
     return [(kind, content) for kind, content in shown if content.get("transient", {}).get("display_id") in ids]
 
 

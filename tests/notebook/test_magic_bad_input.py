@@ -52,10 +52,10 @@ def test_a_bad_option_gets_one_line(kernel: Kernel, line: str, said: str) -> Non
 def test_a_limit_below_what_python_needs_says_how_much_that_is(kernel: Kernel) -> None:
     """The measured baseline of this machine stands in the message, with a limit that works."""
     reply = refused(kernel, "%%flyte_task --memory 5Mi\n1")
-    said = re.search(r"--memory 5Mi is below what Python and Flyte themselves need \(([\d.]+) MiB\)", reply.stderr)
+    said = re.search(r"--memory 5Mi is less than Python and Flyte need \(([\d.]+) MiB\)", reply.stderr)
     assert said is not None
     assert 15 < float(said[1]) < 100
-    assert reply.stderr.endswith("; write for example --memory 128Mi\n")
+    assert reply.stderr.endswith(". Write for example 128Mi.\n")
     assert "1" == kernel.run("%%flyte_task --memory 128Mi\n1").ok().result
 
 

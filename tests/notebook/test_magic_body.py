@@ -220,7 +220,7 @@ def test_nobody_can_be_asked(kernel: Kernel, call: str) -> None:
     """A prompt gives one clear error at once, on its line, that says what to do instead."""
     reply = kernel.run(f"%%flyte_task\n{call}")
     assert "RuntimeUserError" == reply.ename
-    assert "cannot ask anything here: the cell runs in a process of its own; " in reply.evalue
+    assert "doesn't work inside a task. " in reply.evalue
     assert "> 2 | " + call in reply.traceback
 
 

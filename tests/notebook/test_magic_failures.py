@@ -152,7 +152,7 @@ def test_an_interrupt_stops_the_cell_and_all_it_started(kernel: Kernel, place: s
     """The reply is an ActionAbortedError at once, whatever --no-raise says, and no process is left."""
     reply = kernel.run(f"%%flyte_task sleeper {option}\n{SLEEP}", interrupt_after="waiting")
     assert ("error", "ActionAbortedError") == (reply.status, reply.ename)
-    assert "was stopped" in reply.card["text/plain"]
+    assert "Stopped by you after" in reply.card["text/plain"]
     assert len(reply.traceback.split("\n")) <= 2
     assert reply.late_s < under_load(PROMPT_S)
     assert_gone(kernel)

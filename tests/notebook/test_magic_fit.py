@@ -24,7 +24,7 @@ def test_a_cell_is_fitted_and_its_outputs_land(kernel: Kernel) -> None:
     reply = kernel.run(CELL.format(line="oomer --memory fit --cpu 1")).ok()
     assert "working\n" == reply.stdout
     assert "20000000" == reply.result
-    assert "is the smallest limit that passes; 2 runs" in reply.shown_text
+    assert "(found in 2 runs)" in reply.shown_text
     kept = kernel.value("(oomer.resources.memory, oomer.resources.cpu, size)")
     assert f'keep: resources=flyte.Resources(cpu=1, memory="{kept[0]}")' in reply.shown_text
     assert (1, 20_000_000) == kept[1:]
@@ -36,7 +36,7 @@ def test_a_cell_that_fails_otherwise_fails_like_a_cell(kernel: Kernel) -> None:
     reply = kernel.run("%%flyte_task --memory fit\n1 / 0")
     assert "RuntimeUserError" == reply.ename
     assert "ZeroDivisionError" == reply.failure["code"]
-    assert "nothing to fit after 1 run" in reply.shown_text
+    assert "Nothing to fit after 1 run" in reply.shown_text
 
 
 def test_the_last_run_or_a_named_task_is_fitted(kernel: Kernel) -> None:
@@ -80,7 +80,7 @@ def test_a_cell_that_was_given_far_too_much_is_told_once(kernel: Kernel) -> None
     cell = "%%flyte_task --memory {}\nlen(bytearray(100 << 20))"
     (note,) = kernel.run(cell.format("1Gi")).ok().notes
     assert note.startswith("peak ")
-    assert note.endswith(" of 1 GiB · 176Mi would do")
+    assert note.endswith(" of 1 GiB · 176Mi would be enough")
     assert [] == kernel.run(cell.format("1Gi")).ok().notes
     assert 1 == len(kernel.run(cell.format("2Gi")).ok().notes)
     assert [] == kernel.run(cell.format("200Mi")).ok().notes

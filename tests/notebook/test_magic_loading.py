@@ -71,9 +71,7 @@ def test_loading_prints_one_line_and_unloading_restores_everything(bare_kernel: 
     assert bare_kernel.value("_inside")
     bare_kernel.run("del two, where, env")
     unloaded = bare_kernel.run("%unload_ext flyte_notebook").ok()
-    assert (
-        "flyte_notebook is unloaded; the patch of nest-asyncio2 stays until the kernel restarts.\n"
-    ) == unloaded.stdout
+    assert "Unloaded. Restart the kernel to remove its asyncio changes too.\n" == unloaded.stdout
     assert [] == bare_kernel.value("_changed()")
 
 
@@ -122,10 +120,10 @@ def test_reloading_works_and_keeps_the_history(bare_kernel: Kernel) -> None:
     bare_kernel.run("x = 1")
     bare_kernel.run("%%flyte_task early\nx + 1").ok()
     reloaded = bare_kernel.run("%reload_ext flyte_notebook").ok()
-    assert ["flyte_notebook is unloaded;", "flyte_notebook 0."] == [
+    assert ["Unloaded. Restart", "flyte_notebook 0."] == [
         start
         for line in reloaded.stdout.splitlines()
-        for start in ("flyte_notebook is unloaded;", "flyte_notebook 0.")
+        for start in ("Unloaded. Restart", "flyte_notebook 0.")
         if line.startswith(start)
     ]
     assert "6" == bare_kernel.run("await early(x=5)").ok().result

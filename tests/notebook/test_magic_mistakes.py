@@ -61,3 +61,19 @@ def test_other_errors_get_no_hint(kernel: Kernel) -> None:
     assert [] == kernel.run("flyte.run(fails)").notes
     assert [] == kernel.run("try:\n    await fails()\nexcept KeyError:\n    pass").notes
     assert [] == kernel.run("int('x' * 3)").notes
+
+
+@pytest.mark.parametrize("first", ["", "%%flyte_task\n"], ids=["a plain cell", "a task cell"])
+def test_a_name_of_the_guide_that_moved_gets_todays(kernel: Kernel, first: str) -> None:
+    """The guide's own line fails in today's SDK, and today's name stands below it."""
+    reply = kernel.run(f"{first}import flyte\nflyte.init_auto_from_config('./config.yaml')")
+    assert ["`flyte.init_auto_from_config` is called `flyte.init_from_config` in today's SDK"] == reply.notes
+
+
+def test_a_file_is_made_in_a_task_without_init(kernel: Kernel) -> None:
+    """As in a pod, the SDK is initialised there; in the notebook's own process it says what to call."""
+    cell = "from flyte.io import File\nwith open('a.txt', 'w') as file:\n    _ = file.write('hi')\n"
+    made = kernel.run(f"%%flyte_task\n{cell}made = await File.from_local('a.txt')\nopen(made.path).read()").ok()
+    assert "'hi'" == made.result
+    reply = kernel.run("import flyte_notebook as fn\nprint(fn.explain('InitializationError'))").ok()
+    assert "call `flyte.init()` first" in " ".join(reply.stdout.split())

@@ -66,7 +66,7 @@ def test_a_cell_that_fails_otherwise_says_so(kernel: Kernel) -> None:
     [
         ("--memory 1Gi:128Mi:8", "--memory: 1Gi:128Mi:8 goes from the larger limit to the smaller; write 128Mi:1Gi:8"),
         ("--memory 128Mi:900Ti:8", "--memory: 900Ti is more than this machine has"),
-        ("--memory 1Mi:2Mi:8", "--memory: 2Mi is below what Python and Flyte themselves need"),
+        ("--memory 1Mi:2Mi:8", "--memory: 2Mi is less than Python and Flyte need"),
         ("--sweep y=1,2", "--sweep: the cell has no input y; it takes x: write for example x=1,2,4,8"),
         ("--sweep x", "--sweep: x names no input"),
         ("--memory fit --sweep x=1,2", "--sweep tries values and --memory fit searches"),

@@ -49,7 +49,7 @@ def test_a_large_output_stays_unless_it_is_asked_for(kernel: Kernel) -> None:
     kernel.run("big = 'older'")
     kept = kernel.run("%%flyte_task\nbig = bytes(70 << 20)\nsmall = 1").ok()
     assert [
-        "`big` (70 MiB) stays in the task, being larger than 64 MiB; add `-o big`",
+        "`big` (70 MiB) was not copied back because it is over 64 MiB. To get it, add `-o big`",
         "the notebook still has the older `big`",
     ] == kept.notes
     assert ("older", 1) == kernel.value("(big, small)")

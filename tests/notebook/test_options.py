@@ -166,8 +166,8 @@ def test_variables_of_the_notebook_are_not_put_into_the_line(word: str) -> None:
         ("class", "NAME", "%%flyte_task oomer"),
         ("my-task", "NAME", "%%flyte_task oomer"),
         ("250Mi", "NAME", "--memory 250Mi"),
-        ("one two", "'two'", "%%flyte_task oomer"),
-        ("one 30s", "'30s'", "--timeout 30s"),
+        ("one two", "a task name is one word", "one_two"),
+        ("one 30s", "a task name is one word", "--timeout 30s"),
         ("--inputs 'a, b", "quotation mark", '--inputs "a, b"'),
     ],
 )

@@ -440,7 +440,7 @@ def test_a_cell_without_runs_is_left_alone(talk: Conversation) -> None:
 def test_the_doctor_says_that_the_button_is_heard(kernel: Kernel) -> None:
     """The magic and the function say it, once."""
     assert 1 == str(kernel.run("%flyte doctor").ok().result).count("stop button")
-    assert "heard while a cell waits" in kernel.value("str(fn.doctor())")
+    assert "works while a cell is running" in kernel.value("str(fn.doctor())")
 
 
 SHORT = """

@@ -23,7 +23,7 @@ from flyte._internal.runtime.entrypoints import direct_dispatch
 from flyte.report import _report
 from flyte.syncify import _api, syncify
 
-from flyte_notebook.sdk import background_loop, calls, seam
+from flyte_notebook.sdk import background_loop, calls, initialization, seam
 
 env = flyte.TaskEnvironment(name="seam")
 
@@ -188,14 +188,14 @@ def test_a_missing_wait_is_refused_loudly(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_settings_of_init_can_be_given_again() -> None:
-    """What init_settings returns, flyte.init accepts; the client is not among it."""
+    """What settings returns, flyte.init accepts; the client is not among it."""
     flyte.init(project="p", domain="d")
     try:
-        settings = seam.init_settings()
+        settings = initialization.settings()
         assert settings is not None
         assert ("p", "d") == (settings["project"], settings["domain"])
         assert "client" not in settings
-        seam.replay_init(settings)
+        initialization.replay(settings)
     finally:
         flyte.init()
 

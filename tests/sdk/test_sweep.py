@@ -133,7 +133,7 @@ def test_only_the_swept_task_has_the_limit() -> None:
     assert ["passed", "passed"] == [point.outcome for point in found.points]
     found = fn.sweep(calls, memory="100Mi:200Mi:2", size_mi=600)
     assert ["error", "error"] == [point.outcome for point in found.points]
-    assert "failed at every limit, for another reason: swept.other needed more than 500 MiB" in found.headline
+    assert "failed at every limit, for another reason: swept.other ran out of memory (limit 500 MiB)" in found.headline
 
 
 def test_other_endings_are_told_apart() -> None:
@@ -196,7 +196,7 @@ def test_many_runs_are_refused_until_somebody_wants_them() -> None:
     [
         (holds, {"memory": "1Gi:128Mi:8"}, "memory: 1Gi:128Mi:8 goes from the larger limit to the smaller"),
         (holds, {"memory": "128Mi:900Ti:4"}, "memory: 900Ti is more than this machine has"),
-        (holds, {"memory": "1Mi:2Mi:4"}, "memory: 2Mi is below what Python and Flyte themselves need"),
+        (holds, {"memory": "1Mi:2Mi:4"}, "memory: 2Mi is less than Python and Flyte need"),
         (holds, {}, "nothing to sweep: give limits"),
         (holds, {"over": {"size": [1, 2]}}, "over: holds has no input size; it takes size_mi"),
         (holds, {"over": {"size_mi": [1]}}, "over: size_mi has 1 value"),

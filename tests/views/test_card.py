@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,9 @@ from flyte_notebook.core.overrides import Machine, Override, call_code, magic_co
 from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.history import Attempt
 from flyte_notebook.views.charts import chart
-from flyte_notebook.views.failures.card import WIDGET_VIEW, FormData, OverrideForm, said_html
+from flyte_notebook.views.failures.card import WIDGET_VIEW, Click, FormData, OverrideForm, said_html
 from flyte_notebook.views.failures.details import details_html, meaning_html
-from flyte_notebook.views.failures.html import CARD_BYTES, failure_html
+from flyte_notebook.views.failures.html import CARD_BYTES, Passed, failure_html
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,7 +31,7 @@ DATA = FormData(
     limits=Limits(memory_bytes=250 * MI, cpu_cores=0.5),
     retries=1,
     suggested=Limits(memory_bytes=500 * MI, cpu_cores=0.5),
-    why="Try `500Mi`, twice the limit.",
+    rest="<p>The rest.</p>",
 )
 
 
@@ -40,7 +41,11 @@ class Held:
     def __init__(self, data: FormData = DATA) -> None:
         self.clicked: list[Override] = []
         self.raises: Exception | None = None
-        self.form = OverrideForm(data, check=lambda texts: read(texts, HERE), code=magic_code, on_rerun=self._rerun)
+        self.today = ""
+        self.form = OverrideForm(data, check=lambda texts: read(texts, HERE), click=self._click, on_rerun=self._rerun)
+
+    def _click(self, override: Override, today: bool) -> Click:  # noqa: FBT001 - as the form calls it
+        return Click(code=magic_code(override), words="of today" if today else "of then", today=self.today)
 
     def _rerun(self, override: Override) -> None:
         self.clicked.append(override)
@@ -96,10 +101,10 @@ def elements(page: str) -> Elements:
 
 
 def test_a_form_begins_with_what_is_suggested(held: Held) -> None:
-    """The other settings are those that failed, and why it is suggested stands beside it."""
+    """The other settings are those that failed; the rest of the card is there for pages that show it below."""
     expected = {"memory": "500Mi", "cpu": "0.5", "timeout": "", "retries": "1"}
     assert expected == held.form.texts
-    assert "<code>500Mi</code>, twice the limit." in held.text
+    assert "<p>The rest.</p>" in held.text
     assert "%flyte rerun --memory 500Mi</code>" in held.text
     assert not held.part("Rerun").disabled
 
@@ -145,11 +150,11 @@ def test_the_code_follows_the_fields(held: Held) -> None:
 def test_long_code_is_whole() -> None:
     """What is copied runs: a call with many inputs is not cut."""
 
-    def code(override: Override) -> str:
+    def click(override: Override, _today: bool) -> Click:  # noqa: FBT001 - as the form calls it
         inputs = {f"input_number_{number}": f"input_number_{number}" for number in range(40)}
-        return call_code("oomer", override, declared={}, inputs=inputs, awaited=True)
+        return Click(code=call_code("oomer", override, declared={}, inputs=inputs, awaited=True))
 
-    form = OverrideForm(DATA, check=lambda texts: read(texts, HERE), code=code, on_rerun=print)
+    form = OverrideForm(DATA, check=lambda texts: read(texts, HERE), click=click, on_rerun=print)
     assert "input_number_39=input_number_39)</code>" in form._shown_code.value
     form.close()
 
@@ -195,17 +200,17 @@ def test_a_click_that_fails_can_be_repeated(held: Held) -> None:
 
 
 def test_a_form_takes_a_new_failure(held: Held) -> None:
-    """Its suggestion, its reason and its words; what differs counts from the new limits."""
+    """Its suggestion, its card and its words; what differs counts from the new limits."""
     held.part("Rerun").click()
     held.form.running("running")
     limits = Limits(memory_bytes=500 * MI)
     held.form.again(
-        FormData(limits=limits, retries=0, suggested=Limits(memory_bytes=1024 * MI), why="It needed `more`."), "✗ OOM"
+        FormData(limits=limits, retries=0, suggested=Limits(memory_bytes=1024 * MI), rest="<p>New.</p>"), "✗ OOM"
     )
     assert {"memory": "1Gi", "cpu": "", "timeout": "", "retries": "0"} == held.form.texts
     assert "✗ OOM" in held.text
-    assert "It needed <code>more</code>." in held.text
-    assert "twice the limit" not in held.text
+    assert "<p>New.</p>" in held.text
+    assert "The rest." not in held.text
     assert not held.part("Rerun").disabled
     held.part("Rerun").click()
     assert Override(memory_bytes=1024 * MI) == held.clicked[-1]
@@ -238,7 +243,7 @@ def test_every_control_has_a_label(held: Held) -> None:
     named = [
         part.description for part in held.parts() if hasattr(part, "description") and "HTML" not in type(part).__name__
     ]
-    assert ["Memory", "CPU", "Timeout", "Retries", "×2 = 500Mi", "×4 = 1000Mi", "Rerun"] == named
+    assert ["Memory", "CPU", "Timeout", "Retries", "Rerun", "×2 = 500Mi", "×4 = 1000Mi", ""] == named
     assert 'aria-label="Copy this code"' in held.text
 
 
@@ -249,12 +254,12 @@ def test_hostile_texts_stay_texts(held: Held, text: str) -> None:
         held.part(label).value = text.encode("utf-8", "replace").decode()
     held.form.ask(text, [("Yes", print)])
     held.form.say(text)
-    assert {*elements(held.text).tags} <= {"style", "div", "span", "code", "button"}
+    assert {*elements(held.text).tags} <= {"style", "div", "span", "code", "button", "p"}
     assert [] == elements(held.text).handlers
-    assert len(held.text) < 20_000
-    held.form.again(replace(DATA, why=text), text)
-    assert {*elements(held.text).tags} <= {"style", "div", "span", "code", "button"}
-    assert len(held.text) < 20_000
+    assert len(held.text) < 40_000
+    held.form.again(DATA, text)
+    assert {*elements(held.text).tags} <= {"style", "div", "span", "code", "button", "p"}
+    assert len(held.text) < 40_000
     assert {*elements(said_html(text)).tags} <= {"style", "div", "code"}
     assert "\u202e" not in held.text + said_html(text)
 
@@ -264,6 +269,38 @@ def test_a_field_takes_texts_only(held: Held) -> None:
     with pytest.raises(TraitError):
         held.part("Memory").value = None
     assert "500Mi" == held.form.texts["memory"]
+
+
+def test_enter_in_a_field_is_a_click(held: Held) -> None:
+    """As the front end reports it; not while a field is wrong."""
+    held.part("Memory").value = "6OOMi"
+    held.part("CPU")._handle_custom_msg({"event": "submit"}, [])
+    assert [] == held.clicked
+    held.part("Memory").value = "600Mi"
+    held.part("Memory")._handle_custom_msg({"event": "other"}, [])
+    assert [] == held.clicked
+    held.part("Memory")._handle_custom_msg({"event": "submit"}, [])
+    assert [Override(memory_bytes=600 * MI)] == held.clicked
+
+
+def test_other_inputs_are_offered_where_there_are_any(held: Held) -> None:
+    """What a click takes stands beside its code, and changes with the box; without other inputs there is no box."""
+    box = next(part for part in held.parts() if "Checkbox" == type(part).__name__)
+    assert "none" == box.layout.display
+    held.today = "with today's x"
+    held.form.look()
+    assert box.layout.display is None
+    assert "with today's x" == box.description
+    assert "of then" in held.text
+    box.value = True
+    assert "of today" in held.text
+
+
+def test_without_memory_in_it_no_memory_is_offered() -> None:
+    """For an error that has nothing to do with memory there are no choices of it."""
+    held = Held(FormData(limits=Limits(memory_bytes=250 * MI), retries=0, of_memory=False))
+    assert [] == [part for part in held.parts() if "×" in str(getattr(part, "description", ""))]
+    held.form.close()
 
 
 # the card above it
@@ -292,9 +329,13 @@ def trace_of(samples: int) -> MemoryTrace:
 
 
 def test_reruns_stand_on_the_card() -> None:
-    """The last ten, in order, and tools read from the root whether the last one passed."""
-    page = failure_html(OOM, reruns=["✗ rerun with 300Mi: OOMError", "✓ rerun with `1Gi` succeeded"])
+    """The last ten, in order; one that passed is the title, with what to keep, and the failure is its history."""
+    passed = Passed(title="Passed with 1Gi", keep=(("Write in the cell:", "--memory 1Gi"), ("Or:", "resources=<x>")))
+    page = failure_html(OOM, reruns=["✗ rerun with 300Mi: OOMError", "✓ rerun with `1Gi` succeeded"], passed=passed)
     assert 'data-rerun="passed"' in page
+    assert '<h3><span dir="auto">Passed with 1Gi</span>' in page
+    assert ["--memory 1Gi", "resources=&lt;x&gt;"] == re.findall('<pre class="fnb-run">(.*?)</pre>', page)[:2]
+    assert "<summary>Before: OOMError. Ran out of memory (limit 250 MiB) after 0.21 s, on line 4" in page
     assert "<li>✗ rerun with 300Mi: OOMError</li><li>✓ rerun with <code>1Gi</code> succeeded</li>" in page
     assert 'data-rerun="failed"' in failure_html(OOM, reruns=["✓ passed", "✗ failed"])
     assert "data-rerun" not in failure_html(OOM).partition(">")[0]
@@ -307,7 +348,8 @@ def test_a_trace_of_one_sample_is_no_line() -> None:
     """A bar with the same numbers stands in its place; two samples are a picture."""
     one, two = failure_html(OOM, story=story(trace_of(1))), failure_html(OOM, story=story(trace_of(2)))
     assert ("<svg" in one, "fnb-chart" in one.partition("</style>")[2]) == (True, False)
-    assert '<img class="fnb-chart" src="data:image/' in two
+    assert '<img class="fnb-chart fnb-wide" src="data:image/' in two
+    assert '<img class="fnb-chart fnb-narrow" src="data:image/' in two
     assert "<svg" in failure_html(OOM, story=())
 
 
@@ -359,7 +401,7 @@ def test_a_card_is_bounded_and_safe_whatever_a_task_wrote(text: str) -> None:
     found = elements(page)
     assert [] == found.handlers
     assert not {"script", "iframe", "object", "a", "form", "input"} & set(found.tags)
-    assert found.tags.count("img") <= 1
+    assert found.tags.count("img") <= 2
     assert not {"\u202e", "\u2067", "\x1b", "\x00"} & set(page)
 
 

@@ -188,7 +188,7 @@ def test_a_comparison_shows_itself() -> None:
     """As text in a terminal, as HTML with a chart in a notebook, and as a figure that can be changed."""
     found = fn.compare(KILLED, PASSED)
     assert (comparison_html(found), comparison_text(found)) == (found._repr_html_(), repr(found))
-    assert 'class="fnb-chart" src="data:image/svg+xml;base64,' in found._repr_html_()
+    assert 'class="fnb-chart fnb-wide" src="data:image/svg+xml;base64,' in found._repr_html_()
     assert found.figure().axes
     assert isinstance(found, fn.Comparison)
 

@@ -70,9 +70,9 @@ def test_whether_it_is_real_here_is_said() -> None:
 def test_facts_of_an_instance_are_shown() -> None:
     """What is known about this one error stands in both forms, and no heading for it when nothing is."""
     error = OOMError("OOMKilled", "Pod failed.")
-    error.failure = SimpleNamespace(headline="needed more than 250 MiB")  # type: ignore[attr-defined]
-    assert "This time: needed more than 250 MiB" in explanation_text(explain(error))
-    assert "needed more than 250 MiB" in explanation_html(explain(error))
+    error.failure = SimpleNamespace(headline="ran out of memory (limit 250 MiB)")  # type: ignore[attr-defined]
+    assert "This time: ran out of memory (limit 250 MiB)" in explanation_text(explain(error))
+    assert "ran out of memory (limit 250 MiB)" in explanation_html(explain(error))
     assert "This time" not in explanation_text(explain("OOMError")) + explanation_html(explain("OOMError"))
 
 

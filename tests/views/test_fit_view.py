@@ -48,9 +48,9 @@ def fit(*names: str, declared_mi: int | None = 1_024) -> Fit:
 def test_the_text_has_the_runs_and_the_line_to_keep() -> None:
     """Headline, a line for each run, the line to keep, what it is made of, and what others would have said."""
     text = fit_text(fit("one"))
-    assert text.startswith("fit of one: 203Mi is the smallest limit that passes; 2 runs\n")
+    assert text.startswith("fit of one: Needs at least 203Mi (found in 2 runs).\n")
     assert "keep: resources=of(one)" in text
-    assert "which is 203 MiB that pass, 10 MiB that the entry point of a Flyte pod holds more" in text
+    assert "203 MiB needed here + 10 MiB extra on a cluster + " in text
     assert "others would say: VPA 230Mi (p90 × 1.15) · KRR 230Mi (peak × 1.15) · doubling 1Gi (no step down)" in text
     assert "declared" not in text
 
@@ -92,6 +92,6 @@ def test_what_was_not_found_is_not_recommended() -> None:
     task = task_fit("one", measures(200)[:1], room_bytes=ROOM, declared_bytes=None, interrupted=True)
     words = headline(task, 1, room_bytes=ROOM)
     text = fit_text(replace(found, tasks=(task,), runs=found.runs[:1], verdict="interrupted", headline=words))
-    assert "not found: it was interrupted after 1 run; its peak was 200 MiB" in text
+    assert "Not found: it was interrupted after 1 run; its peak was 200 MiB" in text
     assert "keep" not in text
     assert "VPA" not in text

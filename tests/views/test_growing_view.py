@@ -63,7 +63,7 @@ def test_the_page_shows_one_chart_and_is_safe() -> None:
     page = bundle["text/html"]
     assert "<script" not in page
     assert "\x1b" not in page + bundle["text/plain"].replace(NASTY, "")
-    assert 1 == page.count('<img class="fnb-chart"')
+    assert 1 == page.count('<img class="fnb-chart fnb-wide"')
     assert "rerun 1 (500Mi)" in page
     assert MADE_OF in page
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from failures import NASTY, OOM, hostile
@@ -13,12 +13,13 @@ from failures import NASTY, OOM, hostile
 from flyte_notebook.core.limits import Enforcement, Limits
 from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.views.failures.html import CARD_BYTES, failure_html
+from flyte_notebook.views.text import memory_matters
 
 if TYPE_CHECKING:
     from flyte_notebook.core.outcome import Failure
 
 ALLOWED = {
-    *("section", "style", "div", "h3", "h4", "span", "small", "bdi", "p", "code", "dl", "dt", "dd"),
+    *("section", "strong", "style", "div", "h3", "h4", "span", "small", "bdi", "p", "code", "dl", "dt", "dd"),
     *("svg", "rect", "line", "pre", "mark", "details", "summary", "ol", "li"),
     *("table", "thead", "tbody", "tr", "th", "td"),
 }
@@ -88,10 +89,10 @@ def test_the_card_is_one_section_that_says_what_it_is() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        "needed more than 250 MiB; was killed by the kernel 0.21 s in",
+        "Ran out of memory (limit 250 MiB) after 0.21 s",
         "attempt 1 of 3",
         "inputs x: int",
-        "peak 125 MiB (kernel counter, 36 MiB of it before any input), limit 250 MiB",
+        "Peak 125 MiB of 250 MiB. Python and Flyte use 36 MiB of that.",
         "memory: kernel (cgroup v1)",
         "In [3], line 12, in pipeline",
         "> 4 | return [0] * 10**9",
@@ -116,14 +117,14 @@ def _folded(failure: Failure) -> list[str]:
 
 def test_what_is_long_or_secondary_is_folded() -> None:
     """A cluster's message, the output tail and the traceback stand in details elements that open without a script."""
-    folded = ["Message, as a cluster words it", "Last output", "Traceback in the worker"]
+    folded = ["What a cluster would say", "Last output", "Traceback in the worker"]
     assert [*folded, "What OOMError means, and how to recover", "Details"] == _folded(OOM)
 
 
 def test_a_message_of_user_code_is_not_folded() -> None:
     """What user code raised is its author's words, and stands open."""
     raised = replace(OOM, reason="raised", message="no such fruit: plum")
-    folded = ["Last output", "Traceback in the worker", "What OOMError means, and how to recover", "Details"]
+    folded = ["Memory", "Last output", "Traceback in the worker", "What OOMError means, and how to recover", "Details"]
     assert folded == _folded(raised)
     assert '<h4>Message</h4><pre dir="auto">no such fruit: plum</pre>' in failure_html(raised)
 
@@ -210,3 +211,47 @@ def test_the_card_follows_the_theme() -> None:
     card = failure_html(OOM)
     assert 2 == card.count("--fnb-text:var(--jp-ui-font-color1,")
     assert "@media (prefers-color-scheme:dark)" in card
+
+
+def _order(page: str, *words: str) -> list[int]:
+    return [page.index(word) for word in words]
+
+
+def test_memory_comes_first_where_it_matters_and_is_folded_elsewhere() -> None:
+    """After an OOM the chart is the evidence; after an error of the code its line is, and memory opens on demand."""
+    oom = failure_html(OOM).partition("</style>")[2]
+    found = _order(oom, "<h3>", "<dl", "fnb-action", "fnb-rest", "<h4>Memory</h4>", "<h4>Your lines</h4>")
+    assert sorted(found) == found
+    wrong = replace(OOM, reason="raised", code="KeyError", message="'plum'")
+    page = failure_html(wrong).partition("</style>")[2]
+    found = _order(page, "<h3>", "<h4>Your lines</h4>", "<h4>Message</h4>", "<summary>Memory</summary>")
+    assert sorted(found) == found
+    assert "<h4>Memory</h4>" not in page
+
+
+@pytest.mark.parametrize(
+    ("expected", "changes"),
+    [
+        (True, {}),
+        (True, {"reason": "machine_memory"}),
+        (False, {"reason": "raised", "code": "KeyError"}),
+        (False, {"reason": "signalled", "report": replace(OOM.report, signal=11)}),
+        (True, {"reason": "signalled", "report": replace(OOM.report, signal=9)}),
+        (False, {"reason": "max_runtime"}),
+        (True, {"reason": "max_runtime", "limits": Limits(memory_bytes=130 * 2**20)}),
+    ],
+)
+def test_memory_matters(expected: bool, changes: dict[str, Any]) -> None:  # noqa: FBT001 - what is expected
+    """It does after a kill for it or from outside, and near the limit."""
+    assert expected == memory_matters(replace(OOM, **changes))
+
+
+def test_a_stop_is_one_soft_line() -> None:
+    """Whoever stopped it knows why: no heading, no badges in sight, and the facts open on demand."""
+    stopped = replace(OOM, reason="stopped", headline="stopped by you after 4.7 s")
+    body = failure_html(stopped).partition("</style>")[2]
+    line, _, folded = body.partition("<details>")
+    assert "Stopped by you after 4.7 s." in line
+    assert "<h3>" not in body
+    assert "<dl" not in line
+    assert "<h4>Your lines</h4>" in folded

@@ -37,7 +37,7 @@ def test_a_run_is_a_tree() -> None:
     lines = run_text(recovered()).split("\n")
     assert "parent · run run · succeeded" == lines[0]
     assert "  ✓ parent · 1.5 s · 100 MiB of 250 MiB" == lines[1]
-    assert lines[2].startswith("    ✗ oomer (attempt 1) · 1.5 s · 100 MiB of 250 MiB · OOMError: needed more than")
+    assert lines[2].startswith("    ✗ oomer (attempt 1) · 1.5 s · 100 MiB of 250 MiB · OOMError: ran out of memory")
     assert "    ✓ oomer (attempt 2) · 1.5 s · 100 MiB of 250 MiB" == lines[3]
     assert "    … after · running" == lines[4]
 

@@ -15,15 +15,15 @@ from flyte_notebook.views.failures.html import failure_html
 from flyte_notebook.views.text import clean, clean_line, failure_text, short_traceback
 
 EXPECTED = """\
-OOMError: needed more than 250 MiB; was killed by the kernel 0.21 s in, on line 4: `return [0] * 10**9`
+OOMError: Ran out of memory (limit 250 MiB) after 0.21 s, on line 4: `return [0] * 10**9`
   task    oomer, attempt 1 of 3
   error   kind user, code OOMKilled
   worker  run-a1-0
-  memory  peak 125 MiB (kernel counter, 36 MiB of it before any input), limit 250 MiB
+  memory  Peak 125 MiB of 250 MiB. Python and Flyte use 36 MiB of that.
           [###############...............] 50% of the limit
   limits  memory: kernel (cgroup v1) · 0.5 CPU: kernel (cgroup v1) · max_runtime 30 s
 
-Your lines, the failing one marked:
+Your lines:
   In [3], line 12, in pipeline
     12 | total = load(frame)
   In [3], line 4, in load
@@ -41,6 +41,9 @@ Try 500Mi, twice the limit.
 """
 
 
+SAID = "Ran out of memory (limit 250 MiB) after 0.21 s, on line 4: `return [0] * 10**9`"
+
+
 def test_a_failure_reads_from_its_headline_down() -> None:
     """The text names the error, the measured and the allowed, the line, the message, the output and what to do."""
     assert EXPECTED == failure_text(OOM)
@@ -53,44 +56,45 @@ def test_the_short_traceback_is_the_users_lines_and_the_error() -> None:
         "    12 | total = load(frame)",
         "  In [3], line 4, in load",
         "  > 4 | return [0] * 10**9",
-        f"OOMError: {OOM.headline}",
+        f"OOMError: {SAID}",
     ]
     assert expected == short_traceback(OOM)
-    assert [f"OOMError: {OOM.headline}"] == short_traceback(replace(OOM, lines=(), line=None))
+    assert [f"OOMError: {SAID}"] == short_traceback(replace(OOM, lines=(), line=None))
 
 
 @pytest.mark.parametrize(
     ("seen", "words"),
     [
-        (LastLine(stack=LINES, how="stopped"), "where it stood when it was stopped is marked"),
-        (LastLine(stack=LINES, age_s=0.0042), "where it was last seen, 4 ms before the end, is marked"),
-        (LastLine(stack=LINES, age_s=0.0), "where it was seen less than 1 ms before the end is marked"),
-        (LastLine(stack=LINES, age_s=2.5), "where it was last seen, 2.5 s before the end, is marked"),
+        (LastLine(stack=LINES, how="stopped"), "The marked line was running at the kill."),
+        (LastLine(stack=LINES, age_s=0.0042), "The marked line was running 4 ms before the kill."),
+        (LastLine(stack=LINES, age_s=0.0), "The marked line was running less than 1 ms before the kill."),
+        (LastLine(stack=LINES, age_s=2.5), "The marked line was running 2.5 s before the kill."),
         (
             LastLine(stack=LINES, age_s=0.06, how="grew"),
-            "it waited when it was last seen: where its memory grew, 60 ms before the end, is marked",
+            "The task was waiting at the kill. On the marked line its memory grew last, 60 ms before.",
         ),
     ],
 )
-def test_how_a_line_is_known_stands_above_it(seen: LastLine, words: str) -> None:
+def test_how_a_line_is_known_stands_below_it(seen: LastLine, words: str) -> None:
     """A line that no exception told is said to be read before a stop, or when it was last seen."""
     failure = replace(SEEN, report=replace(SEEN.report, last_line=seen))
-    assert f"\nYour lines; {words}:\n  In [3], line 12, in pipeline\n" in failure_text(failure)
+    assert f"  > 4 | return [0] * 10**9\n  {words}\n" in failure_text(failure)
     assert words in failure_html(failure)
 
 
 def test_the_lines_that_memory_grew_on_stand_with_how_exact_that_is() -> None:
     """Most first, what gave memory back last, and that samples some milliseconds apart are behind it."""
     expected = """\
-Lines that memory grew on, by samples 2 to 100 ms apart: quick changes may count to a neighbouring line:
+Lines on which memory grew:
       +180 MiB  In [3], line 4  return [0] * 10**9
        +10 MiB  In [3], line 12  total = load(frame)
        −20 MiB  In [3], line 5  del old
+  Measured every 2-100 ms, so short steps may be counted on the next line.
 """  # noqa: RUF001 - a minus sign
     assert expected in failure_text(SEEN)
     html = failure_html(SEEN)
     assert "<td>+180 MiB</td><td><bdi>In [3], line 4</bdi></td><td><code>return [0] * 10**9</code></td>" in html
-    assert "Lines that memory grew on" not in failure_html(OOM)
+    assert "Lines on which memory grew" not in failure_html(OOM)
 
 
 def test_a_line_without_frames_is_shown() -> None:
@@ -100,8 +104,8 @@ def test_a_line_without_frames_is_shown() -> None:
 
 def test_one_line_that_the_sentence_says_stands_in_it_alone() -> None:
     """Where a killed task was seen in the cell itself, the short traceback is the sentence; with callers they stand."""
-    seen = replace(SEEN, headline="was killed, on line 12", lines=SEEN.lines[:1], line=SEEN.lines[0])
-    assert ["OOMError: was killed, on line 12"] == short_traceback(seen)
+    seen = replace(SEEN, headline="killed, on line 12", lines=SEEN.lines[:1], line=SEEN.lines[0])
+    assert ["OOMError: Killed, on line 12."] == short_traceback(seen)
     assert 1 < len(SEEN.lines)
     assert 1 < len(short_traceback(SEEN))
     assert 1 == len(short_traceback(replace(SEEN, reason="stopped")))
@@ -120,9 +124,9 @@ def test_a_recursion_is_cut_in_the_middle_and_marked_once() -> None:
 @pytest.mark.parametrize(
     ("expected", "limit_bytes", "trace"),
     [
-        ("peak not measured, limit 1 GiB", 2**30, MemoryTrace()),
-        ("peak at least 512 MiB (samples), no limit", None, MemoryTrace(peak_bytes=2**29)),
-        ("peak 512 MiB (memory.peak), limit 1 GiB", 2**30, MemoryTrace(peak_bytes=2**29, peak_source="memory.peak")),
+        ("Peak not measured, limit 1 GiB.", 2**30, MemoryTrace()),
+        ("Peak at least 512 MiB, no limit.", None, MemoryTrace(peak_bytes=2**29)),
+        ("Peak 512 MiB of 1 GiB.", 2**30, MemoryTrace(peak_bytes=2**29, peak_source="memory.peak")),
     ],
 )
 def test_the_peak_is_never_claimed_more_exact_than_it_is(
@@ -137,7 +141,7 @@ def test_the_peak_is_never_claimed_more_exact_than_it_is(
 
 def test_a_message_that_the_headline_holds_is_not_repeated() -> None:
     """A short message that the headline quotes is not shown twice."""
-    assert "Message:" not in failure_text(replace(OOM, message="was killed by the kernel"))
+    assert "Message:" not in failure_text(replace(OOM, message="after 0.21 s, on line 4"))
 
 
 @pytest.mark.parametrize(

@@ -201,12 +201,12 @@ def headline(task: TaskFit, runs: int, *, room_bytes: int, why: str = "") -> str
             if task.verdict == "interrupted"
             else (f"not found in {counted}{peak}")
         )
-    found = f"{quantity_memory(task.memory_bytes)} is the smallest limit that passes"
+    found = f"needs at least {quantity_memory(task.memory_bytes)}"
     if task.varies:
-        found = f"{quantity_memory(task.memory_bytes)} is the smallest limit that passed, and chance decides"
+        found = f"needs about {quantity_memory(task.memory_bytes)}; chance decides"
     elif task.verdict != "found":
-        found = f"{quantity_memory(task.memory_bytes)} passes, and a smaller limit may"
-    return f"{found}; {counted}{_because(task)}"
+        found = f"needs at most {quantity_memory(task.memory_bytes)}"
+    return f"{found} (found in {counted}{_because(task)})"
 
 
 def _because(task: TaskFit) -> str:

@@ -244,7 +244,7 @@ def _notes(sweep: Sweep) -> Iterator[str]:
     if any(_turns(need.points) for need in sweep.frontier):
         yield "Chance decides: there was an OOM at a larger limit than one that passed."
     if any((point.peak_bytes or 0) - (point.counted_bytes or 0) > 1 << 20 for point in sweep.points):
-        yield "Peaks are given less page cache, which the kernel drops before it kills."
+        yield "Peaks leave out the file cache, which the system can free."
     if sweep.enforced and not sweep.enforced.startswith("kernel"):
         yield f"Limits are {sweep.enforced} here, so the edge is no sharper than that."
 

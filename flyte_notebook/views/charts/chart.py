@@ -13,6 +13,7 @@ from flyte_notebook.views.charts.paper import (
     BAD,
     GRID,
     LATEST,
+    NARROW,
     SIZE,
     SOFT,
     TEXT,
@@ -82,34 +83,48 @@ def memory_figure(lines: Sequence[Line], *, title: str = "", canvas: type[Canvas
         return _memory(lines, title, canvas=canvas)
 
 
-def memory_svg(lines: Sequence[Line], *, title: str = "", canvas: type[Canvas] | None = None) -> bytes:
-    """Return the same as an SVG document of a few tens of KiB, its text as text."""
+def memory_svg(
+    lines: Sequence[Line], *, title: str = "", canvas: type[Canvas] | None = None, width: float = WIDTH
+) -> bytes:
+    """Return the same, of a width in points, as an SVG document of a few tens of KiB, its text as text."""
     with _our_looks(title, *(line.label for line in lines)):
-        return _svg(_memory(lines, title, canvas=canvas), chart_words(lines))
+        return _svg(_memory(lines, title, canvas=canvas, width=width), chart_words(lines))
 
 
-def memory_data_uri(lines: Sequence[Line], *, title: str = "", canvas: type[Canvas] | None = None) -> str:
+def memory_data_uri(
+    lines: Sequence[Line], *, title: str = "", canvas: type[Canvas] | None = None, width: float = WIDTH
+) -> str:
     """Return the same as a data address for an ``img`` element, which needs no server."""
-    return data_uri(memory_svg(lines, title=title, canvas=canvas))
+    return data_uri(memory_svg(lines, title=title, canvas=canvas, width=width))
 
 
 def picture(lines: Sequence[Line], what: str, *, canvas: type[Canvas] | None = None, most_bytes: int = BYTES) -> str:
-    """Return the same as an ``img`` element, its alternative text the words of the chart.
+    """Return the same as ``img`` elements, their alternative text the words of the chart.
 
-    Empty where nothing was sampled, for one of more than ``most_bytes``, and where matplotlib cannot draw: the words of
-    a view stand without it. ``what`` says in the log whose chart that was.
+    There are two, one of `WIDTH` and one of `NARROW`, if both together are not more than ``most_bytes``: the page shows
+    the one that can be read at its width. Empty where nothing was sampled, for a picture of more than that, and where
+    matplotlib cannot draw: the words of a view stand without it. ``what`` says in the log whose chart that was.
     """
     if not any(len(one.trace.times_s) > 1 for one in lines):
         return ""
     try:
-        source = memory_data_uri(lines, canvas=canvas)
+        sources = {
+            name: memory_data_uri(lines, canvas=canvas, width=width)
+            for name, width in (("fnb-wide", WIDTH), ("fnb-narrow", NARROW))
+        }
     except ImportError:
         return ""  # the doctor says that the library does not load
     except Exception:
         logger.exception("could not draw the chart of %s", what)
         return ""
     alternative = markup.line(chart_words(lines), 600)
-    return f'<img class="fnb-chart" src="{source}" alt="{alternative}">' if len(source) <= most_bytes else ""
+    if sum(map(len, sources.values())) > most_bytes:
+        sources = {"": sources["fnb-wide"]}
+    return "".join(
+        f'<img class="fnb-chart {name}" src="{source}" alt="{alternative}">'
+        for name, source in sources.items()
+        if len(source) <= most_bytes
+    )
 
 
 def run_figure(run: Run) -> Figure:
@@ -138,21 +153,25 @@ def warm() -> None:
 
 
 def _memory(
-    lines: Sequence[Line], title: str, nothing: str = "no memory was measured", canvas: type[Canvas] | None = None
+    lines: Sequence[Line],
+    title: str,
+    nothing: str = "no memory was measured",
+    canvas: type[Canvas] | None = None,
+    width: float = WIDTH,
 ) -> Figure:
     drawn = [line for line in lines[-MAX_LINES:] if line.peak_bytes is not None]
     kind, title = canvas or Canvas, clean_line(title, 40)
     below = kind.BELOW * len(drawn)
-    figure = _figure(HEIGHT + below)
+    figure = _figure(HEIGHT + below, width)
     if not drawn:
         return _say(figure, f"{title}: {nothing}" if title else nothing)
-    axes = _axes(figure, Box(LEFT, BOTTOM + below, WIDTH - RIGHT, HEIGHT - TOP + below))
+    axes = _axes(figure, Box(LEFT, BOTTOM + below, width - RIGHT, HEIGHT - TOP + below))
     limits = list(dict.fromkeys(line.trace.limit_bytes for line in reversed(drawn) if line.trace.limit_bytes))
     highest = max(line.peak_bytes or 0 for line in drawn)
     near = [limit for limit in limits if limit <= FAR * highest]
     memory = memory_scale(max(HEADROOM * highest, 1.1 * max(near, default=0)))
     time = time_scale(1.03 * max(line.end_s for line in drawn))
-    picture = kind(axes=axes, time=time, memory=memory)
+    picture = kind(axes=axes, time=time, memory=memory, width=width)
     picture.ticks()
     baseline = next((line.trace.baseline_bytes for line in reversed(drawn) if line.trace.baseline_bytes), None)
     picture.levels(limits, near, baseline)
@@ -170,11 +189,12 @@ class Canvas:
 
     BELOW = 0.0
 
-    def __init__(self, *, axes: Axes, time: Scale, memory: Scale) -> None:
+    def __init__(self, *, axes: Axes, time: Scale, memory: Scale, width: float = WIDTH) -> None:
         self.axes = axes
         self.time = time
         self.memory = memory
-        self.width = WIDTH - LEFT - RIGHT
+        self.width = width - LEFT - RIGHT
+        self.whole = width
         self.height = HEIGHT - TOP - BOTTOM
 
     def x(self, time_s: float) -> float:

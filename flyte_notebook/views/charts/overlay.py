@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from flyte_notebook.core.units import format_memory
 from flyte_notebook.views.charts.chart import DASHES, LEFT, Canvas
-from flyte_notebook.views.charts.paper import BAD, SIZE, TEXT, WIDTH
+from flyte_notebook.views.charts.paper import BAD, SIZE, TEXT
 from flyte_notebook.views.text import clean_line
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Overlay(Canvas):
         else:
             self._mark((SAMPLE / 2, y), "o" if line.passed else "s", color, 5, hollow=not line.passed)
         words = f" · {key_words(line)}"
-        letters = int((WIDTH - LEFT - SAMPLE - 8) / _LETTER)
+        letters = int((self.whole - LEFT - SAMPLE - 8) / _LETTER)
         label = clean_line(line.label, max(letters - len(words), _LEAST))
         self._say(SAMPLE + 8, y, label + words, color=TEXT)
 

@@ -2,8 +2,8 @@
 
 Only this module uses matplotlib, which is loaded by the first call and never by an import. Drawn on a white, opaque
 ground in colours that keep their contrast when a page in a dark theme inverts the picture and turns its hues back
-(``filter: invert(.92) hue-rotate(180deg)``). Lengths are in points; letters are large enough that the picture, which is
-500 points wide, can still be read at 400 pixels.
+(``filter: invert(1) hue-rotate(180deg)``). Lengths are in points; letters are large enough that a picture of `WIDTH`
+can still be read at 400 pixels, and one of `NARROW` at 240.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def _scale(end: float, size: float, unit: str) -> Scale:
 
 
 WIDTH: Final = 500.0
+NARROW: Final = 300.0
 SIZE: Final = 11.5
 """The size of letters."""
 

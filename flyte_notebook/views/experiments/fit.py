@@ -10,9 +10,9 @@ from flyte_notebook.core.units import format_duration, format_memory, quantity_m
 from flyte_notebook.experiments.fitting import MARGIN, Fit, Measure
 from flyte_notebook.views.charts import chart
 from flyte_notebook.views.lines import Line
-from flyte_notebook.views.markup import code_block, columns, line, section, table, with_code
+from flyte_notebook.views.markup import code_block, columns, folded, line, section, table, with_code
 from flyte_notebook.views.style import style_of
-from flyte_notebook.views.text import clean_line
+from flyte_notebook.views.text import clean_line, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +72,7 @@ def fit_bundle(fit: Fit, *, rich: bool = True) -> dict[str, Any]:
 
 def fit_text(fit: Fit) -> str:
     """Return a fit as text of a screen."""
-    parts = [f"fit of {clean_line(fit.task_name, 80)}: {clean_line(fit.headline)}", ""]
+    parts = [f"fit of {clean_line(fit.task_name, 80)}: {clean_line(sentence(fit.headline))}", ""]
     parts += columns([("", *_RUN_HEAD), *((str(run.number), *_run_cells(fit, run)) for run in fit.runs)])
     if len(fit.tasks) > 1:
         parts += ["", *columns([_TASK_HEAD, *(_task_cells(task) for task in fit.tasks[:MAX_TASKS])])]
@@ -90,15 +90,16 @@ def fit_html(fit: Fit) -> str:
     """Return a fit as one ``section`` element without scripts, safe for any input."""
     name = line(fit.task_name, 80)
     parts = [
-        f'<h3>Memory of <bdi>{name}</bdi></h3><p dir="auto">{with_code(fit.headline)}</p>',
+        f'<h3>Memory of <bdi>{name}</bdi></h3><p dir="auto">{with_code(sentence(fit.headline))}</p>',
         chart.picture(_lines(fit), "a fit"),
         _tasks_table(fit) if len(fit.tasks) > 1 else "",
         table(("run", *_RUN_HEAD), [(str(run.number), *_run_cells(fit, run)) for run in fit.runs], "The runs"),
     ]
     if fit.line:
         parts.append(f"<div><h4>Keep</h4>{code_block(fit.line)}<p>{escape(_sum(fit.task))}</p></div>")
-    said = [f"Others would say: {_others(fit.task)}"] if _others(fit.task) else []
-    parts += [f'<p class="fnb-soft">{with_code(sentence)}</p>' for sentence in (*said, *_notes(fit))]
+    said = _notes(fit)
+    parts += [f'<p class="fnb-soft">{with_code(sentence)}</p>' for sentence in said]
+    parts.append(folded("Other tools' rules would give", _others(fit.task)))
     body = "\n".join(part for part in parts if part)
     attributes = f' data-verdict="{fit.verdict}" data-memory="{fit.memory or ""}"'
     return section(_CLASS, f"Memory limit of {name}", _STYLE, body, attributes)
@@ -148,12 +149,12 @@ def _task_cells(task: TaskFit) -> tuple[str, ...]:
 def _sum(task: TaskFit) -> str:
     """Return how a recommendation was computed."""
     lowest, highest = task.peaks
-    why = f"at least {MARGIN:.0%} of what passes, for another input, CPU or version of a library"
+    why = f"The margin is at least {MARGIN:.0%}, for other inputs, another CPU or another version of a library."
     if task.varies and highest - lowest > MARGIN * (task.memory_bytes or 0):
-        why = f"at least the {format_memory(highest - lowest)} between the lowest and the highest peak"
+        why = "The margin is at least the difference between the lowest and the highest peak."
     return (
-        f"{format_memory(task.memory_bytes or 0)} that pass, {format_memory(task.pod_bytes)} that the entry point of a "
-        f"Flyte pod holds more than a worker here, and {format_memory(task.margin_bytes)} of margin: {why}, rounded up"
+        f"{format_memory(task.memory_bytes or 0)} needed here + {format_memory(task.pod_bytes)} extra on a cluster + "
+        f"{format_memory(task.margin_bytes)} safety margin = {format_memory(task.recommended_bytes or 0)}. {why}"
     )
 
 
@@ -202,7 +203,7 @@ def _more(fit: Fit) -> list[str]:
 def _tasks_table(fit: Fit) -> str:
     scale = max((max(one.declared_bytes or 0, one.recommended_bytes or 0) for one in fit.tasks), default=0)
     rows = [(*map(escape, _task_cells(one)), _bar(one, scale)) for one in fit.tasks[:MAX_TASKS]]
-    head = "".join(f"<th>{title}</th>" for title in (*_TASK_HEAD, "passing and kept, of declared"))
+    head = "".join(f"<th>{title}</th>" for title in (*_TASK_HEAD, "needed and recommended, compared with declared"))
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     more = "".join(escape(words) for words in _more(fit))
     return f"<div><h4>The tasks</h4><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}</div>"

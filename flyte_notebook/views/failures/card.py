@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flyte_notebook.core.overrides import Override, changes, quick_choices, seconds_text
 from flyte_notebook.core.units import format_memory, quantity_memory
-from flyte_notebook.views.markup import line, with_code
+from flyte_notebook.views.markup import NO_MATH, line, with_code
+from flyte_notebook.views.style import style_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,31 @@ _COPY: Final = (
 )
 
 
-FORM_STYLE: Final = """
+_REST: Final = "flyte-notebook-rest"
+
+# JupyterLab and Notebook put one output below the other. Where a form that works follows its card, the rest of the card
+# is shown below the form instead of above it, so that what to do is on the screen. A form whose kernel has ended says
+# so in one line, and its card is complete again.
+_CARD: Final = ".jp-OutputArea-child:has(.flyte-notebook-card)"
+_LIVE: Final = ".flyte-notebook-form.fnb-works:not(.jupyter-widgets-disconnected)"
+
+FORM_STYLE: Final = (
+    f"""
+.{_REST}{{display:none}}
+{_CARD}+.jp-OutputArea-child {_LIVE} .{_REST}{{display:block;border:0;margin:0;background:none}}
+{_CARD}:has(+.jp-OutputArea-child {_LIVE}) .fnb-rest{{display:none}}
+"""
+    """
+.flyte-notebook-form.fnb-works.jupyter-widgets-disconnected>*{display:none!important}
+.flyte-notebook-form.fnb-works.jupyter-widgets-disconnected::after{
+content:"The kernel was restarted; run the cell again.";font-size:.9em;color:var(--jp-ui-font-color2,inherit)}
+.flyte-notebook-form{container-type:inline-size;box-sizing:border-box}
+.flyte-notebook-form.fnb-works{padding:.5rem .9rem;margin-right:20px;border-radius:.3rem;
+background:var(--jp-layout-color1,var(--vscode-editor-background,inherit));
+border:1px solid var(--jp-border-color2,var(--vscode-panel-border,#d1d9e0));border-left:.3rem solid #c62828}
+.flyte-notebook-form .flyte-notebook-rest>.fnb-body{padding:.5rem 0 0}
+.flyte-notebook-form .fnb-fields{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:.2rem .8rem}
+@container (min-width:44rem){.flyte-notebook-form .fnb-fields{grid-template-columns:repeat(4,minmax(0,1fr))}}
 .flyte-notebook-form{font:14px/1.5 var(--jp-ui-font-family,var(--vscode-font-family,system-ui,sans-serif));
 color:var(--jp-ui-font-color1,var(--vscode-foreground,inherit))}
 .flyte-notebook-form .fnb-form-title{font-weight:600}
@@ -53,6 +78,12 @@ border:1px solid var(--jp-border-color1,var(--vscode-panel-border,#888));border-
 color:inherit}
 .flyte-notebook-form .fnb-status{padding:.15rem 0}
 """
+)
+
+
+_TITLE: Final = (
+    f'<style>{FORM_STYLE}</style><div class="fnb-form-title" role="heading" aria-level="4">Run it again</div>'
+)
 
 
 def warm() -> None:
@@ -62,19 +93,35 @@ def warm() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormData:
-    """The initial values of a form: limits and retries of the failed attempt, and the suggestion with its reason."""
+    """What a form begins with: limits and retries of the failed attempt, the suggestion, and the rest of the card.
+
+    ``of_memory`` is whether memory has to do with the failure. ``rest`` is `failure_rest_html`.
+    """
 
     limits: Limits
     retries: int
     suggested: Limits | None = None
-    why: str = ""
+    of_memory: bool = True
+    rest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Click:
+    """What a click does: as code, and in words where that is not what a reader expects.
+
+    ``today`` is empty unless there are other inputs to offer.
+    """
+
+    code: str
+    words: str = ""
+    today: str = ""
 
 
 class OverrideForm:
     """The widgets of one form. Every method may be called from any thread.
 
-    ``check(texts)`` parses the fields. ``code(override)`` returns the effect of a click as code. ``on_rerun(override)``
-    is called by a click, in the kernel's main thread: it must return at once.
+    ``check(texts)`` parses the fields. ``click(override, today=...)`` returns the effect of a click, with the inputs of
+    today or of then. ``on_rerun(override)`` is called by a click, in the kernel's main thread: it must return at once.
     """
 
     def __init__(
@@ -82,20 +129,22 @@ class OverrideForm:
         data: FormData,
         *,
         check: Callable[[Mapping[FieldName, str]], Override | dict[FieldName, str]],
-        code: Callable[[Override], str],
+        click: Callable[[Override, bool], Click],
         on_rerun: Callable[[Override], object],
     ) -> None:
         import ipywidgets as widgets  # noqa: PLC0415 - loaded when the first form is made
 
         self._widgets: Any = widgets
         self._data = data
-        self._check, self._code, self._on_rerun = check, code, on_rerun
+        self._check, self._click, self._on_rerun = check, click, on_rerun
         self._lock = threading.Lock()
         self._override = Override()
         texts = _texts(data)
         self._fields = {name: self._field(name, texts[name], _untouched(data)[name]) for name in LABELS}
-        self._problems = {name: widgets.HTML(layout=widgets.Layout(margin="0", max_width="14rem")) for name in LABELS}
+        self._problems = {name: widgets.HTML(layout=widgets.Layout(margin="0")) for name in LABELS}
         self._quick = widgets.Box(self._choices(data), layout=widgets.Layout(display="flex", flex_flow="row wrap"))
+        self._today = widgets.Checkbox(indent=False, layout=widgets.Layout(display="none", width="auto"))
+        self._today.observe(lambda _: self.look(), names="value")
         self._button = widgets.Button(
             description="Rerun",
             icon="repeat",
@@ -117,13 +166,15 @@ class OverrideForm:
             description=LABELS[name],
             continuous_update=True,
             style={"description_width": "4.2rem"},
-            layout=self._widgets.Layout(width="12.5rem", margin="0 0.4rem 0 0"),
+            layout=self._widgets.Layout(width="auto", margin="0"),
         )
         field.observe(lambda _: self._typed(), names="value")
+        field.on_msg(lambda _field, content, _buffers: self._entered(content))
         return field
 
     def _choices(self, data: FormData) -> list[Any]:
-        return [self._choice(label, memory_bytes) for label, memory_bytes in quick_choices(data.limits)]
+        choices = quick_choices(data.limits) if data.of_memory else ()
+        return [self._choice(label, memory_bytes) for label, memory_bytes in choices]
 
     def _choice(self, label: str, memory_bytes: int) -> Any:  # noqa: ANN401 - a widget
         quantity = quantity_memory(memory_bytes)
@@ -137,21 +188,22 @@ class OverrideForm:
 
     def _laid_out(self) -> Any:  # noqa: ANN401 - a widget
         widgets = self._widgets
-        wrap = widgets.Layout(display="flex", flex_flow="row wrap", align_items="flex-start", width="100%")
-        column = widgets.Layout(width="15rem", overflow="visible")
-        fields = widgets.Box(
-            [widgets.VBox([self._fields[name], self._problems[name]], layout=column) for name in LABELS], layout=wrap
-        )
-        self._head = widgets.HTML(_head_html(self._data))
+        wrap = widgets.Layout(display="flex", flex_flow="row wrap", align_items="center", width="100%")
+        fields = widgets.Box([widgets.VBox([self._fields[name], self._problems[name]]) for name in LABELS])
+        fields.add_class("fnb-fields")
+        self._rest = widgets.HTML(_rest_html(self._data))
+        self._rest.add_class("fnb-rest-of-card")
         children = [
-            self._head,
+            widgets.HTML(_TITLE),
             fields,
-            widgets.Box([self._quick, self._button], layout=wrap),
+            widgets.Box([self._button, self._quick, self._today], layout=wrap),
             self._shown_code,
             self._status,
+            self._rest,
         ]
         box = widgets.VBox(children, layout=widgets.Layout(max_width="60rem", overflow="visible"))
         box.add_class("flyte-notebook-form")
+        box.add_class("fnb-works")
         return box
 
     def bundle(self) -> dict[str, Any]:
@@ -178,7 +230,16 @@ class OverrideForm:
             self._shown_code.value = ""  # no click is possible, and the code of an earlier one would be read as this
         if isinstance(checked, Override):
             self._override = changes(checked, self._data.limits, self._data.retries)
-            self._shown_code.value = _code_html(self._code(self._override))
+            self.look()
+
+    def look(self) -> None:
+        """Show the effect of a click, which the notebook's variables may have changed."""
+        if self._button.disabled and self._button.description == "Rerun":
+            return  # a field is wrong
+        click = self._click(self._override, self._today.value)
+        self._today.description = click.today
+        self._today.layout.display = None if click.today else "none"
+        self._shown_code.value = _code_html(click)
 
     def _clicked(self) -> None:
         with self._lock:  # two clicks in a row are one
@@ -192,8 +253,13 @@ class OverrideForm:
             self._set_disabled(disabled=False)
             self.say(f"✗ it did not begin: {type(error).__name__}: {error}")
 
+    def _entered(self, content: Mapping[str, Any]) -> None:
+        """Take Enter in a field as a click."""
+        if content.get("event") == "submit":
+            self._clicked()
+
     def _set_disabled(self, *, disabled: bool) -> None:
-        for widget in (self._button, *self._quick.children, *self._fields.values()):
+        for widget in (self._button, *self._quick.children, self._today, *self._fields.values()):
             widget.disabled = disabled
 
     def running(self, words: str) -> None:
@@ -215,7 +281,7 @@ class OverrideForm:
         choices, self._quick.children = self._quick.children, self._choices(data)
         for choice in choices:
             _close(choice)
-        self._head.value = _head_html(data)
+        self._rest.value = _rest_html(data)
         self._button.description = "Rerun"
         self._set_disabled(disabled=False)
         self.say(words)
@@ -247,6 +313,7 @@ class OverrideForm:
         A page that was loaded again gets no message when an output is replaced; there the form shows the result.
         """
         self._status.value = said_html(words)
+        self._box.remove_class("fnb-works")
         rest = [child for child in self._box.children if child is not self._status]
         self._box.children = (self._status,)
         for child in rest:
@@ -290,15 +357,16 @@ def _untouched(data: FormData) -> dict[FieldName, str]:
     return {name: f"as it was: {text}" if text else none[name] for name, text in had.items()}
 
 
-def _head_html(data: FormData) -> str:
-    why = f'<div class="fnb-soft">{with_code(data.why)}</div>' if data.why else ""
-    title = '<div class="fnb-form-title" role="heading" aria-level="4">Run it again</div>'
-    return f"<style>{FORM_STYLE}</style>{title}{why}"
+def _rest_html(data: FormData) -> str:
+    """Return the rest of the card, which a front end shows below the form instead of above it, where it can."""
+    style = style_of(_REST)
+    return f'<div class="{_REST}"><style>{style}</style><div class="fnb-body {NO_MATH}">{data.rest}</div></div>'
 
 
-def _code_html(code: str) -> str:
+def _code_html(click: Click) -> str:
+    words = f' <span class="fnb-soft">{with_code(click.words)}</span>' if click.words else ""
     return (
         '<div class="fnb-code"><span class="fnb-soft">The click runs</span> '
-        f"<code>{line(code, CODE_CHARACTERS)}</code> "
+        f"<code>{line(click.code, CODE_CHARACTERS)}</code>{words} "
         f'<button type="button" aria-label="Copy this code" onclick="{_COPY}">Copy</button></div>'
     )

@@ -6,6 +6,7 @@ still readable in order, because it uses headings, lists and ``pre``, and every 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Final
 
@@ -19,13 +20,16 @@ from flyte_notebook.views.style import STYLE
 from flyte_notebook.views.text import (
     GREW_TITLE,
     GREW_WORDS,
+    LINES_TITLE,
     SUGGESTIONS,
     clean,
     codes,
     frame_words,
     grew_rows,
+    headline,
     limit_words,
-    lines_title,
+    line_words,
+    memory_matters,
     memory_words,
     shown_frames,
 )
@@ -48,18 +52,33 @@ OUTPUT_CHARACTERS: Final = 12_000
 TRACEBACK_CHARACTERS: Final = 12_000
 
 RERUNS: Final = 10
-PASSED: Final = "✓"
-"""The beginning of the sentence about a rerun that passed."""
 INPUTS: Final = 20
 SIZE_BYTES: Final = 1024
 """The size of a smaller input is not shown, as it hardly uses memory."""
 
 
-def failure_html(failure: Failure, *, story: Story = (), reruns: Sequence[str] = (), picture: bool = True) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passed:
+    """A rerun that passed: what a title says of it, and for each place to keep its settings the text to write there."""
+
+    title: str
+    keep: tuple[tuple[str, str], ...] = ()
+
+
+def failure_html(  # noqa: PLR0913 - one argument for each source of a card
+    failure: Failure,
+    *,
+    story: Story = (),
+    reruns: Sequence[str] = (),
+    passed: Passed | None = None,
+    rest: str | None = None,
+    picture: bool = True,
+) -> str:
     """Return the card of a failure: one ``section`` element, at most `CARD_BYTES` in UTF-8, safe for any input.
 
     ``story`` are all attempts of the same action, for the chart (`History.story`). ``reruns`` are sentences about
-    reruns from the card. Without ``picture`` there is a bar instead of the chart.
+    reruns from the card, ``passed`` is the one that passed. ``rest`` is `failure_rest_html`, if that is there already.
+    Without ``picture`` there is a bar instead of the chart.
     """
     data = {
         "error": title_of(failure),
@@ -69,29 +88,54 @@ def failure_html(failure: Failure, *, story: Story = (), reruns: Sequence[str] =
         "reason": failure.reason,
     }
     if reruns:
-        data["rerun"] = "passed" if reruns[-1].startswith(PASSED) else "failed"
+        data["rerun"] = "failed" if passed is None else "passed"
     attributes = "".join(f' data-{name}="{line(value, 200)}"' for name, value in data.items())
     label = line(f"{title_of(failure)} in task {failure.task_name}", 200)
+    if rest is None or passed is not None:  # below the title of what passed, its chart is drawn once
+        rest = failure_rest_html(failure, story=story if picture and passed is None else ())
+    if passed is not None:
+        before = f"{_badges(failure)}\n{_action(failure)}\n{rest}"
+        summary = with_code(f"Before: {title_of(failure)}. {headline(failure)}")
+        parts = [
+            _heading(failure, passed.title),
+            _reruns(reruns),
+            _keep(passed),
+            _chart(failure, story if picture else ()),
+            f"<details><summary>{summary}</summary>{before}</details>",
+        ]
+    elif failure.reason == "stopped":
+        parts = [
+            f'<p class="fnb-soft" dir="auto">{with_code(headline(failure))}</p>',
+            f"<details><summary>Where it was, and its memory</summary>{_badges(failure)}\n{rest}</details>",
+        ]
+    else:
+        parts = [
+            _heading(failure),
+            _badges(failure),
+            _reruns(reruns),
+            _action(failure),
+            f'<div class="fnb-rest">\n{rest}\n</div>',
+        ]
+    return section("flyte-notebook-card", label, STYLE, "\n".join(part for part in parts if part), attributes)
+
+
+def failure_rest_html(failure: Failure, *, story: Story = ()) -> str:
+    """Return what a card has below its action: the chart first if memory matters, else the user's lines."""
+    where = [_source(failure), _message(failure)]
+    memory = [_memory(failure, story), _grew(failure)]
     parts = [
-        _heading(failure),
-        _badges(failure),
-        _reruns(reruns),
-        _source(failure),
-        _memory(failure, story if picture else ()),
-        _grew(failure),
-        _advice(failure),
-        _message(failure),
+        *([*memory, *where] if memory_matters(failure) else [*where, _folded_memory(failure, story)]),
+        _more_advice(failure),
         folded("Last output", clean(failure.output_tail, OUTPUT_CHARACTERS, keep="tail")),
         folded("Traceback in the worker", clean(failure.traceback, TRACEBACK_CHARACTERS)),
         meaning_html(failure),
         details_html(failure),
     ]
-    body = "\n".join(part for part in parts if part)
-    return section("flyte-notebook-card", label, STYLE, body, attributes)
+    return "\n".join(part for part in parts if part)
 
 
-def _heading(failure: Failure) -> str:
-    attempt = f"attempt {failure.attempt + 1} of {failure.max_attempts}"
+def _heading(failure: Failure, title: str = "") -> str:
+    attempt = "" if title else f" · attempt {failure.attempt + 1} of {failure.max_attempts}"
     inputs = ""
     if failure.inputs:
         named = [
@@ -102,11 +146,16 @@ def _heading(failure: Failure) -> str:
         more = len(failure.inputs) - INPUTS
         inputs = " · inputs " + ", ".join(named) + (f" and {more} more" if more > 0 else "")
     note = f"\n<p><small>Note: {line(failure.note, 200)}</small></p>" if failure.note else ""
+    said = "" if title else f'\n<p dir="auto">{with_code(headline(failure))}</p>{note}'
     return (
-        f'<h3><span dir="auto">{line(title_of(failure), 120)}</span> '
-        f"<small>task <bdi>{line(failure.task_name, 200)}</bdi> · {attempt}{inputs}</small></h3>\n"
-        f'<p dir="auto">{with_code(failure.headline)}</p>{note}'
+        f'<h3><span dir="auto">{line(title or title_of(failure), 120)}</span> '
+        f"<small>task <bdi>{line(failure.task_name, 200)}</bdi>{attempt}{inputs}</small></h3>{said}"
     )
+
+
+def _keep(passed: Passed) -> str:
+    """Return for each place where the settings can be kept what to write there."""
+    return "".join(f'<div><p class="fnb-soft">{line(where)}</p>{code_block(what)}</div>' for where, what in passed.keep)
 
 
 def _badges(failure: Failure) -> str:
@@ -124,10 +173,20 @@ def _reruns(reruns: Sequence[str]) -> str:
 
 
 def _memory(failure: Failure, story: Story) -> str:
-    words = escape(memory_words(failure))
+    return f"<div><h4>Memory</h4>{_chart(failure, story)}{_memory_words(failure)}</div>"
+
+
+def _folded_memory(failure: Failure, story: Story) -> str:
+    return f"<details><summary>Memory</summary>{_chart(failure, story)}{_memory_words(failure)}</details>"
+
+
+def _chart(failure: Failure, story: Story) -> str:
+    return chart.picture(lines_of(story), "a card") or _bar(failure)
+
+
+def _memory_words(failure: Failure) -> str:
     held = escape(limit_words(failure))
-    picture = chart.picture(lines_of(story), "a card") or _bar(failure)
-    return f'<div><h4>Memory</h4>{picture}<div>{words}</div><div class="fnb-soft">Limits · {held}</div></div>'
+    return f'<div>{escape(memory_words(failure))}</div><div class="fnb-soft">Limits · {held}</div>'
 
 
 def _bar(failure: Failure) -> str:
@@ -164,10 +223,9 @@ def _source(failure: Failure) -> str:
         return ""
     # A block element ends its own line; a newline after it would leave an empty one.
     listing = "\n".join(rows).replace("</mark>\n", "</mark>")
-    title = line(lines_title(failure))
-    seen = "" if failure.report.raised is not None or failure.report.last_line is None else title.partition("; ")[2]
-    how = f'<div class="fnb-soft">{seen[0].upper()}{seen[1:]}.</div>' if seen else ""
-    return f'<div><h4>Your lines</h4><pre aria-label="{title}">{listing}</pre>{how}</div>'
+    words = line_words(failure)
+    how = f'<div class="fnb-soft">{line(words)}</div>' if words else ""
+    return f'<div><h4>{LINES_TITLE}</h4><pre aria-label="{LINES_TITLE}">{listing}</pre>{how}</div>'
 
 
 def _grew(failure: Failure) -> str:
@@ -180,7 +238,7 @@ def _grew(failure: Failure) -> str:
         return ""
     return (
         f'<div class="fnb-grew"><h4>{GREW_TITLE}</h4><table><tbody>{rows}</tbody></table>'
-        f'<div class="fnb-soft">{GREW_WORDS[0].upper()}{GREW_WORDS[1:]}.</div></div>'
+        f'<div class="fnb-soft">{GREW_WORDS}</div></div>'
     )
 
 
@@ -190,17 +248,24 @@ def _message(failure: Failure) -> str:
     if not message or message in failure.headline:
         return ""
     if failure.reason != "raised":
-        return folded("Message, as a cluster words it", message)
+        return folded("What a cluster would say", message)
     return f'<div><h4>Message</h4><pre dir="auto">{escape(message)}</pre></div>'
 
 
-def _advice(failure: Failure) -> str:
-    sentences = [item.sentence for item in failure.suggestions[:SUGGESTIONS]]
-    # Hints about this machine for a better answer, each with a command.
+def _action(failure: Failure) -> str:
+    """Return the one thing to do next, its first sentence strong."""
+    if not failure.suggestions:
+        return ""
+    first, stop, why = failure.suggestions[0].sentence.partition(". ")
+    return f'<p class="fnb-action" dir="auto"><strong>{with_code(first + stop.strip())}</strong> {with_code(why)}</p>'
+
+
+def _more_advice(failure: Failure) -> str:
+    """Return the action as a line of code, other suggestions, and hints about this machine for a better answer."""
+    sentences = [item.sentence for item in failure.suggestions[1:SUGGESTIONS]]
     sentences += failure.report.enforcement.hints[:SUGGESTIONS]
     said = "\n".join(f'<p dir="auto">{with_code(sentence)}</p>' for sentence in sentences)
-    again = _again(failure)
-    return f"<div><h4>What to do next</h4>{said}{again}</div>" if said or again else ""
+    return f"<div>{_again(failure)}{said}</div>" if said or _again(failure) else ""
 
 
 def _again(failure: Failure) -> str:
@@ -214,5 +279,5 @@ def _again(failure: Failure) -> str:
     override = changes(override, failure.limits, failure.max_attempts - 1)
     if not override:
         return ""
-    words = "In any cell, while this is the last failure of the running kernel:"
+    words = "Or run this in any cell, as long as nothing else has failed since:"
     return f'<p class="fnb-soft">{words}</p>{code_block(magic_code(override))}'

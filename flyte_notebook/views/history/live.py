@@ -51,6 +51,8 @@ border:1px solid var(--fnb-soft);border-radius:.15em;background:var(--fnb-code);
 .flyte-notebook-live .fnb-meter.fnb-high span{background:var(--fnb-high)}
 .flyte-notebook-live .fnb-time{display:inline-block;min-width:3.2em}
 .flyte-notebook-live-box{align-items:flex-start}
+.flyte-notebook-live-box.jupyter-widgets-disconnected>*{display:none!important}
+.flyte-notebook-live-box.jupyter-widgets-disconnected::after{content:"The kernel was restarted, and ended what ran."}
 .flyte-notebook-live-box .widget-html,.flyte-notebook-live-box .widget-html-content{height:auto;margin:0;
 overflow:visible;line-height:1.5;white-space:normal}
 .flyte-notebook-live-box>.fnb-lines{flex:1 1 0;min-width:0;margin:2px 0}
@@ -222,7 +224,7 @@ def _more_runs(count: int) -> str:
 def _ended(run: Run) -> tuple[str, str]:
     root = run.actions[0] if run.actions else None
     attempts = root.attempts if root is not None else []
-    facts = [format_duration(sum(attempt.duration_s + attempt.outcome.report.queued_for_s for attempt in attempts))]
+    facts = [format_duration(run.duration_s)]
     if len(attempts) > 1:
         facts.append(f"{len(attempts)} attempts")
     if len(run.actions) > 1:

@@ -37,7 +37,7 @@ def run_text(run: Run) -> str:
 def run_line(run: Run, outputs: Sequence[object]) -> str:
     """Return a run that has ended as one line: task, outcome, duration, peak against limit, outputs."""
     attempts = run.actions[0].attempts
-    took = format_duration(sum(attempt.duration_s for attempt in attempts))
+    took = format_duration(run.duration_s)
     parts = [f"{clean_line(run.task_name, 80)} {end_words(run)} in {took}"]
     if attempts and attempts[-1].trace.peak_bytes is not None:
         limit_bytes = attempts[-1].limits.memory_bytes

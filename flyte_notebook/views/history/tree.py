@@ -15,7 +15,7 @@ from flyte_notebook.views.history.family import Family
 from flyte_notebook.views.history.run_list import run_text
 from flyte_notebook.views.markup import line, with_code
 from flyte_notebook.views.style import style_of
-from flyte_notebook.views.text import clean_line
+from flyte_notebook.views.text import clean_line, sentence
 from flyte_notebook.views.text import title as title_of
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _run_row(run: Run, titles: Sequence[str], tree: str) -> str:
         _bytes(highest.trace.peak_bytes if highest is not None else None),
         _limit(highest) if highest is not None else "-",
         _end(run),
-        format_duration(sum(attempt.duration_s for attempt in root)) if root else "-",
+        format_duration(run.duration_s) if root else "-",
     )
     told = " ".join(
         f'<span><span class="fnb-what">{title} </span>{cell}</span>' for title, cell in zip(titles, cells, strict=True)
@@ -275,7 +275,7 @@ class _Tree:
                 self._cards -= 1
                 self._spare -= size
                 return card
-        return f'<p dir="auto">{with_code(clean_line(failure.headline, _HEADLINE))}</p>'
+        return f'<p dir="auto">{with_code(sentence(clean_line(failure.headline, _HEADLINE)))}</p>'
 
 
 def _memory(attempt: Attempt) -> str:
