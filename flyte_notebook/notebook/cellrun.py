@@ -131,10 +131,11 @@ class CellRun:
     def _keep_grown(self, escalation: OomEscalation) -> None:
         """Show how the limit grew, and assign the task with the limit to keep to the notebook's name."""
         self._show(escalation.bundle(self._session, escalation_bundle))
+        kept, now = quantity_memory(escalation.kept_bytes), ""
         if self._said.name is not None:
             self._shell.user_ns[self._said.name] = escalation.kept
-            kept = quantity_memory(escalation.kept_bytes)
-            self._show({"text/plain": f"[flyte_notebook: `{self._said.name}` has a limit of {kept} from now on]"})
+            now = f"`{self._said.name}` has a limit of {kept} from now on; "
+        self._show({"text/plain": f"[flyte_notebook: {now}write --memory {kept} in the cell to keep it]"})
 
     def _advise(self, run: Run) -> None:
         """Note a sufficient limit for a cell whose first line set far too much; once for each cell and limit."""

@@ -92,17 +92,21 @@ class FlyteTaskMagics(_Defaults):
     def flyte(self, line: str) -> Any:
         """Look at this kernel's tasks. ``%flyte`` alone lists the commands.
 
-        %flyte doctor          what is enforced here, by which mechanism, and what would give more
-        %flyte explain [NAME]  what an error means and how to recover; without a name, the last failure
-        %flyte fit [NAME x=5]  the smallest memory limit that a task passes; without a name, the last run's
-        %flyte last            the run that began last: its actions, their limits, peaks and outcomes
-        %flyte rerun [OPTIONS] run again what failed last, with other --memory, --cpu, --timeout or --retries
-        %flyte runs            all runs of this kernel
-        %flyte save [PATH]     save the last run to a file, or to the one in your cache; nothing is saved unasked
-        %flyte saved [PATH]    the runs that were saved, as fn.load() returns them
-        %flyte semantics NAME  whose error classes failures get: those of today's cluster, or of the reference
-        %flyte system_retries N
-                               how many times in a row a worker that was lost is replaced without using up a retry
+        %flyte doctor            what is enforced here, how, and how to get more
+        %flyte explain [NAME]    what an error means and how to recover; without a
+                                 name, the last failure
+        %flyte fit [NAME x=5]    the smallest memory limit that a task passes;
+                                 without a name, that of the last run
+        %flyte last              the newest run: its actions, limits and outcomes
+        %flyte rerun [OPTIONS]   run again what failed last, with other --memory,
+                                 --cpu, --timeout or --retries
+        %flyte runs              all runs of this kernel
+        %flyte save [PATH]       save the last run to a file, or in your cache
+        %flyte saved [PATH]      the runs that were saved, as fn.load() has them
+        %flyte semantics NAME    whose error classes failures get: those of
+                                 today's cluster, or of the reference
+        %flyte system_retries N  how often in a row a lost worker is replaced
+                                 without using up a retry
         """
         command = line.strip()
         if not command:

@@ -9,6 +9,7 @@ import difflib
 import keyword
 import re
 import shlex
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -22,6 +23,8 @@ from flyte_notebook.experiments.sweeping import RANGE, VALUES, MemoryRange, Over
 from flyte_notebook.sdk.settings import TaskOptions
 
 MAGIC = "%%flyte_task"
+COLUMNS = 80
+"""The longest line of the help text."""
 FIT = "fit"
 """The word for a limit that has to be found."""
 RERUN = "%flyte rerun"
@@ -263,7 +266,7 @@ def parse_override(line: str) -> Override:
 
 
 def help_text() -> str:
-    """Return the text of ``%%flyte_task?``: every option, aligned, and examples."""
+    """Return the text of ``%%flyte_task?``: every option, aligned, and examples; lines of at most `COLUMNS`."""
     rows = [("NAME", NAME_MEANING)]
     for option in OPTIONS:
         if option.missing is None:
@@ -274,18 +277,27 @@ def help_text() -> str:
         (
             "Run this cell as a Flyte task in a process of its own, under limits that hold.",
             "",
-            f"    {MAGIC} [NAME] [options]",
+            f"  {MAGIC} [NAME] [options]",
             "",
-            *(f"    {left:<{width}}  {right}" for left, right in rows),
+            *(line for left, right in rows for line in _aligned(left, right, width)),
             "",
-            "Variables that the cell reads go in; names that it assigns come back when it succeeds.",
+            *textwrap.wrap(
+                "Variables that the cell reads go in; names that it assigns come back when it succeeds. "
+                "%config FlyteTaskMagics lists the defaults of all cells.",
+                COLUMNS,
+            ),
             "",
             "Examples:",
             "",
-            *(f"    {example}" for example in EXAMPLES),
+            *(f"  {example}" for example in EXAMPLES),
             "",
         )
     )
+
+
+def _aligned(left: str, right: str, width: int) -> list[str]:
+    first, rest = f"  {left:<{width}}  ", " " * (width + 4)
+    return textwrap.wrap(right, COLUMNS, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
 
 
 def _usage(message: str) -> Exception:

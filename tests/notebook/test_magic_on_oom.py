@@ -35,7 +35,10 @@ def test_a_cell_grows_until_it_passes_and_its_outputs_land(kernel: Kernel) -> No
     kept = kernel.value(KEPT)
     assert 260 < int(kept.removesuffix("Mi"))
     assert 1 == text.count(f'keep: resources=flyte.Resources(cpu=1, memory="{kept}")')
-    assert f"[flyte_notebook: `oomer` has a limit of {kept} from now on]" in text
+    assert (
+        f"[flyte_notebook: `oomer` has a limit of {kept} from now on; write --memory {kept} in the cell to keep it]"
+        in text
+    )
     assert (1, kept, 220 << 20) == kernel.value("(oomer.resources.cpu, oomer.resources.memory, size)")
     pages = "".join(bundle.get("text/html", "") for bundle in reply.shown)
     assert 1 == pages.count('class="flyte-notebook-growing"')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -218,13 +219,17 @@ def test_every_example_and_typical_value_can_be_read() -> None:
 
 
 def test_help_shows_every_option_aligned_and_only_those_offered() -> None:
-    """The help text has one row per option of this version, with the meanings in one column."""
-    lines = help_text().splitlines()
+    """The help text has each option of this version once, with the meanings in one column of an 80-column terminal."""
+    text = help_text()
+    assert max(map(len, text.splitlines())) <= options.COLUMNS
+    said = " ".join(text.split())
     columns = set()
     for option in options.OPTIONS:
-        rows = [line for line in lines if option.name in line.split() and option.meaning in line]
-        assert len(rows) == (1 if option.missing is None else 0), option.name
-        columns.update(row.index(option.meaning) for row in rows)
+        offered = option.missing is None
+        assert (option.meaning in said) == offered, option.name
+        rows = [line for line in text.splitlines() if re.match(rf"  (-\w, |    ){option.name} ", line)]
+        assert len(rows) == offered, option.name
+        columns.update(8 + match.start(1) for row in rows if (match := re.search(r"\S  +(\S)", row[8:])))
     assert len(columns) == 1
 
 

@@ -51,7 +51,10 @@ def test_the_text_has_the_runs_and_the_line_to_keep() -> None:
     assert text.startswith("fit of one: Needs at least 203Mi (found in 2 runs).\n")
     assert "keep: resources=of(one)" in text
     assert "203 MiB needed here + 10 MiB extra on a cluster + " in text
-    assert "others would say: VPA 230Mi (p90 × 1.15) · KRR 230Mi (peak × 1.15) · doubling 1Gi (no step down)" in text
+    assert (
+        "other tools' rules would give: VPA 230Mi (p90 × 1.15) · KRR 230Mi (peak × 1.15) · doubling 1Gi (no step down)"
+        in text
+    )
     assert "declared" not in text
 
 

@@ -78,10 +78,10 @@ def fit_text(fit: Fit) -> str:
         parts += ["", *columns([_TASK_HEAD, *(_task_cells(task) for task in fit.tasks[:MAX_TASKS])])]
         parts += _more(fit)
     if fit.line:
-        parts += ["", f"  keep: {fit.line}", f"  which is {_sum(fit.task)}"]
+        parts += ["", f"  keep: {fit.line}", f"  {_in_a_cell(fit.task)}", f"  {_sum(fit.task)}"]
     others = _others(fit.task)
     if others:
-        parts += [f"  others would say: {others}"]
+        parts += [f"  other tools' rules would give: {others}"]
     parts += [f"  {clean_line(note)}" for note in _notes(fit)]
     return "\n".join(parts) + "\n"
 
@@ -96,7 +96,9 @@ def fit_html(fit: Fit) -> str:
         table(("run", *_RUN_HEAD), [(str(run.number), *_run_cells(fit, run)) for run in fit.runs], "The runs"),
     ]
     if fit.line:
-        parts.append(f"<div><h4>Keep</h4>{code_block(fit.line)}<p>{escape(_sum(fit.task))}</p></div>")
+        parts.append(
+            f"<div><h4>Keep</h4>{code_block(fit.line)}<p>{with_code(_in_a_cell(fit.task))}</p><p>{escape(_sum(fit.task))}</p></div>"
+        )
     said = _notes(fit)
     parts += [f'<p class="fnb-soft">{with_code(sentence)}</p>' for sentence in said]
     parts.append(folded("Other tools' rules would give", _others(fit.task)))
@@ -156,6 +158,10 @@ def _sum(task: TaskFit) -> str:
         f"{format_memory(task.memory_bytes or 0)} needed here + {format_memory(task.pod_bytes)} extra on a cluster + "
         f"{format_memory(task.margin_bytes)} safety margin = {format_memory(task.recommended_bytes or 0)}. {why}"
     )
+
+
+def _in_a_cell(task: TaskFit) -> str:
+    return f"In the first line of a cell: `--memory {quantity_memory(task.recommended_bytes or 0)}`"
 
 
 def _others(task: TaskFit) -> str:
