@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import logging
 import threading
 from collections import OrderedDict, deque
@@ -121,6 +122,7 @@ class LiveLines:
                     cell.busy_since_s = now_s
                 cell.began_s[run.name] = now_s
                 cell.sinks = [*cell.sinks[-KEPT_CELLS:], sink]
+                sink.before_bar = functools.partial(self._hurry, cell)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._keep_up, name="flyte-notebook-live", daemon=True)
                 self._thread.start()
@@ -175,12 +177,18 @@ class LiveLines:
                 with cell.lock:
                     self._try_to_refresh(cell)
 
-    def _try_to_refresh(self, cell: _Cell) -> None:
+    def _hurry(self, cell: _Cell) -> None:
+        """Show the line now: a progress bar is about to be written, and stands in one place only below it."""
+        with cell.lock:
+            if cell.line is None and cell.began_s:
+                self._try_to_refresh(cell, due=True)
+
+    def _try_to_refresh(self, cell: _Cell, *, due: bool = False) -> None:
         """Show the line of a cell, if widgets can be made: an error of the widgets does not affect the runs."""
         if self._unable:
             return
         try:
-            self._refresh(cell, monotonic_s())
+            self._refresh(cell, monotonic_s(), due=due)
         except Exception as error:
             self._unable = cell.line is None
             logger.debug("could not show a live line", exc_info=True)
@@ -198,12 +206,12 @@ class LiveLines:
         for name in idle[: max(0, len(idle) - KEPT_CELLS)]:
             del self._cells[name]
 
-    def _refresh(self, cell: _Cell, now_s: float) -> None:
+    def _refresh(self, cell: _Cell, now_s: float, *, due: bool) -> None:
         if not cell.began_s:
             if now_s - cell.idle_since_s >= LINGER_S:
                 self._finish(cell)
             return
-        if cell.line is None and not _is_due(cell, now_s):
+        if cell.line is None and not due and not _is_due(cell, now_s):
             return
         session = self._session()
         found = [] if session is None else list(filter(None, map(session.progress, cell.began_s)))

@@ -97,6 +97,18 @@ class KernelSink(StreamSink):
         super().__init__()
         self._publisher = publisher
         self._header = dict(publisher.parent_header)
+        self.before_bar: Callable[[], object] | None = None
+        """Called once before the first text that returns to the start of its line, as progress bars do.
+
+        A display between two states of a bar would leave both.
+        """
+
+    def write(self, stream: Stream, text: str) -> None:
+        """Append text to standard output or standard error."""
+        before, self.before_bar = (self.before_bar, None) if "\r" in text else (None, self.before_bar)
+        if before is not None:
+            before()
+        super().write(stream, text)
 
     @property
     def cell(self) -> str:

@@ -323,3 +323,37 @@ def test_who_has_watched_for_a_while_gets_half_as_many_pictures() -> None:
     assert 2 * liveline.INTERVAL_S == lines._pause_s()
     cell.began_s["young"] = time.monotonic()
     assert liveline.INTERVAL_S == lines._pause_s()
+
+
+BAR = """%%flyte_task bar -m 250Mi
+import sys, time
+for step in range(8):
+    sys.stderr.write(f"\\r{step} of 7")
+    sys.stderr.flush()
+    time.sleep(0.15)"""
+
+
+def test_a_progress_bar_is_not_cut_in_two(kernel: Kernel) -> None:
+    """The line comes before the first state of the bar and not into it; what passed is said below."""
+    reply = kernel.run(BAR).ok()
+    new = [
+        kind if "stream" == kind else WIDGET_VIEW in content["data"]
+        for kind, content in reply.events
+        if kind in {"stream", "display_data"}
+    ]
+    assert True is new[0]
+    assert False is new[-1]
+    assert {"stream"} == set(new[1:-1])
+    said = [content["data"] for kind, content in reply.displays if "display_data" == kind]
+    assert "✓ bar" in said[-1]["text/plain"], reply.displays
+
+
+def test_the_time_of_a_run_has_the_pauses_between_its_attempts(kernel: Kernel, tmp_path: Path) -> None:
+    """Two seconds of back-off are in it, and its line is below what the second attempt wrote."""
+    go = tmp_path / "go"
+    go.touch()
+    reply = kernel.run(f"flyte.run(flaky, {str(go)!r}).outputs()[0]").ok()
+    said = [str(content.get("data", {}).get("text/plain")) for _, content in reply.displays]
+    took = re.search(r"✓ live.flaky · ([\d.]+) s · 2 attempts", "\n".join(said))
+    assert took is not None, said
+    assert 2.0 <= float(took[1]) < under_load(10)
