@@ -23,6 +23,10 @@ CELLS = [
     "%%flyte_task\n{}['plum']",
 ]
 RESTART = "async () => { await window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart(); }"
+CRASH = """() => {
+    const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+    kernel.requestExecute({code: "import os; os.kill(os.getpid(), 9)", store_history: false});
+}"""
 SMALLEST_TEXT = 9.0
 """The least height of letters in a chart, in pixels."""
 
@@ -133,6 +137,10 @@ def test_the_letters_of_a_chart_can_be_read_at_any_width(failed: Notebook, pictu
         assert 1 == len(shown), width
         assert shown[0].evaluate(LETTERS) >= SMALLEST_TEXT, width
         pictures.take(shown[0], f"chart_at_{width}_light")
+    failed.page.set_viewport_size({"width": 1400, "height": 1400})
+    failed.page.evaluate("document.body.style.zoom = 1.5")
+    pictures.take(failed.cell(1), "card_at_150_percent_light")
+    failed.page.evaluate("document.body.style.zoom = 1")
 
 
 def test_a_tool_for_accessibility_finds_nothing_on_card_and_form(failed: Notebook) -> None:
@@ -161,14 +169,24 @@ def test_an_error_without_memory_shows_its_line_first(failed: Notebook, pictures
     pictures.take_in_both_themes(failed, 3, "card_without_memory")
 
 
-def test_a_restart_leaves_one_line_and_the_whole_card(failed: Notebook, pictures: Pictures) -> None:
-    """No broken icons and no dead button: what to do instead, and the card as in a saved notebook."""
-    failed.page.evaluate(RESTART)
-    form = _form(failed)
+def _is_whole_again(notebook: Notebook) -> None:
+    form = _form(notebook)
     expect(form.get_by_role("button", name="Rerun")).to_be_hidden()
     said = "(form) => getComputedStyle(form, '::after').content"
     assert "The kernel was restarted; run the cell again." in form.evaluate(said)
-    card = failed.cell(1).locator(".flyte-notebook-card")
-    expect(card.locator(".fnb-rest")).to_be_visible()
+    expect(notebook.cell(1).locator(".flyte-notebook-card .fnb-rest")).to_be_visible()
     expect(form.locator(".flyte-notebook-rest")).to_be_hidden()
+
+
+def test_a_restart_leaves_one_line_and_the_whole_card(failed: Notebook, pictures: Pictures) -> None:
+    """No broken icons and no dead button: what to do instead, and the card as in a saved notebook."""
+    failed.page.evaluate(RESTART)
+    _is_whole_again(failed)
     pictures.take(failed.cell(1), "card_after_restart_light")
+
+
+def test_a_crash_of_the_kernel_leaves_the_same(failed: Notebook) -> None:
+    """Nothing of ours runs any more; what is on the page is enough."""
+    failed.page.evaluate(CRASH)
+    failed.page.get_by_role("dialog").get_by_role("button", name="Ok").click()
+    _is_whole_again(failed)

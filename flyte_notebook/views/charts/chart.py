@@ -236,7 +236,7 @@ class Canvas:
 
     def curves(self, drawn: Sequence[Line], near: Sequence[int]) -> None:
         """Draw the lines, the last one strong and above the others, then their words where there is room."""
-        placer = Placer(room=Box(2, 2, self.width, self.height + SIZE / 2))
+        placer = Placer(room=Box(2, 2, self.width, self.height))
         for limit in near:
             placer.avoid([(0, self.y(limit)), (self.width, self.y(limit))])
         ends: list[tuple[Line, Point]] = []
