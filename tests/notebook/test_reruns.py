@@ -253,6 +253,50 @@ def test_a_rerun_has_the_inputs_that_failed(kernel: Kernel) -> None:
     assert (False, False) == kernel.value("('c' in globals(), 'd' in globals())")
 
 
+def test_a_form_says_which_inputs_and_which_code_it_takes(kernel: Kernel) -> None:
+    """Those of then, where they are others now, and today's when asked; a cell that was written anew is named."""
+    kernel.run("amount = 150_000_000").ok()
+    failed(kernel, size="amount")
+    assert "inputs of then" not in kernel.value("_said()")
+    kernel.run("amount = 150_000_000").ok()
+    assert "inputs of then" not in kernel.value("_said()"), "the same value"
+    kernel.run("amount = 120_000_000").ok()
+    assert "with the inputs of then (<code>amount=150000000</code>)" in kernel.value("_said()")
+    assert "))(amount=150000000)</code>" in kernel.value("_said()")
+    box = "next(w for w in _all(_forms()[-1]) if 'Checkbox' == type(w).__name__)"
+    assert "with today's amount" == kernel.value(f"{box}.description")
+    kernel.run(f"{box}.value = True").ok()
+    assert '))(amount=amount)</code> <span class="fnb-soft">with today&#x27;s inputs</span>' in kernel.value("_said()")
+    kernel.run("%%flyte_task oomer\nsize = 3").ok()
+    assert "with the code of then; <code>oomer</code> was defined again" in kernel.value("_said()")
+    kernel.run("_click(memory='400Mi')").ok()
+    until(
+        kernel, "'Replace?' in _said() or 'Replace' in str([getattr(w, 'description', '') for w in _all(_forms()[-1])])"
+    )
+    kernel.run("_button('Replace').click()").ok()
+    until(kernel, "size != 3")
+    assert 120_000_000 == kernel.value("size")
+    over(kernel)
+
+
+def test_after_a_second_kill_the_suggestion_doubles(kernel: Kernel) -> None:
+    """A request that is known suggests just enough; what was killed again needs more than that."""
+    reply = failed(kernel, size="300_000_000")
+    kernel.run("_click(memory='220Mi')").ok()
+    over(kernel)
+    assert "448Mi" == kernel.value("_field('Memory').value")
+    words = "Try 448Mi, at least twice the limit. It was killed at 100Mi before, so estimates are too low"
+    assert words in updates(reply)[-1]["text/plain"]
+
+
+def test_the_same_cell_killed_again_doubles_too(kernel: Kernel) -> None:
+    """Whoever changes the first line and runs the cell again gets the same advice as with the form."""
+    cell = "%%flyte_task {}\nsize = len(b'x' * 300_000_000)"
+    kernel.run(cell.format("-m 100Mi"))
+    reply = kernel.run(cell.format("-m 200Mi"))
+    assert "at least twice the limit. It was killed at 100Mi before" in reply.card["text/plain"]
+
+
 def test_inputs_that_are_not_kept_any_more_are_read_again_by_name(kernel: Kernel) -> None:
     """Pushed out by twenty later failures; the card says so, and the notebook's own values are used."""
     kernel.run("base = 1").ok()
