@@ -359,7 +359,7 @@ def test_a_name_that_a_cluster_would_misread_is_said(name: str, misread: str) ->
     """The note names the class that the SDK's client makes of the letters; other names have no note."""
     raised = replace(RAISED, type_name=name, module="__main__", pickled=None)
     failure = _failed(replace(RUNNING, raised=raised))
-    assert (f"raises {misread}" in failure.note) if misread else (failure.note == "")
+    assert (f"a cluster takes {name} for {misread}," in failure.note) if misread else (failure.note == "")
     wire = execution_pb2.ExecutionError(kind=execution_pb2.ExecutionError.USER, code=name, message="x")
     assert (misread or "RuntimeUserError") == type(convert.convert_error_to_native(wire)).__name__
 
@@ -478,7 +478,7 @@ def test_a_memory_error_raised_by_code_says_what_it_says() -> None:
     """Nothing need have been refused where Python code raised it."""
     raised = replace(RAISED, type_name="MemoryError", pickled=None, refused=RefusedAllocation(by_hand=True))
     headline = _failed(replace(RUNNING, raised=raised)).headline
-    assert headline.startswith("raised MemoryError: bad x, by code of its own; this is not an OOM kill")
+    assert headline.startswith("raised MemoryError: bad x; the code raised it, so this is not an OOM kill")
 
 
 def test_a_process_that_left_without_a_result_was_interrupted() -> None:

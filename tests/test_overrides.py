@@ -37,7 +37,7 @@ HERE = Machine(memory_bytes=4 * GI, cpu_cores=2.0, worker_bytes=40 * MI)
 BAD: dict[str, tuple[FieldName, str, str]] = {
     "a letter for a digit": ("memory", "6OOMi", f"6OOMi is not a memory quantity; {MEMORY_EXAMPLE}"),
     "a unit of people": ("memory", "250MB", "250MB is not a quantity; write 250M (10^6) or 250Mi (2^20)"),
-    "no memory": ("memory", "0", "0 is no memory at all; write more than zero, for example 250Mi"),
+    "no memory": ("memory", "0", "0 means no memory; write more than zero, for example 250Mi"),
     "less than a worker": (
         "memory",
         "1Ki",
@@ -52,13 +52,13 @@ BAD: dict[str, tuple[FieldName, str, str]] = {
     "no cores": ("cpu", "0", f"0 is less than a thousandth of a core; {CPU_EXAMPLE}"),
     "cores in words": ("cpu", "two", f"two is not a CPU quantity; {CPU_EXAMPLE}"),
     "more cores": ("cpu", "2.5", "2.5 is more than this machine has (2 CPU)"),
-    "no time": ("timeout", "0", "0 is no time at all; write more than zero, for example 30s"),
+    "no time": ("timeout", "0", "0 means no time; write more than zero, for example 30s"),
     "time in words": ("timeout", "30 secs", "30 secs is not a duration; write 30s"),
     "negative time": ("timeout", "-5s", f"-5s is not a duration; {DURATION_EXAMPLE}"),
-    "half a retry": ("retries", "1.5", "'1.5' is no number of retries; write a whole number from 0 to 100"),
-    "negative retries": ("retries", "-1", "'-1' is no number of retries; write a whole number from 0 to 100"),
-    "too many retries": ("retries", "101", "'101' is no number of retries; write a whole number from 0 to 100"),
-    "digits of another script": ("retries", "٣", "'٣' is no number of retries; write a whole number from 0 to 100"),
+    "half a retry": ("retries", "1.5", "'1.5' is not a number of retries; write a whole number from 0 to 100"),
+    "negative retries": ("retries", "-1", "'-1' is not a number of retries; write a whole number from 0 to 100"),
+    "too many retries": ("retries", "101", "'101' is not a number of retries; write a whole number from 0 to 100"),
+    "digits of another script": ("retries", "٣", "'٣' is not a number of retries; write a whole number from 0 to 100"),
 }
 
 

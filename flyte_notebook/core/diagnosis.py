@@ -258,7 +258,7 @@ def _stopped(job: Job, report: WorkerReport) -> _Verdict:
 
 def _never_fits(job: Job, report: WorkerReport) -> _Verdict:
     needed = "" if job.limits.memory_bytes is None else f" {format_memory(job.limits.memory_bytes)}"
-    headline = report.tripped_detail or f"needs{needed or ' more memory'}, which this machine can never give it"
+    headline = report.tripped_detail or f"needs{needed or ' more memory'}, which is more than this machine has"
     return _Verdict(
         error=UnschedulableError(f"Action {job.action} cannot be scheduled: {headline}", job.worker),
         reason="never_fits",
@@ -296,7 +296,7 @@ def _raised(job: Job, report: WorkerReport, raised: Raised, original: BaseExcept
 def _refused_headline(refused: RefusedAllocation, message: str, raised: str) -> str:
     """Distinguish a refused allocation from a kill for memory; name the requested size."""
     if refused.by_hand:
-        return f"{raised}, by code of its own; this is not an OOM kill"
+        return f"{raised}; the code raised it, so this is not an OOM kill"
     size = "(size not known)"
     if refused.size_bytes is not None:
         size = f"of {'' if refused.exact else 'about '}{format_memory(refused.size_bytes)}"

@@ -97,7 +97,7 @@ def _cpu(text: str, machine: Machine) -> float:
 def _retries(text: str) -> int:
     digits = len(text.lstrip("0"))  # Python refuses to read numbers of thousands of digits
     if not text.isascii() or not text.isdigit() or digits > len(str(MOST_RETRIES)) or int(text) > MOST_RETRIES:
-        raise UnitError(f"{text[:40]!r} is no number of retries; write a whole number from 0 to {MOST_RETRIES}")
+        raise UnitError(f"{text[:40]!r} is not a number of retries; write a whole number from 0 to {MOST_RETRIES}")
     return int(text)
 
 

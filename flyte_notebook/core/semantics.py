@@ -68,8 +68,8 @@ def misread_on_cluster(error: BaseException) -> str:
     for letters, name in _BY_LETTERS:
         if letters in (code.upper() if letters == "OOM" else code):
             return (
-                f"a cluster's client reads {letters!r} in the name {code} and raises {name}; here facts decide, and it "
-                "stays RuntimeUserError: choose another name for the exception"
+                f"a cluster takes {code} for {name}, because of {letters!r} in its name; here it stays "
+                "RuntimeUserError: choose another name for the exception"
             )
     return ""
 

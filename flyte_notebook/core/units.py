@@ -190,7 +190,7 @@ def _fraction(digits: str) -> Fraction:
 
 def _checked_bytes(memory_bytes: int, given: object) -> int:
     if memory_bytes <= 0:
-        raise UnitError(f"{_shown(given)} is no memory at all; write more than zero, for example 250Mi")
+        raise UnitError(f"{_shown(given)} means no memory; write more than zero, for example 250Mi")
     if memory_bytes > LARGEST_BYTES:
         raise UnitError(f"{_shown(given)} is more memory than can be counted (8Ei); write less, for example 250Mi")
     return memory_bytes
@@ -204,7 +204,7 @@ def _checked_cores(cores: float, given: object) -> float:
 
 def _checked_seconds(seconds: float, given: object) -> float:
     if seconds <= 0:
-        raise UnitError(f"{_shown(given)} is no time at all; write more than zero, for example 30s")
+        raise UnitError(f"{_shown(given)} means no time; write more than zero, for example 30s")
     if seconds > LONGEST_S:
         most = f"{LONGEST_S:.0f} s, about 31 years"
         raise UnitError(f"{_shown(given)} is more than {most}; write less, for example 1h30m")

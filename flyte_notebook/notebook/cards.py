@@ -121,7 +121,7 @@ class Cards:
             if len(self._live) > LIVE_CARDS:
                 too_many = [self._live.pop(key) for key in idle[: len(self._live) - LIVE_CARDS]]
         for one in too_many:
-            one.end(f"the {LIVE_CARDS} newest cards have a form; to run this one again, change its cell and run that")
+            one.end(f"the {LIVE_CARDS} newest cards have a form; to run this one again, run its cell")
         if closed:
             self.close()
 

@@ -165,7 +165,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(name="--cache", field="cache", metavar="auto|disable", choices=("auto", "disable"),
            meaning="the SDK's cache"),
     Option(name="--max-inline-io", field="max_inline_io_bytes", metavar="10Mi", parse=parse_memory,
-           typical=("1Mi", "10Mi", "100Mi"), meaning="most that inputs and outputs may weigh (max_inline_io_bytes)"),
+           typical=("1Mi", "10Mi", "100Mi"), meaning="largest size of inputs and outputs (max_inline_io_bytes)"),
     Option(name="--no-raise", field="no_raise", meaning="show a failure and go on; it is kept in _"),
     Option(name="--quiet", field="quiet", meaning="no live line while it runs"),
     Option(name="--on-oom", field="on_oom", metavar=EXAMPLE, parse=parse_growth,

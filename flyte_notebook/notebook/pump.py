@@ -192,7 +192,7 @@ def finding(reason: str) -> Finding:
         return Finding(subject="stop button", holds="works while a cell is running", detail="like other buttons")
     return Finding(
         subject="stop button",
-        holds="heard only between cells; interrupt the kernel (■) to stop what runs",
+        holds="works only between cells; interrupt the kernel (■) to stop what runs",
         detail=reason,
     )
 

@@ -119,9 +119,9 @@ class Rerun:
         if not self.started:
             raise NoRerunError("nothing was started, so there is nothing to run again; correct the cell and run it")
         if enforcement.current() is not self._session:
-            raise NoRerunError("the extension was unloaded since; run the cell again")
+            raise NoRerunError("the extension was unloaded; run the cell again")
         if self._job is None and not self.lands:
-            raise NoRerunError("what this attempt was given is not kept any more; run its cell again")
+            raise NoRerunError("the inputs of this attempt are not kept any more; run its cell again")
 
     @property
     def _job(self) -> Job | None:

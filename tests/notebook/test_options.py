@@ -189,7 +189,7 @@ def test_bad_input_gets_one_line_that_names_it_and_shows_what_is_right(line: str
         ("--memory 250MB", "--memory: 250MB is not a quantity; write 250M (10^6) or 250Mi (2^20)"),
         ("--memory", "--memory needs a value, for example --memory 250Mi"),
         ("--cpu 0", "--cpu: 0 is less than a thousandth of a core; write "),
-        ("--timeout 0", "--timeout: 0 is no time at all; write more than zero, for example 30s"),
+        ("--timeout 0", "--timeout: 0 means no time; write more than zero, for example 30s"),
         ("--retries many", "--retries: many is not a number of retries; write 0, 1, 2, ..."),
         ("-o 1x", "--outputs: '1x' is not a Python name; write for example --outputs x,y"),
         ("--cache yes", "--cache: 'yes' is not one of auto, disable; write --cache auto"),

@@ -216,6 +216,6 @@ def _because(task: TaskFit) -> str:
         return f", because its peak differs from run to run, from {low} to {high}"
     refused = any(measure.ended in {"memory", "time"} for measure in task.measures)
     if task.cached:
-        files = ", because it reads files, and page cache hides what counts"
-        return f"{files}: the first edge did not hold" if refused else files
-    return ", because the first edge did not hold" if refused else ""
+        files = ", because it reads files, and the file cache hides its peak"
+        return f"{files}: the first limit was too small" if refused else files
+    return ", because the first limit was too small" if refused else ""

@@ -108,11 +108,13 @@ def _after_a_pass(passed: Sequence[Measure], refused: Sequence[int], room_bytes:
         return Step(limit_bytes=room_bytes, why="with room again: the peak differs from run to run")
     if high - max(low, counted) <= tolerance(high) or high <= at_edge:
         settled = not cached or sum(measure.limit_bytes == high for measure in passed) >= CONFIRMATIONS
-        again = "" if settled else "at the edge again: it reads files, and chance has a part in it"
+        again = "" if settled else "the same limit again: the task reads files, so results vary"
         return Step(limit_bytes=high, settled=settled, why=again)
     if low < at_edge:
-        return Step(limit_bytes=min(at_edge, high), why="at the edge")
-    return Step(limit_bytes=_above(low, high, passed, climbs=len(refused)), why="further up: the edge did not hold")
+        return Step(limit_bytes=min(at_edge, high), why="just above the peak")
+    return Step(
+        limit_bytes=_above(low, high, passed, climbs=len(refused)), why="higher: the limit before was too small"
+    )
 
 
 def _above(low: int, high: int, passed: Sequence[Measure], *, climbs: int) -> int:

@@ -246,7 +246,7 @@ def _notes(sweep: Sweep) -> Iterator[str]:
     if any((point.peak_bytes or 0) - (point.counted_bytes or 0) > 1 << 20 for point in sweep.points):
         yield "Peaks leave out the file cache, which the system can free."
     if sweep.enforced and not sweep.enforced.startswith("kernel"):
-        yield f"Limits are {sweep.enforced} here, so the edge is no sharper than that."
+        yield f"Limits are {sweep.enforced} here, so the result is no more exact than that."
 
 
 def _trend_notes(line: Trend, name: str) -> Iterator[str]:

@@ -177,13 +177,13 @@ def _others(task: TaskFit) -> str:
 def _notes(fit: Fit) -> Iterator[str]:
     task = fit.task
     if any(one.cached for one in fit.tasks):
-        yield f"Page cache is not counted: the kernel drops it before it kills. {_slower(fit)}"
+        yield f"The file cache is not counted, because the system can free it. {_slower(fit)}"
     if task.varies and task.memory_bytes is not None:
         low, high = map(format_memory, task.peaks)
         passed = sum(measure.ended == "passed" for measure in task.measures)
         yield f"Its memory depends on chance: {passed} peaks from {low} to {high}; another run may need more."
     if not fit.enforced.startswith("kernel"):
-        yield f"Limits are {fit.enforced} here, so the edge is no sharper than that."
+        yield f"Limits are {fit.enforced} here, so the result is no more exact than that."
     lines = [one for one in fit.tasks[1:] if one.line]
     for one in lines[:MAX_TASKS]:
         yield f"{one.task_name}: `{one.line}`"
@@ -191,7 +191,7 @@ def _notes(fit: Fit) -> Iterator[str]:
 
 def _slower(fit: Fit) -> str:
     """Return the effect of a tight limit on a task that reads files."""
-    said = "Near the limit files are read again"
+    said = "Near the limit, files are read again"
     passed = [run for run in fit.runs if run.measures.get(fit.task_name, _NOTHING).ended == "passed"]
     if len(passed) < 2:  # noqa: PLR2004 - two to compare
         return f"{said}."

@@ -19,7 +19,7 @@ WIDTH: Final = 88
 _CLASS: Final = "flyte-notebook-explanation"
 _CHARACTERS: Final = 4_000
 _LABELS: Final = 10
-_KINDS: Final = {"any": "depends on whoever raises it", "none": "none: it is not of Flyte's tree"}
+_KINDS: Final = {"any": "depends on whoever raises it", "none": "none: it is not a Flyte error"}
 # The look of a card, but without the edge of a failure, and with the complete program.
 _STYLE: Final = style_of(_CLASS) + (
     f".{_CLASS}{{--fnb-bad:var(--fnb-used)}}\n.{_CLASS} .fnb-body pre{{max-height:none}}\n"
