@@ -223,6 +223,8 @@ def test_the_first_answer_stands(held: Held) -> None:
         "Replace `size`?", [("Replace", lambda: answers.append("yes")), ("Keep", lambda: answers.append("no"))]
     )
     assert "Replace <code>size</code>?" in held.text
+    parts = list(held.parts())
+    assert "The rest." in parts[-1].value, "the answers are above the rest of the card"
     held.part("Keep").click()
     held.part("Replace").click()
     held.part("Keep").click()

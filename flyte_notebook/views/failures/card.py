@@ -305,7 +305,8 @@ class OverrideForm:
             buttons.append(button)
         self._button.description = "Rerun"
         self.say(question)
-        self._box.children = (*self._box.children, self._widgets.Box(buttons))
+        *form, rest = self._box.children
+        self._box.children = (*form, self._widgets.Box(buttons), rest)
 
     def finish(self, words: str) -> None:
         """Keep only a last sentence.
