@@ -270,7 +270,7 @@ def _never_fits(job: Job, report: WorkerReport) -> _Verdict:
 def _raised(job: Job, report: WorkerReport, raised: Raised, original: BaseException) -> _Verdict:
     """Decide on an exception of user code: `arriving` says for ``flyte.errors``, any other is a user error."""
     what = f"{raised.type_name}: {raised.message}" if raised.message else raised.type_name
-    headline = f"raised {_one_line(what)}"
+    headline = f"raised {_one_line(what).rstrip('.')}"
     code, message = raised.type_name, raised.message
     error: Exception | None = None
     if raised.fields is not None and isinstance(original, CustomError):

@@ -22,7 +22,7 @@ _OF_ENVIRONMENTS = frozenset({"memory", "cpu", "gpu", "disk", "shm", "cache"})
 _NOT_FOR_ALL_CELLS = frozenset({"--sweep", "--yes", "--inputs", "--outputs", "--background"})
 
 
-class Default(TraitType):  # type: ignore[type-arg]  # generic in newer versions of traitlets only
+class OptionValue(TraitType):  # type: ignore[type-arg]  # generic in newer versions of traitlets only
     """The default of one option: its value as it is written in a cell, or ``None``; for a flag also ``True``."""
 
     def __init__(self, option: Option) -> None:
@@ -48,7 +48,7 @@ class Default(TraitType):  # type: ignore[type-arg]  # generic in newer versions
 
 
 TRAITS = {
-    option.name.removeprefix("--").replace("-", "_"): Default(option)
+    option.name.removeprefix("--").replace("-", "_"): OptionValue(option)
     for option in OPTIONS
     if option.missing is None and option.name not in _NOT_FOR_ALL_CELLS
 }

@@ -22,7 +22,7 @@ from flyte_notebook.core.bound import monotonic_s, unique
 from flyte_notebook.core.outcome import Success
 from flyte_notebook.core.reliance import losses
 from flyte_notebook.history import Rerun, SweepPoint
-from flyte_notebook.notebook import relies
+from flyte_notebook.notebook import output, relies
 from flyte_notebook.notebook.output import KernelSink
 from flyte_notebook.views.history import live
 
@@ -72,10 +72,8 @@ class _Cell:
     sink: KernelSink
     context: contextvars.Context
     display_id: str = field(default_factory=unique)
-    sinks: list[KernelSink] = field(default_factory=list)
-    """Those of the runs since the line was shown, and of the runs before."""
     written: int = 0
-    """How many texts these had written when the line was shown."""
+    """How many texts had been written to it when the line was shown."""
     began_s: dict[str, float] = field(default_factory=dict)
     """The runs that are not over, by name."""
     busy_since_s: float = 0.0
@@ -121,7 +119,6 @@ class LiveLines:
                 if not cell.began_s and now_s - cell.idle_since_s > LINGER_S:
                     cell.busy_since_s = now_s
                 cell.began_s[run.name] = now_s
-                cell.sinks = [*cell.sinks[-KEPT_CELLS:], sink]
                 sink.before_bar = functools.partial(self._hurry, cell)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._keep_up, name="flyte-notebook-live", daemon=True)
@@ -224,7 +221,7 @@ class LiveLines:
         _in(cell, lambda: line.update(found, stopping=cell.stopping))
         if cell.line is None:
             cell.line = line
-            cell.written = sum(sink.written for sink in cell.sinks)
+            cell.written = output.written.setdefault(cell.sink.cell, 0)
             self._show(cell, line.show_bundle())
 
     def _clicked(self, cell: _Cell) -> None:
@@ -245,7 +242,7 @@ class LiveLines:
         if line is None:
             return
         self.told.update(run.name for run in cell.ended)
-        if cell.ended and sum(sink.written for sink in cell.sinks) != cell.written:
+        if output.written.pop(cell.sink.cell, 0) != cell.written and cell.ended:
             # Below the output of the runs: above it, a warning would seem to follow the success.
             self._show(cell, {"text/html": "", "text/plain": ""})
             cell.display_id, cell.displayed = unique(), False

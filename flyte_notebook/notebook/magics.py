@@ -41,14 +41,14 @@ COMPLETIONS = {
 """The words that may follow ``%flyte``, and those that may follow a sub-command."""
 
 
-class _Defaults(Magics):
+class CellDefaults(Magics):
     """The defaults of a cell's options, each a trait that ``%config`` lists and sets."""
 
     locals().update(defaults.TRAITS)
 
 
 @magics_class
-class FlyteTaskMagics(_Defaults):
+class FlyteTaskMagics(CellDefaults):
     """Defaults for the options of ``%%flyte_task``; an option in a cell overrides them.
 
     ``silenced`` counts the loop's silenced polling errors.
@@ -110,7 +110,7 @@ class FlyteTaskMagics(_Defaults):
         """
         command = line.strip()
         if not command:
-            return Text(inspect.getdoc(type(self).flyte) or "")
+            return Text((inspect.getdoc(type(self).flyte) or "").replace("``", ""))
         if command == "doctor":
             return capabilities.examine(silenced_polling_errors=self._silenced())
         word, _, rest = command.partition(" ")

@@ -348,7 +348,8 @@ def _value(option: Option, attached: str | None, words: list[str]) -> object:
     except SweepError as error:
         raise _usage(f"{option.name}: {error}") from None
     except (UnitError, ValueError) as error:
-        example = "" if option.example in str(error) else f"; write for example {option.right}"
+        write = ", for" if "write " in str(error) else "; write for"
+        example = "" if option.example in str(error) else f"{write} example {option.right}"
         raise _usage(f"{option.name}: {error}{example}") from None
 
 

@@ -18,6 +18,10 @@ from typing import Any, Literal, Protocol, TextIO
 Stream = Literal["stdout", "stderr"]
 
 
+written: dict[str, int] = {}
+"""How many texts were written to a cell, by `KernelSink.cell`: of those that have an entry."""
+
+
 class Sink(Protocol):
     """The target of one cell's output. Every method may be called from any thread."""
 
@@ -39,12 +43,9 @@ class StreamSink:
         # The streams of a notebook get their cell from the context; only one thread at a time can enter a context.
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
-        self.written = 0
-        """How many texts were written so far."""
 
     def write(self, stream: Stream, text: str) -> None:
         """Append text to standard output or standard error."""
-        self.written += 1
         try:
             self._to_stream(self._streams[stream], "write", text)
         except UnicodeEncodeError as error:  # a terminal with another encoding; a notebook accepts all text
@@ -105,6 +106,8 @@ class KernelSink(StreamSink):
 
     def write(self, stream: Stream, text: str) -> None:
         """Append text to standard output or standard error."""
+        if self.cell in written:
+            written[self.cell] += 1
         before, self.before_bar = (self.before_bar, None) if "\r" in text else (None, self.before_bar)
         if before is not None:
             before()
