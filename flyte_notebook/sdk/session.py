@@ -317,7 +317,7 @@ class Session:
         try:
             states = self.generators.pop(call["action"].run_name, None)
             job = tasks.job_for(call, self.engine.directory.path, root=True, generators=states)
-            run = self.history.find(job.run)
+            run = None if self.history.last_failure is None else self.history.find(job.run)
             killed_bytes = () if run is None else self.history.killed_bytes(run)
             job = replace(job, semantics=self.semantics, system_retries=self.system_retries, killed_bytes=killed_bytes)
             tasks.check_inline_size(call["task"], call["inputs"].proto_inputs.literals, "input")
