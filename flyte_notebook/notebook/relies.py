@@ -145,7 +145,7 @@ _ENTRIES: Final = (
     Reliance(
         key=WIDGETS,
         library="ipywidgets",
-        behaviour="it loads, and its widgets have a model that a front end shows",
+        behaviour="it loads, its widgets have a model that a front end shows, and a field sends `submit` for Enter",
         lost="the form of a card, and the live line with its Stop button",
         where="first use",
     ),
