@@ -97,7 +97,9 @@ def test_an_error_that_code_raised_is_not_explained_away() -> None:
     """A MemoryError raised by hand says what it says, and keeps the name of its class."""
     error = error_of(asks, "by hand", 0)
     assert ("TooLargeError", "more than I want") == (error.code, str(error))
-    assert error.failure.headline.startswith("raised TooLargeError: more than I want, by code of its own; this is not")
+    assert error.failure.headline.startswith(
+        "raised TooLargeError: more than I want; the code raised it, so this is not"
+    )
 
 
 @pytest.mark.usefixtures("session")

@@ -273,7 +273,7 @@ def test_a_handle_holds_no_inputs(kernel: Kernel) -> None:
 def test_it_is_offered_and_explained(kernel: Kernel) -> None:
     """Tab offers the option, and the help says what the handle has."""
     assert "--background" in kernel.complete("%%flyte_task --ba")
-    text = kernel.paged("%%flyte_task?")
+    text = " ".join(kernel.paged("%%flyte_task?").split())
     assert "--background" in text
     assert ".wait(), await, .stop(), .result" in text
     assert "An interrupt" in kernel.paged("import flyte_notebook.notebook.background as b\n?b.BackgroundRun")

@@ -39,4 +39,4 @@ def test_what_is_no_number_gets_one_line(kernel: Kernel) -> None:
     )
     assert kernel.run("%flyte system_retries").result.startswith("0: ")
     assert "2" in kernel.complete("%flyte system_retries ")
-    assert "%flyte system_retries" in kernel.paged("%%flyte_task?")
+    assert "%flyte system_retries" in " ".join(kernel.paged("%%flyte_task?").split())

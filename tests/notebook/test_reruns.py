@@ -407,7 +407,7 @@ BAD_LINES = {
     "--memory 6OOMi": "%flyte rerun: --memory: 6OOMi is not a memory quantity",
     "--memory 1Ki": "%flyte rerun: 1Ki is less than Python and Flyte need",
     "--memory 1Ei": "%flyte rerun: 1Ei is more than this machine has",
-    "--retries 500": "%flyte rerun: '500' is no number of retries",
+    "--retries 500": "%flyte rerun: '500' is not a number of retries",
     "--quiet": "%flyte rerun: a rerun changes --memory, --cpu, --timeout and --retries only",
     "1Gi": "%flyte rerun: NAME: '1Gi' is not a Python name; write --memory 1Gi",
 }

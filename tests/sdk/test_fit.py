@@ -158,7 +158,7 @@ def test_page_cache_does_not_raise_the_limit(tmp_path: Path) -> None:
     assert (found.task.peak_bytes or 0) > 200 * MI
     assert found.memory_bytes is not None
     assert 98 * MI < found.memory_bytes < 125 * MI
-    assert "Page cache is not counted" in str(found)
+    assert "The file cache is not counted" in str(found)
 
 
 def test_every_task_of_a_nested_run_is_fitted_at_once(session: Session) -> None:
