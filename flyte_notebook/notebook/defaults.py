@@ -66,6 +66,8 @@ def filled(said: CellOptions, owner: Any) -> CellOptions:
         unsaid.pop("memory_bytes", None)
     if said.fit or said.sweeps or said.background:
         unsaid.pop("on_oom", None)  # these decide about the limit themselves
+    if not unsaid:
+        return said
     parse = {trait.option.field: trait.option.parse for trait in TRAITS.values()}
     values: dict[str, Any] = {field: True if value is True else parse[field](value) for field, value in unsaid.items()}
     return replace(said, **values)
