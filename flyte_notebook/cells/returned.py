@@ -249,8 +249,8 @@ def _notes(outcome: CellOutcome) -> Iterator[str]:
     named = [kept for kept in large if kept.name != RESULT]
     if named:
         what = ", ".join(f"`{kept.name}`{_size(kept)}" for kept in named)
-        was, it = ("was", "it is") if len(named) == 1 else ("were", "they are")
-        them, option = it.partition(" ")[0].replace("they", "them"), ",".join(kept.name for kept in named)
+        was, it, them = ("was", "it is", "it") if len(named) == 1 else ("were", "they are", "them")
+        option = ",".join(kept.name for kept in named)
         yield f"{what} {was} not copied back because {it} over 64 MiB. To get {them}, add `-o {option}`"
     elif large:
         yield f"the last value{_size(large[0])} was not copied back because it is over 64 MiB"

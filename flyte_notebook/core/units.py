@@ -122,11 +122,14 @@ def quantity_memory(memory_bytes: int) -> str:
     return min(reversed(spellings), key=len) if memory_bytes else "0"
 
 
-def too_little(text: str, needed_bytes: int) -> str:
-    """Return the sentence for a memory limit, as it was typed, that is less than an empty worker needs."""
+def too_little(text: str, needed_bytes: int, write: str = "128Mi") -> str:
+    """Return the sentences for a memory limit, as it was typed, that is less than an empty worker needs.
+
+    ``write`` is what could be written instead.
+    """
     if text.isdecimal() and int(text) <= _A_FEW_BYTES:
         return f"{text} means {text} bytes. Did you mean {text}Mi?"
-    return f"{text} is less than Python and Flyte need ({format_memory(needed_bytes)}). Write for example 128Mi."
+    return f"{text} is less than Python and Flyte need ({format_memory(needed_bytes)}). Write for example {write}."
 
 
 def format_cpu(cores: float) -> str:

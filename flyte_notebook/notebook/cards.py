@@ -241,7 +241,6 @@ class Card:
 
     def _click(self, override: Override, today: bool) -> Click:  # noqa: FBT001 - the form's two arguments
         rerun = self._rerun
-        rerun.today = False
         then = rerun.inputs_words
         rerun.today = today and bool(then)
         words = "with today's inputs" if rerun.today else then

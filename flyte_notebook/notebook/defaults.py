@@ -60,12 +60,13 @@ def filled(said: CellOptions, owner: Any) -> CellOptions:
         trait.option.field: value
         for name, trait in TRAITS.items()
         if (value := getattr(owner, name)) is not None and not (said.env and name in _OF_ENVIRONMENTS)
-        if getattr(said, trait.option.field) in {None, False}
+        if (given := getattr(said, trait.option.field)) is None or given is False  # not 0, which a cell may write
     }
     if said.fit or said.memory_range is not None:
         unsaid.pop("memory_bytes", None)
-    if said.fit or said.sweeps or said.background:
-        unsaid.pop("on_oom", None)  # these decide about the limit themselves
+    limited = said.env is not None or said.memory_bytes is not None or "memory_bytes" in unsaid
+    if said.fit or said.sweeps or said.background or not limited:
+        unsaid.pop("on_oom", None)  # the first three decide about the limit themselves
     if not unsaid:
         return said
     parse = {trait.option.field: trait.option.parse for trait in TRAITS.values()}

@@ -94,9 +94,7 @@ class Sweeping(Experiment):
                 f"write for example {sweeping.example(up_to_bytes=capacity)}"
             )
         if limits[-1] < needed:
-            raise SweepError(
-                f"{too_little(quantity_memory(limits[-1]), needed)} Write for example {sweeping.example()}"
-            )
+            raise SweepError(too_little(quantity_memory(limits[-1]), needed, sweeping.example()))
 
     def stop(self) -> None:
         """Stop the sweep; returns at once. It ends with ActionAbortedError. Thread-safe."""

@@ -137,9 +137,9 @@ def codes(failure: Failure) -> str:
 def memory_words(failure: Failure) -> str:
     """Return peak against limit as text, and what Python and Flyte use of it."""
     trace, limit_bytes = failure.report.trace, failure.limits.memory_bytes
-    limit = ", no limit" if limit_bytes is None else f" of {format_memory(limit_bytes)}"
     if trace.peak_bytes is None:
-        return f"Peak not measured{limit.replace(' of', ', limit')}."
+        return f"Peak not measured, {'no limit' if limit_bytes is None else f'limit {format_memory(limit_bytes)}'}."
+    limit = ", no limit" if limit_bytes is None else f" of {format_memory(limit_bytes)}"
     exact = "" if trace.peak_source != "samples" else "at least "
     base = (
         "" if trace.baseline_bytes is None else f" Python and Flyte use {format_memory(trace.baseline_bytes)} of that."

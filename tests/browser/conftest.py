@@ -45,10 +45,12 @@ READY = f"""(name) => {{
     return panel?.context?.path === name && panel.context.isReady && panel.sessionContext.isReady
         && panel.sessionContext.session?.kernel?.status === "idle" && panel.content.widgets.length > 0;
 }}"""
+# Outputs of an earlier run are removed first: what a test finds, and types into, is of this run.
 RUN = f"""async (index) => {{
     const notebook = {CURRENT}.content;
     notebook.activeCellIndex = index;
     await notebook.scrollToItem(index, "start");
+    notebook.widgets[index].model.outputs?.clear();
     await window.jupyterapp.commands.execute("notebook:run-cell").catch(() => null);
 }}"""
 SHOW = f"async (index) => {{ await {CURRENT}.content.scrollToItem(index, 'start'); }}"

@@ -87,6 +87,7 @@ def test_enter_reruns_and_what_passed_is_the_title(failed: Notebook, pictures: P
     memory.focus()
     memory.fill("600Mi")
     expect(_form(failed)).to_contain_text('memory="600Mi"')
+    expect(memory).to_have_value("600Mi")
     memory.press("Enter")
     card = failed.cell(1).locator(".flyte-notebook-card")
     expect(card.locator("h3")).to_contain_text("Passed with 600Mi")
@@ -133,10 +134,10 @@ def test_the_letters_of_a_chart_can_be_read_at_any_width(failed: Notebook, pictu
     """In a window of 700 pixels with the file browser open as in a wide one: one picture, with letters large enough."""
     for width in (700, 1000, 1400):
         failed.page.set_viewport_size({"width": width, "height": 800})
-        shown = [image for image in _form(failed).locator("img.fnb-chart").all() if image.is_visible()]
-        assert 1 == len(shown), width
-        assert shown[0].evaluate(LETTERS) >= SMALLEST_TEXT, width
-        pictures.take(shown[0], f"chart_at_{width}_light")
+        shown = _form(failed).locator("img.fnb-chart").filter(visible=True)
+        expect(shown).to_have_count(1)
+        assert shown.evaluate(LETTERS) >= SMALLEST_TEXT, width
+        pictures.take(shown, f"chart_at_{width}_light")
     failed.page.set_viewport_size({"width": 1400, "height": 1400})
     failed.page.evaluate("document.body.style.zoom = 1.5")
     pictures.take(failed.cell(1), "card_at_150_percent_light")

@@ -57,6 +57,24 @@ def test_an_environment_counts_more_than_a_default(config: Kernel) -> None:
     assert (200 * MI, None) == config.value(LIMITS)
 
 
+def test_a_cell_may_write_nought(config: Kernel) -> None:
+    """``--retries 0`` is an option like any other, not one that was left out."""
+    config.run("%config FlyteTaskMagics.retries = 2").ok()
+    config.run("%%flyte_task --no-raise --retries 0\n1 / 0").ok()
+    assert config.value("len(fn.last_run.actions[0].attempts)") == 1
+    config.run("%%flyte_task --no-raise\n1 / 0").ok()
+    assert config.value("len(fn.last_run.actions[0].attempts)") == 3
+
+
+def test_a_default_for_kills_needs_a_limit(config: Kernel) -> None:
+    """``on_oom`` raises a limit: it is no default of a cell that has none, and one of a cell that has."""
+    config.run('%config FlyteTaskMagics.on_oom = "x2:1Gi"').ok()
+    config.run("%%flyte_task\n1").ok()
+    assert config.value(LIMITS) == (None, None)
+    config.run("%%flyte_task --memory 200Mi\nlen(bytearray(300 << 20))").ok()
+    assert config.value(LIMITS) == (400 * MI, None)
+
+
 def test_a_flag_holds_for_every_cell(config: Kernel) -> None:
     """With ``no_raise`` a failure is shown, and the next cell runs."""
     config.run("%config FlyteTaskMagics.no_raise = True").ok()

@@ -96,11 +96,9 @@ def fit_html(fit: Fit) -> str:
         table(("run", *_RUN_HEAD), [(str(run.number), *_run_cells(fit, run)) for run in fit.runs], "The runs"),
     ]
     if fit.line:
-        parts.append(
-            f"<div><h4>Keep</h4>{code_block(fit.line)}<p>{with_code(_in_a_cell(fit.task))}</p><p>{escape(_sum(fit.task))}</p></div>"
-        )
-    said = _notes(fit)
-    parts += [f'<p class="fnb-soft">{with_code(sentence)}</p>' for sentence in said]
+        where, how = with_code(_in_a_cell(fit.task)), escape(_sum(fit.task))
+        parts.append(f"<div><h4>Keep</h4>{code_block(fit.line)}<p>{where}</p><p>{how}</p></div>")
+    parts += [f'<p class="fnb-soft">{with_code(note)}</p>' for note in _notes(fit)]
     parts.append(folded("Other tools' rules would give", _others(fit.task)))
     body = "\n".join(part for part in parts if part)
     attributes = f' data-verdict="{fit.verdict}" data-memory="{fit.memory or ""}"'

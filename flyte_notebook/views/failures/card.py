@@ -120,7 +120,7 @@ class Click:
 class OverrideForm:
     """The widgets of one form. Every method may be called from any thread.
 
-    ``check(texts)`` parses the fields. ``click(override, today=...)`` returns the effect of a click, with the inputs of
+    ``check(texts)`` parses the fields. ``click(override, today)`` returns the effect of a click, with the inputs of
     today or of then. ``on_rerun(override)`` is called by a click, in the kernel's main thread: it must return at once.
     """
 
@@ -192,7 +192,6 @@ class OverrideForm:
         fields = widgets.Box([widgets.VBox([self._fields[name], self._problems[name]]) for name in LABELS])
         fields.add_class("fnb-fields")
         self._rest = widgets.HTML(_rest_html(self._data))
-        self._rest.add_class("fnb-rest-of-card")
         children = [
             widgets.HTML(_TITLE),
             fields,
