@@ -233,6 +233,10 @@ def init_keeps_less(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_initialize, "_get_init_config", lambda: types.SimpleNamespace(org=before().org))
 
 
+def each_asks_for_itself(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(_initialize, "requires_initialization", lambda function: function)
+
+
 def the_class_of_runs_is_elsewhere(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(importlib.util, "find_spec", lambda _name: None)
 
@@ -332,6 +336,7 @@ BREAKS: dict[str, Break] = {
     "background loop": the_loop_cannot_be_stopped,
     "claimed loops": loops_are_configured_each_time,
     "settings of init": init_keeps_less,
+    "asking for init": each_asks_for_itself,
     "reports": reports_are_always_shown,
     "checkpoints": nothing_is_staged,
     "entry points": packages_are_looked_through_each_time,

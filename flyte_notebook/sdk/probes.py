@@ -207,9 +207,12 @@ def settings_are_known() -> None:
         missing = [name for name in initialization.FIELDS if name not in found]
         expect(not missing, f"flyte.init keeps no {', '.join(missing)}")
         initialization.replay(found)
-        expect(initialization.asks_whether_initialized(), "the SDK asks otherwise whether it is initialised")
     finally:
         flyte.init()
+
+
+def init_is_asked_for() -> None:
+    expect(initialization.asks_whether_initialized(), "the SDK asks otherwise whether it is initialised")
 
 
 def loops_are_claimed() -> None:

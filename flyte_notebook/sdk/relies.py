@@ -165,10 +165,17 @@ ENTRIES: Final = (
     ),
     _of_the_sdk(
         key="settings of init",
-        behaviour="`_get_init_config` returns what `flyte.init` was given; what needs it asks `is_initialized`",
-        lost="settings of `flyte.init` in tasks, `File.from_local` without it, and the endpoint in errors of a cluster",
-        names=("_initialize", "_get_init_config", "is_initialized", "requires_initialization"),
+        behaviour="`_get_init_config` returns what `flyte.init` was given",
+        lost="settings of `flyte.init` in tasks, and the endpoint in errors of a cluster",
+        names=("_initialize", "_get_init_config"),
         probe=probes.settings_are_known,
+    ),
+    _of_the_sdk(
+        key="asking for init",
+        behaviour="what needs the SDK initialised asks `is_initialized` of its module",
+        lost="`File.from_local` in tasks without `flyte.init`",
+        names=("is_initialized", "requires_initialization"),
+        probe=probes.init_is_asked_for,
     ),
     _of_the_sdk(
         key="reports",
