@@ -166,6 +166,11 @@ class Run:
             if isinstance(attempt.outcome, Failure) and attempt.outcome.worker == attempt.worker
         }
 
+    @property
+    def has_tree(self) -> bool:
+        """Whether its cell shows it as a tree: an attempt failed, and no experiment or later run shows that."""
+        return bool(self.failed_workers) and not self.background and not isinstance(self.purpose, FitTrial | Grown)
+
     def failure_of(self, worker: str) -> Failure | None:
         """Return the failure of the attempt with that worker name, ``None`` if it is not one of this run's."""
         found = self.attempt(worker)

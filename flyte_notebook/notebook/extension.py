@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyte_notebook import capabilities, catalogue
 from flyte_notebook.core.reliance import losses
-from flyte_notebook.history import FitTrial, Grown
+from flyte_notebook.history import Grown
 from flyte_notebook.notebook import completion, interrupts, loop, output, pump, relies, run_values, uncaught
 from flyte_notebook.notebook.background import BackgroundRuns
 from flyte_notebook.notebook.cards import Cards, warm
@@ -179,9 +179,8 @@ class Extension:
         shown = self._cards.shown if self._cards is not None else set()
         new = [run for run in enforcement.history if run.name not in self._ran_before]
         grown = {run.purpose.of for run in new if isinstance(run.purpose, Grown)}
-        ran = [run for run in new if not run.background and not isinstance(run.purpose, FitTrial | Grown)]
-        ran = [run for run in ran if not any(run.attempt(worker) for worker in grown)]  # shown with those
-        untold = [run for run in ran if run.failed_workers - shown and not run.failed_workers & shown]
+        ran = [run for run in new if run.has_tree and not any(map(run.attempt, grown))]  # shown with those
+        untold = [run for run in ran if not run.failed_workers & shown]
         for run in untold[-MOST_TREES:]:
             self._shell.display_pub.publish(data=tree.run_bundle(run), metadata={})
         if len(untold) > MOST_TREES:

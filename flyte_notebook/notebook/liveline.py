@@ -134,7 +134,7 @@ class LiveLines:
             now_s = monotonic_s()
             took_s = now_s - cell.began_s.pop(run.name)
             of_card = isinstance(run.purpose, Rerun) and run.background  # the card says that it passed
-            if _succeeded(run) and not of_card and (cell.displayed or took_s >= SHOWN_AFTER_S):
+            if _succeeded(run) and not of_card and not run.has_tree and (cell.displayed or took_s >= SHOWN_AFTER_S):
                 cell.ended.append(run)
                 cell.ended_count += 1
             if not cell.began_s:

@@ -35,7 +35,7 @@ def recovered() -> Run:
 def test_a_run_is_a_tree() -> None:
     """Children stand below their parent with every attempt, peak against limit, and why it failed."""
     lines = run_text(recovered()).split("\n")
-    assert "parent · run run · succeeded" == lines[0]
+    assert "parent · run run · succeeded · 1.5 s" == lines[0]
     assert "  ✓ parent · 1.5 s · 100 MiB of 250 MiB" == lines[1]
     assert lines[2].startswith("    ✗ oomer (attempt 1) · 1.5 s · 100 MiB of 250 MiB · OOMError: ran out of memory")
     assert "    ✓ oomer (attempt 2) · 1.5 s · 100 MiB of 250 MiB" == lines[3]
@@ -48,7 +48,7 @@ def test_a_parent_that_let_an_error_through_does_not_repeat_it() -> None:
     run.actions[0].attempts[:] = [attempt(OOM, worker="run-a0-0")]
     run.failure = OOM
     lines = run_text(run).split("\n")
-    assert "parent · run run · OOMError" == lines[0]
+    assert "parent · run run · OOMError · 1.5 s" == lines[0]
     assert lines[1].endswith("· OOMError of a task that it called")
 
 

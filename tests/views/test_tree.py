@@ -295,7 +295,7 @@ def test_a_bundle_has_both_forms() -> None:
     """A notebook takes the tree, a terminal the text."""
     bundle = run_bundle(recovered())
     assert {"text/html", "text/plain"} == set(bundle)
-    assert bundle["text/plain"].startswith("parent · run run · succeeded")
+    assert bundle["text/plain"].startswith("parent · run run · succeeded · 1.5 s")
     assert bundle["text/html"].startswith('<section class="flyte-notebook-run"')
 
 

@@ -25,13 +25,19 @@ _short.maxstring = _short.maxother = OUTPUT_CHARACTERS
 
 def run_text(run: Run) -> str:
     """Return a run as a tree: each action with its attempts, durations, peak against limit, and outcome."""
-    lines = [f"{clean_line(run.task_name)} · run {clean_line(run.name)} · {end_words(run)}"]
+    lines = [f"{clean_line(run.task_name)} · run {clean_line(run.name)} · {end_words(run)}{took_words(run)}"]
     for shown, (action, depth) in enumerate(_walk(run)):
         if shown == MAX_ACTIONS:
             lines.append(f"  [… {len(run.actions) - shown} more actions …]")
             break
         lines += [f"{'  ' * (depth + 1)}{line}" for line in _action_lines(action)]
     return "\n".join(lines)
+
+
+def took_words(run: Run) -> str:
+    """Return how long a run took, to follow how it ended; empty while it runs, and for a cached one."""
+    ended = bool(run.actions) and run.actions[0].outcome is not None
+    return f" · {format_duration(run.duration_s)}" if ended and not run.cached else ""
 
 
 def run_line(run: Run, outputs: Sequence[object]) -> str:
