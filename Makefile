@@ -26,18 +26,28 @@ export PIP_ROOT_USER_ACTION := ignore
 
 SOURCES := pyproject.toml README.md LICENSE $(shell find flyte_notebook -not -name '__pycache__' -not -name '*.pyc')
 
-## lab: open JupyterLab on the first tour; the others are beside it
+## lab: open JupyterLab on the first chapter of the course; the others are beside it
 .PHONY: lab
 lab: $(VENV)/.lab $(VENV)/.package
 	exec "$(BIN)/jupyter" lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) \
 	    --ServerApp.root_dir="$(CURDIR)/notebooks" --LabApp.default_url="/lab/tree/$(notdir $(firstword $(TOURS)))" $(ARGS)
 
-## demo: run the tours without a browser and leave their pages in build/demo
+## demo: run the chapters of the course without a browser and leave their pages in build/demo
 .PHONY: demo
 demo: $(VENV)/.lab $(VENV)/.package
 	mkdir -p build/demo
 	"$(BIN)/jupyter" nbconvert --log-level=WARN --execute --to=html --output-dir=build/demo $(ARGS) $(TOURS)
 	@printf '%s\n' $(patsubst notebooks/%.ipynb,build/demo/%.html,$(TOURS))
+
+## course: make the notebooks of the course from notebooks/source, run them, save copies with outputs, print in build/course
+.PHONY: course
+course: $(VENV)/.test $(VENV)/.package
+	"$(BIN)/python" notebooks/source/make_course.py saved $(ARGS)
+
+## reset: give a learner clean notebooks; those that were changed are kept in notebooks/mine
+.PHONY: reset
+reset: $(VENV)/.test
+	"$(BIN)/python" notebooks/source/make_course.py reset
 
 ## test: build the wheel and run the tests against it as installed; ARGS="-k word" narrows
 # The tests run in an empty directory: "" on sys.path, in pytest or in any Python that a test starts, must not find the

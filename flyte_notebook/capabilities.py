@@ -204,7 +204,11 @@ def _report(session: Session, silenced: int | None) -> Doctor:
         )
     if silenced is not None:
         findings.append(
-            Finding(subject="event loop", holds="polling errors are silenced", detail=f"{silenced} silenced so far")
+            Finding(
+                subject="event loop",
+                holds="polling errors of gRPC are not printed",
+                detail=f"{silenced} so far",
+            )
         )
     findings += [*_added, *newer_findings(), *lost_findings(losses.found)]
     return Doctor(enforcement=found, findings=tuple(findings), hints=found.hints)

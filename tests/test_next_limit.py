@@ -36,7 +36,7 @@ JUMP = trace((0, 38), (0.1, 38), (3.0, 39), (3.02, 120), (3.04, 249))
 SLOWER = trace(*((step / 10, 250 - 212 * 0.9**step) for step in range(8)), (4.0, 230), (4.5, 236), (5.6, 249))
 KILL = Kill(limit_bytes=LIMIT, trace=JUMP)
 UNKNOWN = "It was killed, so how much it needs is unknown."
-TOO_LOW = "so estimates are too low; `%flyte fit` finds what it needs."
+AS_WELL = "as well; `%flyte fit` finds what it needs."
 
 
 @pytest.mark.parametrize(
@@ -109,11 +109,11 @@ TOO_LOW = "so estimates are too low; `%flyte fit` finds what it needs."
         ),
         (
             replace(KILL, trace=SLOWER, killed_bytes=(200 * MI, LIMIT)),
-            f"Try 512Mi, at least twice the limit. It was killed at 200Mi before, {TOO_LOW}",
+            f"Try 512Mi, at least twice the limit. It was killed at 200Mi {AS_WELL}",
         ),
         (
             replace(KILL, asked_bytes=763 * MI, before_bytes=39 * MI, killed_bytes=(100 * MI, 200 * MI)),
-            f"Try 896Mi, at least twice the limit. It was killed at 100Mi and 200Mi before, {TOO_LOW}",
+            f"Try 896Mi, at least twice the limit. It was killed at 100Mi and 200Mi {AS_WELL}",
         ),
     ],
 )

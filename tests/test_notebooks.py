@@ -1,4 +1,4 @@
-"""The tours do what their text says: run from top to bottom in a real kernel, and exported as ``make demo`` does."""
+"""The chapters do what their text says: run from top to bottom in a real kernel, and exported as ``make demo`` does."""
 
 from __future__ import annotations
 
@@ -16,26 +16,41 @@ import pytest
 pytestmark = [pytest.mark.jupyter, pytest.mark.slow]
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-TOUR = NOTEBOOKS / "01_error_handling.ipynb"
-MEMORY_TOUR = NOTEBOOKS / "02_memory_limits.ipynb"
+CHAPTERS = ("00_ready", "01_first_crash", "02_catching", "03_retry_or_not", "04_time_and_stopping", "05_many_at_once")
+"""The chapters that are about errors; `tests/test_atlas.py` runs the atlas."""
+
+MEMORY = "06_how_much_memory"
+CAPSTONE = "08_capstone"
 CARD = "application/vnd.flyte-notebook.failure+json"
 CELL_BOUND_S = 60
-"""A cell of a tour takes 4 s at most on a machine with nothing else to do."""
+"""A cell of a chapter takes 4 s at most on a machine with nothing else to do."""
 
 MIB = 2**20
 OVERSHOOT_BYTES = 200 * MIB
 """How far a watchdog may be behind; the kernel is never."""
 
 FAILING = {
-    "first-death": ("OOMError", "user", "OOMKilled"),
-    "override": ("OOMError", "user", "OOMKilled"),
-    "run-program": ("OOMError", "user", "OOMKilled"),
-    "hungry": ("OOMError", "user", "OOMKilled"),
-    "raised": ("RuntimeUserError", "user", "KeyError"),
-    "timeout": ("MaxRuntimeExceededError", "user", "MaxRuntimeExceededError"),
-    "exit": ("RuntimeSystemError", "system", "Interrupted"),
+    "01_first_crash": {
+        "first-death": ("OOMError", "user", "OOMKilled"),
+        "override": ("OOMError", "user", "OOMKilled"),
+        "hungry": ("OOMError", "user", "OOMKilled"),
+    },
+    "02_catching": {
+        "run-program": ("OOMError", "user", "OOMKilled"),
+        "raised": ("RuntimeUserError", "user", "KeyError"),
+    },
+    "03_retry_or_not": {
+        "once": ("RuntimeUserError", "user", "ConnectionError"),
+        "bad-input": ("RuntimeUserError", "user", "NonRecoverableError"),
+    },
+    "04_time_and_stopping": {
+        "timeout": ("MaxRuntimeExceededError", "user", "MaxRuntimeExceededError"),
+        "exit": ("RuntimeSystemError", "system", "Interrupted"),
+    },
+    "05_many_at_once": {"all-or-nothing": ("OOMError", "user", "OOMKilled")},
+    "08_capstone": {"first": ("RuntimeUserError", "user", "KeyError")},
 }
-"""The cells of the first tour that fail: class, kind and code of the error."""
+"""The cells of each chapter that fail: class, kind and code of the error."""
 
 DRAWN = {
     "fit": "flyte-notebook-fit",
@@ -46,10 +61,10 @@ DRAWN = {
     "save": "flyte-notebook-saved",
     "nested-fit": "flyte-notebook-fit",
 }
-"""What cells of the second tour draw, in order: the class of the section in HTML."""
+"""What cells of the chapter about memory draw, in order: the class of the section in HTML."""
 
 ROWS_MIB = 8_000_000 * 8 / MIB
-"""What the list of the second tour takes for each ``x``, in MiB."""
+"""What the list of the chapter about memory takes for each ``x``, in MiB."""
 
 LINES_ARE_SEEN = sys.platform == "linux" and sys.version_info[:2] <= (3, 15)
 """Whether the line of a killed task is known here, as the README says."""
@@ -103,30 +118,42 @@ class Cell:
 
 
 @pytest.fixture(scope="module")
-def executed() -> Any:
-    """Run the first tour in a kernel of its own."""
-    return _execute(TOUR)
+def executed() -> dict[str, Any]:
+    """Run the chapters about errors, each in a kernel of its own."""
+    return {name: _execute(NOTEBOOKS / f"{name}.ipynb") for name in (*CHAPTERS, CAPSTONE)}
 
 
 @pytest.fixture(scope="module")
-def ran(executed: Any) -> dict[str, Cell]:
-    """Give the cells of the first tour that ran, by their ids."""
-    return _cells(executed)
+def chapters(executed: dict[str, Any]) -> dict[str, dict[str, Cell]]:
+    """Give the cells of the chapters about errors that ran, by their ids."""
+    return {name: _cells(notebook) for name, notebook in executed.items()}
+
+
+@pytest.fixture(scope="module")
+def ran(chapters: dict[str, dict[str, Cell]]) -> dict[str, Cell]:
+    """Give those cells together; of a name that several chapters have, the first."""
+    found: dict[str, Cell] = {}
+    for cells in chapters.values():
+        found = {**cells, **found}
+    return found
 
 
 @pytest.fixture(scope="module")
 def memory_executed() -> Any:
-    """Run the second tour in a kernel of its own."""
-    return _execute(MEMORY_TOUR)
+    """Run the chapter about memory in a kernel of its own."""
+    return _execute(NOTEBOOKS / f"{MEMORY}.ipynb")
 
 
 @pytest.fixture(scope="module")
 def measured(memory_executed: Any) -> dict[str, Cell]:
-    """Give the cells of the second tour that ran, by their ids."""
+    """Give the cells of the chapter about memory that ran, by their ids."""
     return _cells(memory_executed)
 
 
-@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
+STORED = sorted(path for folder in ("", "exercises", "solutions") for path in (NOTEBOOKS / folder).glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: str(path.relative_to(NOTEBOOKS)))
 def test_a_notebook_is_stored_without_what_a_run_leaves(path: Path) -> None:
     """A stored notebook is valid, has no outputs and no counts, and asks for no kernel but python3."""
     notebook = documents.read(path)
@@ -135,23 +162,32 @@ def test_a_notebook_is_stored_without_what_a_run_leaves(path: Path) -> None:
     assert {"kernelspec", "language_info"} == set(notebook.metadata)
 
 
-def test_the_cells_that_fail_are_those_that_are_meant_to(ran: dict[str, Cell]) -> None:
+def test_the_cells_that_fail_are_those_that_are_meant_to(chapters: dict[str, dict[str, Cell]]) -> None:
     """Tagged and failed are the same cells, so that Run All and ``make demo`` go through to the end."""
-    assert set(FAILING) == {name for name, cell in ran.items() if "raises-exception" in cell.tags}
-    assert set(FAILING) == {name for name, cell in ran.items() if cell.error is not None}
+    for name, cells in chapters.items():
+        meant = set(FAILING.get(name, ()))
+        assert meant == {name for name, cell in cells.items() if "raises-exception" in cell.tags}
+        assert meant == {name for name, cell in cells.items() if cell.error is not None}
 
 
-def test_nothing_disturbs_the_reader(ran: dict[str, Cell]) -> None:
-    """No cell writes a warning."""
-    assert [] == _warnings(ran)
+def test_nothing_disturbs_the_reader(chapters: dict[str, dict[str, Cell]]) -> None:
+    """No cell writes a warning, but for Flyte's own about each attempt that it retries."""
+    for name, cells in chapters.items():
+        warnings = _warnings(cells)
+        assert name == "03_retry_or_not" or not warnings, name
+        assert all(" [flyte] WARNING Task " in text for text in warnings), warnings
 
 
-@pytest.mark.parametrize(("name", "expected"), FAILING.items())
+@pytest.mark.parametrize(
+    ("chapter", "name", "expected"),
+    [(chapter, name, error) for chapter, cells in FAILING.items() for name, error in cells.items()],
+)
 def test_a_failure_shows_its_card_and_a_short_traceback(
-    ran: dict[str, Cell], name: str, expected: tuple[str, str, str]
+    chapters: dict[str, dict[str, Cell]], chapter: str, name: str, expected: tuple[str, str, str]
 ) -> None:
     """Class, kind and code are those of a cluster; the traceback is a few lines without one of the SDK's frames."""
-    cell, failure = ran[name], ran[name].failure
+    cell = chapters[chapter][name]
+    failure = cell.failure
     assert expected == (failure["error"], failure["kind"], failure["code"])
     assert expected[0] == cell.error.ename
     assert len(cell.error.traceback) <= 8
@@ -231,19 +267,87 @@ def test_the_error_of_a_cell_names_its_line(ran: dict[str, Cell]) -> None:
     assert line["text"].strip() == ran["raised"].source.splitlines()[line["number"] - 1].strip()
 
 
-def test_the_exported_page_has_every_card(executed: Any) -> None:
+def test_a_machine_is_found_ready(ran: dict[str, Cell]) -> None:
+    """The first chapter runs a task in a process of its own, and prints what was measured."""
+    assert re.fullmatch(r"the task ran in process \d+, this notebook is process \d+\n", ran["notebook"].stdout)
+    assert re.fullmatch(
+        r"limit    250 MiB\npeak     \d+ MiB, measured by: .+\nbaseline \d+ MiB, what .+\n", ran["facts"].stdout
+    )
+
+
+def test_codes_tell_errors_apart(ran: dict[str, Cell]) -> None:
+    """What a task raises is told apart by its code, and the catalogue says more."""
+    assert "no price for 'plum'\n" == ran["by-code"].stdout
+    assert "RuntimeUserError" in ran["explain"].result
+
+
+def test_a_retry_gets_past_a_busy_server(ran: dict[str, Cell]) -> None:
+    """The second attempt of the run succeeds; a limit grows until its cell passes."""
+    assert "'a page'" == ran["retried"].result
+    assert "attempt 1: ConnectionError\nattempt 2: succeeded\n" == ran["attempts"].stdout
+    assert "15000000" == ran["on-oom"].result
+
+
+def test_time_is_bounded_and_a_run_can_be_stopped(ran: dict[str, Cell]) -> None:
+    """The class that arrives is Flyte's, and what was stopped says by whom."""
+    assert ran["caught"].stdout.startswith("MaxRuntimeExceededError - ")
+    assert ran["stopped"].stdout.startswith("ActionAbortedError - ")
+
+
+def test_many_calls_end_as_the_program_says(ran: dict[str, Cell]) -> None:
+    """Errors beside results, a second call for the one that was killed, and the clean-up last."""
+    assert "[1000, 2000, 4000]" == ran["what-there-is"].result
+    assert "[1000, 30000000, 4000]" == ran["each-by-itself"].result
+    assert ["many.tidy - succeeded", "many.build - OOMKilled", "many.clean_up - succeeded"] == ran[
+        "order"
+    ].stdout.splitlines()
+
+
+@pytest.mark.parametrize("chapter", FAILING)
+def test_the_exported_page_has_every_card(executed: dict[str, Any], chapter: str) -> None:
     """The page that nbconvert makes holds one section for each failure, with what it is in data attributes."""
-    shown = copy.deepcopy(executed)
+    shown = copy.deepcopy(executed[chapter])
     for cell in shown.cells:
         if cell.cell_type == "code":  # trees of runs hold cards, too
             cell.outputs = [output for output in cell.outputs if CARD in output.get("data", {})]
     page = documents.page_of(shown)
     cards = [found for found in _sections(page) if found.get("class") == "flyte-notebook-card"]
-    assert list(FAILING.values()) == [(card["data-error"], card["data-kind"], card["data-code"]) for card in cards]
-    assert [failure["worker"] for failure in _failures(executed)] == [card["data-worker"] for card in cards]
+    expected = list(FAILING[chapter].values())
+    assert expected == [(card["data-error"], card["data-kind"], card["data-code"]) for card in cards]
+    assert [failure["worker"] for failure in _failures(shown)] == [card["data-worker"] for card in cards]
 
 
-def test_the_second_tour_goes_through_undisturbed(measured: dict[str, Cell]) -> None:
+@pytest.mark.parametrize("name", [*CHAPTERS, MEMORY, CAPSTONE, "07_error_atlas"])
+def test_a_saved_copy_is_its_chapter_with_static_outputs(name: str) -> None:
+    """The same cells, each with outputs that need neither a widget nor a script; failures have their cards."""
+    chapter, saved = (documents.read(folder / f"{name}.ipynb") for folder in (NOTEBOOKS, NOTEBOOKS / "saved"))
+    assert [(cell.id, cell.source) for cell in chapter.cells] == [(cell.id, cell.source) for cell in saved.cells]
+    outputs = [output for cell in saved.cells for output in cell.get("outputs", ())]
+    bundles = [output.get("data", {}) for output in outputs]
+    assert not [bundle for bundle in bundles if "application/vnd.jupyter.widget-view+json" in bundle]
+    assert "<script" not in "".join(bundle.get("text/html", "") for bundle in bundles)
+    failed = [cell for cell in saved.cells if "raises-exception" in cell.metadata.get("tags", ())]
+    assert all(any(CARD in output.get("data", {}) for output in cell.outputs) for cell in failed)
+    assert str(NOTEBOOKS) not in str(outputs)
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_saved_copy_has_the_outputs_of_a_run_of_today(executed: dict[str, Any], name: str) -> None:
+    """For each cell the same kinds of outputs, with sections of the same classes."""
+    saved = documents.read(NOTEBOOKS / "saved" / f"{name}.ipynb")
+    for before, now in zip(saved.cells, executed[name].cells, strict=True):
+        if before.cell_type == "code":
+            assert _shape(before) == _shape(now), before.id
+
+
+def _shape(cell: Any) -> tuple[set[str], list[str | None]]:
+    """Return what kinds of outputs a cell has, and the sections that they draw."""
+    kinds = {output.output_type for output in cell.outputs} - {"display_data", "stream"}
+    drawn = [_sections(output.get("data", {}).get("text/html", "")) for output in cell.outputs]
+    return kinds, [sections[0].get("class") for sections in drawn if sections]
+
+
+def test_the_chapter_about_memory_goes_through_undisturbed(measured: dict[str, Cell]) -> None:
     """No cell fails, none is meant to, and none writes a warning."""
     assert [] == [name for name, cell in measured.items() if cell.error is not None or cell.tags]
     assert [] == _warnings(measured)
@@ -322,7 +426,7 @@ def test_the_repaired_cell_passes_and_stands_beside_the_leak(measured: dict[str,
 
 
 def test_samples_become_a_table_where_pandas_is(measured: dict[str, Cell]) -> None:
-    """The samples that were loaded are a frame; without pandas a sentence, and the tour goes on."""
+    """The samples that were loaded are a frame; without pandas a sentence, and the chapter goes on."""
     if importlib.util.find_spec("pandas") is None:
         assert re.fullmatch(r"'\d+ samples; pandas would make a table of them'", measured["pandas"].result)
     else:
@@ -344,7 +448,7 @@ def test_a_fit_of_nested_tasks_is_one_table(measured: dict[str, Cell]) -> None:
     assert needs["report"] < 2 * ROWS_MIB < needs["load"]
 
 
-def test_the_second_page_has_every_picture(memory_executed: Any, measured: dict[str, Cell]) -> None:
+def test_the_page_about_memory_has_every_picture(memory_executed: Any, measured: dict[str, Cell]) -> None:
     """Each cell draws what its text announces, with a chart in it, and nbconvert's page has all of them in order."""
     for name, drawn in DRAWN.items():
         assert 1 == [section.get("class") for section in measured[name].sections].count(drawn), name

@@ -17,8 +17,8 @@ _ECC: Final = '"GpuEccUncorrectable", "uncorrectable ECC error", severity="criti
 
 CONTROL_PLANE: Final[dict[str, Words]] = {
     "InitializationError": real_words(
-        meaning="Something that needs a cluster was called before `flyte.init*` connected to one, or the settings for "
-        "it are missing or incomplete.",
+        meaning="Something that needs `flyte.init()` or a cluster was called before that, or the settings for a "
+        "cluster are missing or incomplete.",
         kind="user",
         codes=(
             *("ClientNotInitializedError", "StorageNotInitializedError", "NotInitConfiguredError"),
@@ -32,8 +32,8 @@ CONTROL_PLANE: Final[dict[str, Words]] = {
             attempt='flyte.init_from_config("no-such-config.yaml")',
             recover="flyte.init()  # local runs need no endpoint",
         ),
-        prevent="Call `flyte.init_from_config(...)` or `flyte.init(endpoint=...)` once, at the top, before anything "
-        "remote.",
+        prevent="For files and local runs call `flyte.init()` once, at the top; before anything remote call "
+        "`flyte.init_from_config(...)` or `flyte.init(endpoint=...)`.",
         related=("UnionRpcError", "DeploymentError", "NotInTaskContextError"),
     ),
     "UnionRpcError": Words(

@@ -265,7 +265,7 @@ def _notes(outcome: CellOutcome) -> Iterator[str]:
     for name in outcome.changed:
         yield f"`{name}` changed in the task only; add `-o {name}`"
     for name in outcome.perhaps_changed:
-        yield f"`{name}` may have changed in the task only (too large to compare); add `-o {name}`"
+        yield f"if the cell changed `{name}` in place, add `-o {name}` (it is too large to compare)"
 
 
 def _size(kept: Kept) -> str:

@@ -71,7 +71,7 @@ def next_limit(kill: Kill) -> tuple[int, str]:
     lower = sorted({limit for limit in kill.killed_bytes if limit < kill.limit_bytes})
     if lower:  # an estimate has been wrong already
         limits = " and ".join(map(quantity_memory, lower[-MOST_NAMED:]))
-        why = f"It was killed at {limits} before, so estimates are too low; `%flyte fit` finds what it needs"
+        why = f"It was killed at {limits} as well; `%flyte fit` finds what it needs"
         return _said(
             kill, _rounded(max(2 * kill.limit_bytes, needed_bytes * (1 + MARGIN))), "at least twice the limit", why
         )

@@ -169,7 +169,9 @@ class BackgroundRun:
         sink.display(self._display(shown_as))
 
     def _display(self, shown_as: str) -> dict[str, Any]:
-        return {"data": {"text/plain": repr(self)}, "transient": {"display_id": shown_as}}
+        how = "\nKeep it with `run = _`. Then `await run` waits for its value, and `run.stop()` ends it."
+        words = f"{self!r}{how if self._took_s is None else ''}"
+        return {"data": {"text/plain": words}, "transient": {"display_id": shown_as}}
 
     def __repr__(self) -> str:
         took = format_duration(self._took_s if self._took_s is not None else monotonic_s() - self._began_s)

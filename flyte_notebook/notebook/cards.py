@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 from collections import OrderedDict, deque
@@ -207,7 +208,9 @@ class Card:
         ):
             return
         try:
-            self._form = OverrideForm(self._data(), check=self._check, click=self._click, on_rerun=self._start)
+            self._form = OverrideForm(
+                self._data(), check=self._check, click=self._click, on_rerun=self._start, later=_later
+            )
         except Exception as error:  # on any error of the widgets, the card is still shown
             logger.debug("could not make the form of a card", exc_info=True)
             losses.settle(relies.BY_KEY[relies.WIDGETS], error)
@@ -244,9 +247,11 @@ class Card:
         then = rerun.inputs_words
         rerun.today = today and bool(then)
         words = "with today's inputs" if rerun.today else then
+        code = rerun.code(override)
+        needs = "a copy needs `import flyte`" if "flyte." in code and "flyte" not in self._cards.shell.user_ns else ""
         return Click(
-            code=rerun.code(override),
-            words="; ".join(filter(None, [words, rerun.code_words])),
+            code=code,
+            words="; ".join(filter(None, [words, rerun.code_words, needs])),
             today=f"with today's {', '.join(rerun.changed_inputs)}" if then else "",
         )
 
@@ -373,6 +378,14 @@ class Card:
         else:
             form.close()
         self._cards.forget(self.key)
+
+
+def _later(seconds: float, call: Callable[[], object]) -> None:
+    """Call something after a while, in a thread of its own; its output belongs to the running cell."""
+    timer = threading.Timer(seconds, contextvars.copy_context().run, [call])
+    timer.daemon = True
+    timer.name = "flyte-notebook enter"
+    timer.start()
 
 
 def _short(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import itertools
 import linecache
 from types import MappingProxyType
@@ -104,6 +105,8 @@ class CellSource:
             raise UsageError(
                 f"{MAGIC}: NAME {name!r} is also {where}; it will hold the task, so give one of them another name"
             )
+        if name not in self._shell.user_ns and hasattr(builtins, name):
+            raise UsageError(f"{MAGIC}: NAME {name!r} would hide Python's own `{name}`; use another name")
         held = self._shell.user_ns.get(name)
         if name in self._shell.user_ns and not settings.is_task(held):
             raise UsageError(

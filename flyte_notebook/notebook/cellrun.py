@@ -146,7 +146,8 @@ class CellRun:
         which = (self._said.name or str(hash(self._cell)), attempt.limits.memory_bytes)
         if which not in self._cards.advised:
             self._cards.advised.add(which)
-            run.advice = f"{quantity_memory(enough)} would be enough"
+            whom = f" for {run.task_name}" if len(run.actions) > 1 else ""
+            run.advice = f"{quantity_memory(enough)} would be enough{whom}"
 
     def _fit(self, task: CellTask, parts: CellParts) -> Any:
         """Find the limit, show it, and continue as after a run that passed."""

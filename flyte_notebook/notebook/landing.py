@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.cells.returned import bind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from flyte_notebook.cells.returned import ReturnedValues
 
@@ -30,5 +33,23 @@ def land(  # noqa: PLR0913 - the differences between a cell and its rerun, each 
         show({"text/plain": f"[flyte_notebook: {note}]"})
     for setting in values.outcome.settings:
         note_setting(setting)
+    if _has_figure([values.result, *values.outputs.values()]):
+        _show_figures_as_pictures()
     if values.outcome.shown is not None and not silent:
         show(dict(values.outcome.shown))
+
+
+def _has_figure(found: Iterable[object]) -> bool:
+    """Whether one of the values is a figure of matplotlib."""
+    figures = getattr(sys.modules.get("matplotlib.figure"), "FigureBase", ())
+    return any(isinstance(value, figures) for value in found)
+
+
+def _show_figures_as_pictures() -> None:
+    """Load the backend of the notebook, which registers how figures are shown: pyplot does so for its first figure.
+
+    Without it, a figure that was made in a task and closed there would be shown as text.
+    """
+    pyplot = importlib.import_module("matplotlib.pyplot")
+    if "inline" in os.environ.get("MPLBACKEND", "") and not pyplot.get_fignums():
+        pyplot.switch_backend(os.environ["MPLBACKEND"])

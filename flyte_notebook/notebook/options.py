@@ -28,7 +28,7 @@ COLUMNS = 80
 FIT = "fit"
 """The word for a limit that has to be found."""
 RERUN = "%flyte rerun"
-
+_UNIT = re.compile(r"(?i)[kmgt]i?b?|bytes|s|secs?|seconds?|m|mins?|minutes?|h|hours?|d|days?")
 _LITERALS = re.compile(
     r"""(?<!\S)--sweep(?:=|\s+)(?P<text>(?!-)(?:[^\s"'\[({]|"[^"]*"|'[^']*'|\[[^\]]*\]|\([^)]*\)|\{[^}]*\})+)"""
 )
@@ -341,6 +341,8 @@ def _value(option: Option, attached: str | None, words: list[str]) -> object:
         if not words or _is_flag(words[0]):
             raise _usage(f"{option.name} needs a value, for example {option.right}")
         attached = words.pop(0)
+        if attached.isdecimal() and words and _UNIT.fullmatch(words[0]):
+            raise _usage(f"{option.name}: write number and unit as one word, for example {option.right}")
     if option.choices and attached not in option.choices:
         raise _usage(f"{option.name}: {attached!r} is not one of {', '.join(option.choices)}; write {option.right}")
     try:
@@ -380,8 +382,7 @@ def _meant(flag: str) -> str:
     close += difflib.get_close_matches(flag.lower(), known, n=1)
     if not close:
         return f"{MAGIC}? lists the options, for example {BY_FLAG['--memory'].right}"
-    option = BY_FLAG.get(close[0])
-    return f"did you mean {close[0] if option is None else option.right}?"
+    return f"did you mean {BY_FLAG[close[0]].right if close[0] in BY_FLAG else close[0]}?"
 
 
 def _keep_literals(line: str) -> str:

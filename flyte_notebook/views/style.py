@@ -86,7 +86,7 @@ padding:.1rem .8rem .1rem 0;font-weight:400;border:0;background:none;white-space
 .flyte-notebook-card .fnb-body img.fnb-chart{display:block;width:100%;max-width:42rem;height:auto;
 margin:0 0 .3rem;mix-blend-mode:multiply}
 .flyte-notebook-card .fnb-body img.fnb-narrow{display:none}
-@container (max-width:28rem){.flyte-notebook-card .fnb-body img.fnb-narrow{display:block}
+@container (max-width:28rem){.flyte-notebook-card .fnb-body img.fnb-narrow{display:block!important}
 .flyte-notebook-card .fnb-body img.fnb-wide{display:none}}
 @media (prefers-color-scheme:dark){.flyte-notebook-card .fnb-body img.fnb-chart{
 filter:invert(1) hue-rotate(180deg);mix-blend-mode:screen}}

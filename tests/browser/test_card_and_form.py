@@ -174,7 +174,7 @@ def _is_whole_again(notebook: Notebook) -> None:
     form = _form(notebook)
     expect(form.get_by_role("button", name="Rerun")).to_be_hidden()
     said = "(form) => getComputedStyle(form, '::after').content"
-    assert "The kernel was restarted; run the cell again." in form.evaluate(said)
+    assert "The kernel was restarted; load the extension and run the cell again." in form.evaluate(said)
     expect(notebook.cell(1).locator(".flyte-notebook-card .fnb-rest")).to_be_visible()
     expect(form.locator(".flyte-notebook-rest")).to_be_hidden()
 

@@ -190,7 +190,7 @@ def test_an_input_too_large_to_compare_is_named_if_a_method_was_called(
     monkeypatch.setattr(execution, "digest", lambda value, **_: None if len(value) > 100 else str(value))
     notebook.names.update(large=[0] * 1000, quiet=[0] * 1000)
     notebook.task("large.append(1)\nlen(quiet)")
-    assert ("`large` may have changed in the task only (too large to compare); add `-o large`",) == notebook.notes
+    assert ("if the cell changed `large` in place, add `-o large` (it is too large to compare)",) == notebook.notes
 
 
 def test_large_outputs_stay_unless_they_are_asked_for(notebook: Notebook) -> None:

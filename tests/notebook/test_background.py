@@ -77,7 +77,9 @@ def test_a_cell_in_the_background_returns_at_once(kernel: Kernel, go: Path) -> N
     began_s = time.monotonic()
     reply = kernel.run(SLOW).ok()
     assert time.monotonic() - began_s < under_load(PROMPT_S)
-    assert re.fullmatch(r"<BackgroundRun slow-\w+: running for [\d.]+ m?s>", reply.shown_text.strip())
+    state, how = reply.shown_text.strip().splitlines()
+    assert re.fullmatch(r"<BackgroundRun slow-\w+: running for [\d.]+ m?s>", state)
+    assert "Keep it with `run = _`. Then `await run` waits for its value, and `run.stop()` ends it." == how
     kernel.run("handle = _").ok()
     assert ("running", False, None, None, "CellTask") == kernel.value(
         "(handle.state, handle.done(), handle.value, handle.error, type(slow).__name__)"

@@ -89,6 +89,24 @@ def test_a_figure_is_shown_once_and_before_its_cell_gives_anything_back(kernel: 
     assert ("[]", []) == (reply.ok().result, reply.shown)
 
 
+def test_a_figure_that_comes_back_is_a_picture(kernel: Kernel) -> None:
+    """Also one that the task showed, and so closed, in a notebook that has not loaded pyplot yet."""
+    kernel.run(
+        "%%flyte_task\nimport matplotlib.pyplot as plt\nfigure, axes = plt.subplots()\naxes.plot([1, 2])\nplt.show()"
+    ).ok()
+    reply = kernel.run("figure").ok()
+    (data,) = [content["data"] for kind, content in reply.events if kind == "execute_result"]
+    assert "image/png" in data
+
+
+def test_an_open_file_stays_in_the_task(kernel: Kernel) -> None:
+    """One to read from as well as one to write to; it does not come back as another object."""
+    reply = kernel.run("%%flyte_task\nsource = open('/etc/hostname')\nsink = open('/dev/null', 'w')\nn = 3").ok()
+    files = "`sink` (_io.TextIOWrapper), `source` (_io.TextIOWrapper)"
+    assert [f"{files} cannot be pickled and stay in the task"] == reply.notes
+    assert (False, False, 3) == kernel.value("('source' in globals(), 'sink' in globals(), n)")
+
+
 def test_a_task_that_is_no_cell_ends_as_a_cell_does(kernel: Kernel) -> None:
     """What a task leaves open is shown when it ends, and what is registered for the end of a cell runs once."""
     task = (

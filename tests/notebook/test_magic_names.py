@@ -89,6 +89,7 @@ def test_a_task_is_shown_in_one_line(kernel: Kernel) -> None:
         ),
         ("y -o y", "1", "NAME 'y' is also an output; it will hold the task, so give one of them another name"),
         ("held", "1", "NAME 'held' would replace your variable (int); use another name or del held"),
+        ("print", "1", "NAME 'print' would hide Python's own `print`; use another name"),
         ("two names", "1", "a task name is one word; write two_names"),
     ],
 )

@@ -198,7 +198,7 @@ def test_a_large_input_is_named_when_a_method_was_called_on_it(kernel: Kernel) -
     """Above 64 MiB nothing is compared; a call of a method on it is reason enough to say that it may have changed."""
     kernel.run("large = [bytes(65 << 20)]; other = [bytes(65 << 20)]")
     reply = kernel.run("%%flyte_task\nlarge.append(1)\nlen(other)").ok()
-    assert ["`large` may have changed in the task only (too large to compare); add `-o large`"] == reply.notes
+    assert ["if the cell changed `large` in place, add `-o large` (it is too large to compare)"] == reply.notes
 
 
 EXACT = """

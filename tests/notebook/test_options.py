@@ -145,6 +145,8 @@ def test_variables_of_the_notebook_are_not_put_into_the_line(word: str) -> None:
         ("--gpu 0", "--gpu", "A100:1"),
         ("--disk lots", "--disk", "--disk 10Gi"),
         ("--timeout 30sec", "--timeout", "30s"),
+        ("--timeout 2 minutes", "--timeout", "write number and unit as one word, for example --timeout 30s"),
+        ("slow --memory 250 Mi", "--memory", "write number and unit as one word, for example --memory 250Mi"),
         ("--retries -1", "--retries", "0, 1, 2"),
         ("--retries two", "--retries", "0, 1, 2"),
         ("--env my-env", "--env", "--env ENV"),

@@ -285,7 +285,7 @@ def test_after_a_second_kill_the_suggestion_doubles(kernel: Kernel) -> None:
     kernel.run("_click(memory='220Mi')").ok()
     over(kernel)
     assert "448Mi" == kernel.value("_field('Memory').value")
-    words = "Try 448Mi, at least twice the limit. It was killed at 100Mi before, so estimates are too low"
+    words = "Try 448Mi, at least twice the limit. It was killed at 100Mi as well"
     assert words in updates(reply)[-1]["text/plain"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from dataclasses import replace
@@ -19,12 +20,13 @@ from flyte_notebook.core.overrides import Machine, Override, call_code, magic_co
 from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.history import Attempt
 from flyte_notebook.views.charts import chart
+from flyte_notebook.views.failures import card
 from flyte_notebook.views.failures.card import WIDGET_VIEW, Click, FormData, OverrideForm, said_html
 from flyte_notebook.views.failures.details import details_html, meaning_html
 from flyte_notebook.views.failures.html import CARD_BYTES, Passed, failure_html
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 HERE = Machine(memory_bytes=4096 * MI, cpu_cores=2.0, worker_bytes=40 * MI)
 DATA = FormData(
@@ -42,7 +44,14 @@ class Held:
         self.clicked: list[Override] = []
         self.raises: Exception | None = None
         self.today = ""
-        self.form = OverrideForm(data, check=lambda texts: read(texts, HERE), click=self._click, on_rerun=self._rerun)
+        self.later: list[tuple[float, Callable[[], object]]] = []
+        self.form = OverrideForm(
+            data,
+            check=lambda texts: read(texts, HERE),
+            click=self._click,
+            on_rerun=self._rerun,
+            later=lambda seconds, call: self.later.append((seconds, call)),
+        )
 
     def _click(self, override: Override, today: bool) -> Click:  # noqa: FBT001 - as the form calls it
         return Click(code=magic_code(override), words="of today" if today else "of then", today=self.today)
@@ -154,9 +163,33 @@ def test_long_code_is_whole() -> None:
         inputs = {f"input_number_{number}": f"input_number_{number}" for number in range(40)}
         return Click(code=call_code("oomer", override, declared={}, inputs=inputs, awaited=True))
 
-    form = OverrideForm(DATA, check=lambda texts: read(texts, HERE), click=click, on_rerun=print)
+    form = OverrideForm(DATA, check=lambda texts: read(texts, HERE), click=click, on_rerun=print, later=print)
     assert "input_number_39=input_number_39)</code>" in form._shown_code.value
     form.close()
+
+
+def test_enter_takes_the_text_that_arrives_after_it(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is still sending texts sends the last one after Enter: nothing is run before that one is here."""
+    now_s = [100.0]
+    monkeypatch.setattr(card, "monotonic_s", lambda: now_s[0])
+    memory = held.part("Memory")
+    memory.value = "6"
+    now_s[0] += 0.2
+    memory.value = "61M"
+    memory._handle_custom_msg({"event": "submit"}, [])
+    assert [] == held.clicked
+    ((wait_s, call),) = held.later
+    assert pytest.approx(0.4) == wait_s, "twice as long as between the two texts"
+    now_s[0] += 0.1
+    memory.value = "61Mi"
+    now_s[0] += 0.31
+    call()
+    assert 61 * MI == held.clicked[0].memory_bytes
+    now_s[0] += 60
+    held.form.again(DATA, "")
+    now_s[0] += 60
+    memory._handle_custom_msg({"event": "submit"}, [])
+    assert 2 == len(held.clicked), "what was typed long ago is run at once"
 
 
 def test_an_empty_field_says_what_it_stands_for(held: Held) -> None:
@@ -273,8 +306,9 @@ def test_a_field_takes_texts_only(held: Held) -> None:
     assert "500Mi" == held.form.texts["memory"]
 
 
-def test_enter_in_a_field_is_a_click(held: Held) -> None:
-    """As the front end reports it; not while a field is wrong."""
+def test_enter_in_a_field_is_a_click(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the front end reports it, here long after the last text; not while a field is wrong."""
+    monkeypatch.setattr(card, "monotonic_s", itertools.count(0.0, 10.0).__next__)
     held.part("Memory").value = "6OOMi"
     held.part("CPU")._handle_custom_msg({"event": "submit"}, [])
     assert [] == held.clicked

@@ -117,14 +117,14 @@ def _folded(failure: Failure) -> list[str]:
 
 def test_what_is_long_or_secondary_is_folded() -> None:
     """A cluster's message, the output tail and the traceback stand in details elements that open without a script."""
-    folded = ["What a cluster would say", "Last output", "Traceback in the worker"]
+    folded = ["What a cluster would say", "Last output", "Traceback"]
     assert [*folded, "What OOMError means, and how to recover", "Details"] == _folded(OOM)
 
 
 def test_a_message_of_user_code_is_not_folded() -> None:
     """What user code raised is its author's words, and stands open."""
     raised = replace(OOM, reason="raised", message="no such fruit: plum")
-    folded = ["Memory", "Last output", "Traceback in the worker", "What OOMError means, and how to recover", "Details"]
+    folded = ["Memory", "Last output", "Traceback", "What OOMError means, and how to recover", "Details"]
     assert folded == _folded(raised)
     assert '<h4>Message</h4><pre dir="auto">no such fruit: plum</pre>' in failure_html(raised)
 

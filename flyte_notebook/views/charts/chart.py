@@ -117,11 +117,12 @@ def picture(lines: Sequence[Line], what: str, *, canvas: type[Canvas] | None = N
     except Exception:
         logger.exception("could not draw the chart of %s", what)
         return ""
+    hidden = {"fnb-narrow": " hidden"}  # where a page drops our styles, as for notebooks it does not trust
     alternative = markup.line(chart_words(lines), 600)
     if sum(map(len, sources.values())) > most_bytes:
         sources = {"": sources["fnb-wide"]}
     return "".join(
-        f'<img class="fnb-chart {name}" src="{source}" alt="{alternative}">'
+        f'<img class="fnb-chart {name}" src="{source}" alt="{alternative}"{hidden.get(name, "")}>'
         for name, source in sources.items()
         if len(source) <= most_bytes
     )

@@ -11,6 +11,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from flyte_notebook.core.bound import monotonic_s
 from flyte_notebook.core.overrides import Override, changes, quick_choices, seconds_text
 from flyte_notebook.core.units import format_memory, quantity_memory
 from flyte_notebook.views.markup import NO_MATH, line, with_code
@@ -28,6 +29,11 @@ WIDGET_VIEW: Final = "application/vnd.jupyter.widget-view+json"
 
 LABELS: Final[Mapping[FieldName, str]] = {"memory": "Memory", "cpu": "CPU", "timeout": "Timeout", "retries": "Retries"}
 CODE_CHARACTERS: Final = 4_000
+SETTLED_S: Final = 0.3
+"""How long no text has to change before Enter counts; twice as long as between the last two texts, if that is more."""
+
+SLOWEST_S: Final = 2.0
+"""Texts that are further apart than this were not typed at once."""
 
 # The text of the code is read from the page, so that the copied and the shown text are the same.
 _COPY: Final = (
@@ -53,7 +59,8 @@ FORM_STYLE: Final = (
     """
 .flyte-notebook-form.fnb-works.jupyter-widgets-disconnected>*{display:none!important}
 .flyte-notebook-form.fnb-works.jupyter-widgets-disconnected::after{
-content:"The kernel was restarted; run the cell again.";font-size:.9em;color:var(--jp-ui-font-color2,inherit)}
+content:"The kernel was restarted; load the extension and run the cell again.";font-size:.9em;
+color:var(--jp-ui-font-color2,inherit)}
 .flyte-notebook-form{container-type:inline-size;box-sizing:border-box}
 .flyte-notebook-form.fnb-works{padding:.5rem .9rem;margin-right:20px;border-radius:.3rem;
 background:var(--jp-layout-color1,var(--vscode-editor-background,inherit));
@@ -77,6 +84,7 @@ color:var(--jp-content-font-color1,var(--vscode-foreground,inherit));padding:.1r
 border:1px solid var(--jp-border-color1,var(--vscode-panel-border,#888));border-radius:.2rem;background:transparent;
 color:inherit}
 .flyte-notebook-form .fnb-status{padding:.15rem 0}
+.flyte-notebook-form button.jupyter-button:disabled{opacity:.65}
 """
 )
 
@@ -121,7 +129,8 @@ class OverrideForm:
     """The widgets of one form. Every method may be called from any thread.
 
     ``check(texts)`` parses the fields. ``click(override, today)`` returns the effect of a click, with the inputs of
-    today or of then. ``on_rerun(override)`` is called by a click, in the kernel's main thread: it must return at once.
+    today or of then. ``on_rerun(override)`` is called by a click, on any thread: it must return at once.
+    ``later(seconds, call)`` calls something after a while.
     """
 
     def __init__(
@@ -131,12 +140,14 @@ class OverrideForm:
         check: Callable[[Mapping[FieldName, str]], Override | dict[FieldName, str]],
         click: Callable[[Override, bool], Click],
         on_rerun: Callable[[Override], object],
+        later: Callable[[float, Callable[[], object]], object],
     ) -> None:
         import ipywidgets as widgets  # noqa: PLC0415 - loaded when the first form is made
 
         self._widgets: Any = widgets
         self._data = data
-        self._check, self._click, self._on_rerun = check, click, on_rerun
+        self._check, self._click, self._on_rerun, self._later = check, click, on_rerun, later
+        self._changed_s = self._gap_s = 0.0
         self._lock = threading.Lock()
         self._override = Override()
         texts = _texts(data)
@@ -168,7 +179,7 @@ class OverrideForm:
             style={"description_width": "4.2rem"},
             layout=self._widgets.Layout(width="auto", margin="0"),
         )
-        field.observe(lambda _: self._typed(), names="value")
+        field.observe(lambda _: self._changed(), names="value")
         field.on_msg(lambda _field, content, _buffers: self._entered(content))
         return field
 
@@ -217,6 +228,12 @@ class OverrideForm:
         """The texts in the fields."""
         return {name: str(field.value) for name, field in self._fields.items()}
 
+    def _changed(self) -> None:
+        """Note when a text changed: a page sends the next one when it knows that the one before has arrived."""
+        now_s = monotonic_s()
+        self._changed_s, self._gap_s = now_s, now_s - self._changed_s
+        self._typed()
+
     def _typed(self) -> None:
         """Show errors beside their fields, else the code for a click."""
         checked = self._check(self.texts)
@@ -253,8 +270,16 @@ class OverrideForm:
             self.say(f"✗ it did not begin: {type(error).__name__}: {error}")
 
     def _entered(self, content: Mapping[str, Any]) -> None:
-        """Take Enter in a field as a click."""
+        """Take Enter in a field as a click, once the last text has arrived: Enter may arrive before it."""
         if content.get("event") == "submit":
+            self._click_when_settled()
+
+    def _click_when_settled(self) -> None:
+        gap_s = self._gap_s if self._gap_s < SLOWEST_S else 0.0
+        left_s = max(SETTLED_S, 2 * gap_s) - (monotonic_s() - self._changed_s)
+        if left_s > 0:
+            self._later(left_s, self._click_when_settled)
+        else:
             self._clicked()
 
     def _set_disabled(self, *, disabled: bool) -> None:

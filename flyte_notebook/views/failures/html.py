@@ -127,7 +127,7 @@ def failure_rest_html(failure: Failure, *, story: Story = ()) -> str:
         *([*memory, *where] if memory_matters(failure) else [*where, _folded_memory(failure, story)]),
         _more_advice(failure),
         folded("Last output", clean(failure.output_tail, OUTPUT_CHARACTERS, keep="tail")),
-        folded("Traceback in the worker", clean(failure.traceback, TRACEBACK_CHARACTERS)),
+        folded("Traceback", clean(failure.traceback, TRACEBACK_CHARACTERS)),
         meaning_html(failure),
         details_html(failure),
     ]

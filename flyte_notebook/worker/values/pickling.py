@@ -155,6 +155,8 @@ class CellPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
             self._travellers.append(obj)
         if kind is type:  # most of what gets here
             return super().reducer_override(obj)
+        if kind is io.TextIOWrapper and obj not in {sys.stdin, sys.stdout, sys.stderr}:
+            raise TypeError("an open file cannot be pickled")  # cloudpickle makes another object of it
         reached = outside.reduced(obj)
         if reached is not None:
             self.reaches_outside = True
