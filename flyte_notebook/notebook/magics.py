@@ -155,8 +155,9 @@ class FlyteTaskMagics(CellDefaults):
         except NoRerunError as error:
             raise UsageError(f"{options.RERUN}: {error}") from None
         self._cards.land(result, output.cell_sink(self._shell))
-        if rerun.read_by_name:
-            note = "the inputs are not kept any more, and were read again by name"
+        gone = "the inputs are not kept any more, and were read again by name"
+        note = gone if rerun.read_by_name else rerun.known_inputs_words
+        if note:
             self._shell.display_pub.publish(data={"text/plain": f"[flyte_notebook: {note}]"}, metadata={})
         return None if result.silent else result.value
 

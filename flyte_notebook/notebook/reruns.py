@@ -45,6 +45,8 @@ COMPARED_BYTES = 1 << 20
 """Values up to this size are compared by their content."""
 
 _GONE = object()
+_PLAIN = (bool, int, float, complex, str, bytes)
+"""Classes whose values are compared by their text: it is how an input is written in code."""
 """Marks the value of a name that the notebook does not have any more."""
 
 
@@ -170,9 +172,16 @@ class Rerun:
         """The inputs of a cell whose variables have another value since it failed, or may have."""
         if not self.lands:
             return ()
-        changed, values = self.changed_since([fact.name for fact in self.failure.inputs]), self._values
-        same = {name for name in changed if name in values and values[name] == repr(self._namespace.get(name, _GONE))}
-        return tuple(name for name in changed if name not in same)
+        now, values = self._namespace, self._values
+        plain = {name for name in values if isinstance(now.get(name, _GONE), _PLAIN)}
+        known = [name for name in self._inputs if name in plain and values[name] != repr(now[name])]
+        changed = self.changed_since([name for name in self._inputs if name not in plain])
+        changed = tuple(name for name in changed if values.get(name) != repr(now.get(name, _GONE)))
+        return (*known, *changed)
+
+    @property
+    def _inputs(self) -> list[str]:
+        return [fact.name for fact in self.failure.inputs]
 
     @property
     def _values(self) -> dict[str, str]:
@@ -187,6 +196,13 @@ class Rerun:
         values = self._values
         then = [f"`{name}={values[name]}`" if name in values else f"`{name}`" for name in self.changed_inputs]
         return f"with the inputs of then ({', '.join(then)})" if then else ""
+
+    @property
+    def known_inputs_words(self) -> str:
+        """The same for the inputs whose values are known; for a rerun that no card has watched since the failure."""
+        values = self._values
+        then = [f"`{name}={values[name]}`" for name in self.changed_inputs if name in values]
+        return f"it ran with the inputs of then ({', '.join(then)})" if then else ""
 
     @property
     def code_words(self) -> str:

@@ -279,6 +279,18 @@ def test_a_form_says_which_inputs_and_which_code_it_takes(kernel: Kernel) -> Non
     over(kernel)
 
 
+def test_a_rerun_by_a_magic_says_which_inputs_it_took(kernel: Kernel) -> None:
+    """Where they are others now: on the card of one that failed, whose line runs the same, and when it passed."""
+    kernel.run("amount = 150_000_000").ok()
+    failed(kernel, size="amount")
+    kernel.run("amount = 1").ok()
+    assert "OOMError" == kernel.run("%flyte rerun --memory 120Mi").ename
+    assert "(amount=150000000)</code>" in kernel.value("_said()")
+    assert "with the inputs of then (<code>amount=150000000</code>)" in kernel.value("_said()")
+    reply = kernel.run("%flyte rerun --memory 400Mi").ok()
+    assert "it ran with the inputs of then (`amount=150000000`)" in reply.notes
+
+
 def test_after_a_second_kill_the_suggestion_doubles(kernel: Kernel) -> None:
     """A request that is known suggests just enough; what was killed again needs more than that."""
     reply = failed(kernel, size="300_000_000")
@@ -294,7 +306,7 @@ def test_the_same_cell_killed_again_doubles_too(kernel: Kernel) -> None:
     cell = "%%flyte_task {}\nsize = len(b'x' * 300_000_000)"
     kernel.run(cell.format("-m 100Mi"))
     reply = kernel.run(cell.format("-m 200Mi"))
-    assert "at least twice the limit. It was killed at 100Mi before" in reply.card["text/plain"]
+    assert "at least twice the limit. It was killed at 100Mi as well" in reply.card["text/plain"]
 
 
 def test_inputs_that_are_not_kept_any_more_are_read_again_by_name(kernel: Kernel) -> None:

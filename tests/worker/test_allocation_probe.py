@@ -22,7 +22,10 @@ import mmap, sys
 held = []
 for line in sys.stdin:
     size = int(line)
-    if size:
+    if size < 0:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
+        held.append(mmap.mmap(-1, -size << 20, flags=flags))
+    elif size:
         held.append(mmap.mmap(-1, size << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
     else:
         held.pop().close()
@@ -49,6 +52,21 @@ def tell(process: subprocess.Popen[str], size_mi: int) -> None:
     process.stdin.write(f"{size_mi}\n")
     process.stdin.flush()
     assert "done\n" == process.stdout.readline()
+
+
+def test_an_arena_that_is_reserved_is_no_request(child: subprocess.Popen[str]) -> None:
+    """An allocator reserves a gibibyte to use it bit by bit; what is asked for with it or later still counts."""
+    asked = AllocationProbe(child.pid)
+    asked.begin(10 * MI)
+    asked.look(0.0, 10 * MI)
+    tell(child, -1024)
+    asked.look(1.0, 12 * MI)
+    assert asked.last is None
+    tell(child, 400)
+    tell(child, -512)
+    asked.look(2.0, 13 * MI)
+    assert asked.last is not None
+    assert (400, 12) == tuple(value // MI for value in asked.last)
 
 
 def test_an_allocation_is_known_before_any_of_it_is_used(child: subprocess.Popen[str]) -> None:

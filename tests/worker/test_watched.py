@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, cast
 
+from flyte_notebook.core.bound import monotonic_s
 from flyte_notebook.core.limits import Limits
 from flyte_notebook.limiters.base import Counters
-from flyte_notebook.worker.process.watched import Watched
+from flyte_notebook.worker.process.watched import LATE_S, Watched
 
 if TYPE_CHECKING:
     from flyte_notebook.limiters.base import TaskGroup
@@ -47,3 +49,20 @@ def test_the_baseline_is_what_a_worker_uses_when_it_is_ready() -> None:
     group.used_bytes = 45 * MIB
     watched.arm(None, None)
     assert 45 * MIB == watched.facts()["baseline_bytes"]
+
+
+def test_the_baseline_is_that_of_the_moment_when_the_worker_was_ready() -> None:
+    """The word may come when the task has taken memory: the sample of that moment counts, else what it began with."""
+    group = Group()
+    watched = Watched(1, cast("TaskGroup", group), Limits())
+    group.used_bytes = 38 * MIB
+    watched.take(Limits(memory_bytes=250 * MIB))
+    group.used_bytes = 130 * MIB
+    watched.arm(None, None, ready_s=monotonic_s() - 10)
+    assert 38 * MIB == watched.facts()["baseline_bytes"], "there is no sample of that moment"
+    watched.begin(Limits(memory_bytes=250 * MIB))
+    watched._recorder.add(0.0, 40 * MIB)
+    ready_s = monotonic_s()
+    time.sleep(2 * LATE_S)
+    watched.arm(None, None, ready_s=ready_s)
+    assert 40 * MIB == watched.facts()["baseline_bytes"]

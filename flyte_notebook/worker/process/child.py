@@ -25,7 +25,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.core import private
-from flyte_notebook.core.bound import sleep_s
+from flyte_notebook.core.bound import monotonic_s, sleep_s
 from flyte_notebook.worker.process import context, handover, prctl, protocol
 from flyte_notebook.worker.process.last_words import LastWords
 from flyte_notebook.worker.process.prctl import EXIT_LOST
@@ -125,7 +125,7 @@ def main(arguments: list[str]) -> None:
     entry: Callable[[BinaryIO], bytes] = named(arguments[0])
     channel = Channel(sock)
     os.register_at_fork(after_in_child=_forked)
-    channel.tell({"kind": "ready", "pid": os.getpid()})
+    channel.tell({"kind": "ready", "pid": os.getpid(), "at_s": monotonic_s()})
     try:
         job = protocol.receive(sock)
     except protocol.ChannelClosedError:

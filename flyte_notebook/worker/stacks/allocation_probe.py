@@ -13,6 +13,9 @@ from typing import Final
 
 LEAST_BYTES: Final = 32 << 20
 """A smaller growth may be a thread's stack, or the growing heap."""
+RESERVED_BYTES: Final = 256 << 20
+"""A growth of this size may be an arena that an allocator reserved, 1 GiB for example, to use it bit by bit."""
+
 EVERY_S: Final = 0.004
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _DATA_FIELD: Final = 5
@@ -23,6 +26,7 @@ class AllocationProbe:
 
     def __init__(self, pid: int | None) -> None:
         self._path = None if pid is None else f"/proc/{pid}/statm"
+        self._maps = f"/proc/{pid}/smaps"
         self.begin(0)
 
     def begin(self, used_bytes: int) -> None:
@@ -30,7 +34,7 @@ class AllocationProbe:
         self._due_s = float("-inf")
         self._used_bytes = used_bytes
         self._data_bytes: int | None = None
-        self._held_bytes = 0
+        self._held_bytes = self._reserved_bytes = 0
         self._last: tuple[int, int] | None = None
 
     def look(self, now: float, used_bytes: int, *, moved: bool = True) -> None:
@@ -43,14 +47,35 @@ class AllocationProbe:
         self._due_s = now + EVERY_S
         if self._last is not None and data_bytes < self._held_bytes - self._last[0] // 2:
             self._last = None  # it was freed
-        if self._data_bytes is not None and data_bytes - self._data_bytes >= LEAST_BYTES:
-            self._last, self._held_bytes = (data_bytes - self._data_bytes, self._used_bytes), data_bytes
+        grew_bytes = 0 if self._data_bytes is None else data_bytes - self._data_bytes
+        if grew_bytes >= RESERVED_BYTES:
+            reserved_bytes, self._reserved_bytes = self._reserved_bytes, self._read_reserved()
+            grew_bytes -= max(0, self._reserved_bytes - reserved_bytes)
+        if grew_bytes >= LEAST_BYTES:
+            self._last, self._held_bytes = (grew_bytes, self._used_bytes), data_bytes
         self._data_bytes, self._used_bytes = data_bytes, used_bytes
 
     @property
     def last(self) -> tuple[int, int] | None:
         """Its size and the usage before it, in bytes; ``None`` when there was none."""
         return self._last
+
+    def _read_reserved(self) -> int:
+        """Return the size of writable mappings without swap reservation (``MAP_NORESERVE``): nobody has asked for them.
+
+        Their flag in ``/proc/PID/smaps`` is ``nr``, proc(5). Reading takes some milliseconds.
+        """
+        size_bytes = found_bytes = 0
+        try:
+            with open(self._maps, "rb") as file:
+                for line in file:
+                    if line.startswith(b"Size:"):
+                        size_bytes = int(line.split()[1]) << 10
+                    elif line.startswith(b"VmFlags:") and {b"wr", b"nr"} <= set(line.split()):
+                        found_bytes += size_bytes
+        except (OSError, IndexError, ValueError):  # it has ended
+            return self._reserved_bytes
+        return found_bytes
 
     def _read(self) -> int | None:
         if self._path is None:
