@@ -139,9 +139,9 @@ ENTRIES: Final = (
     ),
     _of_python(
         key=EXIT_HANDLERS,
-        behaviour="`atexit._run_exitfuncs()` runs what was registered",
-        lost="`atexit` handlers of a task",
-        names=("_run_exitfuncs",),
+        behaviour="`atexit._run_exitfuncs()` runs what was registered; `threading._threading_atexits` are called first",
+        lost="`atexit` handlers of a task, and the clean end of its pools of processes",
+        names=("_run_exitfuncs", "_threading_atexits"),
         where="first use",
     ),
     _of_python(

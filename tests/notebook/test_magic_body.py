@@ -256,6 +256,16 @@ def test_the_end_of_a_process_is_the_end_of_a_script(kernel: Kernel, tmp_path: P
     assert "flushed" == (tmp_path / "text").read_text()
 
 
+def test_pools_of_processes_end_before_exit_handlers_and_pools_of_threads_are_left(kernel: Kernel) -> None:
+    """As at the end of a program, where joblib waits for processes that still start; a thread holds up no task."""
+    reply = kernel.run(
+        "%%flyte_task\nimport atexit, concurrent.futures, threading, time\n"
+        "atexit.register(print, 'at exit')\nthreading._register_atexit(print, 'pools')\n"
+        "threads = concurrent.futures.ThreadPoolExecutor(1)\n_ = threads.submit(time.sleep, 60)\nprint('body')"
+    ).ok()
+    assert "body\npools\nat exit\n" == reply.stdout
+
+
 def test_what_a_cell_started_does_not_outlive_it(kernel: Kernel) -> None:
     """Children and threads that are left running are ended with the task."""
     kernel.run(

@@ -272,11 +272,18 @@ def _end_late(status: int) -> None:
 
 
 def _run_exit_handlers() -> None:
-    """Run the functions registered for the end of the interpreter; report it if that does not work."""
+    """Run the functions registered for the end of the interpreter; report it if that does not work.
+
+    As at the end of a program, those of pools of processes come first: they wait for processes that still start. Pools
+    of threads are not waited for, because a task ends with its body.
+    """
     ran: list[bool] = []
     atexit.register(ran.append, True)
     why: BaseException | str = "no handler was called"
     try:
+        for call in reversed(threading._threading_atexits):  # type: ignore[attr-defined]  # noqa: SLF001 - as there
+            if getattr(call.func, "__module__", "") != "concurrent.futures.thread":
+                call()
         atexit._run_exitfuncs()  # noqa: SLF001 - the only way to run them before os._exit
     except Exception as error:
         why = error
