@@ -437,3 +437,15 @@ def test_a_failure_is_told_again_with_more_words() -> None:
     assert run.failure is told is history.last_failure
     history.retell(failure, replace(failure, headline="others"))
     assert run.failure is told is history.last_failure
+
+
+def test_a_history_is_read_as_loaded_runs_are() -> None:
+    """By number, by name or as a slice; its text has the names, and a wrong number says how many there are."""
+    history = History()
+    for name in ("one", "two", "three"):
+        history.begin(name, f"task_{name}")
+    assert "two" == history[1].name == history["task_two"].name
+    assert ("two", "three") == history[1:].names
+    assert "<3 runs: one, two, three>" == repr(history)
+    with pytest.raises(IndexError, match="there is no run -4 here; there are 3"):
+        history[-4]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from flyte_notebook.core.outcome import Failure
 from flyte_notebook.history.budget import Budget
 from flyte_notebook.history.purpose import CALL, Cell, Grown, Rerun, SweepPoint
-from flyte_notebook.history.runs import Run
+from flyte_notebook.history.runs import Run, Runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,5 +152,14 @@ class History:
     def __len__(self) -> int:
         return len(self._runs)
 
-    def __getitem__(self, index: int) -> Run:
-        return self._runs[index]
+    @overload
+    def __getitem__(self, which: int | str) -> Run: ...
+
+    @overload
+    def __getitem__(self, which: slice) -> Runs: ...
+
+    def __getitem__(self, which: int | str | slice) -> Run | Runs:
+        return Runs(self)[which]
+
+    def __repr__(self) -> str:
+        return repr(Runs(self))

@@ -258,6 +258,8 @@ class Runs(Sequence[Run]):
         if isinstance(which, slice):
             return type(self)(self._runs[which])
         if isinstance(which, int):
+            if not -len(self) <= which < len(self):
+                raise IndexError(f"there is no run {which} here; there are {len(self)}")
             return self._runs[which]
         for run in reversed(self._runs):
             if which in {run.name, run.task_name}:
