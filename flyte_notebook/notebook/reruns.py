@@ -176,7 +176,8 @@ class Rerun:
         plain = {name for name in values if isinstance(now.get(name, _GONE), _PLAIN)}
         known = [name for name in self._inputs if name in plain and values[name] != repr(now[name])]
         changed = self.changed_since([name for name in self._inputs if name not in plain])
-        changed = tuple(name for name in changed if values.get(name) != repr(now.get(name, _GONE)))
+        # No text of any other value: that of a large table takes long, that of a cut file kills the kernel.
+        changed = tuple(name for name in changed if name not in values or values[name] != repr(now.get(name, _GONE)))
         return (*known, *changed)
 
     @property
