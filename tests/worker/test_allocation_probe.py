@@ -69,6 +69,29 @@ def test_an_arena_that_is_reserved_is_no_request(child: subprocess.Popen[str]) -
     assert (400, 12) == tuple(value // MI for value in asked.last)
 
 
+def test_an_arena_is_no_request_of_a_process_that_is_killed_before_its_mappings_are_read(
+    child: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address space grew, and the process is gone when one looks by what: that is not known, so it is not told."""
+    asked = AllocationProbe(child.pid)
+    asked.look(0.0, 10 * MI)
+    tell(child, 100)
+    asked.look(1.0, 147 * MI)
+    tell(child, -1024)
+    read = asked._read
+
+    def read_and_kill() -> int | None:
+        found = read()
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        return found
+
+    monkeypatch.setattr(asked, "_read", read_and_kill)
+    asked.look(2.0, 150 * MI)
+    assert asked.last is not None
+    assert 100 == asked.last[0] // MI, "what is known of it stays"
+
+
 def test_an_allocation_is_known_before_any_of_it_is_used(child: subprocess.Popen[str]) -> None:
     """Its size, and what was in use before; a small one after it changes nothing, a large one takes its place."""
     asked = AllocationProbe(child.pid)

@@ -49,8 +49,12 @@ class AllocationProbe:
             self._last = None  # it was freed
         grew_bytes = 0 if self._data_bytes is None else data_bytes - self._data_bytes
         if grew_bytes >= RESERVED_BYTES:
-            reserved_bytes, self._reserved_bytes = self._reserved_bytes, self._read_reserved()
-            grew_bytes -= max(0, self._reserved_bytes - reserved_bytes)
+            reserved_bytes = self._read_reserved()
+            if reserved_bytes is None:
+                grew_bytes = 0  # it ended since: nobody knows whether this was a request
+            else:
+                grew_bytes -= max(0, reserved_bytes - self._reserved_bytes)
+                self._reserved_bytes = reserved_bytes
         if grew_bytes >= LEAST_BYTES:
             self._last, self._held_bytes = (grew_bytes, self._used_bytes), data_bytes
         self._data_bytes, self._used_bytes = data_bytes, used_bytes
@@ -60,22 +64,27 @@ class AllocationProbe:
         """Its size and the usage before it, in bytes; ``None`` when there was none."""
         return self._last
 
-    def _read_reserved(self) -> int:
-        """Return the size of writable mappings without swap reservation (``MAP_NORESERVE``): nobody has asked for them.
+    def _read_reserved(self) -> int | None:
+        """Return the size of large writable mappings without swap reservation (``MAP_NORESERVE``): no request.
 
-        Their flag in ``/proc/PID/smaps`` is ``nr``, proc(5). Reading takes some milliseconds.
+        Their flag in ``/proc/PID/smaps`` is ``nr``, proc(5). Small ones are the heaps of threads, which are in use.
+        Reading takes some milliseconds. Of a process that is killed meanwhile the file has no line, and this returns
+        ``None``; or it is cut off, and then the reserved mappings before the cut count: allocators choose low addresses
+        for them, and the file begins there.
         """
         size_bytes = found_bytes = 0
+        empty = True
         try:
             with open(self._maps, "rb") as file:
                 for line in file:
+                    empty = False
                     if line.startswith(b"Size:"):
                         size_bytes = int(line.split()[1]) << 10
-                    elif line.startswith(b"VmFlags:") and {b"wr", b"nr"} <= set(line.split()):
-                        found_bytes += size_bytes
+                    elif line.startswith(b"VmFlags:") and size_bytes >= LEAST_BYTES:
+                        found_bytes += size_bytes if {b"wr", b"nr"} <= set(line.split()) else 0
         except (OSError, IndexError, ValueError):  # it has ended
-            return self._reserved_bytes
-        return found_bytes
+            pass
+        return None if empty else found_bytes
 
     def _read(self) -> int | None:
         if self._path is None:
