@@ -197,7 +197,7 @@ class AttemptInWorker:
         assert ready["kind"] == "ready"
         self.ready_s = monotonic_s()
         self._watch = Returning(ready["pid"], self._give_up_answer)
-        self._arm(ready.get("at_s"))
+        self._arm()
         try:
             while not self._left:
                 self._hear(await protocol.receive_async(reader), pump)
@@ -220,13 +220,13 @@ class AttemptInWorker:
             self._lost = why
         self.stop()
 
-    def _arm(self, ready_s: float | None) -> None:
+    def _arm(self) -> None:
         assert self._handle is not None
         limits = self._job.limits
         deadline_in_s = None
         if limits.deadline_s is not None:
             deadline_in_s = max(0.0, self._job.queued_s + limits.deadline_s - monotonic_s())
-        self._link.arm(self._handle, max_runtime_s=limits.max_runtime_s, deadline_in_s=deadline_in_s, ready_s=ready_s)
+        self._link.arm(self._handle, max_runtime_s=limits.max_runtime_s, deadline_in_s=deadline_in_s)
 
     def _order(self) -> dict[str, Any]:
         job, origin = self._job, self._origin

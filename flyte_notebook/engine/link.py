@@ -241,11 +241,9 @@ class SupervisorLink:
         self._send({"kind": "spawn", "id": handle.number, **bounds, **request}, fds)
         return handle
 
-    def arm(
-        self, handle: Handle, *, max_runtime_s: float | None, deadline_in_s: float | None, ready_s: float | None
-    ) -> None:
-        """Report that the worker is ready, since ``ready_s`` on the system's monotonic clock: its time limits start."""
-        times = {"max_runtime_s": max_runtime_s, "deadline_in_s": deadline_in_s, "ready_s": ready_s}
+    def arm(self, handle: Handle, *, max_runtime_s: float | None, deadline_in_s: float | None) -> None:
+        """Report that the worker is ready: its time limits start."""
+        times = {"max_runtime_s": max_runtime_s, "deadline_in_s": deadline_in_s}
         self._send({"kind": "arm", "id": handle.number, **times})
 
     def leave(self, handle: Handle, status: int) -> None:

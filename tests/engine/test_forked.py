@@ -18,6 +18,7 @@ import flyte.errors
 import pytest
 
 import flyte_notebook as fn
+from flyte_notebook.engine import link
 from flyte_notebook.engine.link import WORKERS_VARIABLE
 from flyte_notebook.sdk import enforcement
 
@@ -33,6 +34,12 @@ BOUND_S = 30.0
 BASELINES = 5
 LOADED = "flyte_notebook.worker.process.prefork"
 """Loaded in the server, and so in what was forked from it; a fresh interpreter never loads it."""
+
+LATE_LOOKS = """import time
+from flyte_notebook.limiters.attempt_group import AttemptGroup
+look = AttemptGroup.sample
+AttemptGroup.sample = lambda self: (time.sleep(0.03), look(self))[1]
+main(sys"""
 
 env = flyte.TaskEnvironment(name="forked", resources=flyte.Resources(cpu=1, memory="250Mi"))
 
@@ -70,6 +77,13 @@ def look() -> dict[str, Any]:
 @env.task
 def allocate(size: int) -> int:
     return len(bytearray(size))
+
+
+@env.task
+def hold(size: int) -> int:
+    held = bytearray(size)
+    time.sleep(0.2)
+    return len(held)
 
 
 @env.task
@@ -149,13 +163,29 @@ def largest() -> int:
 
 
 def baseline(*, forked: bool) -> int:
-    """Return the least of several: where the look at a ready worker comes late, it has gone on meanwhile."""
+    """Return the least of several."""
     found = []
     for _ in range(BASELINES):
         assert forked == seen()["forked"]
         assert fn.last_run is not None
         found.append(fn.last_run.actions[0].attempts[0].trace.baseline_bytes or 0)
     return min(found)
+
+
+@pytest.mark.parametrize("workers", ["", "fresh"])
+def test_the_baseline_is_the_worker_s_when_every_look_at_it_comes_late(
+    monkeypatch: pytest.MonkeyPatch, workers: str
+) -> None:
+    """A supervisor that loses the processor before each look sees what the task took, and does not call it Python's."""
+    monkeypatch.setattr(link, "_BOOT", link._BOOT.replace("main(sys", LATE_LOOKS))
+    with opened(monkeypatch, workers=workers):
+        for _ in range(BASELINES):
+            assert 100 << 20 == flyte.run(hold, 100 << 20).outputs()[0]
+            assert fn.last_run is not None
+            trace = fn.last_run.actions[0].attempts[0].trace
+            assert trace.baseline_bytes is not None
+            assert trace.peak_bytes is not None
+            assert 20 << 20 < trace.baseline_bytes < trace.peak_bytes - (90 << 20)
 
 
 def test_a_forked_worker_has_no_memory_for_free(monkeypatch: pytest.MonkeyPatch) -> None:

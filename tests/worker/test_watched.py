@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, cast
 
-from flyte_notebook.core.bound import monotonic_s
 from flyte_notebook.core.limits import Limits
 from flyte_notebook.limiters.base import Counters
-from flyte_notebook.worker.process.watched import LATE_S, Watched
+from flyte_notebook.worker.process.watched import Watched
 
 if TYPE_CHECKING:
     from flyte_notebook.limiters.base import TaskGroup
@@ -29,40 +27,28 @@ class Group:
         return Counters()
 
 
-def test_the_baseline_of_an_attempt_that_is_over_already_is_what_it_began_with() -> None:
-    """The word that the worker is ready may come when it has given its memory back: that is no baseline."""
+def test_the_baseline_of_an_attempt_is_what_its_spare_used() -> None:
+    """The word that the worker is ready may come when the task uses memory, or has given all back: no baseline."""
     group = Group()
     watched = Watched(1, cast("TaskGroup", group), Limits())
     group.used_bytes = 38 * MIB
     watched.take(Limits(memory_bytes=250 * MIB))
-    group.used_bytes = MIB // 2
+    for used_bytes in (130 * MIB, MIB // 2):
+        group.used_bytes = used_bytes
+        watched.arm(None, None)
+        assert 38 * MIB == watched.facts()["baseline_bytes"]
+
+
+def test_the_baseline_of_a_fresh_interpreter_is_what_it_used_when_it_was_measured() -> None:
+    """Without that it has none: a number that comes late may be the task's."""
+    group = Group()
+    watched = Watched(1, cast("TaskGroup", group), Limits())
+    group.used_bytes = 130 * MIB
     watched.arm(None, None)
-    assert 38 * MIB == watched.facts()["baseline_bytes"]
-
-
-def test_the_baseline_is_what_a_worker_uses_when_it_is_ready() -> None:
-    """What it loaded for its job since it was taken is there before any code of the user's, so it counts as that."""
-    group = Group()
-    watched = Watched(1, cast("TaskGroup", group), Limits())
-    group.used_bytes = 38 * MIB
-    watched.take(Limits(memory_bytes=250 * MIB))
+    assert watched.facts()["baseline_bytes"] is None
+    watched.begin(Limits(memory_bytes=250 * MIB))
     group.used_bytes = 45 * MIB
+    watched.measure()
+    group.used_bytes = 130 * MIB
     watched.arm(None, None)
     assert 45 * MIB == watched.facts()["baseline_bytes"]
-
-
-def test_the_baseline_is_that_of_the_moment_when_the_worker_was_ready() -> None:
-    """The word may come when the task has taken memory: the sample of that moment counts, else what it began with."""
-    group = Group()
-    watched = Watched(1, cast("TaskGroup", group), Limits())
-    group.used_bytes = 38 * MIB
-    watched.take(Limits(memory_bytes=250 * MIB))
-    group.used_bytes = 130 * MIB
-    watched.arm(None, None, ready_s=monotonic_s() - 10)
-    assert 38 * MIB == watched.facts()["baseline_bytes"], "there is no sample of that moment"
-    watched.begin(Limits(memory_bytes=250 * MIB))
-    watched._recorder.add(0.0, 40 * MIB)
-    ready_s = monotonic_s()
-    time.sleep(2 * LATE_S)
-    watched.arm(None, None, ready_s=ready_s)
-    assert 40 * MIB == watched.facts()["baseline_bytes"]

@@ -25,7 +25,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from flyte_notebook.core import private
-from flyte_notebook.core.bound import monotonic_s, sleep_s
+from flyte_notebook.core.bound import sleep_s
 from flyte_notebook.worker.process import context, handover, prctl, protocol
 from flyte_notebook.worker.process.last_words import LastWords
 from flyte_notebook.worker.process.prctl import EXIT_LOST
@@ -109,12 +109,14 @@ channel: Channel | None = None
 
 def begin(arguments: list[str]) -> None:
     """Entry of a fresh interpreter: let the supervisor read its stacks, then as `main`."""
-    handover.hand_over_fresh()
-    main(arguments)
+    main(arguments, handover.hand_over_fresh())
 
 
-def main(arguments: list[str]) -> None:
-    """Entry of the worker process; ``arguments`` hold the ``module:function`` that jobs will name."""
+def main(arguments: list[str], supervisor: socket.socket | None = None) -> None:
+    """Entry of the worker process; ``arguments`` hold the ``module:function`` that jobs will name.
+
+    A ``supervisor`` measures what this process uses before the job: it waits for that.
+    """
     global channel  # noqa: PLW0603 - one worker process, one channel
     sock = protocol.taken(protocol.CHANNEL_FD)
     os.set_inheritable(protocol.CHANNEL_FD, False)
@@ -125,7 +127,9 @@ def main(arguments: list[str]) -> None:
     entry: Callable[[BinaryIO], bytes] = named(arguments[0])
     channel = Channel(sock)
     os.register_at_fork(after_in_child=_forked)
-    channel.tell({"kind": "ready", "pid": os.getpid(), "at_s": monotonic_s()})
+    handover.be_measured(supervisor)
+    del supervisor
+    channel.tell({"kind": "ready", "pid": os.getpid()})
     try:
         job = protocol.receive(sock)
     except protocol.ChannelClosedError:

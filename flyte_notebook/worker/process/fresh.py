@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Starting:
-    """One interpreter that is being started, its group, and our end of the socket on which it hands over its memory."""
+    """One interpreter that is being started, its group, and our end of the socket that it has to the supervisor."""
 
     launch: Launch
     group: TaskGroup
@@ -121,7 +121,7 @@ class Fresh:
         watched = Watched(launch.pid, starting.group, _limits(message), attribution)
         if launch.status is not None:
             watched.died(launch.status)
-        self._expect_stacks(starting.stacks, attribution)
+        self._attend(starting.stacks, watched, attribution)
         self._start(message, watched)
 
     def _failed(self, number: int, why: str) -> None:
@@ -131,22 +131,27 @@ class Fresh:
     def _refuse(self, number: int, why: str) -> None:
         self._tell({"kind": "refused", "id": number, "error": why})
 
-    def _expect_stacks(self, sock: socket.socket, attribution: LineAttribution) -> None:
-        """Wait until the interpreter hands over its memory for reading stacks; this ends with the interpreter."""
+    def _attend(self, sock: socket.socket, watched: Watched, attribution: LineAttribution) -> None:
+        """Take the memory that the interpreter hands over for reading stacks, and measure it when it has imported.
+
+        It waits until this end is closed. This ends with the interpreter too.
+        """
         reader = protocol.ControlReader(sock)
 
         def read() -> None:
             try:
                 messages = reader.read()
             except protocol.ChannelClosedError:
-                messages = []
-            else:
-                if not messages:
-                    return  # not complete yet
+                messages = [({"kind": "gone"}, [])]
             for message, fds in messages:
-                attribution.give(*handover.received(message, fds))
-            self._events.ignore(sock)
-            sock.close()
+                if message["kind"] == "stack":
+                    attribution.give(*handover.received(message, fds))
+                    continue
+                if message["kind"] == "loaded":
+                    watched.measure()
+                self._events.ignore(sock)
+                sock.close()
+                return
 
         self._events.listen(sock, read)
 

@@ -1,6 +1,7 @@
 """How a worker lets the supervisor read its Python stacks: it sends a descriptor of its memory, and the layout.
 
-One message, ``{"layout": ...}`` with the descriptor beside it, or ``{"why": ...}`` where stacks cannot be read.
+One message, ``{"layout": ...}`` with the descriptor beside it, or ``{"why": ...}`` where stacks cannot be read. On the
+same socket a fresh interpreter says when it has imported what it needs, and waits until the supervisor has measured it.
 """
 
 from __future__ import annotations
@@ -39,14 +40,28 @@ def send(sock: socket.socket, message: dict[str, Any]) -> None:
             os.close(fd)
 
 
-def hand_over_fresh() -> None:
-    """Send it if this is a fresh interpreter that was given a socket for it, else do nothing. Never raises."""
+def hand_over_fresh() -> socket.socket | None:
+    """Send it if this is a fresh interpreter that was given a socket for it; return the socket. Never raises."""
     try:
         sock = protocol.taken(protocol.STACK_FD)
     except OSError:
+        return None
+    os.set_inheritable(protocol.STACK_FD, False)
+    with contextlib.suppress(OSError):
+        send(sock, {"kind": "stack", **layout_message()})
+    return sock
+
+
+def be_measured(sock: socket.socket | None) -> None:
+    """Have the supervisor measure what this process uses, and wait until it has. Never raises.
+
+    It answers by closing its end, as it does when it ends. Without this wait a busy supervisor would measure the task.
+    """
+    if sock is None:
         return
     with sock, contextlib.suppress(OSError):
-        send(sock, {"kind": "stack", **layout_message()})
+        protocol.send_control(sock, {"kind": "loaded"})
+        sock.recv(1)
 
 
 def received(message: dict[str, Any], fds: list[int]) -> tuple[StackReader | None, str]:

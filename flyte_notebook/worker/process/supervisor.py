@@ -147,7 +147,7 @@ class Supervisor:
         elif watched is None:
             return  # it ended before the message arrived
         elif kind == "arm":
-            watched.arm(message["max_runtime_s"], message["deadline_in_s"], message.get("ready_s"))
+            watched.arm(message["max_runtime_s"], message["deadline_in_s"])
         elif kind == "leave":
             self._let_go(number, message["status"])
         elif kind == "stop":

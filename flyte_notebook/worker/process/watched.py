@@ -8,7 +8,6 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from flyte_notebook.core.bound import monotonic_s
 from flyte_notebook.core.trace import TraceRecorder
 from flyte_notebook.limiters.shared_memory import SharedObjects
 from flyte_notebook.worker.stacks.allocation_probe import AllocationProbe
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 DENSE_S = 0.005
 """The time between samples in the first second, and while memory changes."""
-LATE_S = 0.005
-"""This long after a worker was ready its task may have taken memory."""
 FASTEST_S = 0.002
 """The same when lines are read: growth is attributed to the line that is read next."""
 COST_SHARE = 15
@@ -76,10 +73,11 @@ class Watched:
     def take(self, limits: Limits) -> None:
         """Begin an attempt of a spare, before the spare gets it: earlier usage does not belong to the attempt.
 
-        A short attempt may end before the kernel reports that it is ready, so this usage is the baseline until then.
+        This usage is the baseline: later nobody knows how far the attempt has come.
         """
         self.begin(limits)
-        self._baseline_bytes = self._group.sample()
+        self.measure()
+        assert self._baseline_bytes is not None
         self._ready_after_s = 0.0
         self._attribution.begin(self._baseline_bytes)
         self._asked.begin(self._baseline_bytes)
@@ -103,30 +101,21 @@ class Watched:
         """Descriptor that can be read when memory has to be checked at once."""
         return self._group.alarm
 
-    def arm(self, max_runtime_s: float | None, deadline_in_s: float | None, ready_s: float | None = None) -> None:
-        """Start the time limits: the worker has been ready since ``ready_s``. Its usage then is the baseline."""
+    def measure(self) -> None:
+        """Take what a worker uses now as the baseline, while it waits for this."""
+        self._baseline_bytes = self._group.sample()
+
+    def arm(self, max_runtime_s: float | None, deadline_in_s: float | None) -> None:
+        """Start the time limits: the worker is ready. This may come late, when the attempt uses memory or is over."""
         now = time.monotonic()
         if self._wait_status is None:
-            # If this comes late, a short attempt is over already, and its memory is released; a longer one has begun to
-            # take memory of its own.
-            used = self._group.sample()
-            late_s = 0.0 if ready_s is None else monotonic_s() - ready_s
-            at_ready = used if late_s <= LATE_S else self._used_at(now - late_s)
-            if at_ready is not None:
-                self._baseline_bytes = max(at_ready, self._baseline_bytes or 0)
-            self._asked.look(now, used)
+            self._asked.look(now, self._group.sample())
         self._ready_after_s = now - self.started_s
         if max_runtime_s is not None:
             self._ends["max_runtime"] = now + max_runtime_s
         if deadline_in_s is not None:
             self._ends["deadline"] = now + deadline_in_s
         self.due_s = now
-
-    def _used_at(self, moment_s: float) -> int | None:
-        """Return the usage of the sample closest to a moment, ``None`` if there is none around it."""
-        away = [(abs(self.started_s + at_s - moment_s), used) for at_s, used in self._recorder.points]
-        away_s, used = min(away, default=(LATE_S, 0))
-        return used if away_s < LATE_S else None
 
     def trip(self, reason: Tripped) -> None:
         """End the attempt for a reason; the first reason is kept."""
