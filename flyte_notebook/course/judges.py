@@ -46,14 +46,8 @@ def gets_enough(runs: Sequence[Run], _given: Mapping[str, object]) -> Iterator[S
         "It succeeded.",
         f"It failed, {how_it_failed(run)}. Raise `--memory`, or type a limit into the form below the card.",
     )
-    limit_bytes, peak_bytes = last_attempt(run).limits.memory_bytes, last_attempt(run).trace.peak_bytes or 0
-    yield Step(limit_bytes is not None, "It has a limit.", "It ran without a limit. Write one, as in `--memory 500Mi`.")
-    yield Step(
-        peak_bytes >= LIST_BYTES,
-        "Its list is as long as it was.",
-        f"Its peak was {format_memory(peak_bytes)}, so its list is shorter now. Leave the cell's code as it was.",
-    )
-    assert limit_bytes is not None
+    yield from _whole_with_a_limit(run)
+    limit_bytes, peak_bytes = _limit_and_peak(run)
     facts = f"{format_memory(limit_bytes)}, and its peak was {format_memory(peak_bytes)}"
     yield Step(
         limit_bytes <= 2 * peak_bytes,
@@ -260,14 +254,8 @@ def fits_the_limit(runs: Sequence[Run], _given: Mapping[str, object]) -> Iterato
     """6a: it passes, with a limit at most 30% above its peak."""
     run = runs[-1]
     yield Step(passed(run), "It succeeded.", f"It failed, {how_it_failed(run)}. Its limit is too small.")
-    limit_bytes, peak_bytes = last_attempt(run).limits.memory_bytes, last_attempt(run).trace.peak_bytes or 0
-    yield Step(limit_bytes is not None, "It has a limit.", "It ran without a limit. Write the one that you found.")
-    yield Step(
-        peak_bytes >= LIST_BYTES,
-        "Its list is as long as it was.",
-        f"Its peak was {format_memory(peak_bytes)}, so its list is shorter now. Leave the cell's code as it was.",
-    )
-    assert limit_bytes is not None
+    yield from _whole_with_a_limit(run)
+    limit_bytes, peak_bytes = _limit_and_peak(run)
     above = limit_bytes / peak_bytes - 1
     facts = f"{format_memory(limit_bytes)}, {above:.0%} above its peak of {format_memory(peak_bytes)}"
     yield Step(
@@ -312,3 +300,20 @@ def survives_five_faults(runs: Sequence[Run], _given: Mapping[str, object]) -> I
         f"It survived {said}.",
         f"The pipeline met {len(codes)} of its {FAULTS} faults: {said}. Call each of the five tasks as it is.",
     )
+
+
+def _whole_with_a_limit(run: Run) -> Iterator[Step]:
+    """Hold a cell with the list of exercises 1a and 6a to its code and to having a limit."""
+    limit_bytes, peak_bytes = _limit_and_peak(run)
+    yield Step(bool(limit_bytes), "It has a limit.", "It ran without a limit. Write one, as in `--memory 500Mi`.")
+    yield Step(
+        peak_bytes >= LIST_BYTES,
+        "Its list is as long as it was.",
+        f"Its peak was {format_memory(peak_bytes)}, so its list is shorter now. Leave the cell's code as it was.",
+    )
+
+
+def _limit_and_peak(run: Run) -> tuple[int, int]:
+    """Return limit and peak of the last attempt, 0 where there is none."""
+    attempt = last_attempt(run)
+    return attempt.limits.memory_bytes or 0, attempt.trace.peak_bytes or 0

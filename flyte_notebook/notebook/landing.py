@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from flyte_notebook.cells.returned import ReturnedValues
+
+logger = logging.getLogger("flyte_notebook.notebook")
 
 
 def land(  # noqa: PLR0913 - the differences between a cell and its rerun, each by name
@@ -42,7 +45,8 @@ def land(  # noqa: PLR0913 - the differences between a cell and its rerun, each 
 def _has_figure(found: Iterable[object]) -> bool:
     """Whether one of the values is a figure of matplotlib."""
     figures = getattr(sys.modules.get("matplotlib.figure"), "FigureBase", ())
-    return any(isinstance(value, figures) for value in found)
+    # By type(): isinstance asks lazy proxies for their __class__, and some answer by importing a library.
+    return any(issubclass(type(value), figures) for value in found)
 
 
 def _show_figures_as_pictures() -> None:
@@ -50,6 +54,12 @@ def _show_figures_as_pictures() -> None:
 
     Without it, a figure that was made in a task and closed there would be shown as text.
     """
-    pyplot = importlib.import_module("matplotlib.pyplot")
-    if "inline" in os.environ.get("MPLBACKEND", "") and not pyplot.get_fignums():
-        pyplot.switch_backend(os.environ["MPLBACKEND"])
+    backend = os.environ.get("MPLBACKEND", "")
+    if "inline" not in backend:
+        return
+    try:
+        pyplot = importlib.import_module("matplotlib.pyplot")
+        if not pyplot.get_fignums():
+            pyplot.switch_backend(backend)
+    except Exception:  # of the library; the values are in the notebook already
+        logger.debug("could not load the backend of the notebook", exc_info=True)

@@ -98,8 +98,9 @@ def run(path: Path, notebook: Any) -> Any:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if _is_static(output)]
-            cell.outputs = [_without_places(output) for output in cell.outputs]
+            for output in cell.outputs:
+                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+            cell.outputs = [_without_places(output) for output in cell.outputs if _shows(output)]
     notebook.metadata = METADATA
     return notebook
 
@@ -117,11 +118,10 @@ def _without_places(output: Any) -> Any:
     return _NARROW.sub("", output).replace("fnb-chart fnb-wide", "fnb-chart")
 
 
-def _is_static(output: Any) -> bool:
-    """Leave out what only a widget shows, and lines that were replaced by nothing."""
-    data = output.get("data", {})
-    data.pop("application/vnd.jupyter.widget-view+json", None)
-    return "data" not in output or any(str(text).strip() not in {"", "<span></span>"} for text in data.values())
+def _shows(output: Any) -> bool:
+    """Whether there is anything to see without a widget: some lines are replaced by nothing when a run ends."""
+    texts = output.get("data", {"text/plain": "a stream or an error"}).values()
+    return any(str(text).strip() not in {"", "<span></span>"} for text in texts)
 
 
 def save(only: list[str]) -> None:

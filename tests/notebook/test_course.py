@@ -279,7 +279,8 @@ def test_every_exercise_has_answers_of_each_kind() -> None:
 def test_every_judge_has_an_exercise() -> None:
     """No function of the module is left over."""
     used = {exercise.judge for exercise in course.exercises}
-    own = {thing for thing in vars(judges).values() if getattr(thing, "__module__", "") == judges.__name__}
+    public = [thing for name, thing in vars(judges).items() if not name.startswith("_")]
+    own = {thing for thing in public if getattr(thing, "__module__", "") == judges.__name__}
     assert own == used
 
 

@@ -110,16 +110,18 @@ def test_widgets_that_name_their_parts_otherwise(kernel: Kernel) -> None:
     kernel.run("losses.put('widgets of tasks', None)").ok()
 
 
-def test_exit_handlers_that_do_not_run(kernel: Kernel) -> None:
+@pytest.mark.parametrize("change", ["atexit._run_exitfuncs = lambda: None", "del threading._threading_atexits"])
+def test_exit_handlers_that_do_not_run(kernel: Kernel, change: str) -> None:
     """A task whose exit handlers cannot be run still ends well, and the doctor says what is lost."""
     kernel.run(CHECK + "from flyte_notebook.worker.relies import BY_KEY").ok()
     feature = kernel.value('BY_KEY["exit handlers"].lost')
     assert feature not in kernel.value("str(fn.doctor())")
     kernel.run("%%flyte_task\nimport atexit\nprint('before')\natexit.register(print, 'after')").ok()
     assert feature not in kernel.value("str(fn.doctor())")
-    reply = kernel.run("%%flyte_task\nimport atexit\natexit._run_exitfuncs = lambda: None\n7").ok()
+    reply = kernel.run(f"%%flyte_task\nimport atexit, threading\n{change}\n7").ok()
     assert "7" == reply.result
     assert feature in kernel.value("str(fn.doctor())")
+    kernel.run("losses.put('exit handlers', None)").ok()
 
 
 def test_stacks_that_cannot_be_read(tmp_path: Path) -> None:

@@ -284,15 +284,26 @@ def _run_exit_handlers() -> None:
     ran: list[bool] = []
     atexit.register(ran.append, True)
     why: BaseException | str = "no handler was called"
-    try:
-        for call in reversed(threading._threading_atexits):  # type: ignore[attr-defined]  # noqa: SLF001 - as there
-            if getattr(call.func, "__module__", "") != "concurrent.futures.thread":
+    pools = getattr(threading, "_threading_atexits", None)
+    for call in reversed(pools or ()):
+        if _module_of(call) != "concurrent.futures.thread":
+            with contextlib.suppress(Exception):  # the others have to be called all the same
                 call()
+    if pools is None:
+        why = "threading has no _threading_atexits"
+    try:
         atexit._run_exitfuncs()  # noqa: SLF001 - the only way to run them before os._exit
     except Exception as error:
         why = error
-    if not ran:
+    if not ran or pools is None:
         context.lose(importlib.import_module("flyte_notebook.worker.relies").BY_KEY["exit handlers"], why)
+
+
+def _module_of(call: object) -> str:
+    """Return the module of a function that is called at the end: in a ``partial``, since 3.13 in a ``lambda``."""
+    held = [cell.cell_contents for cell in getattr(call, "__closure__", None) or ()]
+    function = getattr(call, "func", next(filter(callable, held), call))
+    return str(getattr(function, "__module__", ""))
 
 
 def _flush_files() -> None:
