@@ -14,7 +14,7 @@ VENV := .venv
 LOCK := requirements.lock
 BIN := $(CURDIR)/$(VENV)/bin
 DIST := build/dist$(VENV:.venv%=%)
-TOURS := $(sort $(wildcard notebooks/*.ipynb))
+CHAPTERS := $(sort $(wildcard notebooks/*.ipynb))
 TESTS := tests
 # Files of tests go to whichever of several processes has nothing to do; tests/conftest.py says how many there are.
 SIDE_BY_SIDE := -n auto --dist loadfile --no-loadscope-reorder
@@ -30,14 +30,14 @@ SOURCES := pyproject.toml README.md LICENSE $(shell find flyte_notebook -not -na
 .PHONY: lab
 lab: $(VENV)/.lab $(VENV)/.package
 	exec "$(BIN)/jupyter" lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) \
-	    --ServerApp.root_dir="$(CURDIR)/notebooks" --LabApp.default_url="/lab/tree/$(notdir $(firstword $(TOURS)))" $(ARGS)
+	    --ServerApp.root_dir="$(CURDIR)/notebooks" --LabApp.default_url="/lab/tree/$(notdir $(firstword $(CHAPTERS)))" $(ARGS)
 
 ## demo: run the chapters of the course without a browser and leave their pages in build/demo
 .PHONY: demo
 demo: $(VENV)/.lab $(VENV)/.package
 	mkdir -p build/demo
-	"$(BIN)/jupyter" nbconvert --log-level=WARN --execute --to=html --output-dir=build/demo $(ARGS) $(TOURS)
-	@printf '%s\n' $(patsubst notebooks/%.ipynb,build/demo/%.html,$(TOURS))
+	"$(BIN)/jupyter" nbconvert --log-level=WARN --execute --to=html --output-dir=build/demo $(ARGS) $(CHAPTERS)
+	@printf '%s\n' $(patsubst notebooks/%.ipynb,build/demo/%.html,$(CHAPTERS))
 
 ## course: make the notebooks of the course from notebooks/source, run them, save copies with outputs, print in build/course
 .PHONY: course
