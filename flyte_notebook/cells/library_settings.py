@@ -96,7 +96,7 @@ def made(packed: Mapping[str, bytes], source: str) -> Iterator[list[str]]:
         yield changed
         for library in LIBRARIES:
             if library.what in before and (library.module != "warnings" or library.module in source):
-                changed += [library.what] if _seen(library) != before[library.what] else []
+                changed += [] if _same(_seen(library), before[library.what]) else [library.what]
 
 
 def _read(library: Library) -> bytes | None:
@@ -120,6 +120,16 @@ def _seen(library: Library) -> bytes | None:
         return _pickled(problem.rest)
     except Exception:  # noqa: BLE001 - a library may raise any error
         return None
+
+
+def _same(one: bytes | None, other: bytes | None) -> bool:
+    """Whether two pickles are of the same settings: equal texts are written differently where they are two objects."""
+    if one == other or one is None or other is None:
+        return one == other
+    try:
+        return bool(pickle.loads(one) == pickle.loads(other))  # noqa: S301 - this process made both
+    except Exception:  # noqa: BLE001 - values of a library may raise any error
+        return False
 
 
 def _write(library: Library, data: bytes | None, before: dict[str, bytes | None]) -> None:

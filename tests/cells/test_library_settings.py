@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 import logging
+import pickle
 import sys
 import types
 import warnings
@@ -62,3 +63,15 @@ def test_what_cannot_be_set_is_said_and_the_cell_runs(capsys: pytest.CaptureFixt
         pass
     assert "[flyte_notebook: the decimal context cannot be set in the task: " in capsys.readouterr().err
     assert repr(before) == repr(decimal.getcontext())
+
+
+def test_equal_settings_are_no_change_however_they_are_pickled() -> None:
+    """One text that two options share is pickled once, two equal texts twice: both are the same settings."""
+    text = "a text that is not interned"
+    shared = pickle.dumps({"one": text, "two": text})
+    apart = pickle.dumps({"one": text, "two": "".join(text)[:-1] + "d"})
+    assert shared != apart
+    assert library_settings._same(shared, apart)
+    assert not library_settings._same(shared, pickle.dumps({"one": text, "two": "another"}))
+    assert not library_settings._same(shared, None)
+    assert library_settings._same(None, None)
