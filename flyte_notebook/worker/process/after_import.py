@@ -40,12 +40,16 @@ def loaded(name: str) -> bool:
 
 
 def _put_off(module: ModuleType | None) -> Any:  # noqa: ANN401 - a spec, of which the loader is replaced
-    """Return the spec of a stand-in, ``None`` for any other module; this check loads nothing."""
+    """Return the spec of a stand-in, ``None`` for any other module; this check loads nothing.
+
+    Since 3.13 a stand-in becomes a module after its code has run, before that at its first access.
+    """
     if module is None or type(module) is types.ModuleType:
         return None
     spec = object.__getattribute__(module, "__dict__").get("__spec__")
     state = getattr(spec, "loader_state", None)
-    return spec if isinstance(state, dict) and "__class__" in state else None
+    waits = isinstance(state, dict) and "__class__" in state and not state.get("is_loading")
+    return spec if waits else None
 
 
 class _AfterImport:
