@@ -145,6 +145,13 @@ def test_the_lock_fits_each_python_that_the_package_says_it_runs_on() -> None:
     assert named[:1] == lock.minors(TEXTS[OLDEST].partition("\n")[0])
 
 
+def test_the_environment_for_binder_names_one_python_that_the_lock_fits() -> None:
+    """Binder reads `python=3.x` only: for a range it takes its own default, 3.10, on which nothing can be installed."""
+    text = (ROOT / "environment.yml").read_text("utf-8")
+    (minor,) = re.findall(r"^ +- python *=+ *3\.(\d+)$", text, re.MULTILINE)
+    assert int(minor) in lock.minors(TEXTS[NEWEST].partition("\n")[0])
+
+
 def test_the_tested_versions_are_those_of_the_lock() -> None:
     """What the package says that it was tested with is what the lock holds."""
     assert lock.tested(TEXTS[NEWEST]) == (ROOT / "flyte_notebook" / "core" / "tested.py").read_text("utf-8")
