@@ -173,6 +173,13 @@ def failures_are_logged_in_other_words(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(taskrunner.logger, "exception", lambda words: taskrunner.logger.error(f"It went wrong: {words}"))
 
 
+def retries_are_logged_in_other_words(patch: pytest.MonkeyPatch) -> None:
+    warn = _local_controller.logger.warning
+    patch.setattr(
+        _local_controller.logger, "warning", lambda words: warn(words.replace("; retrying in ", ": again in "))
+    )
+
+
 def records_take_other_arguments(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RunRecorder, "record_attempt_start", lambda _self, _action, _number=1: None)
 
@@ -325,6 +332,7 @@ BREAKS: dict[str, Break] = {
     "pauses": asyncio_hides_what_a_task_waits_for,
     "maps": maps_are_sequential_in_every_mode_but_remote,
     "log of failures": failures_are_logged_in_other_words,
+    "log of retries": retries_are_logged_in_other_words,
     "records": records_take_other_arguments,
     "runners": runners_keep_their_loop_elsewhere,
     "calls outside of runs": tasks_of_functions_have_their_own_call,

@@ -576,6 +576,7 @@ def test_a_headline_stays_one_line_of_a_length_to_read() -> None:
     headline = _failed(replace(RUNNING, raised=raised)).headline
     assert len(headline) < 400
     assert "\n" not in headline
+    assert "word…" in headline, "it is cut between two words"
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,8 @@ async def load() -> str:
             attempt='flyte.deploy(env, copy_style="none")',
             recover='print(\'say which version: flyte.deploy(env, copy_style="none", version="7")\')',
         ),
-        prevent="Read the message, it holds the server's own words. `flyte.deploy(env, dry_run=True)` checks a lot.",
+        prevent="Read the message, it holds the server's own words. With a cluster, `flyte.deploy(env, dry_run=True)` "
+        "checks a lot.",
         related=("ImageBuildError", "CodeBundleError", "ModuleLoadError", "InitializationError"),
     ),
     "ImageBuildError": real_words(
@@ -235,7 +236,8 @@ env = flyte.TaskEnvironment(name="explain", image=image)
     "CodeBundleError": real_words(
         meaning="There is no code to send along: no file was found, or all of them are ignored.",
         on_cluster="Before a remote run or a deployment, when your files are packed.",
-        here="The same, also in a dry run without a cluster. Local runs need no bundle.",
+        here="The same, also in a dry run without a cluster; in a notebook with `interactive_mode=False`, since there "
+        "the SDK pickles the task and packs no files. Local runs need no bundle.",
         recover=in_this_process(
             "CodeBundleError",
             imports="import tempfile\nfrom pathlib import Path",
@@ -248,7 +250,10 @@ env = flyte.TaskEnvironment(name="explain", image="python:3.12")
 async def load() -> str:
     return "loaded"
 """,
-            attempt='flyte.with_runcontext(mode="remote", dry_run=True, copy_style="all").run(load)',
+            attempt="""
+files = {"copy_style": "all", "interactive_mode": False}  # files, also from a notebook
+flyte.with_runcontext(mode="remote", dry_run=True, **files).run(load)
+""",
             recover='print("set root_dir to the directory of your code, and look into .gitignore")',
         ),
         prevent="Set `root_dir` of `flyte.init` to your code; see that `.gitignore` and `.flyteignore` leave it in.",

@@ -92,10 +92,10 @@ def in_this_process(  # noqa: PLR0913 - the blanks of one form
 
 
 def by_hand(name: str, arguments: str, *, doing: str, recover: str, coded: bool = True) -> str:
-    """Return a program in which a function raises by hand an error that otherwise only a control plane causes."""
+    """Return a program in which a function raises by hand an error that nothing in a notebook causes."""
     before = f"""
 def {doing}() -> str:
-    # Raised by hand, to try the clause below: by itself it needs a control plane.
+    # Raised by hand, to try the clause below: in a notebook it does not come by itself.
     raise {name}({arguments})
 """
     return in_this_process(name, before=before, attempt=f"{doing}()", recover=recover, coded=coded)

@@ -269,8 +269,8 @@ def _never_fits(job: Job, report: WorkerReport) -> _Verdict:
 
 def _raised(job: Job, report: WorkerReport, raised: Raised, original: BaseException) -> _Verdict:
     """Decide on an exception of user code: `arriving` says for ``flyte.errors``, any other is a user error."""
-    what = f"{raised.type_name}: {raised.message}" if raised.message else raised.type_name
-    headline = f"raised {_one_line(what).rstrip('.')}"
+    what = ": ".join(filter(None, [raised.type_name, raised.message.strip()]))
+    headline = f"raised {one_line(what).rstrip('.')}"
     code, message = raised.type_name, raised.message
     error: Exception | None = None
     if raised.fields is not None and isinstance(original, CustomError):
@@ -280,7 +280,7 @@ def _raised(job: Job, report: WorkerReport, raised: Raised, original: BaseExcept
     elif isinstance(original, SystemExit) or (raised.module, raised.type_name) == ("builtins", "SystemExit"):
         status = "0" if raised.message in {"", "None"} else raised.message
         message = f"sys.exit() was called in the task, with status {status}"
-        headline = f"called sys.exit() with status {_one_line(status)} instead of returning a result"
+        headline = f"called sys.exit() with status {one_line(status)} instead of returning a result"
     elif raised.step is not None and isinstance(original, (OSError, MemoryError)):
         headline = f"{not_done(raised.step)}: {headline}"
     elif raised.refused is not None:
@@ -300,7 +300,7 @@ def _refused_headline(refused: RefusedAllocation, message: str, raised: str) -> 
     size = "(size not known)"
     if refused.size_bytes is not None:
         size = f"of {'' if refused.exact else 'about '}{format_memory(refused.size_bytes)}"
-    said = f" ({_one_line(message)})" if message else ""
+    said = f" ({one_line(message)})" if message else ""
     return f"one allocation {size} was larger than the machine can give{said}; this is not an OOM kill"
 
 
@@ -325,7 +325,7 @@ def _lost(job: Job, report: WorkerReport) -> _Verdict:
     if known and (report.exit_status is None or report.unanswered is not None):
         # More than the signal is known here: we sent it, or our side failed.
         message = f"{_NO_MESSAGE}\n{known}"
-        reason, headline = "worker_lost", f"lost {after}: {_one_line(known, 300)}"
+        reason, headline = "worker_lost", f"lost {after}: {one_line(known, 300)}"
     elif report.signal is not None:
         message = _pod_failed(job, _SIGNAL_STATUS + report.signal, "Error")
         words = signal_words(report.signal, counted=report.enforcement.kernel_memory)
@@ -337,7 +337,7 @@ def _lost(job: Job, report: WorkerReport) -> _Verdict:
         message = _NO_MESSAGE
         reason, headline = "worker_lost", f"lost {after}: its process left neither a result nor a status"
     if report.stage in _NOT_READY:
-        reason, headline = "worker_lost", ": ".join(filter(None, ("never became ready", headline, _one_line(said))))
+        reason, headline = "worker_lost", ": ".join(filter(None, ("never became ready", headline, one_line(said))))
     code, count = "Interrupted", job.system_failures_in_a_row + 1
     again = count <= job.system_retries
     if again:
@@ -381,11 +381,15 @@ def _lines(report: WorkerReport, reason: TerminationReason) -> tuple[SourceLine,
 
 
 def _on_line(report: WorkerReport, reason: TerminationReason) -> str:
-    text = "".join(f", on line {line.number}: `{_one_line(line.text)}`" for line in _lines(report, reason)[-1:])
+    text = "".join(f", on line {line.number}: `{one_line(line.text)}`" for line in _lines(report, reason)[-1:])
     return text.removesuffix(": ``")  # the text of a line is not always known
 
 
-def _one_line(text: str, characters: int = 160) -> str:
-    """Return the first line of ``text`` that says something, cut to a length that fits a headline."""
+def one_line(text: str, characters: int = 160) -> str:
+    """Return the first line of ``text`` that says something, cut between words to a length that fits a headline."""
     first = next((line.strip() for line in text[:10_000].splitlines() if line.strip()), "")
-    return first if len(first) <= characters else first[: characters - 1] + "…"
+    if len(first) <= characters:
+        return first
+    cut = first[:characters]
+    words = cut.rpartition(" ")[0]
+    return (words if len(words) > characters // 2 else cut[:-1]).rstrip(" ,;:") + "…"

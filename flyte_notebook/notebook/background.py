@@ -124,7 +124,7 @@ class BackgroundRun:
         """The value of the last expression; waits for the end. Raises the run's exception."""
         self.wait()
         if self._error is not None:
-            raise self._error
+            raise BaseException.with_traceback(self._error, None)  # each cell that waits has only its own lines in it
         return self._value
 
     def done(self) -> bool:

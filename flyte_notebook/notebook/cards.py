@@ -109,8 +109,13 @@ class Cards:
 
     def show(self, failure: Failure, sink: Sink | None = None) -> None:
         """Show a failure in a cell: that of ``sink``, else the running one. Thread-safe."""
-        shown = Card(self, failure, sink or output.cell_sink(self.shell))
         self.shown.add(failure.worker)
+        sink = sink or output.cell_sink(self.shell)
+        run = self.history.run_of(failure.worker)
+        if run is not None and run.background and any(one.failure is failure for one in list(self._live.values())):
+            sink.display({"data": {"text/plain": "[flyte_notebook: its card is below the cell that began it]"}})
+            return
+        shown = Card(self, failure, sink)
         shown.publish(with_form=not self._closed)
         if not shown.has_form:
             return
@@ -323,8 +328,7 @@ class Card:
         if not changed or form is None:
             self._assign(result, said)
             return
-        names = ", ".join(f"`{name}`" for name in changed)
-        them = "it" if len(changed) == 1 else "them"
+        names, them = ", ".join(f"`{name}`" for name in changed), "it" if len(changed) == 1 else "them"
         form.ask(
             f"{said}. {names} changed in the notebook since this cell failed. Replace {them}?",
             [

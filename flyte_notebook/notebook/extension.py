@@ -18,7 +18,7 @@ from flyte_notebook.notebook.idle import WhenIdle
 from flyte_notebook.notebook.liveline import LiveLines
 from flyte_notebook.notebook.magics import COMPLETIONS, FlyteTaskMagics
 from flyte_notebook.notebook.render import CLASSES, Renderer
-from flyte_notebook.sdk import background_loop, celltask, enforcement, lazy
+from flyte_notebook.sdk import background_loop, celltask, enforcement, lazy, seam
 from flyte_notebook.views.history import live, tree
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ class Extension:
         self._renderer.show = cards.show
         self._undo.append(cards.close)
         self._undo.append(lazy.let_stand_ins_be_asked())
+        self._undo.append(seam.leave_retries_to_us())
         self._undo.append(run_values.install(self._shell, session.history))
         self._undo.append(uncaught.install(self._shell, self._renderer, CLASSES).uninstall)
         self._undo.append(celltask.last_outputs.listen(session.take_outputs))

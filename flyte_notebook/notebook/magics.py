@@ -151,6 +151,7 @@ class FlyteTaskMagics(CellDefaults):
         try:
             rerun.check()
             rerun.check_override(override)
+            self._say(f"running {rerun.words(override)} again")
             result = rerun.run(override, rerun.begin(override, background=False))
         except NoRerunError as error:
             raise UsageError(f"{options.RERUN}: {error}") from None
@@ -158,8 +159,11 @@ class FlyteTaskMagics(CellDefaults):
         gone = "the inputs are not kept any more, and were read again by name"
         note = gone if rerun.read_by_name else rerun.known_inputs_words
         if note:
-            self._shell.display_pub.publish(data={"text/plain": f"[flyte_notebook: {note}]"}, metadata={})
+            self._say(note)
         return None if result.silent else result.value
+
+    def _say(self, words: str) -> None:
+        self._shell.display_pub.publish(data={"text/plain": f"[flyte_notebook: {words}]"}, metadata={})
 
     def _fit(self, line: str) -> ShownFit:
         return experiments.fit_again(line, self._shell.user_ns, _open_session("fit"))

@@ -45,9 +45,10 @@ COMPARED_BYTES = 1 << 20
 """Values up to this size are compared by their content."""
 
 _GONE = object()
+"""Marks the value of a name that the notebook does not have any more."""
+
 _PLAIN = (bool, int, float, complex, str, bytes)
 """Classes whose values are compared by their text: it is how an input is written in code."""
-"""Marks the value of a name that the notebook does not have any more."""
 
 
 _OF_IPYTHON = re.compile(r"_+|_i+|_i?\d+|_[a-z]h|In|Out")
@@ -214,6 +215,10 @@ class Rerun:
         if cell is None or now is None or now.source == cell.source:
             return ""
         return f"with the code of then; `{self.failure.task_name}` was defined again, run its cell for the new code"
+
+    def words(self, override: Override) -> str:
+        """Return the task with what an override changes, in a few words."""
+        return " with ".join(filter(None, [f"`{self.failure.task_name}`", describe(override)]))
 
     def begin(self, override: Override, *, background: bool) -> Run:
         """Return the run for the rerun; it is in the history from now on."""

@@ -23,10 +23,17 @@ def install(shell: Any, history: History) -> Callable[[], None]:
     formatter = shell.display_formatter.formatters["text/plain"]
 
     def show(value: Any, printer: Any, cycle: bool) -> None:  # noqa: ARG001, FBT001 - IPython calls it so
-        printer.text(line_of(value, history) or repr(value))
+        printer.text(line_of(value, history) or _safe_repr(value))
 
     formatter.for_type_by_name(MODULE, CLASS, show)
     return lambda: formatter.pop(f"{MODULE}.{CLASS}", None)
+
+
+def _safe_repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception as error:  # noqa: BLE001 - that of a dry run, which has no run behind it, asks a cluster
+        return f"<{type(value).__name__} without a run on a cluster: {type(error).__name__}>"
 
 
 def line_of(value: Any, history: History) -> str:

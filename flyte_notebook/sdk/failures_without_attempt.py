@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook.core.diagnosis import one_line
 from flyte_notebook.core.limits import Limits
 from flyte_notebook.core.outcome import Failure, WorkerReport
 from flyte_notebook.core.private import fault_in
@@ -36,7 +37,6 @@ def failure_outside(
     """
     raised = describe(error)
     lines = tuple(line for line in raised.lines if wanted(line))
-    said = raised.message.strip().splitlines() or [raised.type_name]
     worker = getattr(error, "worker", None)
     rpc_code = control_plane.rpc_code(error)
     place = "; ".join(filter(None, (why, control_plane.endpoint_words(error))))
@@ -47,7 +47,7 @@ def failure_outside(
         worker=f"none: {why}" if worker in _NOBODY else str(worker),
         message=raised.message,
         reason="raised",
-        headline=f"{said[0][:200]} ({place})",
+        headline=f"{one_line(raised.message, 200) or raised.type_name} ({place})",
         task_name=task_name,
         attempt=0,
         max_attempts=1,

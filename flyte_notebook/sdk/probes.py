@@ -137,6 +137,11 @@ def failures_are_logged() -> None:
     expect(repeated, "a failure is logged in other words")
 
 
+def retries_are_logged() -> None:
+    repeated = [line for line in rehearsed().logged if seam.RETRY_LOG in line]
+    expect(repeated, "a failed attempt is logged in other words")
+
+
 def controllers_are_known() -> None:
     controllers = rehearsed().controllers
     expect(None not in controllers, "an attempt comes without its controller")

@@ -96,6 +96,12 @@ ENTRIES: Final = (
         probe=probes.failures_are_logged,
     ),
     _of_the_sdk(
+        key="log of retries",
+        behaviour=f"what it logs of an attempt that is not the last contains {seam.RETRY_LOG!r}",
+        lost="a failed attempt is told once in a notebook: the SDK's message stands there as well",
+        probe=probes.retries_are_logged,
+    ),
+    _of_the_sdk(
         key="records",
         behaviour="a controller has a recorder, which takes the start and the end of actions",
         lost="nested actions in the SDK's own records of runs",

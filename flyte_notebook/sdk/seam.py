@@ -322,6 +322,20 @@ def cut_sleep_short(task: asyncio.Task[Any]) -> None:
 REPEATED_LOG = "Task failed with error"
 """The beginning of the SDK's log message for a failed task, with a traceback that its error contains anyway."""
 
+RETRY_LOG = "; retrying in "
+"""A part of the SDK's log message for a failed attempt that is not the last."""
+
+
+def leave_retries_to_us() -> Callable[[], None]:
+    """Drop the SDK's message for each failed attempt, where we show the attempts; return a function to undo this."""
+    logger = logging.getLogger("flyte")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return RETRY_LOG not in str(record.msg)
+
+    logger.addFilter(wanted)
+    return lambda: logger.removeFilter(wanted)
+
 
 def settle_in_worker() -> None:
     """Correct the SDK's behaviour in a worker.

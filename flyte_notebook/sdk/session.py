@@ -196,8 +196,7 @@ class Session:
 
     def begin(self, task_name: str, purpose: Purpose, *, said: str = "") -> Run:
         """Return a run that begins now, with a unique name: ``said``, else the task's name, with a unique part."""
-        short = said or task_name.rpartition(".")[2] or "task"
-        return self.history.begin(f"{short}-{unique()[:12]}", task_name, purpose)
+        return self.history.begin(_unique_name(said or task_name), task_name, purpose)
 
     def run(
         self,
@@ -306,7 +305,7 @@ class Session:
 
     def _call_outside(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run ``task(...)`` outside of any run in its own enforced run."""
-        name = _call_name.get()
+        name = _call_name.get() or _unique_name(task.name)
         if seam.is_sync(task):
             return seam.run_local(task, args, kwargs, name=name)
         return seam.run_local_async(task, args, kwargs, name=name)
@@ -377,6 +376,11 @@ class Session:
         if sentence not in self._said:
             self._said.add(sentence)
             sink.write("stderr", f"[flyte_notebook: {sentence}]\n")
+
+
+def _unique_name(text: str) -> str:
+    """Return a name for a run of a task, or of another thing that is called so."""
+    return f"{text.rpartition('.')[2] or 'task'}-{unique()[:12]}"
 
 
 def _was_stopped(outcome: object) -> bool:

@@ -17,8 +17,9 @@ Each exception of the published reference of `flyte.errors` was raised in a Jupy
 and this table is what arrived. It is made by `FLYTE_NOTEBOOK_WRITE_DOCS=1 pytest tests/errors`; a test fails when the
 two differ. `fn.explain("OOMError")` says more about each.
 
-- **Real** errors come by themselves, from what the second column says. **Simulated** ones cannot come up on one
-  machine; they are made from a cluster's words by the SDK's own conversion, or raised by hand, inside a task or a cell.
+- **Real** errors come by themselves, from what the second column says; "by the SDK's internals" where that is nothing
+  that you would write in a notebook. **Simulated** ones cannot come up on one machine; they are made from a cluster's
+  words by the SDK's own conversion, or raised by hand, inside a task or a cell.
 - `<run>-<action>-<attempt>` is the name of the attempt that failed, as on a cluster. `-` and `user`
   stand for an error without a worker: it came up in the notebook's own process, before or outside of any attempt.
 - **Semantics**: `cluster`, the default, raises what today's cluster raises. A few errors of the reference are no longer
@@ -62,10 +63,16 @@ def _row(case: Case, seen: dict[str, Any]) -> str:
         _code(seen["code"]),
         _code(worker),
         _code(message),
-        f"simulated: {case.simulated}" if case.simulated else "real",
+        _real(case),
         case.semantics,
     )
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _real(case: Case) -> str:
+    if case.simulated:
+        return f"simulated: {case.simulated}"
+    return "real, by the SDK's internals" if case.by_internals else "real"
 
 
 def _code(text: str | None) -> str:

@@ -59,7 +59,8 @@ PODS: Final = "only a cluster has pods and images"
 class Case:
     """One error of the reference.
 
-    ``act`` is the cell, ``simulated`` why it cannot come by itself ("" when it does). ``kind`` and ``code`` are
+    ``act`` is the cell, ``simulated`` why it cannot come by itself ("" when it does). ``by_internals``: the SDK raises
+    it, but not in anything that a user would write in a notebook. ``kind`` and ``code`` are
     ``None`` for a class that has none. ``message`` is a regular expression for the whole text. ``line`` is the user's
     line that the traceback must show. ``interrupt_after`` is what the cell prints when it is to be interrupted.
     ``again`` tells
@@ -75,6 +76,7 @@ class Case:
     code: str | None = ""
     semantics: str = "cluster"
     simulated: str = ""
+    by_internals: bool = False
     in_task: bool = True
     line: str = ""
     interrupt_after: str | None = None
@@ -264,6 +266,7 @@ _CASES: Final = (
         "await create_controller('local').get_action_outputs(NativeInterface({}, {}), print)",
         code="BadContext",
         message="Task context not initialized",
+        by_internals=True,
         in_task=False,
     ),
     Case(
@@ -280,6 +283,7 @@ _CASES: Final = (
         act=PACKAGE,
         code="ModuleLoadError",
         message=r"Failed to load .+broken_etl\.py: ModuleNotFoundError: No module named 'pandas_of_nowhere'",
+        by_internals=True,
         in_task=False,
     ),
     Case(

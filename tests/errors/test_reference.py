@@ -15,7 +15,7 @@ from error_table import table
 from kernels import started
 from reference_cases import CASES, LOAD, NAME, Case
 
-from flyte_notebook import errors
+from flyte_notebook import catalogue, errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,6 +98,13 @@ def test_the_error_arrives_as_promised(kernel: Kernel, observed: dict[str, dict[
         assert 1 == sum("application/vnd.flyte-notebook.failure+json" in bundle for bundle in reply.shown)
     assert case.line in facts["shown"]
     assert (pid, {"rows": [1, 2, 3]}) == kernel.value("(os.getpid(), precious)")
+
+
+def test_the_catalogue_says_the_same_about_what_comes_by_itself() -> None:
+    """Whether an error can come by itself here; a base class never does, but catches those that do."""
+    real = {case.promised for case in CASES if not case.simulated and not case.by_internals}
+    known = REFERENCE - {"BaseRuntimeError"}
+    assert {name for name in known if catalogue.explain(name).real_here} == real & known
 
 
 def test_polling_errors_are_silenced_and_counted(kernel: Kernel) -> None:

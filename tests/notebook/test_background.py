@@ -191,6 +191,18 @@ def test_a_failure_shows_its_card_in_the_cell_that_began_it(kernel: Kernel, opti
     assert "RuntimeUserError" == kernel.run("await handle").ename
 
 
+def test_a_wait_for_a_failure_has_no_second_card_and_only_its_own_lines(kernel: Kernel) -> None:
+    """It says where the card is; the lines of another cell that waited before are not in the traceback."""
+    kernel.run("%%flyte_task dying --background\n1 / 0").ok()
+    kernel.run("handle = _\nassert handle.wait(30)").ok()
+    first, second = kernel.run("await handle  # first"), kernel.run("await handle  # second")
+    assert ["its card is below the cell that began it"] == first.notes == second.notes
+    assert [] == [bundle for bundle in (*first.shown, *second.shown) if CARD in bundle]
+    assert "# first" in first.traceback
+    assert "# second" in second.traceback
+    assert "# first" not in second.traceback
+
+
 def test_what_cannot_travel_is_said_in_the_cell(kernel: Kernel) -> None:
     """An input that cannot be pickled gives one line; the run is in no history."""
     kernel.run("import threading\nlock = threading.Lock()\nbefore = len(fn.runs)").ok()

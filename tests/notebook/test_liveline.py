@@ -368,3 +368,4 @@ def test_the_time_of_a_run_has_the_pauses_between_its_attempts(kernel: Kernel) -
     took = re.search(r"live.noisy · run \S+ · succeeded · ([\d.]+) s\n", "\n".join(said))
     assert took is not None, said
     assert 2.0 <= float(took[1]) < under_load(10)
+    assert "retrying" not in reply.stderr, "the SDK says the same again"

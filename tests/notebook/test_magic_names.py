@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,6 +24,14 @@ def test_the_name_is_a_task_that_the_next_cell_can_override_and_await(kernel: Ke
     assert "10" == again.ok().result
     assert [300 << 20] == kernel.value("[action.limits.memory_bytes for action in fn.last_run.actions]")
     assert 2 == kernel.value("x")
+
+
+def test_an_awaited_call_is_a_run_of_the_name_of_its_task(kernel: Kernel) -> None:
+    """It can be found among the runs; the SDK itself would give it a random name."""
+    kernel.run("x = 2")
+    kernel.run(DOUBLE).ok()
+    kernel.run("await double(x=3)").ok()
+    assert re.fullmatch(r"double-\w{12}", kernel.value("fn.last_run.name"))
 
 
 def test_outputs_of_a_run_are_found_by_name(kernel: Kernel) -> None:

@@ -343,7 +343,7 @@ def test_a_file_with_inputs_that_is_gone_is_said(kernel: Kernel) -> None:
         "assert paths\n[os.unlink(path) for path in paths if os.path.exists(path)]"
     ).ok()
     said = kernel.run("%flyte rerun --memory 400Mi").ok()
-    assert ["the inputs are not kept any more, and were read again by name"] == said.notes
+    assert "the inputs are not kept any more, and were read again by name" == said.notes[-1]
     assert 3_000_000 == kernel.value("n")
     kernel.run("del big").ok()
     runs = kernel.value("len(fn.runs)")
@@ -407,6 +407,7 @@ def test_the_keyboard_does_what_the_button_does(kernel: Kernel) -> None:
     again = kernel.run("%flyte rerun --memory 110Mi")
     assert "OOMError" == again.ename
     assert "rerun 1 (110Mi)" in again.card["text/html"]
+    assert ["running `oomer` with 110Mi again"] == again.notes
     passed = kernel.run("%flyte rerun --memory 400Mi").ok()
     assert "150000001" == passed.result
     assert (150_000_000, 150_000_001) == kernel.value("(size, _)")
