@@ -55,10 +55,18 @@ class Lifelong:
     descriptors: tuple[str, ...] = ()
 
 
+RUNTIME = "tokio runtime"
+"""What stands for the threads of the SDK's HTTP client, which Python knows nothing of."""
+
 LOOP = ("anon_inode:[eventpoll]", "socket", "socket")
 LIFELONG = (
     Lifelong(name=re.compile("flyte_syncify|my_syncer"), reason="the SDK's one background loop", descriptors=LOOP),
     Lifelong(name=re.compile(".* : loop-runner"), reason="a loop the SDK's local controller keeps", descriptors=LOOP),
+    Lifelong(
+        name=re.compile(RUNTIME),
+        reason="what the SDK's HTTP client runs on, from its first call on",
+        descriptors=("anon_inode:[eventpoll]", "anon_inode:[eventpoll]", "anon_inode:[eventfd]", "pipe", "pipe"),
+    ),
     Lifelong(name=re.compile(r"asyncio_\d+"), reason="default executor of a loop that may outlive the test"),
     Lifelong(name=re.compile("IPythonHistorySavingThread"), reason="IPython keeps one for each shell"),
     Lifelong(name=re.compile("pytest_timeout .*"), reason="the clock of the test itself"),
@@ -92,7 +100,10 @@ class Snapshot:
             groups=groups,
             others=others,
             descriptors=_descriptors() if linux else Counter(),
-            threads={id(thread): thread.name for thread in threading.enumerate() if thread.is_alive()},
+            threads={
+                **{id(thread): thread.name for thread in threading.enumerate() if thread.is_alive()},
+                **(_runtimes() if linux else {}),
+            },
             files={str(path): str(path) for path in _files(ours)},
         )
 
@@ -304,6 +315,12 @@ def _descriptors() -> Counter[str]:
         # A socket or pipe that was closed and opened again is no leak: its number in the kernel means nothing.
         targets[re.sub(r"^(socket|pipe):\[\d+\]$", r"\1", target)] += 1
     return targets
+
+
+def _runtimes() -> dict[int, str]:
+    """Say once whether there are threads of that kind: how many of them there are changes all the time."""
+    names = (_read(f"/proc/self/task/{thread}/comm") for thread in os.listdir("/proc/self/task"))  # noqa: PTH208
+    return {0: RUNTIME} if any(name.startswith(b"tokio") for name in names) else {}
 
 
 def _files(ours: set[str]) -> list[Path]:
