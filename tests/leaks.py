@@ -68,6 +68,9 @@ LIFELONG = (
         descriptors=("anon_inode:[eventpoll]", "anon_inode:[eventpoll]", "anon_inode:[eventfd]", "pipe", "pipe"),
     ),
     Lifelong(name=re.compile(r"asyncio_\d+"), reason="default executor of a loop that may outlive the test"),
+    Lifelong(
+        name=re.compile("fsspecIO"), reason="the loop of fsspec, which the SDK copies files with", descriptors=LOOP
+    ),
     Lifelong(name=re.compile("IPythonHistorySavingThread"), reason="IPython keeps one for each shell"),
     Lifelong(name=re.compile("pytest_timeout .*"), reason="the clock of the test itself"),
 )

@@ -115,8 +115,10 @@ class Plane:
         """Give a list that has, afterwards, the calls that came meanwhile."""
         before = len(self.calls())
         found: list[str] = []
-        yield found
-        found += self.calls()[before:]
+        try:
+            yield found
+        finally:
+            found += self.calls()[before:]
 
     def _order(self, order: str, values: dict[str, Any] | None = None) -> Any:
         url = f"{self.bucket_endpoint}/admin/{order}"

@@ -87,8 +87,9 @@ class Kubelet:
     async def _live(self, action: Action) -> None:
         assert action.spec is not None
         metadata = action.spec.task_template.metadata
+        deadline = asyncio.timeout(_seconds(metadata.timeouts.deadline))
         try:
-            async with asyncio.timeout(_seconds(metadata.timeouts.deadline)) as deadline:
+            async with deadline:
                 phase, error = await self._attempts(action, 1 + metadata.retries.retries)
         except TimeoutError:
             assert deadline.expired()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -71,9 +72,11 @@ class Plane:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.inner_port: int = self._listener.getsockname()[1]
         self.wire = Wire(self.faults, self.inner_port)
-        config = uvicorn.Config(self, lifespan="off", log_level="error", access_log=False, timeout_graceful_shutdown=1)
-        self._server = Server(config)
+        quiet: dict[str, Any] = {"log_level": "critical", "access_log": False}
+        self._server = Server(uvicorn.Config(self, lifespan="off", timeout_graceful_shutdown=1, **quiet))
         self._serving: asyncio.Task[None] | None = None
+        self._closing = False
+        self._answering: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
         """Listen to pods and to clients."""
@@ -87,6 +90,9 @@ class Plane:
         await self.wire.close()
         await self.kubelet.close([action for run in self.store.runs.values() for action in run.actions.values()])
         self.groups.close()
+        self._closing = True
+        for task in self._answering:
+            task.cancel()  # who watches would do so for ever
         self._server.should_exit = True
         if self._serving is not None:
             await self._serving
@@ -101,7 +107,19 @@ class Plane:
         }
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Answer a request."""
+        """Answer a request, or say on the error stream why that was not possible."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._answering.add(task)
+        try:
+            await self._answer(scope, receive, send)
+        except Exception:  # noqa: BLE001 - whatever it is, whoever tests has to see it
+            if not self._closing:  # else it was told to end
+                traceback.print_exc()
+        finally:
+            self._answering.discard(task)
+
+    async def _answer(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         path = scope["path"]
         if path.startswith(ADMIN):
             await self._admin(path.removeprefix(ADMIN), receive, send)

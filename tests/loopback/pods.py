@@ -36,9 +36,12 @@ mount --bind "$LOOPBACK_FILES/tmp" "$LOOPBACK_ROOT/tmp" && mount --bind "$LOOPBA
 mount -t tmpfs -o size=64m shm "$LOOPBACK_ROOT/dev/shm" && mount -t proc proc "$LOOPBACK_ROOT/proc" || exit 125
 root="$LOOPBACK_ROOT"
 unset LOOPBACK_GROUP LOOPBACK_FILES LOOPBACK_ROOT
-exec chroot "$root" /bin/sh -c 'cd /home && exec "$@"' sh "$@"
+exec chroot "$root" /bin/sh -c 'cd /home; "$@" 2>&3 3>&-; exit $?' sh "$@" 3>&2 2>/dev/null
 """
-"""Runs in new namespaces. Whoever writes 0 joins a group itself, before it has used anything."""
+"""Runs in new namespaces. Whoever writes 0 joins a group itself, before it has used anything.
+
+A shell stays as the first process, and says with 128 and more that the other one was killed: unshare(1) does not.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
