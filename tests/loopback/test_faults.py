@@ -1,0 +1,116 @@
+"""Each thing that can go wrong on purpose does so, and is over afterwards."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import flyte
+import flyte.errors
+import flyte.remote
+import httpx
+import pytest
+from flyte.models import ActionPhase
+from flyteidl2.dataproxy import dataproxy_service_pb2
+from flyteidl2.dataproxy.dataproxy_service_connect import DataProxyServiceClientSync
+
+from loopback import tasks
+from loopback.fixtures import DOMAIN, PROJECT
+from loopback.sending import details, run, submit, until
+
+if TYPE_CHECKING:
+    from loopback.handle import Plane
+
+pytestmark = [
+    pytest.mark.linux,
+    pytest.mark.leaves("descriptor", reason="the SDK's client keeps connections as long as the plane is there"),
+]
+
+
+def test_the_code_of_an_error_can_be_missing(client: Plane) -> None:
+    """The message still has the reason; the SDK's class is that of any error."""
+    with client.faults(omit_code=True):
+        sent = run(tasks.exits, 3)
+        info = details(sent).error_info
+    assert info is not None
+    assert "" == info.code
+    assert "Reason [Error]" in info.message
+    after = details(sent).error_info
+    assert after is not None
+    assert "Error" == after.code
+
+
+def test_the_details_of_an_error_can_come_late(client: Plane) -> None:
+    """The phase is there first."""
+    with client.faults(details_late_s=0.5):
+        sent = run(tasks.exits, 3)
+        found = details(sent)
+        assert (ActionPhase.FAILED, None) == (found.phase, found.error_info)
+        assert until(lambda: details(sent).error_info, "the error").code == "Error"
+
+
+def test_a_plane_that_is_lost_comes_back_and_so_does_the_run(client: Plane) -> None:
+    """Nobody listens meanwhile, the pod goes on, and whoever watches is told the end."""
+    sent = submit(tasks.sleeps, 0.5)
+    client.lose(1.0)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(client.endpoint)
+    sent.wait(quiet=True)
+    assert ActionPhase.SUCCEEDED == details(sent).phase
+
+
+async def test_a_stream_that_is_cut_is_taken_up_again(client: Plane) -> None:
+    """The SDK asks anew, and sees the end."""
+    sent = await flyte.with_runcontext(mode="remote", interactive_mode=True).run.aio(tasks.sleeps, 1.0)
+    phases = []
+    with client.seen() as calls:
+        async for found in flyte.remote.ActionDetails.watch.aio(sent.action.action_id):
+            if not phases:
+                client.cut()
+            phases.append(found.phase)
+    assert ActionPhase.SUCCEEDED == phases[-1]
+    assert 2 == calls.count("RunService/WatchActionDetails")
+
+
+def test_logs_can_be_gone(client: Plane) -> None:
+    """As if somebody had deleted the pod."""
+    sent = submit(tasks.sleeps, 600.0)
+    until(lambda: details(sent).phase == ActionPhase.RUNNING, "a pod to run")
+    with client.faults(logs_gone=True), pytest.raises(flyte.errors.LogsNotYetAvailableError):
+        list(flyte.remote._logs.Logs.tail(sent.action.action_id, 1, retry=1))
+    sent.abort()
+
+
+def test_an_upload_can_be_refused(client: Plane) -> None:
+    """The SDK says so, and creates no run."""
+    refusal = {"what": "PUT /upload", "status": 403, "text": "no space for you"}
+    said = pytest.raises(flyte.errors.RuntimeSystemError, match="no space for you")
+    with client.faults(refusals=[refusal]), client.seen() as calls, said:
+        submit(tasks.sleeps.override(short_name="refused"), 0.0)
+    assert "RunService/CreateRun" not in calls
+
+
+def test_too_many_requests_are_sent_again(client: Plane) -> None:
+    """With 429 the SDK waits as long as it is told, and repeats."""
+    refusal = {"what": "PUT /upload", "status": 429, "retry_after_s": 0, "times": 2}
+    with client.faults(refusals=[refusal]), client.seen() as calls:
+        submit(tasks.sleeps.override(short_name="repeated"), 600.0).abort()
+    assert 3 == calls.count("PUT /upload")
+
+
+def test_a_call_can_be_refused(client: Plane) -> None:
+    """Any call, as often as asked for."""
+    refusal = {"what": "CreateRun", "status": 403}
+    with client.faults(refusals=[refusal]), pytest.raises(flyte.errors.RuntimeSystemError):
+        submit(tasks.sleeps, 0.0)
+    submit(tasks.sleeps, 600.0).abort()
+
+
+def test_a_network_can_be_slow(client: Plane) -> None:
+    """A megabyte takes as long as it must."""
+    wanted = dataproxy_service_pb2.CreateUploadLocationRequest(project=PROJECT, domain=DOMAIN, filename="slow")
+    where = DataProxyServiceClientSync(client.endpoint).create_upload_location(wanted)
+    with client.faults(bytes_per_s=2**20):
+        began_s = time.monotonic()
+        httpx.put(where.signed_url, content=bytes(2**19)).raise_for_status()
+        assert time.monotonic() - began_s > 0.4
