@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass, field
@@ -123,6 +124,20 @@ def _may_mount() -> bool:
     return bool(int(status.partition("CapEff:")[2].split()[0], 16) >> 21 & 1)
 
 
+def another_python() -> str | None:
+    """Return a CPython of another minor version that this project runs on, ``None`` where there is none."""
+    names = [f"3.{minor}" for minor in range(11, 16) if minor != sys.version_info.minor]
+    for name in names:
+        installed = Path.home().glob(f".pyenv/versions/{name}.*/bin/python")
+        for python in (*map(str, installed), shutil.which(f"python{name}")):
+            if (
+                python is not None
+                and subprocess.run([python, "-c", ""], check=False, stderr=subprocess.DEVNULL).returncode == 0
+            ):
+                return python
+    return None
+
+
 LINUX = sys.platform == "linux"
 KINDS: dict[str, Callable[[], bool]] = {
     "memory in cgroup v1": lambda: LINUX and (CGROUP_ROOT / "memory" / "memory.limit_in_bytes").exists(),
@@ -134,6 +149,7 @@ KINDS: dict[str, Callable[[], bool]] = {
     "Python before 3.12": lambda: sys.version_info < (3, 12),
     "Python before 3.13": lambda: sys.version_info < (3, 13),
     "flyte before 2.12": lambda: _version("flyte") < (2, 12),
+    "no Python of another minor version": lambda: another_python() is None,
     "ipykernel before 7": lambda: _version("ipykernel") < (7,),
     "ipykernel 7.1 to 7.3": lambda: (7, 1) <= _version("ipykernel") < (7, 4),
     "source tree": lambda: "FLYTE_NOTEBOOK_TEST_WHEEL" not in os.environ,

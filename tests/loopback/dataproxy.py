@@ -70,8 +70,8 @@ class DataProxy(DataProxyService):
         """Keep the inputs of a run that is about to be created."""
         content = request.inputs.SerializeToString(deterministic=True)
         base = request.base_dir.rstrip("/") or self._bucket.uri("inputs")
-        uri = f"{base}/{secrets.token_hex(8)}/inputs.pb"
-        self._bucket.write(uri, content)
+        uri = f"{base}/{secrets.token_hex(8)}"
+        self._bucket.write(f"{uri}/inputs.pb", content)
         response = service_pb2.UploadInputsResponse()
         response.offloaded_input_data.uri = uri
         response.offloaded_input_data.inputs_hash = base64.b64encode(hashlib.sha256(content).digest()).decode()
@@ -80,18 +80,17 @@ class DataProxy(DataProxyService):
     async def get_action_data(
         self, request: service_pb2.GetActionDataRequest, ctx: Any
     ) -> service_pb2.GetActionDataResponse:
-        """Return inputs and outputs. An object that is too large is refused as a whole."""
+        """Return inputs and outputs. Where one of them is too large, none is read."""
         action = self._action(request.action_id)
         uris = (action.input_uri, f"{action.output_uri}/outputs.pb")
-        for uri in uris:
+        for what, uri in zip(("inputs", "outputs"), uris, strict=True):
             if (size := self._bucket.size_bytes(uri)) > MAX_DOWNLOAD_BYTES:
-                raise ConnectError(Code.INTERNAL, f"failed to read {uri}: object of {size} bytes exceeds limit of 2 MB")
+                text = f"failed to read {what} from {uri}: object of {size} bytes exceeds limit of 2 MB"
+                raise ConnectError(Code.INTERNAL, text)
         inputs, outputs = (self._bucket.read(uri) for uri in uris)
         return service_pb2.GetActionDataResponse(
             inputs=common_pb2.Inputs.FromString(inputs or b""),
             outputs=common_pb2.Outputs.FromString(outputs or b""),
-            inputs_uri=uris[0],
-            outputs_uri=uris[1],
         )
 
     async def create_download_link(
@@ -99,7 +98,7 @@ class DataProxy(DataProxyService):
     ) -> service_pb2.CreateDownloadLinkResponse:
         """Return an address to get a report from. Code is refused, as the open-source backend does."""
         if request.artifact_type != service_pb2.ARTIFACT_TYPE_REPORT:
-            raise ConnectError(Code.INVALID_ARGUMENT, "unsupported artifact type")
+            raise ConnectError(Code.INVALID_ARGUMENT, "artifact_type is required")
         wanted = request.action_attempt_id
         action = self._action(wanted.action_id)
         uri = f"{action.prefix}/{max(1, wanted.attempt)}/report.html"
@@ -117,7 +116,7 @@ class DataProxy(DataProxyService):
     ) -> AsyncIterator[service_pb2.TailLogsResponse]:
         """Return what a pod has written and, as long as it runs, what it writes.
 
-        A pod that has not begun has nothing to say, and one that was deleted is not found. Lines have no newline.
+        One that was deleted is not found, and one that has not begun cannot be read. Lines have no newline.
         """
         action = self._action(request.action_id)
         number = request.attempt or len(action.attempts)
@@ -125,7 +124,7 @@ class DataProxy(DataProxyService):
         if attempt is None or attempt.deleted or self._faults.logs_gone:
             raise ConnectError(Code.NOT_FOUND, f"pod of attempt {number} of {action.name} not found")
         if not attempt.has_run:
-            return
+            raise ConnectError(Code.INTERNAL, f"failed to stream pod logs: {CONTAINER} is waiting to start")
         told = 0
         while True:
             grown, closed = attempt.log.grown, attempt.log.closed

@@ -36,7 +36,7 @@ mount --bind "$LOOPBACK_FILES/tmp" "$LOOPBACK_ROOT/tmp" && mount --bind "$LOOPBA
 mount -t tmpfs -o size=64m shm "$LOOPBACK_ROOT/dev/shm" && mount -t proc proc "$LOOPBACK_ROOT/proc" || exit 125
 root="$LOOPBACK_ROOT"
 unset LOOPBACK_GROUP LOOPBACK_FILES LOOPBACK_ROOT
-exec chroot "$root" /bin/sh -c 'cd /home; "$@" 2>&3 3>&-; exit $?' sh "$@" 3>&2 2>/dev/null
+exec chroot "$root" /bin/sh -c 'cd /home; (exec "$@" 2>&3 3>&-); exit $?' sh "$@" 3>&2 2>/dev/null
 """
 """Runs in new namespaces. Whoever writes 0 joins a group itself, before it has used anything.
 

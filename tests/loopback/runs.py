@@ -47,7 +47,9 @@ class Runs(RunService):
             raise ConnectError(Code.ALREADY_EXISTS, f"run {wanted.name} already exists")
         base = request.run_spec.run_base_dir or self._bucket.uri("metadata", wanted.project, wanted.domain)
         run = Run(id=wanted, spec=request.run_spec, base=f"{base.rstrip('/')}/{wanted.name}")
-        action = Action(run=run, name="a0", input_uri=request.offloaded_input_data.uri, spec=request.task_spec)
+        action = Action(
+            run=run, name="a0", input_uri=f"{request.offloaded_input_data.uri}/inputs.pb", spec=request.task_spec
+        )
         run.actions["a0"] = action
         self._store.add(run)
         self._kubelet.begin(action)
