@@ -16,7 +16,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -187,9 +187,10 @@ class Bucket:
 
     async def _delete_many(self, receive: Any, send: Any) -> None:
         text = (await _body(receive)).decode()
-        for piece in text.split("<Key>")[1:]:
-            self._path(piece.partition("</Key>")[0]).unlink(missing_ok=True)
-        await _xml(send, "DeleteResult", "")
+        keys = [piece.partition("</Key>")[0] for piece in text.split("<Key>")[1:]]
+        for key in keys:
+            self._path(unescape(key)).unlink(missing_ok=True)
+        await _xml(send, "DeleteResult", "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in keys))
 
     async def _list(self, query: dict[str, str], send: Any) -> None:
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")

@@ -15,6 +15,8 @@ class Refusal:
 
     what: str
     status: int = 503
+    code: str = ""
+    """How the Connect protocol calls the error, ``unauthenticated`` for one; without it a client goes by the status."""
     times: int = 1
     text: str = "refused on purpose"
     retry_after_s: int | None = None

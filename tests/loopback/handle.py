@@ -105,6 +105,10 @@ class Plane:
         """Break every connection of clients that there is now."""
         self._order("cut")
 
+    def forget(self, run: str) -> None:
+        """Delete a run, as an administrator may; its pods go on."""
+        self._order("forget", {"name": run})
+
     def calls(self) -> list[str]:
         """Return all calls so far, in order: ``RunService/CreateRun``, ``PUT /upload``. Those of pods are there too."""
         calls: list[str] = self._order("calls")

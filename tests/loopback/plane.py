@@ -19,7 +19,7 @@ from flyteidl2.workflow.state_service_connect import StateServiceASGIApplication
 
 from .bucket import DOWNLOADS, UPLOADS, Bucket
 from .dataproxy import Clusters, DataProxy
-from .faults import Faults
+from .faults import Faults, Refusal
 from .image import Image
 from .kubelet import Kubelet
 from .nested import Actions, Nested, Queue, State
@@ -128,8 +128,7 @@ class Plane:
         if request is not None:
             self.calls.append(request)
             if (refusal := self.faults.refuses(request)) is not None:
-                retry = {"retry-after": str(refusal.retry_after_s)} if refusal.retry_after_s is not None else {}
-                await _answer(send, refusal.status, refusal.text.encode(), retry)
+                await _refuse(send, refusal)
                 return
         if path.startswith((UPLOADS, DOWNLOADS)):
             await self.bucket.signed_request(scope, receive, send)
@@ -164,6 +163,9 @@ class Plane:
                     setattr(self.faults, name, getattr(new, name))
             case "lose":
                 self.wire.lose(values["seconds"])
+            case "forget":
+                for key in [key for key in self.store.runs if key[-1] == values["name"]]:
+                    del self.store.runs[key]
             case "cut":
                 self.wire.cut()
             case "calls":
@@ -171,6 +173,14 @@ class Plane:
             case "services":
                 self.kubelet.use_actions = values["actions"]
         await _answer(send, 200, json.dumps(answer).encode())
+
+
+async def _refuse(send: Any, refusal: Refusal) -> None:
+    headers = {"retry-after": str(refusal.retry_after_s)} if refusal.retry_after_s is not None else {}
+    text = refusal.text
+    if refusal.code:
+        text, headers["content-type"] = json.dumps({"code": refusal.code, "message": text}), "application/json"
+    await _answer(send, refusal.status, text.encode(), headers)
 
 
 async def _answer(send: Any, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:

@@ -111,11 +111,17 @@ class Attempt:
             )
         )
 
+    def _process(self) -> execution_pb2.ContainerContext.ProcessContext:
+        start_s = next((start for phase, start in self.phases if phase == RUNNING), None)
+        return execution_pb2.ContainerContext.ProcessContext(
+            container_start_time=stamp(start_s), container_end_time=stamp(self.end_s)
+        )
+
     def wire(self, prefix: str, error: definition_pb2.ErrorInfo | None) -> definition_pb2.ActionAttempt:
         """Return it as it is on the wire; ``prefix`` is where the action's outputs are."""
         ends = [start for _, start in self.phases[1:]] + [self.end_s]
         began = self.phases[0][1]
-        containers = [execution_pb2.ContainerContext(container_name=CONTAINER)]
+        containers = [execution_pb2.ContainerContext(container_name=CONTAINER, process=self._process())]
         pod = execution_pb2.PodLogContext(
             namespace=NAMESPACE, pod_name=self.pod, containers=containers, primary_container_name=CONTAINER
         )

@@ -10,6 +10,7 @@ import flyte.errors
 import flyte.remote
 import httpx
 import pytest
+from connectrpc.errors import ConnectError
 from flyte.models import ActionPhase
 from flyteidl2.dataproxy import dataproxy_service_pb2
 from flyteidl2.dataproxy.dataproxy_service_connect import DataProxyServiceClientSync
@@ -90,11 +91,19 @@ def test_too_many_requests_are_sent_again(client: Plane) -> None:
 
 
 def test_a_call_can_be_refused(client: Plane) -> None:
-    """Any call, as often as asked for."""
-    refusal = {"what": "CreateRun", "status": 403}
-    with client.faults(refusals=[refusal]), pytest.raises(flyte.errors.RuntimeSystemError):
+    """Any call, as often as asked for; here a login has expired."""
+    refusal = {"what": "CreateRun", "status": 401, "code": "unauthenticated", "text": "log in again", "times": 9}
+    with client.faults(refusals=[refusal]), pytest.raises(flyte.errors.RuntimeSystemError, match="log in again"):
         submit(tasks.sleeps, 0.0)
     submit(tasks.sleeps, 600.0).abort()
+
+
+def test_a_run_can_be_deleted(client: Plane) -> None:
+    """Nobody finds it any more."""
+    sent = run(tasks.exits, 0)
+    client.forget(sent.name)
+    with pytest.raises(ConnectError, match="not found"):
+        details(sent)
 
 
 def test_a_network_can_be_slow(client: Plane) -> None:
