@@ -35,8 +35,8 @@ class Limits:
         return {name: seconds for name, seconds in declared.items() if seconds is not None}
 
 
-MemoryMechanism = Literal["cgroup_v2", "cgroup_v1", "watchdog", "none"]
-CpuMechanism = Literal["cgroup_v2", "cgroup_v1", "affinity", "none"]
+MemoryMechanism = Literal["cgroup_v2", "cgroup_v1", "watchdog", "cluster", "none"]
+CpuMechanism = Literal["cgroup_v2", "cgroup_v1", "affinity", "cluster", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +44,8 @@ class Enforcement:
     """Which mechanism of this machine enforces each limit.
 
     ``memory`` is ``cgroup_v2`` or ``cgroup_v1`` when the operating system's kernel enforces it, ``watchdog`` when a 5
-    ms poll does, which may overshoot by about 100 MiB. ``hints`` are sentences about what is missing on this machine,
-    each with the command that would improve it; empty when nothing is missing.
+    ms poll does, which may overshoot by about 100 MiB, ``cluster`` in a pod. ``hints`` are sentences about what is
+    missing on this machine, each with the command that would improve it; empty when nothing is missing.
     """
 
     memory: MemoryMechanism = "none"
@@ -64,6 +64,7 @@ class Enforcement:
             "cgroup_v2": "kernel (cgroup v2)",
             "cgroup_v1": "kernel (cgroup v1)",
             "watchdog": "polled every 5 ms, may overshoot by about 100 MiB",
+            "cluster": "the cluster",
             "none": "not enforced",
         }[self.memory]
 
@@ -78,5 +79,6 @@ class Enforcement:
             "cgroup_v2": "kernel (cgroup v2)",
             "cgroup_v1": "kernel (cgroup v1)",
             "affinity": "CPU affinity, whole cores only",
+            "cluster": "the cluster",
             "none": "not enforced",
         }[self.cpu]

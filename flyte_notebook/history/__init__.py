@@ -2,7 +2,7 @@
 
 from flyte_notebook.history.history import KEPT_BYTES, KEPT_RUNS, History
 from flyte_notebook.history.purpose import CALL, Call, Cell, FitTrial, Grown, Purpose, Rerun, SweepPoint, purpose_of
-from flyte_notebook.history.runs import FACTS_VERSION, Action, Attempt, Run, Runs, draw_runs_with
+from flyte_notebook.history.runs import FACTS_VERSION, Action, Attempt, Run, Runs, draw_runs_with, unique_name
 
 __all__ = [
     "CALL",
@@ -23,4 +23,5 @@ __all__ = [
     "SweepPoint",
     "draw_runs_with",
     "purpose_of",
+    "unique_name",
 ]

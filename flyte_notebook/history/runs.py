@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, overload
 
-from flyte_notebook.core.bound import to_json
+from flyte_notebook.core.bound import to_json, unique
 from flyte_notebook.core.outcome import Failure
 from flyte_notebook.core.trace import data_frame
 from flyte_notebook.history.purpose import CALL, Cell, FitTrial, Grown, Rerun, SweepPoint
@@ -30,6 +30,11 @@ def draw_runs_with(draw: Callable[[Run], Any]) -> None:
     """Let `Run.figure` draw with this function, which belongs to a higher layer."""
     global _draw  # noqa: PLW0603 - one for the process, set when the package is imported
     _draw = draw
+
+
+def unique_name(text: str) -> str:
+    """Return a name for a run of a task, or of another thing that is called so."""
+    return f"{text.rpartition('.')[2] or 'task'}-{unique()[:12]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +75,8 @@ class Run:
     cell by name; only the last run with outputs still has them, so that the history does not keep all results.
     ``cached``: the result came from the cache, and nothing ran. ``advice`` is a hint for a run that passed, in a few
     words. ``took_s`` is from the begin of its first attempt to its end, in seconds, with the pauses between attempts;
-    ``None`` while it runs and for a loaded run. ``saved_s`` is the time of saving of a loaded run, in seconds since
+    ``None`` while it runs and for a loaded run. ``remote``: it is a cluster's, and ``url`` is its address there,
+    once it was submitted. ``saved_s`` is the time of saving of a loaded run, in seconds since
     1970; such a run has no outputs and cannot be run again; ``None`` for a run of this kernel.
     """
 
@@ -84,6 +90,8 @@ class Run:
     cached: bool = False
     advice: str = ""
     took_s: float | None = None
+    remote: bool = False
+    url: str = ""
     saved_s: float | None = None
     _frames_gone: bool = field(default=False, repr=False)
     _by_name: dict[str, Action] = field(default_factory=dict)
@@ -175,6 +183,16 @@ class Run:
         """Return the failure of the attempt with that worker name, ``None`` if it is not one of this run's."""
         found = self.attempt(worker)
         return found[1].outcome if found is not None and isinstance(found[1].outcome, Failure) else None
+
+    def told(self, failure: Failure) -> Failure:
+        """Return the failure to show for one of its attempts: that of the attempt which raised the error.
+
+        The lines of callers that did not catch the error are added before its own.
+        """
+        origin = self.failure_of(failure.worker) if failure.reason == "raised" and failure.worker else None
+        if origin is None or origin is failure:
+            return failure
+        return replace(origin, lines=(*failure.lines, *origin.lines), traceback=origin.traceback or failure.traceback)
 
     def let_frames_go(self) -> None:
         """Drop the Python frames of its errors: they hold all local variables, including inputs of any size.

@@ -24,6 +24,7 @@ from flyte_notebook.notebook.landing import land
 from flyte_notebook.notebook.options import MAGIC
 from flyte_notebook.sdk import celltask, enforcement
 from flyte_notebook.sdk.escalation import OomEscalation
+from flyte_notebook.sdk.failures_without_attempt import RefusedRunError, UnreadableOutputsError
 from flyte_notebook.sdk.fit import FitError, Fitting
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.views.experiments.escalation import escalation_bundle
@@ -80,13 +81,18 @@ class CellRun:
         if self._said.sweeps:
             return self._sweep()
         task, parts = self._source.read()
+        if self._said.remote:
+            task = self._for_cluster(task, parts)
         escalation = self._escalation(task)
         if self._said.name is not None:
             self._shell.user_ns[self._said.name] = task
         if self._said.fit:
             return self._fit(task, parts)
         run = self._session.begin(
-            task.name, Cell(background=self._said.background, code=hash(self._cell)), said=self._said.name or "cell"
+            task.name,
+            Cell(background=self._said.background, code=hash(self._cell)),
+            said=self._said.name or "cell",
+            remote=self._said.remote,
         )
         if self._said.background:
             return self._in_background(run, task, parts)
@@ -102,6 +108,20 @@ class CellRun:
         self._shell.compile.flags |= parts.names.futures  # for later cells too
         return self._land(run)
 
+    def _for_cluster(self, task: CellTask, parts: CellParts) -> CellTask:
+        """Return the task as one for the cluster. Raises UsageError for what would fail there, before it is sent."""
+        from flyte_notebook.sdk.cluster import submission  # noqa: PLC0415 - most notebooks need none
+
+        said = self._said
+        try:
+            submission.client()
+            place = submission.Place(image=said.image, project=said.project, domain=said.domain)
+            return submission.task_for_cluster(task, parts, place)
+        except UnreadableOutputsError as error:
+            raise UsageError(f"{MAGIC}: {error}") from None
+        except RefusedRunError as error:
+            raise UsageError(f"{MAGIC}: {error}") from None
+
     def _escalation(self, task: CellTask) -> OomEscalation | None:
         """Return how the limit grows, ``None`` if it does not. Raises UsageError if it cannot."""
         growth = self._said.on_oom
@@ -111,7 +131,8 @@ class CellRun:
             escalation = OomEscalation(task, growth)
         except GrowthError as error:
             raise UsageError(f"{MAGIC}: --on-oom: {error}") from None
-        self._check_room(f"--on-oom: {quantity_memory(growth.cap_bytes)}", growth.cap_bytes)
+        if not self._said.remote:
+            self._check_room(f"--on-oom: {quantity_memory(growth.cap_bytes)}", growth.cap_bytes)
         return escalation
 
     def _escalating(self, escalation: OomEscalation | None, run: Run, task: CellTask, parts: CellParts) -> Run:
@@ -202,6 +223,11 @@ class CellRun:
             self._session.history.forget(run.name)
             spooled.end(run.name, failed=False)
             raise UsageError(f"{MAGIC}: {problem}; make it in the cell, or leave it out with --inputs") from None
+        except UnreadableOutputsError as error:
+            raise UsageError(f"{MAGIC}: {error}") from None
+        except RefusedRunError as error:
+            self._session.history.forget(run.name)
+            raise UsageError(f"{MAGIC}: {error}") from None
         except BaseRuntimeError as error:
             self._session.not_started(run, error)
             self._cards.remember_task(run.name, task)
@@ -232,7 +258,7 @@ class CellRun:
 
     def _check_limits(self) -> None:
         memory_bytes = self._said.memory_bytes
-        if memory_bytes is None:
+        if memory_bytes is None or self._said.remote:
             return
         self._session.engine.wait_until_proven()
         needed = self._session.engine.baseline_bytes

@@ -49,7 +49,7 @@ def fragment(line: str) -> str:
 
 def _unused(before: list[str]) -> list[str]:
     used = {option.name for word in before if (option := BY_FLAG.get(word.partition("=")[0]))}
-    return [option.name for option in OPTIONS if option.missing is None and option.name not in used]
+    return [option.name for option in OPTIONS if option.name not in used]
 
 
 class Completer:

@@ -50,7 +50,7 @@ class OptionValue(TraitType):  # type: ignore[type-arg]  # generic in newer vers
 TRAITS = {
     option.name.removeprefix("--").replace("-", "_"): OptionValue(option)
     for option in OPTIONS
-    if option.missing is None and option.name not in _NOT_FOR_ALL_CELLS
+    if option.name not in _NOT_FOR_ALL_CELLS
 }
 
 

@@ -10,7 +10,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand, output_can_be_silenced
 
 from flyte_notebook import capabilities, catalogue
-from flyte_notebook.notebook import defaults, experiments, options, output
+from flyte_notebook.notebook import defaults, experiments, option_help, options, output
 from flyte_notebook.notebook.cellrun import CellRun
 from flyte_notebook.notebook.render import Text
 from flyte_notebook.notebook.reruns import NoRerunError
@@ -72,7 +72,7 @@ class FlyteTaskMagics(CellDefaults):
     @output_can_be_silenced
     @cell_magic
     def flyte_task(self, line: str, cell: str) -> Any:
-        """Run a cell as a task; the text that users see is `options.help_text`."""
+        """Run a cell as a task; the text that users see is `option_help.help_text`."""
         said = defaults.filled(options.parse(line), self)
         run = CellRun(self._shell, said, cell, self._cards, line=line)
         try:
@@ -156,7 +156,8 @@ class FlyteTaskMagics(CellDefaults):
         except NoRerunError as error:
             raise UsageError(f"{options.RERUN}: {error}") from None
         self._cards.land(result, output.cell_sink(self._shell))
-        gone = "the inputs are not kept any more, and were read again by name"
+        kept = "for a cluster" if rerun.remote else "any more"
+        gone = f"the inputs are not kept {kept}, and were read again by name"
         note = gone if rerun.read_by_name else rerun.known_inputs_words
         if note:
             self._say(note)
@@ -222,7 +223,7 @@ def _open_session(command: str) -> Session:
     return session
 
 
-FlyteTaskMagics.flyte_task.__doc__ = options.help_text()
+FlyteTaskMagics.flyte_task.__doc__ = option_help.help_text()
 
 
 def _save_last(path: str, history: History) -> str:

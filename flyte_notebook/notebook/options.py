@@ -9,7 +9,6 @@ import difflib
 import keyword
 import re
 import shlex
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -23,8 +22,6 @@ from flyte_notebook.experiments.sweeping import RANGE, VALUES, MemoryRange, Over
 from flyte_notebook.sdk.settings import TaskOptions
 
 MAGIC = "%%flyte_task"
-COLUMNS = 80
-"""The longest line of the help text."""
 FIT = "fit"
 """The word for a limit that has to be found."""
 RERUN = "%flyte rerun"
@@ -56,6 +53,10 @@ class CellOptions(TaskOptions):
     no_raise: bool = False
     quiet: bool = False
     background: bool = False
+    remote: bool = False
+    image: str | None = None
+    project: str | None = None
+    domain: str | None = None
 
     @property
     def sweeps(self) -> bool:
@@ -65,7 +66,7 @@ class CellOptions(TaskOptions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One row of the table. Without ``metavar`` it is a flag; ``missing`` says why this version does not have it."""
+    """One row of the table. Without ``metavar`` it is a flag."""
 
     name: str
     field: str
@@ -76,7 +77,6 @@ class Option:
     choices: tuple[str, ...] = ()
     typical: tuple[str, ...] = ()
     completes: Literal["environments", "inputs", "variables"] | None = None
-    missing: str | None = None
 
     @property
     def right(self) -> str:
@@ -173,8 +173,10 @@ OPTIONS: tuple[Option, ...] = (
            meaning="on OOM, run again with twice the memory, up to 4Gi; +512Mi:4Gi adds instead"),
     Option(name="--background", field="background",
            meaning="return at once with a live handle: .wait(), await, .stop(), .result"),
-    Option(name="--remote", field="", meaning="run on the Flyte cluster",
-           missing="leave it out, and the cell runs on this machine"),
+    Option(name="--remote", field="remote", meaning="run on the Flyte cluster that flyte.init configured"),
+    Option(name="--image", field="image", metavar="IMAGE", meaning="with --remote: the image, registry/name:tag"),
+    Option(name="--project", field="project", metavar="PROJECT", meaning="with --remote: another project"),
+    Option(name="--domain", field="domain", metavar="DOMAIN", meaning="with --remote: another domain"),
 )  # fmt: skip
 
 NAME_MEANING = "task name, and the notebook variable that will hold the task"
@@ -237,6 +239,11 @@ def _check_together(said: CellOptions) -> None:
         raise _usage("a sweep shows where the cell dies and does not grow its limit; leave out --on-oom")
     if said.on_oom is not None and said.background:
         raise _usage("--on-oom runs the cell again and waits for it; leave out --background")
+    for name in ("image", "project", "domain"):
+        if getattr(said, name) is not None and not said.remote:
+            raise _usage(f"--{name} is for a cluster; write it with --remote")
+    if said.remote and (said.fit or said.sweeps):
+        raise _usage("--memory fit and sweeps run on this machine; leave out --remote")
     if said.yes and not said.sweeps:
         raise _usage(f"--yes is for sweeps; write it with --memory {RANGE} or --sweep {VALUES}")
 
@@ -263,41 +270,6 @@ def parse_override(line: str) -> Override:
             f"{RERUN} --memory 1Gi"
         )
     return override
-
-
-def help_text() -> str:
-    """Return the text of ``%%flyte_task?``: every option, aligned, and examples; lines of at most `COLUMNS`."""
-    rows = [("NAME", NAME_MEANING)]
-    for option in OPTIONS:
-        if option.missing is None:
-            flags = f"{option.short}, {option.name}" if option.short else f"    {option.name}"
-            rows.append((f"{flags} {option.metavar or ''}".rstrip(), option.meaning))
-    width = max(len(left) for left, _ in rows)
-    return "\n".join(
-        (
-            "Run this cell as a Flyte task in a process of its own, under limits that hold.",
-            "",
-            f"  {MAGIC} [NAME] [options]",
-            "",
-            *(line for left, right in rows for line in _aligned(left, right, width)),
-            "",
-            *textwrap.wrap(
-                "Variables that the cell reads go in; names that it assigns come back when it succeeds. "
-                "%config FlyteTaskMagics lists the defaults of all cells.",
-                COLUMNS,
-            ),
-            "",
-            "Examples:",
-            "",
-            *(f"  {example}" for example in EXAMPLES),
-            "",
-        )
-    )
-
-
-def _aligned(left: str, right: str, width: int) -> list[str]:
-    first, rest = f"  {left:<{width}}  ", " " * (width + 4)
-    return textwrap.wrap(right, COLUMNS, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
 
 
 def _usage(message: str) -> Exception:
@@ -327,8 +299,6 @@ def _option(word: str) -> tuple[Option, str | None]:
     option = BY_FLAG.get(flag)
     if option is None:
         raise _usage(f"there is no option {flag}; {_meant(flag)}")
-    if option.missing is not None:
-        raise _usage(f"{option.name} is not in this version; {option.missing}")
     return option, attached
 
 
@@ -376,7 +346,7 @@ def _options_hint(word: str, instead: str = "") -> str:
 def _meant(flag: str) -> str:
     if flag in {"-h", "--help", "-?"}:
         return f"{MAGIC}? shows the help, for example {EXAMPLES[0]}"
-    known = [option.name for option in OPTIONS if option.missing is None]
+    known = [option.name for option in OPTIONS]
     close = [_MEANT[flag]] if flag in _MEANT else []
     close += [name for name in known if len(flag) > len("--") and name.startswith(flag.lower())]
     close += difflib.get_close_matches(flag.lower(), known, n=1)

@@ -88,6 +88,8 @@ class Rerun:
         """Whether its outputs belong in the notebook: it is a cell's own task, not a nested task."""
         self.started = found is not None
         """Whether there was an attempt; an error raised in the notebook, or a refusal, has none."""
+        self.remote = run is not None and run.remote
+        """Whether it runs on the cluster."""
         self._task: Any = task if self.lands else None
         self._ids: dict[str, int] = {}
         self._digests: dict[str, str | None] = {}
@@ -100,6 +102,8 @@ class Rerun:
     @property
     def machine(self) -> Machine:
         """The bounds of an override on this machine."""
+        if self.remote:
+            return Machine()  # how large the nodes of a cluster are is not known
         engine = self._session.engine
         cores = max(machine.cpu_count(), self.failure.limits.cpu_cores or 0)  # more may be declared than there are
         return Machine(memory_bytes=machine.capacity_bytes(), cpu_cores=cores, worker_bytes=engine.baseline_bytes)
@@ -224,7 +228,7 @@ class Rerun:
         """Return the run for the rerun; it is in the history from now on."""
         origin = self._session.history.origin_of(self.failure.worker)
         purpose = history.Rerun(of=origin, changed=describe(override), cell=self.lands, background=background)
-        return self._session.begin(self.failure.task_name, purpose)
+        return self._session.begin(self.failure.task_name, purpose, remote=self.remote)
 
     def run(self, override: Override, run: Run) -> Result:
         """Run it again, to its end. Raises the task's exception, or `NoRerunError`. In any thread."""

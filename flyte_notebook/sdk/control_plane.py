@@ -24,6 +24,14 @@ _OF_FLYTE: Final = (
 )
 
 
+_REFUSALS: Final = frozenset(
+    {
+        *("INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "UNAUTHENTICATED"),
+        *("FAILED_PRECONDITION", "UNIMPLEMENTED", "OUT_OF_RANGE"),
+    }
+)
+
+
 def rpc_errors() -> tuple[type[Exception], ...]:
     """Return the known classes outside of ``flyte.errors`` that a call of a control plane raises.
 
@@ -57,6 +65,11 @@ def endpoint_words(error: BaseException) -> str:
         return ""
     endpoint = initialization.endpoint()
     return f"the endpoint is {endpoint}" if endpoint else "no endpoint is configured"
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether a control plane refuses a request, so that there is no use in sending it again."""
+    return rpc_code(error) in _REFUSALS
 
 
 def rpc_code(error: BaseException) -> str | None:

@@ -139,7 +139,7 @@ class OomEscalation:
         purpose: Purpose = CALL
         if self._first is not None and first is not None:
             purpose = Grown(of=self._first, limit=quantity_memory(self.tried[-1]), cell=first.of_cell)
-        self._run = session.begin(self._task.name, purpose)
+        self._run = session.begin(self._task.name, purpose, remote=first is not None and first.remote)
         return self._run
 
     def passed(self) -> None:
@@ -237,7 +237,7 @@ class RetryOnOom(metaclass=_Named):
         escalation.passed()
         session = _outermost()
         if session is not None and self._bundle is not None:
-            session.show({"data": escalation.bundle(session, self._bundle)})
+            session.sink().display({"data": escalation.bundle(session, self._bundle)})
         else:
             sys.stderr.write(f"[flyte_notebook: {escalation.words}]\n")
 

@@ -71,7 +71,7 @@ class Experiment(ABC):
             return self.run()
         except BaseException:
             if self.measured:
-                self._session.show({"data": bundle(self.known(), rich=self._session.rich)})
+                self._session.sink().display({"data": bundle(self.known(), rich=self._session.rich)})
             raise
 
 

@@ -28,6 +28,14 @@ THIS_CELL = "this cell"
 _NOBODY = frozenset({None, "", "user", "UNKNOWN"})  # values that the SDK writes in place of a worker's name
 
 
+class RefusedRunError(ValueError):
+    """A run on a cluster did not begin, as it would fail there or was refused; the text says why and what to do."""
+
+
+class UnreadableOutputsError(RuntimeError):
+    """A run on a cluster has passed, and its outputs cannot be read from here; the text says why and what to do."""
+
+
 def failure_outside(
     error: BaseException, task_name: str, why: str, *, wanted: Callable[[SourceLine], bool] = bool
 ) -> Failure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import flyte
@@ -35,6 +36,26 @@ def endpoint() -> str | None:
     config = _initialize._get_init_config()
     found = getattr(getattr(config, "client", None), "endpoint", None)
     return None if found is None else str(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where runs go, as ``flyte.init`` was told; empty texts where it was not."""
+
+    org: str = ""
+    project: str = ""
+    domain: str = ""
+
+
+def target() -> Target:
+    """Return where runs go."""
+    config = _initialize._get_init_config()
+    return Target(**{name: getattr(config, name, None) or "" for name in ("org", "project", "domain")})
+
+
+def client() -> Any:
+    """Return the client of the control plane, ``None`` where none is configured."""
+    return getattr(_initialize._get_init_config(), "client", None)
 
 
 def replay(given: dict[str, Any] | None) -> None:

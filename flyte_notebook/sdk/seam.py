@@ -288,6 +288,15 @@ def to_native(error: Any) -> Exception:
     return native
 
 
+def native_error(kind: str, code: str, message: str) -> Exception:
+    """Return the exception for an error of a cluster, of the class that the SDK gives it."""
+    from flyteidl2.core import execution_pb2  # type: ignore[import-untyped]  # noqa: PLC0415 - generated, not in a worker
+
+    kinds = execution_pb2.ExecutionError
+    wire = kinds.SYSTEM if kind == "system" else kinds.USER
+    return to_native(execution_pb2.ExecutionError(kind=wire, code=code, message=message))
+
+
 def for_retry_loop(error: BaseException, *, last: bool) -> BaseException:
     """Return the error in the form for the SDK's retry loop.
 

@@ -7,9 +7,9 @@ import os
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from flyte_notebook.core.bound import monotonic_s, sleep_s, unique
+from flyte_notebook.core.bound import monotonic_s, sleep_s
 from flyte_notebook.core.outcome import Failure, Success
 from flyte_notebook.core.reliance import losses
 from flyte_notebook.core.stand_in import annotate, attach, attribute
@@ -18,7 +18,7 @@ from flyte_notebook.engine.around import snapshot
 from flyte_notebook.engine.output_pump import Nowhere, StandardSink
 from flyte_notebook.engine.scheduler import MAX_PROCESSES
 from flyte_notebook.errors import InlineIOMaxBytesBreached, RunAbortedError, failure_in
-from flyte_notebook.history import History, Run, SweepPoint
+from flyte_notebook.history import History, Run, SweepPoint, unique_name
 from flyte_notebook.sdk import ahead, background_loop, calls, guards, places, relies, seam, tasks
 from flyte_notebook.sdk.failures_without_attempt import NOT_STARTED, failure_outside, give_all_failures
 from flyte_notebook.sdk.inputs import NamingConversion
@@ -88,6 +88,7 @@ class Session:
         self._said: set[str] = set()
         self._apart: set[str] = set()
         self._groups: dict[str, Group] = {}
+        self._remote: set[str] = set()
         self._pid = os.getpid()
 
     def open(self) -> None:
@@ -140,6 +141,9 @@ class Session:
 
         Return the error for the stopped runs, ``None`` if none ran. Takes no lock: it is called from signal handlers.
         """
+        remote = self._remote - self._apart
+        for name in remote:
+            self.stop_run(name)
         if self._apart:
             names = [name for name in self._watching.names if name not in self._apart]
             for name in names:
@@ -148,7 +152,7 @@ class Session:
         else:
             stopped = self.engine.stop_all()
             self._watching.wake()
-        if not stopped:
+        if not stopped and not remote:
             return None
         return RunAbortedError(f"the run was aborted: {reason}")
 
@@ -173,6 +177,19 @@ class Session:
 
         return end
 
+    def begin_remote(self, run: Run, group: Group, sink: Sink) -> Callable[[], None]:
+        """Show the line of a run on a cluster; return a function to end it. In the cell's thread."""
+        self._groups[run.name] = group
+        self._remote.add(run.name)
+        self._watching.group_began(run, sink)
+
+        def end() -> None:
+            self._remote.discard(run.name)
+            if self._groups.pop(run.name, None) is not None:
+                self._watching.group_ended(run)
+
+        return end
+
     def progress(self, name: str) -> Progress | None:
         """Return the progress of a run, ``None`` if it has not begun or is over. Thread-safe."""
         group = self._groups.get(name)
@@ -192,11 +209,17 @@ class Session:
     def _goes_on(self, name: str) -> bool:
         run = self.history.find(name)
         begun = run is not None and any(action.outcome is None for action in run.actions)
-        return begun or self.engine.progress(name) is not None
+        return begun or name in self._groups or self.engine.progress(name) is not None
 
-    def begin(self, task_name: str, purpose: Purpose, *, said: str = "") -> Run:
-        """Return a run that begins now, with a unique name: ``said``, else the task's name, with a unique part."""
-        return self.history.begin(_unique_name(said or task_name), task_name, purpose)
+    def begin(self, task_name: str, purpose: Purpose, *, said: str = "", remote: bool = False) -> Run:
+        """Return a run that begins now, with a unique name: ``said``, else the task's name, with a unique part.
+
+        ``remote``: it is to run on the cluster.
+        """
+        name = unique_name(said or task_name)
+        run = self.history.begin(tasks.name_on_cluster(name) if remote else name, task_name, purpose)
+        run.remote = remote
+        return run
 
     def run(
         self,
@@ -212,6 +235,10 @@ class Session:
         Inputs are passed by position where possible: names such as ``task`` or ``self`` would collide with names of the
         SDK. With a ``trial`` its limits replace those declared by nested tasks, and the cache is not used.
         """
+        if run.remote:
+            from flyte_notebook.sdk.cluster.running import run_on_cluster  # noqa: PLC0415 - most sessions need none
+
+            return run_on_cluster(self, run, task, args, kwargs or {})
         with self._trying(run, trial):
             value = seam.run_local(task, args, dict(kwargs or {}), name=run.name, uncached=trial is not None)
         run.cached = not run.actions
@@ -244,8 +271,7 @@ class Session:
         """Stop the run of an interrupted cell; return the failure of the stopped attempt, if one had begun."""
         self.stop_run(run.name)
         self.wait_until_over(run.name, timeout_s)
-        stopped = next((action.outcome for action in run.actions if _was_stopped(action.outcome)), None)
-        assert stopped is None or isinstance(stopped, Failure)
+        stopped = next(filter(_was_stopped, (action.outcome for action in run.actions)), None)
         if stopped is not None:
             self.history.end(run, stopped)
         return stopped
@@ -280,9 +306,9 @@ class Session:
         """Whether output may be rich: it is shown in a notebook."""
         return self._sink is not StandardSink
 
-    def show(self, message: Mapping[str, Any]) -> None:
-        """Show rich output at the place of a run that begins now; see `worker.context.publish`."""
-        self._sink().display(dict(message))
+    def sink(self) -> Sink:
+        """Return the target of the output of a run that begins now."""
+        return self._sink()
 
     def _adjusted(self, job: Job) -> Job:
         """Return a nested job with the limits of its run's trial, if there is one."""
@@ -305,7 +331,7 @@ class Session:
 
     def _call_outside(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run ``task(...)`` outside of any run in its own enforced run."""
-        name = _call_name.get() or _unique_name(task.name)
+        name = _call_name.get() or unique_name(task.name)
         if seam.is_sync(task):
             return seam.run_local(task, args, kwargs, name=name)
         return seam.run_local_async(task, args, kwargs, name=name)
@@ -337,7 +363,10 @@ class Session:
             after=AFTER,
             observer=None if recorder is None else Recording(recorder, call["action"].name),
         )
-        self._say_what_is_not_enforced(call["task"], job, sink)
+        for sentence in tasks.not_enforced_words(call["task"], job.limits):
+            if sentence not in self._said:
+                self._said.add(sentence)
+                sink.write("stderr", f"[flyte_notebook: {sentence}]\n")
         self._watching.attempt(run, sink)
         failed = False
         try:
@@ -354,7 +383,7 @@ class Session:
                 self.last_passed = job if len(job.payload) <= INLINE_BYTES else replace(job, payload=b"")
             self._watching.over(job.run)
             return pickling.loads(outcome.answer), None
-        failure = _origin_of(outcome, run)
+        failure = run.told(outcome)
         self.history.end(run, failure)
         attach(outcome.error, "failure", failure)  # the failure shown to the user
         annotate(outcome.error, failure.words)
@@ -365,34 +394,6 @@ class Session:
             self._watching.failed(job.run, call["task"])
         return None, seam.for_retry_loop(outcome.error, last=last)
 
-    def _say_what_is_not_enforced(self, task: Any, job: Job, sink: Sink) -> None:
-        for name in tasks.not_enforced(task):
-            self._say_once(sink, f"{name} is declared but not enforced on this machine")
-        cores = os.cpu_count() or 1
-        if job.limits.cpu_cores is not None and job.limits.cpu_cores > cores:
-            self._say_once(sink, f"cpu={job.limits.cpu_cores:g} is more than this machine has; {cores} cores it is")
 
-    def _say_once(self, sink: Sink, sentence: str) -> None:
-        if sentence not in self._said:
-            self._said.add(sentence)
-            sink.write("stderr", f"[flyte_notebook: {sentence}]\n")
-
-
-def _unique_name(text: str) -> str:
-    """Return a name for a run of a task, or of another thing that is called so."""
-    return f"{text.rpartition('.')[2] or 'task'}-{unique()[:12]}"
-
-
-def _was_stopped(outcome: object) -> bool:
+def _was_stopped(outcome: object) -> TypeGuard[Failure]:
     return isinstance(outcome, Failure) and outcome.reason == "stopped"
-
-
-def _origin_of(failure: Failure, run: Run) -> Failure:
-    """Return the failure to show: that of the attempt which raised the error.
-
-    The lines of callers that did not catch the error are added before its own.
-    """
-    origin = run.failure_of(failure.worker) if failure.reason == "raised" and failure.worker else None
-    if origin is None or origin is failure:
-        return failure
-    return replace(origin, lines=(*failure.lines, *origin.lines), traceback=origin.traceback or failure.traceback)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, BinaryIO
 
@@ -127,6 +129,22 @@ def not_enforced(task: Any) -> tuple[str, ...]:
     resources = task.resources
     names = ("gpu", "disk", "shm")
     return tuple(name for name in names if resources is not None and getattr(resources, name, None) is not None)
+
+
+def not_enforced_words(task: Any, limits: Limits) -> Iterator[str]:
+    """Yield a sentence for each limit that this machine does not enforce as declared."""
+    for name in not_enforced(task):
+        yield f"{name} is declared but not enforced on this machine"
+    cores = os.cpu_count() or 1
+    if limits.cpu_cores is not None and limits.cpu_cores > cores:
+        yield f"cpu={limits.cpu_cores:g} is more than this machine has; {cores} cores it is"
+
+
+def name_on_cluster(name: str) -> str:
+    """Return a name as a cluster takes it: lower case letters, digits and dashes."""
+    return (
+        re.sub(r"[^a-z0-9]+", "-", f"t-{name}" if name[:1].isdigit() else name, flags=re.IGNORECASE).lower().strip("-")
+    )
 
 
 def attempts_of(task: Any) -> int:

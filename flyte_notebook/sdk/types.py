@@ -16,6 +16,8 @@ import asyncio
 import io
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import flyte
@@ -37,8 +39,6 @@ from flyte_notebook.worker.values.sharing import shared_namespace
 from flyte_notebook.worker.values.unpicklable import type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flyteidl2.core import literals_pb2, types_pb2  # type: ignore[import-untyped]  # generated, without types
 
 PICKLE_TAG = "flyte_notebook.pickle"
@@ -127,8 +127,17 @@ last_outputs = LastOutputs()
 """The results of runs, for the cell magic."""
 
 
+uploading: ContextVar[Callable[[str], Coroutine[Any, Any, str]] | None] = ContextVar("uploading", default=None)
+"""Uploads a local file for a run on a cluster, and returns its path there; ``None`` for all other runs."""
+
+
 async def published(path: str | None) -> str | None:
     """Return the public path of a file written at `new_value`: it is uploaded if the raw data are remote."""
+    upload = uploading.get()
+    if path is not None and upload is not None:
+        there = await upload(path)
+        await asyncio.to_thread(private.remove, path)
+        return there
     raw_data_path: Any = flyte.ctx().raw_data_path  # None outside of a run, whatever its annotation says
     if path is None or raw_data_path is None or not flyte.storage.is_remote(raw_data_path.path):
         return path

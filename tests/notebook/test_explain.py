@@ -74,6 +74,6 @@ def test_what_the_words_name_exists() -> None:
         for one in [catalogue.explain(name)]
         for part in (one.meaning, one.raised_on_cluster, one.raised_here, one.prevent)
     )
-    there = {option.name for option in options.OPTIONS if option.missing is None}
+    there = {option.name for option in options.OPTIONS}
     assert set(re.findall(r"(?<![\w-])--[a-z-]+", text)) - {"--apple-silicon"} <= there
     assert set(re.findall(r"%flyte (\w+)", text)) <= set(magics.SUB_COMMANDS)

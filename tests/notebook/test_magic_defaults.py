@@ -36,7 +36,7 @@ def test_it_lists_every_option_that_is_for_all_cells(config: Kernel) -> None:
     assert "hard memory limit" in said
     assert "FlyteTaskMagics" in config.run("%config").ok().stdout
     never = {option.name.removeprefix("--").replace("-", "_") for option in OPTIONS} - set(TRAITS)
-    assert {"sweep", "yes", "inputs", "outputs", "background", "remote"} == never
+    assert {"sweep", "yes", "inputs", "outputs", "background"} == never
 
 
 def test_a_default_holds_until_a_cell_says_otherwise(config: Kernel) -> None:

@@ -162,7 +162,7 @@ def test_tab_completes_options_and_their_values(kernel: Kernel) -> None:
     kernel.run("lab = flyte.TaskEnvironment(name='lab'); numbers = [1]")
     assert ["%%flyte_task"] == kernel.complete("%%flyte_t")
     names = kernel.complete("%%flyte_task --")
-    assert [option.name for option in OPTIONS if option.missing is None] == names
+    assert [option.name for option in OPTIONS] == names
     assert ["--memory"] == kernel.complete("%%flyte_task oomer --me")
     assert "250Mi" not in kernel.complete("%%flyte_task --memory 1")
     assert ["128Mi", "128Mi:1Gi:8", "1Gi"] == sorted(kernel.complete("%%flyte_task --memory 1"))
@@ -176,9 +176,8 @@ def test_help_documents_every_option(kernel: Kernel) -> None:
     """``%%flyte_task?`` and a real inspect_request show every option with its meaning, and examples."""
     for shown in (kernel.inspect("%%flyte_task"), kernel.paged("%%flyte_task?")):
         for option in OPTIONS:
-            if option.missing is None:
-                assert f"{option.right.split()[0]} " in shown + " "
-                assert option.meaning in " ".join(shown.split())
+            assert f"{option.right.split()[0]} " in shown + " "
+            assert option.meaning in " ".join(shown.split())
         assert "%%flyte_task oomer -m 250Mi -c 1 -t 30s -r 1" in shown
     asked = kernel.run("%%flyte_task --help\n1")
     assert "%%flyte_task? shows the help" in asked.stderr

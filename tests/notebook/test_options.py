@@ -15,7 +15,8 @@ from traitlets.config import Config
 from flyte_notebook.experiments.sweeping import MemoryRange, Over
 from flyte_notebook.notebook import options
 from flyte_notebook.notebook.completion import Names, complete, install_completer
-from flyte_notebook.notebook.options import CellOptions, help_text, parse
+from flyte_notebook.notebook.option_help import help_text
+from flyte_notebook.notebook.options import CellOptions, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +61,7 @@ def test_a_line_with_every_option_is_read() -> None:
     )
     assert expected == parse(line)
     fields = {field.name for field in dataclasses.fields(CellOptions)}
-    offered = {option.field for option in options.OPTIONS if option.missing is None}
+    offered = {option.field for option in options.OPTIONS}
     assert fields == {"name", "fit", "memory_range"} | offered
 
 
@@ -162,7 +163,8 @@ def test_variables_of_the_notebook_are_not_put_into_the_line(word: str) -> None:
         ("--max-runtime 3s", "--max-runtime", "--timeout 30s"),
         ("--name oomer", "--name", "NAME"),
         ("--zzz", "--zzz", "%%flyte_task?"),
-        ("--remote", "--remote", "this machine"),
+        ("--image repo/x:1", "--image", "--remote"),
+        ("--remote --memory fit", "--memory fit", "--remote"),
         ("--on-oom x1:4Gi", "--on-oom", "for example 2"),
         ("--on-oom x2", "--on-oom", "x2:4Gi"),
         ("--on-oom x2:4GB", "--on-oom", "x2:4Gi"),
@@ -195,7 +197,7 @@ def test_bad_input_gets_one_line_that_names_it_and_shows_what_is_right(line: str
         ("--retries many", "--retries: many is not a number of retries; write 0, 1, 2, ..."),
         ("-o 1x", "--outputs: '1x' is not a Python name; write for example --outputs x,y"),
         ("--cache yes", "--cache: 'yes' is not one of auto, disable; write --cache auto"),
-        ("--remote", "--remote is not in this version; leave it out"),
+        ("--project flytesnacks", "--project is for a cluster; write it with --remote"),
         ("--on-oom 2:4Gi", "--on-oom: '2:4Gi' is no factor or step with a cap; write x2:4Gi or +512Mi:4Gi"),
         ("-m 250Mi --on-oom x2:1Gi --background", "--on-oom runs the cell again and waits for it; leave out"),
         ("-m fit --on-oom x2:1Gi", "--memory fit finds the limit itself; leave out --on-oom"),
@@ -214,8 +216,8 @@ def test_every_example_and_typical_value_can_be_read() -> None:
     """What the table shows as right is right."""
     for option in options.OPTIONS:
         for value in (*option.typical, *option.choices, *([option.example] if option.metavar else [])):
-            if option.missing is None:
-                assert parse(f"{option.name} {value}") != CellOptions(), (option.name, value)
+            remote = " --remote" if option.name in {"--image", "--project", "--domain"} else ""
+            assert parse(f"{option.name} {value}{remote}") != CellOptions(), (option.name, value)
     for example in options.EXAMPLES:
         assert parse(example.removeprefix(options.MAGIC)) != CellOptions()
 
@@ -223,14 +225,13 @@ def test_every_example_and_typical_value_can_be_read() -> None:
 def test_help_shows_every_option_aligned_and_only_those_offered() -> None:
     """The help text has each option of this version once, with the meanings in one column of an 80-column terminal."""
     text = help_text()
-    assert max(map(len, text.splitlines())) <= options.COLUMNS
+    assert max(map(len, text.splitlines())) <= 80
     said = " ".join(text.split())
     columns = set()
     for option in options.OPTIONS:
-        offered = option.missing is None
-        assert (option.meaning in said) == offered, option.name
+        assert option.meaning in said, option.name
         rows = [line for line in text.splitlines() if re.match(rf"  (-\w, |    ){option.name} ", line)]
-        assert len(rows) == offered, option.name
+        assert len(rows) == 1, option.name
         columns.update(8 + match.start(1) for row in rows if (match := re.search(r"\S  +(\S)", row[8:])))
     assert len(columns) == 1
 

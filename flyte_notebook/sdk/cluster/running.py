@@ -1,0 +1,294 @@
+"""One run on a cluster, from its submission to its outcome in the history.
+
+It blocks as a local run does, on the loop of the SDK's blocking functions, so that the Stop button, an interrupt and
+the messages of widgets are handled meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from flyte_notebook.cells.returned import CellOutcome, ReturnedValues
+from flyte_notebook.core.bound import monotonic_s
+from flyte_notebook.core.diagnosis import one_line
+from flyte_notebook.core.job import Job
+from flyte_notebook.core.limits import Limits
+from flyte_notebook.core.outcome import Failure
+from flyte_notebook.core.progress import Progress
+from flyte_notebook.core.stand_in import attach
+from flyte_notebook.core.units import UnitError, format_memory, parse_cpu, parse_memory, quantity_memory
+from flyte_notebook.errors import RuntimeSystemError
+from flyte_notebook.history import Attempt
+from flyte_notebook.sdk import background_loop, tasks
+from flyte_notebook.sdk.celltask import RESULT_NAME
+from flyte_notebook.sdk.cluster import submission, verdict
+from flyte_notebook.sdk.cluster.following import Following, LostContactError
+from flyte_notebook.sdk.cluster.observed import (
+    INITIALIZING,
+    QUEUED,
+    RUNNING,
+    SUCCEEDED,
+    WAITING,
+    AttemptFacts,
+    LogFacts,
+    origin_of,
+)
+from flyte_notebook.sdk.failures_without_attempt import UnreadableOutputsError, with_failure
+from flyte_notebook.sdk.types import fetched
+from flyte_notebook.worker.values.sharing import shared_namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flyte_notebook.engine import Sink
+    from flyte_notebook.history import History, Run
+    from flyte_notebook.sdk.cluster.observed import ActionFacts
+    from flyte_notebook.sdk.cluster.shipping import ClusterTask
+    from flyte_notebook.sdk.session import Session
+
+logger = logging.getLogger("flyte_notebook.sdk")
+
+ENDS_S: Final = 10.0
+"""How long an aborted run is followed: a cluster that is away cannot end it."""
+
+_PHASES: Final = {
+    QUEUED: "queued",
+    WAITING: "waiting for room on the cluster",
+    INITIALIZING: "starting its pod",
+    RUNNING: "running",
+}
+
+
+class ClusterRun:
+    """A run on a cluster. `stop` and `progress` are for any thread; see `flyte_notebook.sdk.watching.Group`."""
+
+    def __init__(self, run: Run, task: ClusterTask, sink: Sink, history: History) -> None:
+        self.name = run.name
+        self.ended: Callable[[], object] = lambda: None
+        """Called when it is over, which may be after the end of its cell."""
+        self._run = run
+        self._task = task
+        self._sink = sink
+        self._history = history
+        self._limits = tasks.limits_of(task)
+        self._began_s = monotonic_s()
+        self._over = False
+        self._following: Following | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+        self._stopped = False
+
+    def to_its_end(self, inputs: Mapping[str, Any]) -> ReturnedValues | None:
+        """Submit it, follow it, and return the results of the cell. Raises the error of the run, or `RefusedRunError`.
+
+        An interrupt leaves it to `stop`, which was called before, to end it.
+        """
+        return background_loop.run_in_loop(self._follow(dict(inputs)))  # type: ignore[no-any-return]
+
+    def stop(self) -> None:
+        """Abort it; returns at once."""
+        self._stopped = True
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # it is closed
+                loop.call_soon_threadsafe(self._stopping.set)
+
+    def progress(self) -> Progress | None:
+        """Return its phase, attempt, pod and memory in words; ``None`` when it is over."""
+        if self._over:
+            return None
+        return Progress(
+            run=self.name,
+            task_name=self._run.task_name,
+            elapsed_s=monotonic_s() - self._began_s,
+            words=" · ".join(filter(None, self._words())),
+        )
+
+    def _words(self) -> list[str]:
+        following, name = self._following, f"{self._run.task_name} on the cluster"
+        if following is None:
+            return [name, "aborting" if self._stopped else "being submitted"]
+        if following.away_since_s is not None:
+            return [name, f"no answer for {monotonic_s() - following.away_since_s:.0f} s, asking again"]
+        action = following.action
+        if action is None or not action.attempts:
+            return [name, "submitted" if action is None else _PHASES.get(action.phase, action.phase.lower())]
+        attempt = action.attempts[-1]
+        count = tasks.attempts_of(self._task)
+        samples = following.logs[attempt.number].samples if attempt.number in following.logs else []
+        limit_bytes = self._limits.memory_bytes
+        of_limit = "" if limit_bytes is None else f" of {quantity_memory(limit_bytes)}"
+        return [
+            name,
+            "aborting" if self._stopped else _PHASES.get(attempt.phase, attempt.phase.lower()),
+            f"attempt {attempt.number} of {count}" if count > 1 else "",
+            attempt.pod,
+            f"{format_memory(samples[-1][1])}{of_limit}" if samples else "",
+        ]
+
+    async def _follow(self, inputs: dict[str, Any]) -> ReturnedValues | None:
+        self._loop = asyncio.get_running_loop()
+        if self._stopped:
+            self._stopping.set()
+        try:
+            sent = await submission.submit(self.name, self._task, inputs)
+            self._run.url = sent.url
+            following = self._following = Following(sent.client, sent.action_id, self._say)
+            await self._until_over(following)
+            failure = await self._record(following)
+            if failure is not None:
+                raise failure.error
+            return await self._results(following)
+        except LostContactError as error:
+            raise self._lost(error) from error
+        finally:
+            self._run.took_s = monotonic_s() - self._began_s
+            self._over = True
+            self.ended()
+
+    async def _until_over(self, following: Following) -> ActionFacts:
+        """Follow the run to its end, and abort it when it is to be stopped."""
+        end = asyncio.create_task(following.to_its_end())
+        stop = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({end, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not end.done():
+                await following.abort("stopped in the notebook")
+                await asyncio.wait({end}, timeout=ENDS_S)
+                if not end.done():
+                    raise LostContactError(f"it was told to abort the run, and did not say in {ENDS_S:g} s that it has")
+            return end.result()
+        finally:
+            stop.cancel()
+            end.cancel()
+
+    def _say(self, text: str) -> None:
+        self._sink.write("stdout", text)
+
+    async def _record(self, following: Following) -> Failure | None:
+        """Add the actions and their attempts to the history; return the failure to show, ``None`` if it succeeded."""
+        root = following.action
+        assert root is not None
+        actions = [root, *(action for action in await self._others(following) if action.name != root.name)]
+        names = {action.name: f"a{number}" for number, action in enumerate(actions)}
+        origin = origin_of(actions)
+        worker = self._worker(origin, names)
+        for action in actions:
+            self._record_action(action, names, {} if action is not root else following.logs, worker)
+        last = self._run.actions[0].attempts[-1].outcome if self._run.actions[0].attempts else None
+        failure = self._run.told(last) if isinstance(last, Failure) else None
+        if failure is None and root.phase != SUCCEEDED:
+            never = AttemptFacts(number=1, phase=root.phase, error=root.error)
+            outcome = verdict.outcome(self._job(root, "a0", never), root, never, LogFacts())
+            failure = outcome if isinstance(outcome, Failure) else None
+        if failure is not None:
+            attach(failure.error, "failure", failure)
+        self._history.end(self._run, failure)
+        return failure
+
+    async def _others(self, following: Following) -> list[ActionFacts]:
+        try:
+            return await following.tree()
+        except Exception:  # the root is known, and so is the end of the run
+            logger.debug("the actions of %s are not known", self.name, exc_info=True)
+            return []
+
+    def _worker(self, action: ActionFacts, names: Mapping[str, str]) -> str:
+        last = action.attempts[-1] if action.attempts else None
+        return (last.pod if last is not None else "") or f"{self.name}-{names[action.name]}-0"
+
+    def _record_action(
+        self, action: ActionFacts, names: Mapping[str, str], logs: Mapping[int, LogFacts], origin: str
+    ) -> None:
+        """Add one action. ``origin`` is the worker that the failure of the run comes from."""
+        root = not action.parent
+        name, task_name = names[action.name], self._run.task_name if root else action.task_name
+        limits = self._limits if root else _limits(action)
+        kept = self._run.begin_action(name, task_name, None if root else names.get(action.parent, "a0"), limits)
+        for attempt in action.attempts:
+            outcome = verdict.outcome(
+                self._job(action, name, attempt), action, attempt, logs.get(attempt.number, LogFacts())
+            )
+            worker = attempt.pod or f"{self.name}-{name}-{attempt.number - 1}"
+            if root and isinstance(outcome, Failure) and attempt is action.attempts[-1] and outcome.reason == "raised":
+                outcome = replace(outcome, worker=origin)  # as of a local run: whose error it is
+            report = outcome.report
+            self._history.record(
+                self._run,
+                kept,
+                Attempt(
+                    number=attempt.number,
+                    worker=worker,
+                    limits=limits,
+                    outcome=outcome,
+                    trace=report.trace,
+                    duration_s=report.duration_s,
+                ),
+            )
+
+    def _job(self, action: ActionFacts, name: str, attempt: AttemptFacts) -> Job:
+        root = not action.parent
+        return Job(
+            label=self._run.task_name if root else action.task_name,
+            run=self.name,
+            action=name,
+            entry="",
+            payload=b"",
+            attempt=attempt.number - 1,
+            max_attempts=tasks.attempts_of(self._task) if root else len(action.attempts),
+            limits=self._limits if root else _limits(action),
+        )
+
+    async def _results(self, following: Following) -> ReturnedValues | None:
+        literals = await following.results()
+        packed = literals[RESULT_NAME].scalar.binary.value if RESULT_NAME in literals else b""
+        if not packed:
+            return None
+        outcome = CellOutcome.unpack(packed)
+        if outcome.path is not None:
+            try:
+                outcome = outcome.moved(await fetched(outcome.path))
+            except Exception as error:
+                raise UnreadableOutputsError(
+                    f"the cell has passed on the cluster, and its outputs ({format_memory(outcome.size_bytes)}) are in "
+                    f"{outcome.path}, which cannot be read from here: {type(error).__name__}: {one_line(str(error))}; "
+                    "give flyte.init a `storage` with the keys of that bucket, or return less than 2 MiB"
+                ) from error
+        return ReturnedValues(outcome, shared_namespace())
+
+    def _lost(self, error: LostContactError) -> Exception:
+        where = f" It may go on there: {self._run.url}" if self._run.url else ""
+        message = f"the cluster was lost: {error}.{where}"
+        lost: Exception = with_failure(RuntimeSystemError("Unavailable", message), self._run.task_name)
+        return lost
+
+
+def _limits(action: ActionFacts) -> Limits:
+    """Return what an action asked for, as limits: a cluster may hold it to its requests."""
+    memory_bytes = cpu_cores = None
+    with contextlib.suppress(UnitError):
+        memory_bytes = parse_memory(action.memory) if action.memory else None
+    with contextlib.suppress(UnitError):
+        cpu_cores = parse_cpu(action.cpu) if action.cpu else None
+    return Limits(memory_bytes=memory_bytes, cpu_cores=cpu_cores)
+
+
+def run_on_cluster(
+    session: Session, run: Run, task: ClusterTask, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Run a cell's task as a begun run of a session; return the value of its last expression. Blocks; raises as above.
+
+    Its results are added to the run.
+    """
+    sink = session.sink()
+    remote = ClusterRun(run, task, sink, session.history)
+    remote.ended = session.begin_remote(run, remote, sink)
+    values = remote.to_its_end({**dict(zip(task.native_interface.inputs, args, strict=False)), **kwargs})
+    if values is None:
+        return None
+    session.take_outputs(run.name, values)
+    return values.result

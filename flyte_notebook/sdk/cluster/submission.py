@@ -1,0 +1,158 @@
+"""Sends a cell's task to the cluster that is configured, after a look at what would fail there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import sys
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import flyte
+import flyte.errors
+import flyte.remote
+
+from flyte_notebook.core.diagnosis import one_line
+from flyte_notebook.sdk import control_plane, initialization, tasks
+from flyte_notebook.sdk.cluster import modules
+from flyte_notebook.sdk.cluster.shipping import ClusterTask
+from flyte_notebook.sdk.failures_without_attempt import RefusedRunError, with_failure
+from flyte_notebook.sdk.types import uploading
+
+if TYPE_CHECKING:
+    from flyte_notebook.sdk.celltask import CellParts, CellTask
+
+ANSWER_S: Final = 5.0
+"""How long a cluster may take for its first answer."""
+
+_PYTHON = re.compile(r"py(?:thon)?[-:]?3\.(\d+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where to run: ``None`` for what the environment and ``flyte.init`` say."""
+
+    image: str | None = None
+    project: str | None = None
+    domain: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """A run that the cluster has taken. ``client`` is the one that sent it, ``action_id`` that of its root."""
+
+    client: Any
+    action_id: Any
+    url: str
+
+
+def task_for_cluster(task: CellTask, parts: CellParts, place: Place) -> ClusterTask:
+    """Return a cell's task as one for a cluster. Raises `RefusedRunError`."""
+    environment = task.parent_env() if task.parent_env is not None else None
+    if environment is not None and getattr(environment, "include", None):
+        raise RefusedRunError("`include` of an environment is for files, and a cell is none; leave it out")
+    image = place.image or getattr(environment, "image", None)
+    if environment is None:
+        environment = flyte.TaskEnvironment(
+            name=tasks.name_on_cluster(task.name), image=image or "auto", resources=task.resources
+        )
+    elif place.image is not None:
+        environment = environment.clone_with(name=environment.name, image=place.image)
+    by_value = [name for name, value in parts.selection.code.items() if getattr(value, "__module__", "") == "__main__"]
+    imported = [getattr(value, "__module__", None) or "" for value in parts.selection.code.values()]
+    imported += [value.__name__ for value in parts.selection.code.values() if type(value) is type(sys)]
+    archive, _ = modules.archive(filter(None, [*imported, *modules.imported_in(parts.source)]))
+    _check_python(image, by_value)
+    made = ClusterTask.of(
+        task,
+        image=environment.image,
+        by_value=", ".join(f"`{name}`" for name in by_value),
+        modules=archive,
+        project=place.project,
+        domain=place.domain,
+        environment=environment,
+        parent_env_name=environment.name,
+    )
+    made.parent_env = weakref.ref(environment)
+    return made
+
+
+def _check_python(image: Any, by_value: list[str]) -> None:
+    found = _PYTHON.search(image) if isinstance(image, str) else None
+    if found is not None and by_value and int(found[1]) != sys.version_info.minor:
+        names = ", ".join(f"`{name}`" for name in by_value)
+        here = f"3.{sys.version_info.minor}"
+        raise RefusedRunError(
+            f"the image has Python 3.{found[1]} and this notebook {here}: {names} cannot be sent; give an image with "
+            f"Python {here}, or define it in the cell"
+        )
+
+
+def client() -> Any:
+    """Return the client that is configured now. Raises `RefusedRunError` without one."""
+    found = initialization.client()
+    if found is None:
+        raise RefusedRunError(
+            "--remote needs a cluster, and none is configured; write for example "
+            'flyte.init(endpoint="dns:///flyte.example.com", project="flytesnacks", domain="development") before'
+        )
+    return found
+
+
+async def submit(name: str, task: ClusterTask, inputs: dict[str, Any]) -> Submitted:
+    """Send a task and its inputs; return when the cluster has taken them. Raises `RefusedRunError`, or the SDK's."""
+    used = client()
+    await _check_answers(used)
+    context = flyte.with_runcontext(
+        mode="remote",
+        name=name,
+        project=task.project,
+        domain=task.domain,
+        interactive_mode=True,
+        log_level=logging.CRITICAL,
+    )
+    token = uploading.set(_upload)
+    try:
+        run = await context.run.aio(task, *inputs.values())
+    except flyte.errors.BaseRuntimeError as error:
+        raise with_failure(error, task.name) from None
+    except Exception as error:
+        code = control_plane.rpc_code(error)
+        if code is None:
+            raise
+        raise RefusedRunError(f"the cluster at {initialization.endpoint()} refused the run: {code}: {error}") from error
+    finally:
+        uploading.reset(token)
+    return Submitted(client=used, action_id=run.pb2.action.id, url=str(run.url))
+
+
+async def _upload(path: str) -> str:
+    """Send a file to the cluster's storage, and return its path there."""
+    _, there = await flyte.remote.upload_file.aio(Path(path))
+    return str(there)
+
+
+async def _check_answers(used: Any) -> None:
+    """Ask the cluster something small. Raises `RefusedRunError` when it does not answer."""
+    from flyteidl2.common import identifier_pb2, list_pb2  # type: ignore[import-untyped]  # noqa: PLC0415 - as in observed
+    from flyteidl2.workflow import run_service_pb2  # type: ignore[import-untyped]  # noqa: PLC0415 - as in observed
+
+    config = initialization.target()
+    project = identifier_pb2.ProjectIdentifier(organization=config.org, name=config.project, domain=config.domain)
+    request = run_service_pb2.ListRunsRequest(request=list_pb2.ListRequest(limit=1), project_id=project)
+    try:
+        await asyncio.wait_for(used.run_service.list_runs(request), ANSWER_S)
+    except Exception as error:
+        code = control_plane.rpc_code(error)
+        if code == "UNAUTHENTICATED":
+            said = "the login has expired or is missing"
+        elif isinstance(error, TimeoutError) or code in {None, "UNAVAILABLE", "DEADLINE_EXCEEDED"}:
+            said = f"it does not answer ({one_line(str(error), 100) or f'nothing in {ANSWER_S:g} s'})"
+        elif control_plane.is_refusal(error) and code != "UNAUTHENTICATED":
+            return  # it answers, and may allow to run what it does not allow to list
+        else:
+            said = str(error)
+        raise RefusedRunError(f"the cluster at {initialization.endpoint()}: {said}") from error

@@ -1,0 +1,231 @@
+"""``%%flyte_task --remote`` in a real kernel: a cell runs in a pod of the plane as it runs here."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from bounds import under_load
+from kernels import CARD, started
+from loopback.fixtures import DOMAIN, PROJECT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from kernels import Kernel, Reply
+    from loopback.handle import Plane
+
+pytestmark = [
+    pytest.mark.jupyter,
+    pytest.mark.linux,
+    pytest.mark.leaves("descriptor", reason="the SDK's client keeps connections as long as the plane is there"),
+]
+
+IMAGE = "example/cells:1"
+LOAD = """%load_ext flyte_notebook
+import os, dataclasses
+import flyte, flyte.errors
+import flyte_notebook as fn
+flyte.init(endpoint={endpoint!r}, insecure=True, project={project!r}, domain={domain!r})
+env = flyte.TaskEnvironment(name="shop", image={image!r}, resources=flyte.Resources(memory="300Mi"))
+
+@env.task
+async def half(n: int) -> int:
+    if n < 0:
+        raise ValueError("below nothing")
+    return n // 2
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel(plane: Plane) -> Iterator[Kernel]:
+    """Give the kernel of these tests, connected to the plane."""
+    with started() as kernel:
+        kernel.run(LOAD.format(endpoint=plane.endpoint, project=PROJECT, domain=DOMAIN, image=IMAGE)).ok()
+        yield kernel
+
+
+def remote(kernel: Kernel, body: str, options: str = "") -> Reply:
+    """Run a cell on the plane."""
+    return kernel.run(f"%%flyte_task {options} --remote --image {IMAGE}\n{body}")
+
+
+def init(kernel: Kernel, plane: Plane, more: str = "") -> None:
+    """Connect the kernel to the plane again."""
+    kernel.run(
+        f"flyte.init(endpoint={plane.endpoint!r}, insecure=True, project={PROJECT!r}, domain={DOMAIN!r}{more})"
+    ).ok()
+
+
+def test_a_cell_gives_what_it_gives_here(kernel: Kernel, plane: Plane) -> None:
+    """Its output streams into the cell, names it assigns are in the notebook; functions of the notebook go with it."""
+    kernel.run("x = 3\ndef tenfold(n):\n    return n * 10").ok()
+    with plane.seen() as calls:
+        reply = remote(kernel, "print('in the pod')\ny = tenfold(x)\ny + 1", "first --memory 250Mi").ok()
+    assert ("31", "in the pod\n") == (reply.result, reply.stdout)
+    assert 30 == kernel.value("y")
+    assert kernel.value("fn.last_run.remote")
+    assert kernel.value("fn.last_run.url").startswith(plane.endpoint)
+    assert kernel.value("fn.last_run.name") in kernel.value("fn.last_run.url")
+    assert {"result": 31, "y": 30} == kernel.value("fn.last_run.outputs")
+    assert [250 << 20] == kernel.value("[action.limits.memory_bytes for action in fn.last_run.actions]")
+    assert "the cluster" == kernel.value("fn.last_run.actions[0].attempts[0].outcome.report.enforcement.memory_words")
+    told = [call for call in calls if "CreateRun" in call or "WatchActionDetails" in call or "TailLogs" in call]
+    assert ["CreateRun", "WatchActionDetails", "TailLogs"] == [call.rpartition("/")[2] for call in told][:3]
+
+
+def test_a_dataclass_of_the_notebook_arrives_whole_and_damages_nothing(kernel: Kernel) -> None:
+    """The SDK's own pickle of one breaks the class in the pod, and in the notebook when it comes back."""
+    kernel.run(
+        "@dataclasses.dataclass\nclass Point:\n    x: int\n"
+        "    y: list = dataclasses.field(default_factory=list)\np = Point(1)"
+    )
+    remote(kernel, "q = Point(p.x + 1, [5])").ok()
+    assert kernel.value("(q == Point(2, [5]), type(q) is Point, Point(3).y, dataclasses.asdict(q)['x'])") == (
+        True,
+        True,
+        [],
+        2,
+    )
+
+
+def test_the_current_file_of_a_local_module_is_sent(kernel: Kernel, tmp_path: Path) -> None:
+    """With the modules of the user that it imports; an image has none of them."""
+    (tmp_path / "till.py").write_text("import taxes\n\ndef price(n):\n    return n + taxes.OF\n")
+    (tmp_path / "taxes.py").write_text("OF = 1\n")
+    kernel.run(f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport till").ok()
+    (tmp_path / "taxes.py").write_text("OF = 19\n")
+    assert "119" == remote(kernel, "from till import price\nprice(100)").ok().result
+    assert "119" == remote(kernel, "till.price(100)").ok().result
+
+
+def test_large_values_go_through_the_bucket(kernel: Kernel, plane: Plane) -> None:
+    """An input is uploaded with what `flyte.init` gave; to read a large output the keys of the bucket are needed."""
+    kernel.run("big = os.urandom(3_000_000)").ok()
+    assert "3000000" == remote(kernel, "len(big)").ok().result
+    reply = remote(kernel, "made = big + b'x'")
+    assert "the cell has passed on the cluster, and its outputs (2.9 MiB) are in s3://" in reply.stderr
+    assert "give flyte.init a `storage`" in reply.stderr
+    kernel.run(f"import flyte.storage\nkeys = flyte.storage.S3(**{plane.bucket_settings!r})").ok()
+    init(kernel, plane, ", storage=keys")
+    remote(kernel, "made = big + b'x'").ok()
+    assert kernel.value("made == big + b'x'")
+    init(kernel, plane)
+
+
+def test_a_kill_for_memory_has_its_card_and_passes_with_more(kernel: Kernel, plane: Plane) -> None:
+    """Chart from the pod's samples, the pod as worker; the rerun is a run on the cluster with the new limit."""
+    kernel.run("x = 5").ok()
+    reply = remote(kernel, "large = [0] * 10_000_000 * x\nlen(large)", "oomer --memory 250Mi")
+    assert ("OOMError", "user", "OOMKilled") == tuple(reply.failure[key] for key in ("error", "kind", "code"))
+    assert reply.failure["worker"] == kernel.value("fn.last_run.actions[0].attempts[0].worker")
+    assert reply.failure["worker"].startswith(kernel.value("fn.last_run.name"))
+    assert "ran out of memory (limit 250 MiB)" in reply.failure["headline"]
+    assert "before the end" in reply.failure["headline"], "it says how late the last sample is"
+    assert 200 << 20 < max(reply.failure["memory"]["memory_bytes"]) <= 250 << 20
+    assert "Lost" not in reply.card["text/plain"]
+    with plane.seen() as calls:
+        again = kernel.run("%flyte rerun --memory 600Mi").ok()
+    assert "50000000" == again.result
+    assert any(call.endswith("CreateRun") for call in calls)
+    assert (True, 600 << 20) == kernel.value("(fn.last_run.remote, fn.last_run.actions[0].limits.memory_bytes)")
+
+
+def test_a_limit_grows_on_the_cluster_too(kernel: Kernel) -> None:
+    """``--on-oom`` submits the task again with more."""
+    reply = remote(kernel, "len([0] * 20_000_000)", "grows --memory 100Mi --on-oom x2:1Gi").ok()
+    assert "20000000" == reply.result
+    assert "passed with 400Mi, after OOM at 100Mi and 200Mi" in reply.shown_text
+    assert [True] * 3 == kernel.value("[run.remote for run in fn.runs][-3:]")
+
+
+def test_each_attempt_is_heard_although_its_pod_is_deleted(kernel: Kernel) -> None:
+    """The output of all, and an attempt with its own failure for each."""
+    reply = remote(kernel, "import os\nprint('pid', os.getpid() > 0)\nraise ValueError('no')", "again --retries 2")
+    assert "pid True\n" * 3 == reply.stdout
+    assert "attempt 3 of 3" in reply.card["text/plain"]
+    assert [1, 2, 3] == kernel.value("[attempt.number for attempt in fn.last_run.actions[0].attempts]")
+    assert 3 == kernel.value("len({attempt.worker for attempt in fn.last_run.actions[0].attempts})")
+    assert "raise ValueError('no')" == reply.failure["line"]["text"]
+
+
+def test_nested_tasks_are_in_the_tree(kernel: Kernel) -> None:
+    """A failure that was caught shows the tree; one that was not is that of the task which raised it."""
+    caught = kernel.run(
+        "%%flyte_task tree --remote --env env\n"
+        "try:\n    r = await half(-3)\nexcept Exception as e:\n    r = await half(8)\nr"
+    ).ok()
+    assert "4" == caught.result
+    assert "✗ shop.half" in caught.shown_text
+    assert [None, "a0", "a0"] == kernel.value("[action.parent for action in fn.last_run.actions]")
+    lost = kernel.run("%%flyte_task tree --remote --env env\nawait half(-3)")
+    assert ("shop.half", "ValueError", "raised ValueError: below nothing") == tuple(
+        lost.failure[key] for key in ("task_name", "code", "headline")
+    )
+    assert "await half(-3)" in lost.card["text/plain"], "with the line of the caller"
+
+
+def test_a_background_run_lands_when_it_has_passed(kernel: Kernel) -> None:
+    """The handle is the same as of a local run."""
+    remote(kernel, "z = 7\nz", "apart --background").ok()
+    kernel.run("handle = _").ok()
+    assert "(7, 7)" == kernel.run("await handle, z").ok().result
+
+
+def test_a_stop_goes_through_the_client_that_submitted(kernel: Kernel, plane: Plane, tmp_path: Path) -> None:
+    """Also after another ``flyte.init``: the SDK's own abort would go elsewhere, and the run would go on."""
+    began_s = time.monotonic()
+    slow = remote(kernel, "import time\nprint('on', flush=True)\ntime.sleep(60)", "slow --background").ok()
+    kernel.run("handle = _").ok()
+    kernel.hold_until(lambda: "on" in slow.stdout, tmp_path / "go")
+    kernel.run("flyte.init(endpoint='http://127.0.0.1:9', insecure=True)").ok()
+    with plane.seen() as calls:
+        kernel.run("handle.stop()\nassert handle.wait(30)").ok()
+    assert "stopped" == kernel.value("handle.failure.reason")
+    assert any(call.endswith("AbortRun") for call in calls)
+    assert time.monotonic() - began_s < under_load(40)
+    init(kernel, plane)
+
+
+def test_a_stop_of_the_kernel_stops_it_there(kernel: Kernel, plane: Plane) -> None:
+    """■ while the cell waits: one grey line, and nothing goes on."""
+    with plane.seen() as calls:
+        slow = f"%%flyte_task slow --remote --image {IMAGE}\nimport time\nprint('on', flush=True)\ntime.sleep(60)"
+        reply = kernel.run(slow, interrupt_after="on\n")
+    assert "ActionAbortedError" == reply.ename
+    assert "Stopped by you after" in reply.shown_text
+    assert any(call.endswith("AbortRun") for call in calls)
+
+
+@pytest.mark.parametrize(
+    ("image", "body", "said"),
+    [
+        ("python:3.9-slim", "half_of(3)", "the image has Python 3.9 and this notebook 3."),
+        (IMAGE, "lock", "lock"),
+    ],
+)
+def test_what_would_fail_there_is_said_before(kernel: Kernel, plane: Plane, image: str, body: str, said: str) -> None:
+    """In one line, and nothing is submitted."""
+    kernel.run("import threading\nlock = threading.Lock()\ndef half_of(n):\n    return n / 2").ok()
+    with plane.seen() as calls:
+        reply = kernel.run(f"%%flyte_task --remote --image {image}\n{body}")
+    assert "UsageError: %%flyte_task: " in reply.stderr
+    assert said in reply.stderr
+    assert not any(call.endswith("CreateRun") for call in calls)
+
+
+def test_a_cluster_that_is_not_there_is_named_soon(kernel: Kernel, plane: Plane) -> None:
+    """Without ``flyte.init``, and with an endpoint at which nobody listens."""
+    kernel.run("flyte.init()").ok()
+    assert (
+        "--remote needs a cluster, and none is configured; write for example flyte.init(" in remote(kernel, "1").stderr
+    )
+    kernel.run("flyte.init(endpoint='http://127.0.0.1:9', insecure=True)").ok()
+    began_s = time.monotonic()
+    reply = remote(kernel, "1")
+    assert "the cluster at http://127.0.0.1:9: it does not answer" in reply.stderr
+    assert time.monotonic() - began_s < under_load(10)
+    assert [] == [bundle for bundle in reply.shown if CARD in bundle]
+    init(kernel, plane)
