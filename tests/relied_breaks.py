@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import dis
 import importlib.util
@@ -25,6 +26,8 @@ from flyte._internal.controllers import _local_controller
 from flyte._internal.runtime import convert, taskrunner
 from flyte._persistence._recorder import RunRecorder
 from flyte.extend import AsyncFunctionTaskTemplate, TaskTemplate
+from flyte.remote import _progress
+from flyte.remote._client import controlplane
 from flyte.report import _report
 from flyte.syncify import _api, syncify
 from flyte.types import TypeEngine, _pickle
@@ -180,6 +183,21 @@ def retries_are_logged_in_other_words(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def the_client_has_other_services(patch: pytest.MonkeyPatch) -> None:
+    patch.delattr(controlplane.ClientSet, "run_service")
+
+
+def uploads_are_told_to_nobody(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(_progress, "report_uploads", contextlib.nullcontext)
+
+
+def every_error_is_of_the_user(patch: pytest.MonkeyPatch) -> None:
+    def convert_error(error: Any) -> Exception:
+        return flyte.errors.RuntimeUserError(error.code, error.message)
+
+    patch.setattr(convert, "convert_error_to_native", convert_error)
+
+
 def records_take_other_arguments(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RunRecorder, "record_attempt_start", lambda _self, _action, _number=1: None)
 
@@ -333,6 +351,9 @@ BREAKS: dict[str, Break] = {
     "maps": maps_are_sequential_in_every_mode_but_remote,
     "log of failures": failures_are_logged_in_other_words,
     "log of retries": retries_are_logged_in_other_words,
+    "client of a cluster": the_client_has_other_services,
+    "uploads": uploads_are_told_to_nobody,
+    "errors of a cluster": every_error_is_of_the_user,
     "records": records_take_other_arguments,
     "runners": runners_keep_their_loop_elsewhere,
     "calls outside of runs": tasks_of_functions_have_their_own_call,

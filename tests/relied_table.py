@@ -6,9 +6,10 @@ from pathlib import Path
 
 from flyte_notebook.notebook import relies as of_notebook
 from flyte_notebook.sdk import relies as of_sdk
+from flyte_notebook.sdk.cluster import relies as of_clusters
 from flyte_notebook.worker import relies as of_workers
 
-ENTRIES = (*of_workers.ENTRIES, *of_sdk.ENTRIES, *of_notebook.BY_KEY.values())
+ENTRIES = (*of_workers.ENTRIES, *of_sdk.ENTRIES, *of_clusters.ENTRIES, *of_notebook.BY_KEY.values())
 
 HEAD = """# What is relied on of others
 

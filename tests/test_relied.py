@@ -17,12 +17,13 @@ from flyte_notebook.core.reliance import Losses, Reliance
 from flyte_notebook.core.tested import VERSIONS
 from flyte_notebook.sdk import control_plane, lazy, probes
 from flyte_notebook.sdk import relies as of_sdk
+from flyte_notebook.sdk.cluster import relies as of_clusters
 from flyte_notebook.worker import relies as of_workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-IN_PROCESS = (*of_workers.ENTRIES, *of_sdk.ENTRIES)
+IN_PROCESS = (*of_workers.ENTRIES, *of_sdk.ENTRIES, *of_clusters.ENTRIES)
 ENTRIES = relied_table.ENTRIES
 PACKAGE = Path(__file__).parent.parent / "flyte_notebook"
 OF_KERNELS = Path(__file__).parent / "notebook" / "test_relied_in_kernels.py"

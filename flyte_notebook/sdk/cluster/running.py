@@ -9,34 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues
 from flyte_notebook.core.bound import monotonic_s
 from flyte_notebook.core.diagnosis import one_line
-from flyte_notebook.core.job import Job
-from flyte_notebook.core.limits import Limits
-from flyte_notebook.core.outcome import Failure
 from flyte_notebook.core.progress import Progress
-from flyte_notebook.core.stand_in import attach
-from flyte_notebook.core.units import UnitError, format_memory, parse_cpu, parse_memory, quantity_memory
+from flyte_notebook.core.units import format_memory, quantity_memory
 from flyte_notebook.errors import RuntimeSystemError
-from flyte_notebook.history import Attempt
 from flyte_notebook.sdk import background_loop, tasks
 from flyte_notebook.sdk.celltask import RESULT_NAME
-from flyte_notebook.sdk.cluster import submission, verdict
+from flyte_notebook.sdk.cluster import relies, submission
 from flyte_notebook.sdk.cluster.following import Following, LostContactError
 from flyte_notebook.sdk.cluster.observed import (
     INITIALIZING,
     QUEUED,
     RUNNING,
-    SUCCEEDED,
     WAITING,
-    AttemptFacts,
-    LogFacts,
-    origin_of,
 )
+from flyte_notebook.sdk.cluster.recording import Recorder
+from flyte_notebook.sdk.cluster.uploads import Uploads
 from flyte_notebook.sdk.failures_without_attempt import UnreadableOutputsError, with_failure
 from flyte_notebook.sdk.types import fetched
 from flyte_notebook.worker.values.sharing import shared_namespace
@@ -73,8 +65,9 @@ class ClusterRun:
         self._run = run
         self._task = task
         self._sink = sink
-        self._history = history
         self._limits = tasks.limits_of(task)
+        self._recorder = Recorder(run, history, self._limits, tasks.attempts_of(task))
+        self._uploads = Uploads()
         self._began_s = monotonic_s()
         self._over = False
         self._following: Following | None = None
@@ -111,7 +104,11 @@ class ClusterRun:
     def _words(self) -> list[str]:
         following, name = self._following, f"{self._run.task_name} on the cluster"
         if following is None:
-            return [name, "aborting" if self._stopped else "being submitted"]
+            sent, total = self._uploads.sent_bytes, self._uploads.total_bytes
+            sending = (
+                f"uploading {format_memory(sent)} of {format_memory(total)}" if sent < total else "being submitted"
+            )
+            return [name, "aborting" if self._stopped else sending]
         if following.away_since_s is not None:
             return [name, f"no answer for {monotonic_s() - following.away_since_s:.0f} s, asking again"]
         action = following.action
@@ -135,11 +132,11 @@ class ClusterRun:
         if self._stopped:
             self._stopping.set()
         try:
-            sent = await submission.submit(self.name, self._task, inputs)
+            sent = await submission.submit(self.name, self._task, inputs, self._uploads)
             self._run.url = sent.url
             following = self._following = Following(sent.client, sent.action_id, self._say)
             await self._until_over(following)
-            failure = await self._record(following)
+            failure = await self._recorder.record(following)
             if failure is not None:
                 raise failure.error
             return await self._results(following)
@@ -169,80 +166,6 @@ class ClusterRun:
     def _say(self, text: str) -> None:
         self._sink.write("stdout", text)
 
-    async def _record(self, following: Following) -> Failure | None:
-        """Add the actions and their attempts to the history; return the failure to show, ``None`` if it succeeded."""
-        root = following.action
-        assert root is not None
-        actions = [root, *(action for action in await self._others(following) if action.name != root.name)]
-        names = {action.name: f"a{number}" for number, action in enumerate(actions)}
-        origin = origin_of(actions)
-        worker = self._worker(origin, names)
-        for action in actions:
-            self._record_action(action, names, {} if action is not root else following.logs, worker)
-        last = self._run.actions[0].attempts[-1].outcome if self._run.actions[0].attempts else None
-        failure = self._run.told(last) if isinstance(last, Failure) else None
-        if failure is None and root.phase != SUCCEEDED:
-            never = AttemptFacts(number=1, phase=root.phase, error=root.error)
-            outcome = verdict.outcome(self._job(root, "a0", never), root, never, LogFacts())
-            failure = outcome if isinstance(outcome, Failure) else None
-        if failure is not None:
-            attach(failure.error, "failure", failure)
-        self._history.end(self._run, failure)
-        return failure
-
-    async def _others(self, following: Following) -> list[ActionFacts]:
-        try:
-            return await following.tree()
-        except Exception:  # the root is known, and so is the end of the run
-            logger.debug("the actions of %s are not known", self.name, exc_info=True)
-            return []
-
-    def _worker(self, action: ActionFacts, names: Mapping[str, str]) -> str:
-        last = action.attempts[-1] if action.attempts else None
-        return (last.pod if last is not None else "") or f"{self.name}-{names[action.name]}-0"
-
-    def _record_action(
-        self, action: ActionFacts, names: Mapping[str, str], logs: Mapping[int, LogFacts], origin: str
-    ) -> None:
-        """Add one action. ``origin`` is the worker that the failure of the run comes from."""
-        root = not action.parent
-        name, task_name = names[action.name], self._run.task_name if root else action.task_name
-        limits = self._limits if root else _limits(action)
-        kept = self._run.begin_action(name, task_name, None if root else names.get(action.parent, "a0"), limits)
-        for attempt in action.attempts:
-            outcome = verdict.outcome(
-                self._job(action, name, attempt), action, attempt, logs.get(attempt.number, LogFacts())
-            )
-            worker = attempt.pod or f"{self.name}-{name}-{attempt.number - 1}"
-            if root and isinstance(outcome, Failure) and attempt is action.attempts[-1] and outcome.reason == "raised":
-                outcome = replace(outcome, worker=origin)  # as of a local run: whose error it is
-            report = outcome.report
-            self._history.record(
-                self._run,
-                kept,
-                Attempt(
-                    number=attempt.number,
-                    worker=worker,
-                    limits=limits,
-                    outcome=outcome,
-                    trace=report.trace,
-                    duration_s=report.duration_s,
-                ),
-            )
-
-    def _job(self, action: ActionFacts, name: str, attempt: AttemptFacts) -> Job:
-        root = not action.parent
-        return Job(
-            label=self._run.task_name if root else action.task_name,
-            run=self.name,
-            action=name,
-            entry="",
-            payload=b"",
-            attempt=attempt.number - 1,
-            max_attempts=tasks.attempts_of(self._task) if root else len(action.attempts),
-            limits=self._limits if root else _limits(action),
-        )
-
     async def _results(self, following: Following) -> ReturnedValues | None:
         literals = await following.results()
         packed = literals[RESULT_NAME].scalar.binary.value if RESULT_NAME in literals else b""
@@ -267,16 +190,6 @@ class ClusterRun:
         return lost
 
 
-def _limits(action: ActionFacts) -> Limits:
-    """Return what an action asked for, as limits: a cluster may hold it to its requests."""
-    memory_bytes = cpu_cores = None
-    with contextlib.suppress(UnitError):
-        memory_bytes = parse_memory(action.memory) if action.memory else None
-    with contextlib.suppress(UnitError):
-        cpu_cores = parse_cpu(action.cpu) if action.cpu else None
-    return Limits(memory_bytes=memory_bytes, cpu_cores=cpu_cores)
-
-
 def run_on_cluster(
     session: Session, run: Run, task: ClusterTask, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
@@ -284,6 +197,7 @@ def run_on_cluster(
 
     Its results are added to the run.
     """
+    relies.check()
     sink = session.sink()
     remote = ClusterRun(run, task, sink, session.history)
     remote.ended = session.begin_remote(run, remote, sink)

@@ -8,17 +8,16 @@ import re
 import sys
 import weakref
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import flyte
 import flyte.errors
-import flyte.remote
 
 from flyte_notebook.core.diagnosis import one_line
 from flyte_notebook.sdk import control_plane, initialization, tasks
 from flyte_notebook.sdk.cluster import modules
 from flyte_notebook.sdk.cluster.shipping import ClusterTask
+from flyte_notebook.sdk.cluster.uploads import Uploads, upload
 from flyte_notebook.sdk.failures_without_attempt import RefusedRunError, with_failure
 from flyte_notebook.sdk.types import uploading
 
@@ -102,7 +101,7 @@ def client() -> Any:
     return found
 
 
-async def submit(name: str, task: ClusterTask, inputs: dict[str, Any]) -> Submitted:
+async def submit(name: str, task: ClusterTask, inputs: dict[str, Any], uploads: Uploads) -> Submitted:
     """Send a task and its inputs; return when the cluster has taken them. Raises `RefusedRunError`, or the SDK's."""
     used = client()
     await _check_answers(used)
@@ -114,9 +113,10 @@ async def submit(name: str, task: ClusterTask, inputs: dict[str, Any]) -> Submit
         interactive_mode=True,
         log_level=logging.CRITICAL,
     )
-    token = uploading.set(_upload)
+    token = uploading.set(upload)
     try:
-        run = await context.run.aio(task, *inputs.values())
+        with uploads.listening():
+            run = await context.run.aio(task, *inputs.values())
     except flyte.errors.BaseRuntimeError as error:
         raise with_failure(error, task.name) from None
     except Exception as error:
@@ -127,12 +127,6 @@ async def submit(name: str, task: ClusterTask, inputs: dict[str, Any]) -> Submit
     finally:
         uploading.reset(token)
     return Submitted(client=used, action_id=run.pb2.action.id, url=str(run.url))
-
-
-async def _upload(path: str) -> str:
-    """Send a file to the cluster's storage, and return its path there."""
-    _, there = await flyte.remote.upload_file.aio(Path(path))
-    return str(there)
 
 
 async def _check_answers(used: Any) -> None:
