@@ -183,6 +183,10 @@ def retries_are_logged_in_other_words(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def runs_are_sent_by_another_function(patch: pytest.MonkeyPatch) -> None:
+    patch.delattr(_run._Runner, "_submit_remote")
+
+
 def the_client_has_other_services(patch: pytest.MonkeyPatch) -> None:
     patch.delattr(controlplane.ClientSet, "run_service")
 
@@ -357,6 +361,7 @@ BREAKS: dict[str, Break] = {
     "records": records_take_other_arguments,
     "runners": runners_keep_their_loop_elsewhere,
     "calls outside of runs": tasks_of_functions_have_their_own_call,
+    "runs on a cluster": runs_are_sent_by_another_function,
     "values of runs": the_class_of_runs_is_elsewhere,
     "settings of runs": runs_keep_their_settings_elsewhere,
     "blocking calls": tasks_of_functions_have_their_own_call,

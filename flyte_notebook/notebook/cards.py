@@ -207,7 +207,7 @@ class Card:
         self._sink.display({"data": self._bundle(), "transient": {"display_id": f"fnb-card-{self.key}"}})
         if (
             not with_form
-            or not self._rerun.started
+            or not self._rerun.possible
             or self.failure.reason == "stopped"
             or not hasattr(self._cards.shell, "kernel")
         ):

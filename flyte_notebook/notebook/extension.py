@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyte_notebook import capabilities, catalogue
 from flyte_notebook.core.reliance import losses
-from flyte_notebook.history import Grown
+from flyte_notebook.history import CALL, Grown
 from flyte_notebook.notebook import completion, interrupts, loop, output, pump, relies, run_values, uncaught
 from flyte_notebook.notebook.background import BackgroundRuns
 from flyte_notebook.notebook.cards import Cards, warm
@@ -19,18 +19,24 @@ from flyte_notebook.notebook.liveline import LiveLines
 from flyte_notebook.notebook.magics import COMPLETIONS, FlyteTaskMagics
 from flyte_notebook.notebook.render import CLASSES, Renderer
 from flyte_notebook.sdk import background_loop, celltask, enforcement, lazy, seam
+from flyte_notebook.sdk.types import uploading
 from flyte_notebook.views.history import live, tree
 
 if TYPE_CHECKING:
     import concurrent.futures
     from collections.abc import Callable
 
+    from flyte_notebook.history import Run
+    from flyte_notebook.sdk.cluster.noticing import Noticed
     from flyte_notebook.sdk.session import Session
 
 logger = logging.getLogger("flyte_notebook.notebook")
 
 MOST_TREES = 3
 """How many runs with caught failures are shown below a cell."""
+
+SETTLE_BOUND_S = 3.0
+"""How long the end of a cell waits for the rest of a run that has ended on a cluster."""
 
 WARM_BOUND_S = 10.0
 """How long unloading waits for modules being loaded in a thread, about a second: this cannot be interrupted."""
@@ -53,6 +59,7 @@ class Extension:
         self._ran_before: set[str] = set()
         self._warming: threading.Thread | None = None
         self._interrupts = 0
+        self._noticed: Noticed | None = None
         self.polling: loop.PollingErrorHandler | None = None
         self.pump: pump.ShellPump | None = None
 
@@ -108,6 +115,8 @@ class Extension:
         self._undo.append(cards.close)
         self._undo.append(lazy.let_stand_ins_be_asked())
         self._undo.append(seam.leave_retries_to_us())
+        self._undo.append(self._follow_no_longer)
+        self._undo.append(seam.replace_remote_submit(self._sent_to_cluster))
         self._undo.append(run_values.install(self._shell, session.history))
         self._undo.append(uncaught.install(self._shell, self._renderer, CLASSES).uninstall)
         self._undo.append(celltask.last_outputs.listen(session.take_outputs))
@@ -137,6 +146,28 @@ class Extension:
         self._undo.append(self.pump.uninstall)
         session.on_close(capabilities.add_finding(pump.finding(self.pump.reason)))
 
+    def _sent_to_cluster(self, sent: Any) -> None:
+        """Follow a run that a cell has submitted to a cluster by itself; those of ours are followed anyway."""
+        session = enforcement.current()
+        if session is None or uploading.get() is not None:
+            return
+        if self._noticed is None:
+            from flyte_notebook.sdk.cluster.noticing import Noticed  # noqa: PLC0415 - most notebooks need none
+
+            self._noticed = Noticed(session, self._show_remote)
+        self._noticed.add(sent)
+
+    def _show_remote(self, run: Run, sink: output.Sink) -> None:
+        """Show the end of such a run, in the cell that began it: its card, or its tree when a failure was caught."""
+        if run.failure is not None and self._cards is not None:
+            self._cards.show(run.failure, sink)
+        elif run.has_tree:
+            sink.display({"data": tree.run_bundle(run)})
+
+    def _follow_no_longer(self) -> None:
+        if self._noticed is not None:
+            self._noticed.close()
+
     def _before_cell(self) -> None:
         self._renderer.stopped = None
         self._ran_before = {run.name for run in enforcement.history}
@@ -155,6 +186,8 @@ class Extension:
     def _after_cell(self, result: Any = None) -> None:
         """Show the failures that the cell caught, and the correct code if it failed by a typical mistake."""
         self._lines.settle()
+        if self._noticed is not None:
+            self._noticed.settle(SETTLE_BOUND_S)
         self._say_what_is_lost()
         self._advise()
         self._show_what_was_caught()
@@ -178,7 +211,7 @@ class Extension:
     def _show_what_was_caught(self) -> None:
         """Show as a tree each run of this cell with a failure that no card has shown."""
         shown = self._cards.shown if self._cards is not None else set()
-        new = [run for run in enforcement.history if run.name not in self._ran_before]
+        new = [run for run in enforcement.history if run.name not in self._ran_before and not _noticed(run)]
         grown = {run.purpose.of for run in new if isinstance(run.purpose, Grown)}
         ran = [run for run in new if run.has_tree and not any(map(run.attempt, grown))]  # shown with those
         untold = [run for run in ran if not run.failed_workers & shown]
@@ -249,6 +282,11 @@ def unload(shell: Any) -> None:
     extension.unload()
     if getattr(asyncio, "_nest_patched", False):
         sys.stdout.write("Unloaded. Restart the kernel to remove its asyncio changes too.\n")
+
+
+def _noticed(run: Run) -> bool:
+    """Whether it is a run that the user's own code has submitted to a cluster."""
+    return run.remote and run.purpose is CALL
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

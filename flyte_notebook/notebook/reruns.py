@@ -121,6 +121,11 @@ class Rerun:
         if isinstance(checked, dict):
             raise NoRerunError(next(iter(checked.values())))
 
+    @property
+    def possible(self) -> bool:
+        """Whether something was started, and is known well enough to be run again."""
+        return self.started and (self.lands or not self.remote)
+
     def check(self) -> None:
         """Raise `NoRerunError` when it is known that a rerun is impossible."""
         if not self.started:

@@ -30,6 +30,10 @@ def settings_of_runs_are_known() -> None:
     expect(found == own and "FLYTE_NOTEBOOK_PROBE" in own, f"a run that was given variables and log levels has {found}")
 
 
+def remote_runs_are_seen() -> None:
+    expect(seam.remote_submit_is_looked_up(), "runs are submitted to a cluster by another function")
+
+
 def values_of_runs_are_known() -> None:
     expect(importlib.util.find_spec("flyte.remote._run") is not None, "there is no flyte.remote._run")
 

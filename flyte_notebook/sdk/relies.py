@@ -122,6 +122,13 @@ ENTRIES: Final = (
         probe=probes.calls_outside_are_ours,
     ),
     _of_the_sdk(
+        key="runs on a cluster",
+        behaviour="`_submit_remote` of what `flyte.with_runcontext` makes submits a run, and returns it",
+        lost="cards and trees of runs that `flyte.run` submits to a cluster",
+        names=("_Runner", "_submit_remote", "_run_remote"),
+        probe=probes_of_runs.remote_runs_are_seen,
+    ),
+    _of_the_sdk(
         key="values of runs",
         behaviour="`flyte.run` returns a `Run` of `flyte.remote._run`; the `url` of a local one ends with its name",
         lost="the value of a local run is shown as one line",

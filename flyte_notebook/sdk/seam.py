@@ -288,6 +288,31 @@ def to_native(error: Any) -> Exception:
     return native
 
 
+def replace_remote_submit(sent: Callable[[Any], object]) -> Callable[[], None]:
+    """Call ``sent(run)`` for each run that is sent to a cluster, on the SDK's loop; return a function to undo this.
+
+    Without a known place for it nothing is done: its entry says what is lost.
+    """
+    runner: Any = _run._Runner
+    before = getattr(runner, "_submit_remote", None)
+    if before is None:
+        return lambda: None
+
+    async def submit(self: Any, *args: Any, **kwargs: Any) -> Any:
+        run = await before(self, *args, **kwargs)
+        sent(run)
+        return run
+
+    return replaced(runner, _submit_remote=submit)
+
+
+def remote_submit_is_looked_up() -> bool:
+    """Whether the SDK's code for runs on a cluster submits them by the method that `replace_remote_submit` replaces."""
+    submit = getattr(_run._Runner, "_submit_remote", None)
+    code: Any = inspect.unwrap(_run._Runner._run_remote).__code__
+    return inspect.iscoroutinefunction(submit) and "_submit_remote" in code.co_names
+
+
 def native_error(kind: str, code: str, message: str) -> Exception:
     """Return the exception for an error of a cluster, of the class that the SDK gives it."""
     from flyteidl2.core import execution_pb2  # type: ignore[import-untyped]  # noqa: PLC0415 - generated, not in a worker
