@@ -29,7 +29,7 @@ from flyte_notebook.cells.version import digest
 from flyte_notebook.core import private
 from flyte_notebook.sdk import seam
 from flyte_notebook.sdk.inputs import task_of_inputs
-from flyte_notebook.sdk.places import new_value
+from flyte_notebook.sdk.places import new_transport, new_value
 from flyte_notebook.sdk.spooled import spooled
 from flyte_notebook.sdk.tasks import SIZE_KEY, TYPE_KEY
 from flyte_notebook.worker.process import context
@@ -46,6 +46,9 @@ OUTCOME_TAG = "flyte_notebook.outcome"
 LONGEST_TEXT = 100_000
 _INT64 = range(-(2**63), 2**63)
 KEPT_RUNS = 20
+OBJECT_STORES = ("s3://", "gs://", "abfs://", "abfss://")
+CHUNK_BYTES = 8 << 20
+"""Files are read from these in pieces of that size, two at a time: more of them are held in memory at once."""
 
 
 class CellInput:
@@ -147,10 +150,11 @@ async def published(path: str | None) -> str | None:
 
 
 async def fetched(path: str) -> str:
-    """Return a local path of a file that `published` named."""
+    """Return a local path of a file that `published` named; one that was remote is in this session's directory."""
     if not flyte.storage.is_remote(path):
         return path
-    local: str = await flyte.storage.get(path)
+    few: dict[str, Any] = {"chunk_size": CHUNK_BYTES, "max_concurrency": 2} if path.startswith(OBJECT_STORES) else {}
+    local: str = await flyte.storage.get(path, new_transport(), **few)
     return local
 
 

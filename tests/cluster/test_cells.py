@@ -229,3 +229,54 @@ def test_a_cluster_that_is_not_there_is_named_soon(kernel: Kernel, plane: Plane)
     assert time.monotonic() - began_s < under_load(10)
     assert [] == [bundle for bundle in reply.shown if CARD in bundle]
     init(kernel, plane)
+
+
+GUIDE = """@env.task
+async def oomer(x: int) -> int:
+    return len([0] * 10_000_000 * x)
+
+@env.task
+async def always_succeeds() -> int:
+    return 42
+
+@env.task
+async def guide() -> int:
+    try:
+        return await oomer(3)
+    except flyte.errors.OOMError:
+        await always_succeeds()
+        return await oomer.override(resources=flyte.Resources(memory="320Mi"))(5)
+"""
+
+
+def test_a_run_of_the_sdk_has_its_card_below_the_cell(kernel: Kernel) -> None:
+    """What the SDK returns is its own; the card is ours, also though its `wait` raises nothing."""
+    kernel.run("run = flyte.run(half, 9)\nrun.wait()").ok()
+    assert (4,) == kernel.value("tuple(run.outputs())")
+    assert kernel.value("type(run).__module__").startswith("flyte.remote")
+    failed = kernel.run("run = flyte.run(half, -3)\nrun.wait()").ok()
+    assert ("shop.half", "RuntimeUserError", "ValueError") == tuple(
+        failed.failure[key] for key in ("task_name", "error", "code")
+    )
+    assert kernel.value("(fn.last_run.name == run.name, fn.last_run.remote, fn.last_failure.code)") == (
+        True,
+        True,
+        "ValueError",
+    )
+
+
+def test_a_run_that_nobody_waits_for_is_shown_where_it_began(kernel: Kernel, tmp_path: Path) -> None:
+    """When it has ended; the cell that runs by then shows nothing of it."""
+    began = kernel.run("run = flyte.run(half, -3)").ok()
+    kernel.hold_until(lambda: any(CARD in bundle for bundle in began.shown), tmp_path / "go")
+    assert "ValueError" == began.failure["code"]
+
+
+def test_the_guides_program_goes_through(kernel: Kernel) -> None:
+    """A kill that is caught, and a second one with the memory of the override, which is not."""
+    kernel.run(GUIDE).ok()
+    reply = kernel.run("run = flyte.run(guide)\nrun.wait()").ok()
+    assert ("OOMError", "OOMKilled") == (reply.failure["error"], reply.failure["code"])
+    limits = kernel.value("{action.task_name: action.limits.memory_bytes for action in fn.last_run.actions}")
+    assert 320 << 20 == limits["shop.oomer"]
+    assert 4 == kernel.value("len(fn.last_run.actions)")

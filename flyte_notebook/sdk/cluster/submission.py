@@ -19,6 +19,7 @@ from flyte_notebook.sdk.cluster import modules
 from flyte_notebook.sdk.cluster.shipping import ClusterTask
 from flyte_notebook.sdk.cluster.uploads import Uploads, upload
 from flyte_notebook.sdk.failures_without_attempt import RefusedRunError, with_failure
+from flyte_notebook.sdk.inputs import task_of_inputs
 from flyte_notebook.sdk.types import uploading
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ async def submit(name: str, task: ClusterTask, inputs: dict[str, Any], uploads: 
         interactive_mode=True,
         log_level=logging.CRITICAL,
     )
-    token = uploading.set(upload)
+    sending, converting = uploading.set(upload), task_of_inputs.set(task)
     try:
         with uploads.listening():
             run = await context.run.aio(task, *inputs.values())
@@ -125,7 +126,8 @@ async def submit(name: str, task: ClusterTask, inputs: dict[str, Any], uploads: 
             raise
         raise RefusedRunError(f"the cluster at {initialization.endpoint()} refused the run: {code}: {error}") from error
     finally:
-        uploading.reset(token)
+        uploading.reset(sending)
+        task_of_inputs.reset(converting)
     return Submitted(client=used, action_id=run.pb2.action.id, url=str(run.url))
 
 
