@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from typing import TYPE_CHECKING, NamedTuple
 
 from flyteidl2.core import execution_pb2, tasks_pb2
@@ -96,6 +97,10 @@ class Kubelet:
             phase, error = TIMED_OUT, _timed_out("DEADLINE_EXCEEDED", "its deadline", metadata.timeouts.deadline)
         except asyncio.CancelledError:
             phase, error = ABORTED, None
+        except Exception as problem:  # noqa: BLE001 - whatever is wrong with the plane, a test must not wait for it
+            traceback.print_exc()
+            error = definition_pb2.ErrorInfo(message=repr(problem), kind=SYSTEM, code="PlaneFailed")
+            phase = FAILED
         self._end(action, phase, error)
 
     def _end(self, action: Action, phase: int, error: definition_pb2.ErrorInfo | None) -> None:

@@ -70,6 +70,8 @@ class Groups:
     def _own(self) -> Path:
         name = f"fnb-loopback-{os.getpid()}"
         if not self._v1:
+            if "memory" not in Path("/sys/fs/cgroup/cgroup.subtree_control").read_text().split():
+                raise OSError("no memory controller in the hierarchy of version 2")
             return Path("/sys/fs/cgroup", name)
         lines = Path("/proc/self/cgroup").read_text().splitlines()
         own = next(line.split(":", 2)[2] for line in lines if "memory" in line.split(":", 2)[1].split(","))
