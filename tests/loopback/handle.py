@@ -69,6 +69,11 @@ class Plane:
         # Not by the plane: in its mount namespace there is more below some directories.
         shutil.rmtree(self._place, ignore_errors=True)
 
+    def kill(self) -> None:
+        """End it as a machine that fails does; its pods end with it."""
+        self._process.kill()
+        self._process.wait()
+
     @property
     def bucket_settings(self) -> dict[str, str]:
         """What a client needs to reach the bucket itself, for ``flyte.storage.S3``."""

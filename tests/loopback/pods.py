@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from .image import Image
     from .records import Log
 
+PREFIX = "fnb-loopback-"
 POLL_S = 0.01
+MOST_LOOKS = 500
+"""So often it is looked whether those in a group are gone."""
 LONGEST_LINE_BYTES = 16 * 1024
 """A container runtime cuts what is longer."""
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -61,6 +65,7 @@ class Groups:
         self._v1 = Path("/sys/fs/cgroup/memory/memory.usage_in_bytes").exists()
         try:
             self.place = self._own()
+            _sweep(self.place.parent)
             self.place.mkdir()
             if not self._v1:
                 (self.place / "cgroup.subtree_control").write_text("+memory")
@@ -68,7 +73,7 @@ class Groups:
             self.place, self.why_polled = None, f"memory is looked at and not limited: {error}"
 
     def _own(self) -> Path:
-        name = f"fnb-loopback-{os.getpid()}"
+        name = f"{PREFIX}{os.getpid()}"
         if not self._v1:
             if "memory" not in Path("/sys/fs/cgroup/cgroup.subtree_control").read_text().split():
                 raise OSError("no memory controller in the hierarchy of version 2")
@@ -81,7 +86,7 @@ class Groups:
         """Make the group of a pod."""
         if self.place is None:
             return None
-        group = self.place / f"fnb-loopback-{os.getpid()}-{pod}"
+        group = self.place / f"{self.place.name}-{pod}"
         group.mkdir()
         if memory_bytes is not None and self._v1:
             (group / "memory.limit_in_bytes").write_text(str(memory_bytes))
@@ -100,7 +105,7 @@ class Groups:
 
     async def remove(self, group: Path) -> None:
         """Remove a group once those in it are gone."""
-        for _ in range(500):
+        for _ in range(MOST_LOOKS):
             try:
                 group.rmdir()
             except FileNotFoundError:
@@ -115,6 +120,20 @@ class Groups:
         if self.place is not None:
             with contextlib.suppress(OSError):
                 self.place.rmdir()
+
+
+def _sweep(place: Path) -> None:
+    """Remove groups of planes that were killed, once those in them are gone."""
+    for group in place.glob(f"{PREFIX}*"):
+        if psutil.pid_exists(int(group.name.removeprefix(PREFIX))):
+            continue
+        for one in (*group.glob(f"{PREFIX}*"), group):
+            for _ in range(MOST_LOOKS):
+                with contextlib.suppress(OSError):
+                    one.rmdir()
+                if not one.exists():
+                    break
+                time.sleep(POLL_S)  # somebody is still ending
 
 
 class Pod:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 import flyte
 import flyte.errors
@@ -16,11 +15,9 @@ from flyteidl2.dataproxy import dataproxy_service_pb2
 from flyteidl2.dataproxy.dataproxy_service_connect import DataProxyServiceClientSync
 
 from loopback import tasks
-from loopback.fixtures import DOMAIN, PROJECT
+from loopback.fixtures import DOMAIN, PROJECT, connect
+from loopback.handle import Plane
 from loopback.sending import details, run, submit, until
-
-if TYPE_CHECKING:
-    from loopback.handle import Plane
 
 pytestmark = [
     pytest.mark.linux,
@@ -104,6 +101,18 @@ def test_a_run_can_be_deleted(client: Plane) -> None:
     client.forget(sent.name)
     with pytest.raises(ConnectError, match="not found"):
         details(sent)
+
+
+def test_a_plane_that_is_killed_takes_its_pods_along(client: Plane) -> None:
+    """The next one removes what was left of their limits."""
+    with Plane() as doomed:
+        connect(doomed)
+        sent = submit(tasks.sleeps, 600.0)
+        until(lambda: details(sent).phase == ActionPhase.RUNNING, "a pod to run")
+        doomed.kill()
+    connect(client)
+    with Plane():
+        pass
 
 
 def test_a_network_can_be_slow(client: Plane) -> None:
