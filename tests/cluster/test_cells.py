@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from bounds import under_load
-from kernels import CARD, started
-from loopback.fixtures import DOMAIN, PROJECT
+from cluster_kernel import IMAGE, connected, init, remote
+from kernels import CARD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from kernels import Kernel, Reply
+    from kernels import Kernel
     from loopback.handle import Plane
 
 pytestmark = [
@@ -23,40 +23,12 @@ pytestmark = [
     pytest.mark.leaves("descriptor", reason="the SDK's client keeps connections as long as the plane is there"),
 ]
 
-IMAGE = "example/cells:1"
-LOAD = """%load_ext flyte_notebook
-import os, dataclasses
-import flyte, flyte.errors
-import flyte_notebook as fn
-flyte.init(endpoint={endpoint!r}, insecure=True, project={project!r}, domain={domain!r})
-env = flyte.TaskEnvironment(name="shop", image={image!r}, resources=flyte.Resources(memory="300Mi"))
-
-@env.task
-async def half(n: int) -> int:
-    if n < 0:
-        raise ValueError("below nothing")
-    return n // 2
-"""
-
 
 @pytest.fixture(scope="module")
 def kernel(plane: Plane) -> Iterator[Kernel]:
     """Give the kernel of these tests, connected to the plane."""
-    with started() as kernel:
-        kernel.run(LOAD.format(endpoint=plane.endpoint, project=PROJECT, domain=DOMAIN, image=IMAGE)).ok()
+    with connected(plane) as kernel:
         yield kernel
-
-
-def remote(kernel: Kernel, body: str, options: str = "") -> Reply:
-    """Run a cell on the plane."""
-    return kernel.run(f"%%flyte_task {options} --remote --image {IMAGE}\n{body}")
-
-
-def init(kernel: Kernel, plane: Plane, more: str = "") -> None:
-    """Connect the kernel to the plane again."""
-    kernel.run(
-        f"flyte.init(endpoint={plane.endpoint!r}, insecure=True, project={PROJECT!r}, domain={DOMAIN!r}{more})"
-    ).ok()
 
 
 def test_a_cell_gives_what_it_gives_here(kernel: Kernel, plane: Plane) -> None:

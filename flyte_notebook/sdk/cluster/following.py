@@ -30,6 +30,7 @@ AWAY_S: Final = 60.0
 """For how long a cluster may not answer before the run is given up here; it may go on there."""
 
 AGAIN_S: Final = 0.25
+SOON_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 4.0
 DETAILS_LATE_S: Final = 5.0
 """How long the details of an error are waited for: a run can be told as failed before they are known."""
@@ -162,20 +163,21 @@ class Following:
     async def _read_log(self, number: int) -> None:
         """Read the log of an attempt until it has ended, whatever becomes of the streams."""
         log, reader, read = self.logs[number], tagged.Reader(), _Read()
-        pause_s = AGAIN_S
+        pause_s = SOON_S
         while True:
             over = self._is_over(number)
             try:
                 async for answer in self._client.dataproxy_service.tail_logs(self._log_request(number)):
-                    pause_s = AGAIN_S
+                    pause_s = SOON_S
                     for line in (line for part in answer.logs for line in part.lines if read.is_new(line)):
                         text, records = reader.read(line.message)
                         log.add(text, records)
                         if text:
                             self._say(text)
+                over = over or self._is_over(number)
             except Exception:
                 logger.debug("no log of attempt %s", number, exc_info=True)
-            if over:  # it had ended before this stream began, so there is no more
+            if over:  # it had ended before this stream began, or before its end: there is no more
                 return
             read.begins_again()
             await asyncio.sleep(pause_s)

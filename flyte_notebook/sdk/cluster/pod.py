@@ -12,6 +12,7 @@ import pickle
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from flyte_notebook.errors import BaseRuntimeError
 from flyte_notebook.sdk.cluster import sampling, tagged, usage
 from flyte_notebook.worker.process.raised import describe
 from flyte_notebook.worker.values import pickling
@@ -59,6 +60,7 @@ def described(error: BaseException) -> dict[str, Any]:
     facts = describe(error)
     return {
         "type_name": facts.type_name,
+        "code": str(error.code) if isinstance(error, BaseRuntimeError) else facts.type_name,
         "module": facts.module,
         "message": facts.message[:MAX_TEXT_CHARS],
         "traceback": facts.traceback[-MAX_TEXT_CHARS:],

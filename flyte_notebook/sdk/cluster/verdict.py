@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 OOM: Final = "OOMKilled"
 SIGNALS: Final = 128
 _REASON = re.compile(r"Reason \[(\w+)\]")
+_TOLD: Final = {
+    "Back-off pulling image": "ContainersNotReady|ImagePullBackOff",
+    "InvalidImageName": "ContainersNotReady|InvalidImageName",
+}
+"""Codes of errors whose messages have no reason in brackets."""
+
 _EXIT = re.compile(r"exit code \((\d+)\)")
 
 
@@ -49,11 +55,14 @@ def outcome(job: Job, action: ActionFacts, attempt: AttemptFacts, log: LogFacts)
         report = _ended_by(report, int(status[1]))
     failure = diagnose(job, report)
     assert isinstance(failure, Failure)
-    if attempt.phase == ABORTED:
-        return replace(failure, worker=attempt.pod or failure.worker)
+    if attempt.phase in {ABORTED, TIMED_OUT}:
+        failure = replace(failure, worker=attempt.pod or failure.worker, message=message or failure.message)
+        attach(failure.error, "worker", failure.worker)
+        attach(failure.error, "failure", failure)
+        return failure
     error = seam.native_error(wire.kind, code, message)
     ended = report.exit_status is not None or report.signal is not None
-    known = attempt.phase == TIMED_OUT or code == OOM or report.raised is not None or ended
+    known = code == OOM or report.raised is not None or ended
     failure = replace(
         failure,
         error=error,
@@ -104,7 +113,10 @@ def code_in(message: str, log: LogFacts) -> str:
     found = _REASON.search(message)
     if found is not None:
         return found[1]
-    return "" if log.raised is None else str(log.raised["type_name"])
+    for told, code in _TOLD.items():
+        if told in message:
+            return code
+    return "" if log.raised is None else str(log.raised["code"])
 
 
 def without_records(text: str) -> str:
