@@ -20,7 +20,7 @@ from flyte_notebook.sdk.cluster import tagged
 from flyte_notebook.sdk.cluster.observed import FAILED, RUNNING, LogFacts, action_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from flyte_notebook.sdk.cluster.observed import ActionFacts
 
@@ -65,18 +65,30 @@ class Following:
     async def to_its_end(self) -> ActionFacts:
         """Wait for the end of the run and of its logs. Raises `LostContactError`."""
         try:
-            while True:
-                try:
-                    async for answer in self._client.run_service.watch_action_details(self._watch_request()):
-                        self._heard(answer.details)
-                        if self.action is not None and self.action.over:
-                            return await self._ended()
-                except Exception as error:  # noqa: BLE001 - of the network or of the service
-                    self._missed(error)
-                await asyncio.sleep(self._pause_s())
+            while self.action is None or not self.action.over:
+                async for details in self._told():
+                    self._heard(details)
+                    if self.action is not None and self.action.over:
+                        break
+                else:
+                    await asyncio.sleep(self._pause_s())
+            return await self._ended()
         finally:
             for tail in self._tails.values():
                 tail.cancel()
+
+    async def _told(self) -> AsyncIterator[Any]:
+        """Yield what one stream of the cluster tells of the action, until the stream ends or breaks."""
+        stream = aiter(self._client.run_service.watch_action_details(self._watch_request()))
+        while True:
+            try:
+                details = (await anext(stream)).details
+            except StopAsyncIteration:
+                return
+            except Exception as error:  # noqa: BLE001 - of the network or of the service, whatever its library raises
+                self._missed(error)
+                return
+            yield details
 
     async def abort(self, reason: str) -> None:
         """Abort the run. Raises what the client raises."""
@@ -130,12 +142,7 @@ class Following:
                 self._tails[attempt.number] = asyncio.create_task(self._read_log(attempt.number))
 
     def _missed(self, error: Exception) -> None:
-        """Note that the cluster did not answer.
-
-        Raises `LostContactError` when there is no use in asking again, and any error that is not of the network.
-        """
-        if control_plane.rpc_code(error) is None and not isinstance(error, OSError):
-            raise error
+        """Note that the cluster did not answer. Raises `LostContactError` when there is no use in asking again."""
         if self.away_since_s is None:
             self.away_since_s = monotonic_s()
         final = control_plane.is_refusal(error)
@@ -212,6 +219,7 @@ class _Read:
         """Whether a line was not read before; it counts as read from now on."""
         moment = (line.timestamp.seconds, line.timestamp.nanos)
         if moment < self._last:
+            self.begins_again()  # a client may open a stream again by itself
             return False
         if moment == self._last:
             if self._skip:

@@ -13,6 +13,9 @@ SUCCEEDED, FAILED, ABORTED, TIMED_OUT = "SUCCEEDED", "FAILED", "ABORTED", "TIMED
 OVER: Final = frozenset({SUCCEEDED, FAILED, ABORTED, TIMED_OUT, "RECOVERED"})
 """The phases after which nothing follows."""
 
+STOPPED_HERE: Final = "stopped in the notebook"
+"""The reason of an abort that comes from here."""
+
 TAIL_CHARS: Final = 64_000
 """How much of the end of an attempt's output is kept."""
 

@@ -16,7 +16,7 @@ from flyte_notebook.core.bound import monotonic_s
 from flyte_notebook.core.diagnosis import one_line
 from flyte_notebook.core.progress import Progress
 from flyte_notebook.core.units import format_memory, quantity_memory
-from flyte_notebook.errors import RuntimeSystemError
+from flyte_notebook.errors import RunAbortedError, RuntimeSystemError
 from flyte_notebook.sdk import background_loop, tasks
 from flyte_notebook.sdk.celltask import RESULT_NAME
 from flyte_notebook.sdk.cluster import relies, submission
@@ -25,6 +25,7 @@ from flyte_notebook.sdk.cluster.observed import (
     INITIALIZING,
     QUEUED,
     RUNNING,
+    STOPPED_HERE,
     WAITING,
 )
 from flyte_notebook.sdk.cluster.recording import Recorder
@@ -132,7 +133,7 @@ class ClusterRun:
         if self._stopped:
             self._stopping.set()
         try:
-            sent = await submission.submit(self.name, self._task, inputs, self._uploads)
+            sent = await self._submitted(inputs)
             self._run.url = sent.url
             following = self._following = Following(sent.client, sent.action_id, self._say)
             await self._until_over(following)
@@ -147,6 +148,21 @@ class ClusterRun:
             self._over = True
             self.ended()
 
+    async def _submitted(self, inputs: dict[str, Any]) -> submission.Submitted:
+        """Submit it; raise `RunAbortedError` when it is to be stopped before the cluster has it."""
+        sending = asyncio.create_task(submission.submit(self.name, self._task, inputs, self._uploads))
+        stop = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({sending, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                return sending.result()
+            sending.cancel()
+            await asyncio.wait({sending})
+            await submission.take_back(self.name, self._task)
+            raise RunAbortedError("the cell was stopped before its run began on the cluster")
+        finally:
+            stop.cancel()
+
     async def _until_over(self, following: Following) -> ActionFacts:
         """Follow the run to its end, and abort it when it is to be stopped."""
         end = asyncio.create_task(following.to_its_end())
@@ -154,7 +170,7 @@ class ClusterRun:
         try:
             await asyncio.wait({end, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not end.done():
-                await following.abort("stopped in the notebook")
+                await following.abort(STOPPED_HERE)
                 await asyncio.wait({end}, timeout=ENDS_S)
                 if not end.done():
                     raise LostContactError(f"it was told to abort the run, and did not say in {ENDS_S:g} s that it has")

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import flyte
 import flyte.errors
+import flyte.remote
 
 from flyte_notebook.core.diagnosis import one_line
+from flyte_notebook.errors import InitializationError, RuntimeSystemError, RuntimeUserError
 from flyte_notebook.sdk import control_plane, initialization, tasks
 from flyte_notebook.sdk.cluster import modules
+from flyte_notebook.sdk.cluster.observed import STOPPED_HERE
 from flyte_notebook.sdk.cluster.shipping import ClusterTask
 from flyte_notebook.sdk.cluster.uploads import Uploads, upload
 from flyte_notebook.sdk.failures_without_attempt import RefusedRunError, with_failure
@@ -25,8 +28,14 @@ from flyte_notebook.sdk.types import uploading
 if TYPE_CHECKING:
     from flyte_notebook.sdk.celltask import CellParts, CellTask
 
+logger = logging.getLogger("flyte_notebook.sdk")
+
 ANSWER_S: Final = 5.0
 """How long a cluster may take for its first answer."""
+
+TRIES: Final = 3
+AGAIN_S: Final = 0.5
+"""How often a run is sent when the cluster is away for a moment, and after how long again; twice as long each time."""
 
 _PYTHON = re.compile(r"py(?:thon)?[-:]?3\.(\d+)")
 
@@ -105,7 +114,8 @@ def client() -> Any:
 async def submit(name: str, task: ClusterTask, inputs: dict[str, Any], uploads: Uploads) -> Submitted:
     """Send a task and its inputs; return when the cluster has taken them. Raises `RefusedRunError`, or the SDK's."""
     used = client()
-    await _check_answers(used)
+    target = initialization.target()
+    await _check_answers(used, task.project or target.project, task.domain or target.domain)
     context = flyte.with_runcontext(
         mode="remote",
         name=name,
@@ -117,38 +127,73 @@ async def submit(name: str, task: ClusterTask, inputs: dict[str, Any], uploads: 
     sending, converting = uploading.set(upload), task_of_inputs.set(task)
     try:
         with uploads.listening():
-            run = await context.run.aio(task, *inputs.values())
+            run = await _sent(context, name, task, inputs)
+    except (RuntimeSystemError, InitializationError) as error:
+        raise _refused(f"{error.code}: {one_line(str(error), 300)}") from error
     except flyte.errors.BaseRuntimeError as error:
         raise with_failure(error, task.name) from None
     except Exception as error:
         code = control_plane.rpc_code(error)
         if code is None:
             raise
-        raise RefusedRunError(f"the cluster at {initialization.endpoint()} refused the run: {code}: {error}") from error
+        raise _refused(f"{code}: {one_line(str(error), 300)}") from error
     finally:
         uploading.reset(sending)
         task_of_inputs.reset(converting)
     return Submitted(client=used, action_id=run.pb2.action.id, url=str(run.url))
 
 
-async def _check_answers(used: Any) -> None:
-    """Ask the cluster something small. Raises `RefusedRunError` when it does not answer."""
-    from flyteidl2.common import identifier_pb2, list_pb2  # type: ignore[import-untyped]  # noqa: PLC0415 - as in observed
+async def _sent(context: Any, name: str, task: ClusterTask, inputs: dict[str, Any]) -> Any:
+    """Send it, again where the cluster is away for a moment: a run that has its name then is that of a lost reply."""
+    for again in range(TRIES):
+        try:
+            return await context.run.aio(task, *inputs.values())
+        except RuntimeSystemError as error:
+            if error.code != "SystemUnavailableError" or again == TRIES - 1:
+                raise
+        except RuntimeUserError as error:
+            if error.code != "RunAlreadyExistsError" or not again:
+                raise
+            return await flyte.remote.Run.get.aio(name)
+        await asyncio.sleep(AGAIN_S * 2**again)
+    raise AssertionError("the last try returns or raises")
+
+
+async def take_back(name: str, task: ClusterTask) -> None:
+    """Abort the run of that name if the cluster has taken it, though the answer never came. Never raises."""
+    from flyteidl2.common import identifier_pb2  # type: ignore[import-untyped]  # noqa: PLC0415 - as in observed
     from flyteidl2.workflow import run_service_pb2  # type: ignore[import-untyped]  # noqa: PLC0415 - as in observed
 
-    config = initialization.target()
-    project = identifier_pb2.ProjectIdentifier(organization=config.org, name=config.project, domain=config.domain)
-    request = run_service_pb2.ListRunsRequest(request=list_pb2.ListRequest(limit=1), project_id=project)
+    to = initialization.target()
+    where = {"org": to.org, "project": task.project or to.project, "domain": task.domain or to.domain}
+    run_id = identifier_pb2.RunIdentifier(name=name, **where)
+    try:
+        await client().run_service.abort_run(run_service_pb2.AbortRunRequest(run_id=run_id, reason=STOPPED_HERE))
+    except Exception:  # most of the time there is none
+        logger.debug("no run %s was aborted", name, exc_info=True)
+
+
+def _refused(why: str) -> RefusedRunError:
+    return RefusedRunError(f"the cluster at {initialization.endpoint()} refused the run: {why}")
+
+
+async def _check_answers(used: Any, project: str, domain: str) -> None:
+    """Ask for the runs of the project, at most one. Raises `RefusedRunError` when there is no answer, or no project."""
+    from flyteidl2.common import identifier_pb2, list_pb2  # noqa: PLC0415 - as in observed
+    from flyteidl2.workflow import run_service_pb2  # noqa: PLC0415 - as in observed
+
+    where = identifier_pb2.ProjectIdentifier(organization=initialization.target().org, name=project, domain=domain)
+    request = run_service_pb2.ListRunsRequest(request=list_pb2.ListRequest(limit=1), project_id=where)
     try:
         await asyncio.wait_for(used.run_service.list_runs(request), ANSWER_S)
     except Exception as error:
         code = control_plane.rpc_code(error)
         if code == "UNAUTHENTICATED":
             said = "the login has expired or is missing"
+        elif code in {"PERMISSION_DENIED", "UNIMPLEMENTED"}:
+            return  # it answers, and may allow to run what it does not allow to list
         elif isinstance(error, TimeoutError) or code in {None, "UNAVAILABLE", "DEADLINE_EXCEEDED"}:
             said = f"it does not answer ({one_line(str(error), 100) or f'nothing in {ANSWER_S:g} s'})"
-        elif control_plane.is_refusal(error) and code != "UNAUTHENTICATED":
-            return  # it answers, and may allow to run what it does not allow to list
         else:
-            said = str(error)
+            said = f"project {project!r}, domain {domain!r}: {one_line(str(error), 200)}"
         raise RefusedRunError(f"the cluster at {initialization.endpoint()}: {said}") from error

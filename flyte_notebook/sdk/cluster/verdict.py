@@ -18,7 +18,7 @@ from flyte_notebook.core.trace import MemoryTrace
 from flyte_notebook.core.units import format_duration
 from flyte_notebook.sdk import seam
 from flyte_notebook.sdk.cluster import tagged
-from flyte_notebook.sdk.cluster.observed import ABORTED, SUCCEEDED, TIMED_OUT, ErrorFacts
+from flyte_notebook.sdk.cluster.observed import ABORTED, STOPPED_HERE, SUCCEEDED, TIMED_OUT, ErrorFacts
 
 if TYPE_CHECKING:
     from flyte_notebook.core.job import Job
@@ -57,6 +57,9 @@ def outcome(job: Job, action: ActionFacts, attempt: AttemptFacts, log: LogFacts)
     assert isinstance(failure, Failure)
     if attempt.phase in {ABORTED, TIMED_OUT}:
         failure = replace(failure, worker=attempt.pod or failure.worker, message=message or failure.message)
+        if attempt.phase == ABORTED and action.abort_reason not in {"", STOPPED_HERE}:
+            words = f"aborted on the cluster after {format_duration(report.duration_s)}"
+            failure = replace(failure, headline=f"{words}: {one_line(action.abort_reason)}")
         attach(failure.error, "worker", failure.worker)
         attach(failure.error, "failure", failure)
         return failure
