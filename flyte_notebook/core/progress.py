@@ -75,7 +75,8 @@ class Progress:
     the root first. ``attempt`` (from 1) and ``max_attempts`` are the root's. ``failed_code`` is the code of the last
     failure while an action waits for its next attempt, ``None`` otherwise; ``again_in_s`` is how long the root still
     waits for it, ``None`` if it does not wait or this is not known. ``words`` is a text that replaces all of the above
-    where several runs are watched as one; empty for a single run.
+    but the memory of the root, for several runs that are watched as one and for a run on a cluster, whose ``url`` is
+    its address there; empty for a single run here.
     """
 
     run: str
@@ -88,6 +89,7 @@ class Progress:
     failed_code: str | None = None
     again_in_s: float | None = None
     words: str = ""
+    url: str = ""
 
     @property
     def root(self) -> LiveAttempt | None:

@@ -105,8 +105,9 @@ def test_a_refusal_is_one_line_that_names_the_cluster(
     kernel: Kernel,
     plane: Plane,
     refusal: dict[str, Any],
-    passes: bool,
     said: str,
+    *,
+    passes: bool,
 ) -> None:
     """What passes when it is tried again passes; else there is no card and no traceback."""
     kernel.run("big = os.urandom(1_500_000)").ok()

@@ -227,3 +227,14 @@ def test_runs_that_are_watched_as_one_say_how_they_stand_together() -> None:
     assert "3 of 8 done · 2 running" in shown
     assert "queued" not in shown
     assert "sweep of t is running" == live.status_words([together])
+
+
+def test_a_run_on_a_cluster_has_its_phase_its_memory_and_a_link() -> None:
+    """The gauge is that of a run here; an address that is no web page is no link."""
+    there = replace(ALONE, words="running on the cluster · oomer-a0-0", url="https://flyte.example.com/runs/a?b&c")
+    shown = live.live_html([there])
+    assert "running on the cluster · oomer-a0-0" in shown
+    assert "182 of 250 MiB" in shown
+    assert 'href="https://flyte.example.com/runs/a?b&amp;c" target="_blank" rel="noopener noreferrer"' in shown
+    assert "oomer: running on the cluster · oomer-a0-0" == live.status_words([there])
+    assert "href" not in live.live_html([replace(there, url="javascript:alert(1)")])

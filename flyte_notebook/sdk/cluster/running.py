@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues
 from flyte_notebook.core.bound import monotonic_s
 from flyte_notebook.core.diagnosis import one_line
-from flyte_notebook.core.progress import Progress
-from flyte_notebook.core.units import format_memory, quantity_memory
+from flyte_notebook.core.progress import LiveAttempt, Progress
+from flyte_notebook.core.units import format_memory
 from flyte_notebook.errors import RunAbortedError, RuntimeSystemError
 from flyte_notebook.sdk import background_loop, tasks
 from flyte_notebook.sdk.celltask import RESULT_NAME
@@ -35,7 +35,7 @@ from flyte_notebook.sdk.types import fetched
 from flyte_notebook.worker.values.sharing import shared_namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from flyte_notebook.engine import Sink
     from flyte_notebook.history import History, Run
@@ -49,10 +49,10 @@ ENDS_S: Final = 10.0
 """How long an aborted run is followed: a cluster that is away cannot end it."""
 
 _PHASES: Final = {
-    QUEUED: "queued",
+    QUEUED: "queued on the cluster",
     WAITING: "waiting for room on the cluster",
     INITIALIZING: "starting its pod",
-    RUNNING: "running",
+    RUNNING: "running on the cluster",
 }
 
 
@@ -92,41 +92,50 @@ class ClusterRun:
                 loop.call_soon_threadsafe(self._stopping.set)
 
     def progress(self) -> Progress | None:
-        """Return its phase, attempt, pod and memory in words; ``None`` when it is over."""
+        """Return its phase, attempt and pod in words, and the memory of the pod; ``None`` when it is over."""
         if self._over:
             return None
+        following = self._following
         return Progress(
             run=self.name,
             task_name=self._run.task_name,
             elapsed_s=monotonic_s() - self._began_s,
-            words=" · ".join(filter(None, self._words())),
+            words=" · ".join(filter(None, self._words(following))),
+            living=() if following is None else tuple(self._living(following)),
+            url=self._run.url,
         )
 
-    def _words(self) -> list[str]:
-        following, name = self._following, f"{self._run.task_name} on the cluster"
+    def _words(self, following: Following | None) -> list[str]:
         if following is None:
-            sent, total = self._uploads.sent_bytes, self._uploads.total_bytes
-            sending = (
-                f"uploading {format_memory(sent)} of {format_memory(total)}" if sent < total else "being submitted"
-            )
-            return [name, "aborting" if self._stopped else sending]
+            return ["aborting" if self._stopped else self._uploads.words or "being submitted to the cluster"]
         if following.away_since_s is not None:
-            return [name, f"no answer for {monotonic_s() - following.away_since_s:.0f} s, asking again"]
+            return [f"the cluster gives no answer for {monotonic_s() - following.away_since_s:.0f} s, asking again"]
         action = following.action
         if action is None or not action.attempts:
-            return [name, "submitted" if action is None else _PHASES.get(action.phase, action.phase.lower())]
+            return [_PHASES[QUEUED] if action is None else _PHASES.get(action.phase, action.phase.lower())]
         attempt = action.attempts[-1]
         count = tasks.attempts_of(self._task)
-        samples = following.logs[attempt.number].samples if attempt.number in following.logs else []
-        limit_bytes = self._limits.memory_bytes
-        of_limit = "" if limit_bytes is None else f" of {quantity_memory(limit_bytes)}"
         return [
-            name,
             "aborting" if self._stopped else _PHASES.get(attempt.phase, attempt.phase.lower()),
             f"attempt {attempt.number} of {count}" if count > 1 else "",
             attempt.pod,
-            f"{format_memory(samples[-1][1])}{of_limit}" if samples else "",
         ]
+
+    def _living(self, following: Following) -> Iterator[LiveAttempt]:
+        """Yield the attempt whose memory is known."""
+        attempts = following.action.attempts if following.action is not None else ()
+        log = following.logs.get(attempts[-1].number) if attempts else None
+        if log is not None and log.samples:
+            yield LiveAttempt(
+                action=tasks.ROOT_ACTION,
+                parent=None,
+                task_name=self._run.task_name,
+                attempt=attempts[-1].number,
+                max_attempts=tasks.attempts_of(self._task),
+                state="running",
+                usage_bytes=log.samples[-1][1],
+                limit_bytes=self._limits.memory_bytes,
+            )
 
     async def _follow(self, inputs: dict[str, Any]) -> ReturnedValues | None:
         self._loop = asyncio.get_running_loop()

@@ -39,6 +39,7 @@ STYLE: Final = (
 .flyte-notebook-live .fnb-row>*{margin-right:.8em}
 .flyte-notebook-live .fnb-row .fnb-mark{position:absolute;margin-left:-1.2em}
 .flyte-notebook-live .fnb-soft{color:var(--fnb-soft)}
+.flyte-notebook-live .fnb-row a{color:inherit;text-decoration:underline}
 .flyte-notebook-live .fnb-name{font-weight:600}
 .flyte-notebook-live .fnb-below{font-size:.93em}
 .flyte-notebook-live .fnb-below .fnb-name{font-weight:400}
@@ -89,7 +90,7 @@ def status_words(progresses: Sequence[Progress], *, stopping: bool = False) -> s
     if stopping:
         return f"{name} is stopping"
     if progress.words:
-        return f"{name} is running"
+        return f"{name}: {clean_line(progress.words, NAME_CHARACTERS)}" if progress.url else f"{name} is running"
     if progress.root is None and progress.failed_code is not None:
         code = clean_line(progress.failed_code, NAME_CHARACTERS)
         return f"{name}: attempt {progress.attempt} of {progress.max_attempts} failed with {code}"
@@ -145,7 +146,9 @@ def _run_row(progress: Progress, *, stopping: bool) -> str:
     if stopping:
         return _row("".join([*parts, "<span>stopping</span>"]))
     if progress.words:
-        return _row("".join([*parts, f"<span>{line(progress.words)}</span>"]))
+        parts.append(f"<span>{line(progress.words)}</span>")
+        parts += [_memory(root)] if root is not None else []
+        return _row("".join([*parts, _console(progress.url)]))
     attempt = f"attempt {progress.attempt} of {progress.max_attempts}"
     if root is None and progress.failed_code is not None:
         again = "the next one follows" if progress.again_in_s is None else f"next in {time_words(progress.again_in_s)}"
@@ -157,6 +160,13 @@ def _run_row(progress: Progress, *, stopping: bool) -> str:
     if root is not None and root.state != "queued":
         parts.append(_memory(root))
     return _row("".join(parts))
+
+
+def _console(url: str) -> str:
+    """Return a link to the console of a cluster, where a run has an address there."""
+    if not url.startswith(("https://", "http://")):
+        return ""
+    return f'<a href="{escape(url)}" target="_blank" rel="noopener noreferrer">console</a>'
 
 
 def _memory(attempt: LiveAttempt, what: str = "") -> str:
