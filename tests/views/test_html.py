@@ -119,6 +119,8 @@ def test_what_is_long_or_secondary_is_folded() -> None:
     """A cluster's message, the output tail and the traceback stand in details elements that open without a script."""
     folded = ["What a cluster would say", "Last output", "Traceback"]
     assert [*folded, "What OOMError means, and how to recover", "Details"] == _folded(OOM)
+    there = replace(OOM, report=replace(OOM.report, enforcement=Enforcement(memory="cluster", cpu="cluster")))
+    assert "What the cluster said" == _folded(there)[0]
 
 
 def test_a_message_of_user_code_is_not_folded() -> None:

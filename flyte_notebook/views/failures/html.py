@@ -248,7 +248,8 @@ def _message(failure: Failure) -> str:
     if not message or message in failure.headline:
         return ""
     if failure.reason != "raised":
-        return folded("What a cluster would say", message)
+        there = failure.report.enforcement.memory == "cluster"
+        return folded("What the cluster said" if there else "What a cluster would say", message)
     return f'<div><h4>Message</h4><pre dir="auto">{escape(message)}</pre></div>'
 
 
