@@ -57,7 +57,10 @@ class Reader:
             parts = self._parts.setdefault(name, {})
             parts[int(at)] = part
             if len(parts) == int(count):
-                records.append(_record(self._parts.pop(name)))
+                record = _record(self._parts.pop(name))
+                if record is None:
+                    return match[0]
+                records.append(record)
             while len(self._parts) > KEPT_PARTS:
                 del self._parts[next(iter(self._parts))]
             return ""
@@ -66,10 +69,14 @@ class Reader:
         return _PIECE.sub(cut, text), records
 
 
-def _record(parts: dict[int, str]) -> dict[str, Any]:
-    data = base64.b64decode("".join(parts[at] for at in sorted(parts)))
-    found: dict[str, Any] = from_json(zlib.decompress(data).decode())
-    return found
+def _record(parts: dict[int, str]) -> dict[str, Any] | None:
+    """Return the record in its pieces; ``None`` where they hold none, and only look like ours."""
+    try:
+        data = base64.b64decode("".join(parts[at] for at in sorted(parts)))
+        found = from_json(zlib.decompress(data).decode())
+    except (ValueError, zlib.error):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _sum(part: str) -> str:
