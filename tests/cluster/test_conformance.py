@@ -36,7 +36,7 @@ class Row:
     """One way in which a cell fails. ``line`` is the blamed one, empty where an end from outside has none there.
 
     ``differs`` says why the cluster's error is another, ``lost`` why it is another one without its code; empty where it
-    is the same. ``here``: it can happen on this machine.
+    is the same. ``here``: it can happen on this machine. ``stopped``: it is stopped when it has printed something.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Row:
     differs: str = ""
     lost: str = ""
     here: bool = True
+    stopped: bool = False
 
 
 EITHER: Final = "of the two paths in the backend that tell of such an end, the other one says what a local run says"
@@ -59,7 +60,10 @@ ROWS: Final = (
     Row(name="sys.exit(3)", body="import sys\nsys.exit(3)", line="sys.exit(3)"),
     Row(name="os._exit(3)", body="import os\nos._exit(3)", differs=EITHER),
     Row(name="SIGSEGV", body="import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", differs=EITHER),
+    Row(name="SIGKILL that is no OOM", body="import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", differs=EITHER),
+    Row(name="an allocation that is refused", body="bytearray(1 << 50)", line="bytearray(1 << 50)"),
     Row(name="max_runtime", body="import time\ntime.sleep(60)", options="--timeout 1s"),
+    Row(name="a stop", body="import time\nprint('on', flush=True)\ntime.sleep(60)", stopped=True),
     Row(name="ValueError of a nested task", body="await half(-3)", options="--env env", lost=PLAIN),
     Row(name="OOM of a nested task", body="await hungry(50_000_000)", options="--env env"),
     Row(
@@ -90,11 +94,18 @@ def facts(reply: Reply) -> Seen:
     return (*(reply.failure[key] for key in ("error", "kind", "code")), "" if line is None else line["text"])
 
 
-def run(kernel: Kernel, row: Row, *, remote: bool) -> Seen:
+def run(kernel: Kernel, row: Row, go: Path, *, remote: bool) -> Seen:
     """Run the cell of a row here or on the plane."""
     named = "--image" in row.options or "--env" in row.options
     where = "" if not remote else f"--remote {'' if named else f'--image {IMAGE}'}"
-    return facts(kernel.run(f"%%flyte_task {row.options} {where}\n{row.body}"))
+    if not row.stopped:
+        return facts(kernel.run(f"%%flyte_task {row.options} {where}\n{row.body}"))
+    reply = kernel.run(f"%%flyte_task {row.options} {where} --background\n{row.body}").ok()
+    kernel.run("handle = _").ok()
+    kernel.hold_until(lambda: bool(reply.stdout), go)
+    kernel.run("handle.stop()\nassert handle.wait(30)").ok()
+    error, kind, code = kernel.value("(type(handle.error).__name__, handle.failure.kind, handle.failure.code)")
+    return error, kind, code, ""
 
 
 @pytest.fixture(scope="module")
@@ -105,15 +116,15 @@ def observed() -> dict[str, list[Seen | None]]:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_an_error_is_the_same_there(
-    kernel: Kernel, plane: Plane, observed: dict[str, list[Seen | None]], row: Row
+    kernel: Kernel, plane: Plane, observed: dict[str, list[Seen | None]], tmp_path: Path, row: Row
 ) -> None:
     """Class, kind and code; and the line where Python has raised it."""
-    here = run(kernel, row, remote=False) if row.here else None
+    here = run(kernel, row, tmp_path / "here", remote=False) if row.here else None
     faults: dict[str, Any] = {"missing_images": ["example/missing:1"]}
     with plane.faults(**faults):
-        there = run(kernel, row, remote=True)
+        there = run(kernel, row, tmp_path / "there", remote=True)
     with plane.faults(**faults, omit_code=True):
-        without = run(kernel, row, remote=True)
+        without = run(kernel, row, tmp_path / "without", remote=True)
     observed[row.name] = [here, there, without]
     if here is not None and not row.differs:
         assert here[:3] == there[:3]
