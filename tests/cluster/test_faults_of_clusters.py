@@ -96,6 +96,10 @@ def test_an_error_is_the_same_although_less_is_known(
         ({"what": "PUT /upload", "status": 503, "times": 1}, True, ""),
         ({"what": "PUT /upload", "status": 403, "times": 99}, False, "403"),
         ({"what": "CreateRun", "status": 503, "times": 1}, True, ""),
+        ({"what": "ListRuns", "status": 503, "times": 1}, True, ""),
+        ({"what": "CreateRun", "status": 429, "times": 1}, True, ""),
+        ({"what": "CreateRun", "status": 503, "times": 99}, False, "refused the run"),
+        ({"what": "CreateRun", "status": 401, "code": "unauthenticated", "times": 99}, False, "refused the run"),
         ({"what": "ListRuns", "status": 401, "times": 99}, False, "the login has expired or is missing"),
         ({"what": "CreateRun", "status": 403, "times": 99}, False, "refused the run"),
     ],
@@ -173,3 +177,22 @@ def test_an_interrupt_while_a_value_is_uploaded_submits_nothing(kernel: Kernel, 
     assert not any(call.endswith("CreateRun") for call in calls)
     assert time.monotonic() - began_s < under_load(12)
     init(kernel, plane)
+
+
+def test_another_init_meanwhile_changes_nothing_for_a_run(kernel: Kernel, plane: Plane, tmp_path: Path) -> None:
+    """It is followed by the client that submitted it, to its results."""
+    cell = in_background(kernel, f"{ON}time.sleep(1)\nprint('off')\n6", tmp_path / "go")
+    kernel.run("flyte.init(endpoint='http://127.0.0.1:9', insecure=True)").ok()
+    assert "6" == kernel.run("await handle").ok().result
+    assert "on\noff\n" == cell.stdout
+    init(kernel, plane)
+
+
+def test_a_run_that_was_deleted_is_told_in_one_sentence(kernel: Kernel, plane: Plane, tmp_path: Path) -> None:
+    """Nobody knows it any more, so there is no use in asking on. Its pod is not ended."""
+    in_background(kernel, f"{ON}time.sleep(8)", tmp_path / "go")
+    plane.forget(kernel.value("fn.last_run.name"))
+    plane.cut()
+    kernel.run("assert handle.wait(30)").ok()
+    assert "the cluster was lost: " in kernel.value("str(handle.error)")
+    assert "not found" in kernel.value("str(handle.error)")
