@@ -17,7 +17,7 @@ from flyte_notebook.core.diagnosis import one_line
 from flyte_notebook.core.progress import LiveAttempt, Progress
 from flyte_notebook.core.units import format_memory
 from flyte_notebook.errors import RunAbortedError, RuntimeSystemError
-from flyte_notebook.sdk import background_loop, tasks
+from flyte_notebook.sdk import background_loop, initialization, tasks
 from flyte_notebook.sdk.celltask import RESULT_NAME
 from flyte_notebook.sdk.cluster import relies, submission
 from flyte_notebook.sdk.cluster.following import Following, LostContactError
@@ -159,6 +159,7 @@ class ClusterRun:
 
     async def _submitted(self, inputs: dict[str, Any]) -> submission.Submitted:
         """Submit it; raise `RunAbortedError` when it is to be stopped before the cluster has it."""
+        used, to = submission.client(), initialization.target()
         sending = asyncio.create_task(submission.submit(self.name, self._task, inputs, self._uploads))
         stop = asyncio.create_task(self._stopping.wait())
         try:
@@ -167,7 +168,7 @@ class ClusterRun:
                 return sending.result()
             sending.cancel()
             await asyncio.wait({sending})
-            await submission.take_back(self.name, self._task)
+            await submission.take_back(used, to, self.name, self._task)
             raise RunAbortedError("the cell was stopped before its run began on the cluster")
         finally:
             stop.cancel()

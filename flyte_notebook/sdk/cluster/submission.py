@@ -159,16 +159,18 @@ async def _sent(context: Any, name: str, task: ClusterTask, inputs: dict[str, An
     raise AssertionError("the last try returns or raises")
 
 
-async def take_back(name: str, task: ClusterTask) -> None:
-    """Abort the run of that name if the cluster has taken it, though the answer never came. Never raises."""
+async def take_back(used: Any, to: initialization.Target, name: str, task: ClusterTask) -> None:
+    """Abort the run of that name if the cluster has taken it, though the answer never came. Never raises.
+
+    ``used`` and ``to`` are client and target of before it was sent: meanwhile others may be configured.
+    """
     from flyteidl2.common import identifier_pb2  # type: ignore[import-untyped]  # noqa: PLC0415 - as in observed
     from flyteidl2.workflow import run_service_pb2  # type: ignore[import-untyped]  # noqa: PLC0415 - as in observed
 
-    to = initialization.target()
     where = {"org": to.org, "project": task.project or to.project, "domain": task.domain or to.domain}
     run_id = identifier_pb2.RunIdentifier(name=name, **where)
     try:
-        await client().run_service.abort_run(run_service_pb2.AbortRunRequest(run_id=run_id, reason=STOPPED_HERE))
+        await used.run_service.abort_run(run_service_pb2.AbortRunRequest(run_id=run_id, reason=STOPPED_HERE))
     except Exception:  # most of the time there is none
         logger.debug("no run %s was aborted", name, exc_info=True)
 
