@@ -74,9 +74,9 @@ class Progress:
     first, and the first few that wait; there may be more. ``tasks`` are the rows of the tree, callers before callees,
     the root first. ``attempt`` (from 1) and ``max_attempts`` are the root's. ``failed_code`` is the code of the last
     failure while an action waits for its next attempt, ``None`` otherwise; ``again_in_s`` is how long the root still
-    waits for it, ``None`` if it does not wait or this is not known. ``words`` is a text that replaces all of the above
-    but the memory of the root, for several runs that are watched as one and for a run on a cluster, whose ``url`` is
-    its address there; empty for a single run here.
+    waits for it, ``None`` if it does not wait or this is not known. ``words`` replaces state, attempts and tasks where
+    several runs are watched as one, or where a cluster says how its run stands; empty for a local run. ``url`` is the
+    run's page in the cluster's console; empty for a local run, and until the cluster has it.
     """
 
     run: str

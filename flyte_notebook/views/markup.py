@@ -27,6 +27,13 @@ def line(text: str, characters: int = 300) -> str:
     return escape(clean_line(text, characters))
 
 
+def console_link(url: str) -> str:
+    """Return a link to a run's page in the console of its cluster; empty without one."""
+    if not url.startswith(("https://", "http://")):
+        return ""
+    return f'<a href="{escape(url)}" target="_blank" rel="noopener">console</a>'
+
+
 def folded(summary: str, text: str) -> str:
     """Return a text that opens on demand; empty for an empty one."""
     text = text.strip("\n")

@@ -229,12 +229,41 @@ def test_runs_that_are_watched_as_one_say_how_they_stand_together() -> None:
     assert "sweep of t is running" == live.status_words([together])
 
 
-def test_a_run_on_a_cluster_has_its_phase_its_memory_and_a_link() -> None:
-    """The gauge is that of a run here; an address that is no web page is no link."""
-    there = replace(ALONE, words="running on the cluster · oomer-a0-0", url="https://flyte.example.com/runs/a?b&c")
-    shown = live.live_html([there])
-    assert "running on the cluster · oomer-a0-0" in shown
-    assert "182 of 250 MiB" in shown
-    assert 'href="https://flyte.example.com/runs/a?b&amp;c" target="_blank" rel="noopener noreferrer"' in shown
-    assert "oomer: running on the cluster · oomer-a0-0" == live.status_words([there])
-    assert "href" not in live.live_html([replace(there, url="javascript:alert(1)")])
+ON_A_CLUSTER = Progress(
+    run="r",
+    task_name="oomer",
+    elapsed_s=12.34,
+    living=(replace(ROOT, attempt=2),),
+    attempt=2,
+    max_attempts=2,
+    words="running on the cluster · attempt 2 of 2 · pod r-a0-1",
+    url='https://cluster.example/runs/r?a=1&b="2"',
+)
+
+
+def test_a_run_on_a_cluster_has_the_same_meter_and_a_link_to_its_console() -> None:
+    """Phase, attempt and pod in words; there is no meter before the pod has said what it uses."""
+    html = live.live_html([ON_A_CLUSTER])
+    assert "oomer 12.3 s running on the cluster · attempt 2 of 2 · pod r-a0-1 182 of 250 MiB console" == words(html)
+    assert 'aria-valuenow="73" aria-valuetext="182 of 250 MiB"' in html
+    link = 'href="https://cluster.example/runs/r?a=1&amp;b=&quot;2&quot;" target="_blank" rel="noopener">console</a>'
+    assert link in html
+    queued = replace(ROOT, state="queued", usage_bytes=0)
+    waits = replace(ON_A_CLUSTER, living=(queued,), words="queued on the cluster", attempt=1, max_attempts=1)
+    assert "oomer 12.3 s queued on the cluster console" == words(live.live_html([waits]))
+    assert "oomer is queued" == live.status_words([waits])
+    assert "oomer is running, attempt 2 of 2" == live.status_words([ON_A_CLUSTER])
+
+
+def test_only_an_address_of_a_page_becomes_a_link() -> None:
+    """What a cluster sends is escaped, and runs nothing in the notebook's page."""
+    assert "<a " not in live.live_html([replace(ON_A_CLUSTER, url="javascript:alert(1)")])
+    assert NASTY not in live.live_html([replace(ON_A_CLUSTER, url=f"https://x/{NASTY}", words=NASTY)])
+
+
+def test_the_final_text_of_a_run_on_a_cluster_keeps_its_address() -> None:
+    """As a link, and written out where there is only text."""
+    run = Run(name="r", task_name="oomer", took_s=2.0, remote=True, url="https://cluster.example/runs/r")
+    assert "✓ oomer · 2 s · console" == words(live.ended_html(run))
+    assert 'href="https://cluster.example/runs/r"' in live.ended_html(run)
+    assert "✓ oomer · 2 s · https://cluster.example/runs/r" == live.ended_text(run)

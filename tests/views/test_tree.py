@@ -345,3 +345,12 @@ def test_marks_are_for_the_eye_and_words_for_everybody() -> None:
     assert all("true" == attributes.get("aria-hidden") for attributes in bars)
     root = page.elements[0][1]
     assert ("region", "Run run of parent") == (root["role"], root["aria-label"])
+
+
+def test_a_run_on_a_cluster_has_its_address() -> None:
+    """A link in the heading, and a line of its own where there is only text; a local run has neither."""
+    url = "https://cluster.example/runs/r?a=1&b=2"
+    bundle = run_bundle(Run(name="r", task_name="t", remote=True, url=url))
+    assert 'href="https://cluster.example/runs/r?a=1&amp;b=2" target="_blank" rel="noopener"' in bundle["text/html"]
+    assert f"\n  {url}" in bundle["text/plain"]
+    assert "console" not in run_html(Run(name="r", task_name="t"))

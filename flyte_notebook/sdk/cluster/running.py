@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flyte_notebook.cells.returned import CellOutcome, ReturnedValues
 from flyte_notebook.core.bound import monotonic_s
 from flyte_notebook.core.diagnosis import one_line
-from flyte_notebook.core.progress import LiveAttempt, Progress
+from flyte_notebook.core.progress import LiveAttempt, LiveState, Progress
 from flyte_notebook.core.units import format_memory
 from flyte_notebook.errors import RunAbortedError, RuntimeSystemError
 from flyte_notebook.sdk import background_loop, initialization, tasks
@@ -39,11 +39,13 @@ if TYPE_CHECKING:
 
     from flyte_notebook.engine import Sink
     from flyte_notebook.history import History, Run
-    from flyte_notebook.sdk.cluster.observed import ActionFacts
+    from flyte_notebook.sdk.cluster.observed import ActionFacts, AttemptFacts
     from flyte_notebook.sdk.cluster.shipping import ClusterTask
     from flyte_notebook.sdk.session import Session
 
 logger = logging.getLogger("flyte_notebook.sdk")
+
+_STATES: Final[Mapping[str, LiveState]] = {INITIALIZING: "starting", RUNNING: "running"}
 
 ENDS_S: Final = 10.0
 """How long an aborted run is followed: a cluster that is away cannot end it."""
@@ -95,30 +97,59 @@ class ClusterRun:
         """Return its phase, attempt and pod in words, and the memory of the pod; ``None`` when it is over."""
         if self._over:
             return None
-        following = self._following
+        living = self._living()
         return Progress(
             run=self.name,
             task_name=self._run.task_name,
             elapsed_s=monotonic_s() - self._began_s,
-            words=" · ".join(filter(None, self._words(following))),
-            living=() if following is None else tuple(self._living(following)),
+            living=(living,),
+            attempt=living.attempt,
+            max_attempts=living.max_attempts,
+            words=" · ".join(filter(None, self._words())),
             url=self._run.url,
         )
 
-    def _words(self, following: Following | None) -> list[str]:
+    def _attempt(self) -> AttemptFacts | None:
+        """Return the newest attempt that the cluster has told of."""
+        action = None if self._following is None else self._following.action
+        return action.attempts[-1] if action is not None and action.attempts else None
+
+    def _living(self) -> LiveAttempt:
+        """Return the newest attempt as that of a local run, with the memory that its pod has reported last."""
+        attempt, following = self._attempt(), self._following
+        log = None if attempt is None or following is None else following.logs.get(attempt.number)
+        return LiveAttempt(
+            action=tasks.ROOT_ACTION,
+            parent=None,
+            task_name=self._run.task_name,
+            attempt=1 if attempt is None else attempt.number,
+            max_attempts=tasks.attempts_of(self._task),
+            state=_STATES.get("" if attempt is None else attempt.phase, "queued"),
+            usage_bytes=log.samples[-1][1] if log is not None and log.samples else 0,
+            limit_bytes=self._limits.memory_bytes,
+        )
+
+    def _words(self) -> list[str]:
+        following = self._following
+        if self._stopped:
+            return ["aborting"]
         if following is None:
-            return ["aborting" if self._stopped else self._uploads.words or "being submitted to the cluster"]
+            sent, total = self._uploads.sent_bytes, self._uploads.total_bytes
+            return [f"uploading {format_memory(sent)} of {format_memory(total)}" if sent < total else "being submitted"]
         if following.away_since_s is not None:
-            return [f"the cluster gives no answer for {monotonic_s() - following.away_since_s:.0f} s, asking again"]
-        action = following.action
-        if action is None or not action.attempts:
-            return [_PHASES[QUEUED] if action is None else _PHASES.get(action.phase, action.phase.lower())]
-        attempt = action.attempts[-1]
+            return [f"no answer from the cluster for {monotonic_s() - following.away_since_s:.0f} s, asking again"]
+        action, attempt = following.action, self._attempt()
+        if action is None:
+            return ["submitted"]
+        phase = action.phase if attempt is None else attempt.phase
+        said = _PHASES.get(phase, phase.replace("_", " ").lower())
+        if attempt is None:
+            return [said]
         count = tasks.attempts_of(self._task)
         return [
-            "aborting" if self._stopped else _PHASES.get(attempt.phase, attempt.phase.lower()),
+            said,
             f"attempt {attempt.number} of {count}" if count > 1 else "",
-            attempt.pod,
+            f"pod {attempt.pod}" if attempt.pod else "",
         ]
 
     def _living(self, following: Following) -> Iterator[LiveAttempt]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flyte_notebook.core.outcome import Success
 from flyte_notebook.core.units import format_duration, format_memory
 from flyte_notebook.views.failures.card import WIDGET_VIEW
-from flyte_notebook.views.markup import NO_MATH, line
+from flyte_notebook.views.markup import NO_MATH, console_link, line
 from flyte_notebook.views.style import theme
 from flyte_notebook.views.text import clean_line
 
@@ -50,6 +50,7 @@ border:1px solid var(--fnb-soft);border-radius:.15em;background:var(--fnb-code);
 .flyte-notebook-live .fnb-below .fnb-meter{width:6em}
 .flyte-notebook-live .fnb-meter span{display:block;height:100%;background:var(--fnb-used)}
 .flyte-notebook-live .fnb-meter.fnb-high span{background:var(--fnb-high)}
+.flyte-notebook-live a{color:inherit;text-decoration:underline}
 .flyte-notebook-live .fnb-time{display:inline-block;min-width:3.2em}
 .flyte-notebook-live-box{align-items:flex-start}
 .flyte-notebook-live-box.jupyter-widgets-disconnected>*{display:none!important}
@@ -89,8 +90,8 @@ def status_words(progresses: Sequence[Progress], *, stopping: bool = False) -> s
     name = clean_line(progress.task_name, NAME_CHARACTERS)
     if stopping:
         return f"{name} is stopping"
-    if progress.words:
-        return f"{name}: {clean_line(progress.words, NAME_CHARACTERS)}" if progress.url else f"{name} is running"
+    if progress.words and progress.root is None:
+        return f"{name} is running"
     if progress.root is None and progress.failed_code is not None:
         code = clean_line(progress.failed_code, NAME_CHARACTERS)
         return f"{name}: attempt {progress.attempt} of {progress.max_attempts} failed with {code}"
@@ -101,7 +102,9 @@ def status_words(progresses: Sequence[Progress], *, stopping: bool = False) -> s
 def ended_html(*runs: Run, more: int = 0) -> str:
     """Return the final text about runs that succeeded; ``more`` is the number of others."""
     rows = [
-        _row(f'✓ <bdi class="fnb-name">{escape(name)}</bdi> · {escape(facts)}') for name, facts in map(_ended, runs)
+        _row(f'✓ <bdi class="fnb-name">{escape(name)}</bdi> · {escape(facts)}{console and " · "}{console}')
+        for run in runs
+        for (name, facts), console in [(_ended(run), console_link(run.url))]
     ]
     if more:
         rows.append(_row(f'<bdi class="fnb-soft">{_more_runs(more)}</bdi>'))
@@ -110,7 +113,7 @@ def ended_html(*runs: Run, more: int = 0) -> str:
 
 def ended_text(*runs: Run, more: int = 0) -> str:
     """Return the same as text."""
-    lines = [f"✓ {name} · {facts}" for name, facts in map(_ended, runs)]
+    lines = [" · ".join(filter(None, [f"✓ {name}", facts, run.url])) for run in runs for name, facts in [_ended(run)]]
     return "\n".join([*lines, _more_runs(more)] if more else lines)
 
 
@@ -147,8 +150,9 @@ def _run_row(progress: Progress, *, stopping: bool) -> str:
         return _row("".join([*parts, "<span>stopping</span>"]))
     if progress.words:
         parts.append(f"<span>{line(progress.words)}</span>")
-        parts += [_memory(root)] if root is not None else []
-        return _row("".join([*parts, _console(progress.url)]))
+        if root is not None and root.usage_bytes:
+            parts.append(_memory(root))
+        return _row("".join([*parts, console_link(progress.url)]))
     attempt = f"attempt {progress.attempt} of {progress.max_attempts}"
     if root is None and progress.failed_code is not None:
         again = "the next one follows" if progress.again_in_s is None else f"next in {time_words(progress.again_in_s)}"

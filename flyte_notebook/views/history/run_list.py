@@ -26,6 +26,8 @@ _short.maxstring = _short.maxother = OUTPUT_CHARACTERS
 def run_text(run: Run) -> str:
     """Return a run as a tree: each action with its attempts, durations, peak against limit, and outcome."""
     lines = [f"{clean_line(run.task_name)} · run {clean_line(run.name)} · {end_words(run)}{took_words(run)}"]
+    if run.url:
+        lines.append(f"  {clean_line(run.url)}")
     for shown, (action, depth) in enumerate(_walk(run)):
         if shown == MAX_ACTIONS:
             lines.append(f"  [… {len(run.actions) - shown} more actions …]")

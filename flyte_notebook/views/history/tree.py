@@ -13,7 +13,7 @@ from flyte_notebook.core.units import format_duration, format_memory
 from flyte_notebook.views.failures.html import failure_html
 from flyte_notebook.views.history.family import Family
 from flyte_notebook.views.history.run_list import run_text, took_words
-from flyte_notebook.views.markup import line, with_code
+from flyte_notebook.views.markup import console_link, line, with_code
 from flyte_notebook.views.style import style_of
 from flyte_notebook.views.text import clean_line, sentence
 from flyte_notebook.views.text import title as title_of
@@ -127,7 +127,8 @@ def _heading(run: Run) -> str:
     count = len(run.actions)
     actions = f" · {count} action{'' if count == 1 else 's'}" if count else ""
     name = f"<strong><bdi>{line(run.task_name, 100)}</bdi></strong> · run <bdi>{line(run.name, 60)}</bdi>"
-    return f"{name}{actions} · {_end(run)}{took_words(run)}"
+    console = console_link(run.url)
+    return f"{name}{actions} · {_end(run)}{took_words(run)}{console and ' · '}{console}"
 
 
 def _end(run: Run) -> str:
