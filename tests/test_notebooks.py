@@ -317,7 +317,7 @@ def test_the_exported_page_has_every_card(executed: dict[str, Any], chapter: str
     assert [failure["worker"] for failure in _failures(shown)] == [card["data-worker"] for card in cards]
 
 
-@pytest.mark.parametrize("name", [*CHAPTERS, MEMORY, CAPSTONE, "07_error_atlas"])
+@pytest.mark.parametrize("name", [*CHAPTERS, MEMORY, CAPSTONE, "07_error_atlas", "09_from_notebook_to_cluster"])
 def test_a_saved_copy_is_its_chapter_with_static_outputs(name: str) -> None:
     """The same cells, each with outputs that need neither a widget nor a script; failures have their cards."""
     chapter, saved = (documents.read(folder / f"{name}.ipynb") for folder in (NOTEBOOKS, NOTEBOOKS / "saved"))

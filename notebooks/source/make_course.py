@@ -10,6 +10,7 @@ A cell with the tag "starter" is in the exercises only, one with "solution" in t
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import sysconfig
@@ -37,6 +38,9 @@ PLACES = {
     str(Path.home()): "~",
 }
 """Directories of this machine, the longest first, and what saved copies have instead."""
+
+if os.environ.get("FLYTE_ENDPOINT"):  # the last chapter runs there
+    PLACES[os.environ["FLYTE_ENDPOINT"]] = "https://flyte.example.com"
 
 _NARROW = re.compile(r'<img class="fnb-chart fnb-narrow"[^>]*>')
 METADATA = {
