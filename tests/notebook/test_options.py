@@ -252,7 +252,7 @@ def test_help_shows_every_option_aligned_and_only_those_offered() -> None:
         ("-i al", ["alpha"]),
         ("-o alpha,b", ["beta"]),
         ("--memory 1Gi --mem", []),
-        ("--rem", []),
+        ("--rem", ["--remote"]),
         ("oom", []),
         ("--quiet --no", ["--no-raise"]),
     ],

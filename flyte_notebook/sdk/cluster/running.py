@@ -35,7 +35,7 @@ from flyte_notebook.sdk.types import fetched
 from flyte_notebook.worker.values.sharing import shared_namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from flyte_notebook.engine import Sink
     from flyte_notebook.history import History, Run
@@ -134,10 +134,9 @@ class ClusterRun:
         if self._stopped:
             return ["aborting"]
         if following is None:
-            sent, total = self._uploads.sent_bytes, self._uploads.total_bytes
-            return [f"uploading {format_memory(sent)} of {format_memory(total)}" if sent < total else "being submitted"]
+            return [self._uploads.words or "being submitted"]
         if following.away_since_s is not None:
-            return [f"no answer from the cluster for {monotonic_s() - following.away_since_s:.0f} s, asking again"]
+            return [f"the cluster gives no answer for {monotonic_s() - following.away_since_s:.0f} s, asking again"]
         action, attempt = following.action, self._attempt()
         if action is None:
             return ["submitted"]
@@ -151,22 +150,6 @@ class ClusterRun:
             f"attempt {attempt.number} of {count}" if count > 1 else "",
             f"pod {attempt.pod}" if attempt.pod else "",
         ]
-
-    def _living(self, following: Following) -> Iterator[LiveAttempt]:
-        """Yield the attempt whose memory is known."""
-        attempts = following.action.attempts if following.action is not None else ()
-        log = following.logs.get(attempts[-1].number) if attempts else None
-        if log is not None and log.samples:
-            yield LiveAttempt(
-                action=tasks.ROOT_ACTION,
-                parent=None,
-                task_name=self._run.task_name,
-                attempt=attempts[-1].number,
-                max_attempts=tasks.attempts_of(self._task),
-                state="running",
-                usage_bytes=log.samples[-1][1],
-                limit_bytes=self._limits.memory_bytes,
-            )
 
     async def _follow(self, inputs: dict[str, Any]) -> ReturnedValues | None:
         self._loop = asyncio.get_running_loop()

@@ -39,7 +39,6 @@ STYLE: Final = (
 .flyte-notebook-live .fnb-row>*{margin-right:.8em}
 .flyte-notebook-live .fnb-row .fnb-mark{position:absolute;margin-left:-1.2em}
 .flyte-notebook-live .fnb-soft{color:var(--fnb-soft)}
-.flyte-notebook-live .fnb-row a{color:inherit;text-decoration:underline}
 .flyte-notebook-live .fnb-name{font-weight:600}
 .flyte-notebook-live .fnb-below{font-size:.93em}
 .flyte-notebook-live .fnb-below .fnb-name{font-weight:400}
@@ -164,13 +163,6 @@ def _run_row(progress: Progress, *, stopping: bool) -> str:
     if root is not None and root.state != "queued":
         parts.append(_memory(root))
     return _row("".join(parts))
-
-
-def _console(url: str) -> str:
-    """Return a link to the console of a cluster, where a run has an address there."""
-    if not url.startswith(("https://", "http://")):
-        return ""
-    return f'<a href="{escape(url)}" target="_blank" rel="noopener noreferrer">console</a>'
 
 
 def _memory(attempt: LiveAttempt, what: str = "") -> str:
