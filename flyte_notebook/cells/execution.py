@@ -22,7 +22,7 @@ from typing import Any
 
 from flyte_notebook.cells import generators, library_settings
 from flyte_notebook.cells.returned import CellOutcome
-from flyte_notebook.cells.values import IPYTHONS_OWN, RESULT, Output, is_code, write_outputs
+from flyte_notebook.cells.values import IPYTHONS_OWN, RESULT, Output, inline_only, is_code, write_outputs
 from flyte_notebook.cells.version import COMPARED_BYTES, digest, digest_of_code
 from flyte_notebook.worker.process import body, child, context
 from flyte_notebook.worker.values import named_pickles, outside, pickling
@@ -264,6 +264,7 @@ class _Before:
             perhaps_changed=perhaps,
             settings=tuple(self._left_behind()),
             has_value=has_value,
+            inline_only=inline_only.get(),
             shown=shown,
             sources={file: text for file, text in written.sources.items() if file != self._cell.filename},
         )

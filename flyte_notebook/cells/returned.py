@@ -31,11 +31,12 @@ class CellOutcome:
     ``kept`` are outputs that stay in the task. ``deleted`` are inputs that the cell deleted. ``modules`` have to be
     bound in the notebook, name to full module name; ``submodules`` are also imported. ``changed`` are inputs that
     changed in the task only, ``perhaps_changed`` those that were too large to compare and had methods called.
-    ``has_value``: the cell ends in an expression. ``shown`` is the mimebundle of its value when the value itself could
-    not be sent, ``None`` otherwise. ``unfinished`` are asyncio tasks that the cell started and that had not ended.
-    ``settings`` describes changes that cannot be sent back: of libraries, caches, modules. ``generators`` holds the
-    states of random generators from which the notebook continues. ``disposable``: no cache refers to the file, and it
-    may be removed when the values are loaded.
+    ``inline_only``: outputs that did not fit into one message stayed in the task. ``has_value``: the cell ends in an
+    expression. ``shown`` is the mimebundle of its value when the value itself could not be sent, ``None`` otherwise.
+    ``unfinished`` are asyncio tasks that the cell started and that had not ended. ``settings`` describes changes that
+    cannot be sent back: of libraries, caches, modules. ``generators`` holds the states of random generators from which
+    the notebook continues. ``disposable``: no cache refers to the file, and it may be removed when the values are
+    loaded.
     """
 
     segments: tuple[Segment, ...] = ()
@@ -47,6 +48,7 @@ class CellOutcome:
     submodules: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     perhaps_changed: tuple[str, ...] = ()
+    inline_only: bool = False
     has_value: bool = False
     shown: Mapping[str, Any] | None = None
     disposable: bool = False
@@ -244,6 +246,14 @@ def _import(module: str) -> str | None:
     return None
 
 
+def _bound(outcome: CellOutcome) -> str:
+    if outcome.inline_only:
+        return (
+            "over 1 MiB with the others, and there are no keys here for the cluster's bucket (`storage` of flyte.init)"
+        )
+    return "over 64 MiB"
+
+
 def _notes(outcome: CellOutcome) -> Iterator[str]:
     large = [kept for kept in outcome.kept if kept.reason == "too large"]
     named = [kept for kept in large if kept.name != RESULT]
@@ -251,9 +261,9 @@ def _notes(outcome: CellOutcome) -> Iterator[str]:
         what = ", ".join(f"`{kept.name}`{_size(kept)}" for kept in named)
         was, it, them = ("was", "it is", "it") if len(named) == 1 else ("were", "they are", "them")
         option = ",".join(kept.name for kept in named)
-        yield f"{what} {was} not copied back because {it} over 64 MiB. To get {them}, add `-o {option}`"
+        yield f"{what} {was} not copied back because {it} {_bound(outcome)}. To get {them}, add `-o {option}`"
     elif large:
-        yield f"the last value{_size(large[0])} was not copied back because it is over 64 MiB"
+        yield f"the last value{_size(large[0])} was not copied back because it is {_bound(outcome)}"
     unpicklable = [kept for kept in outcome.kept if kept.reason != "too large" and kept.name != RESULT]
     if unpicklable:
         what = ", ".join(f"`{kept.path or kept.name}` ({kept.type_name})" for kept in unpicklable)

@@ -12,17 +12,22 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from flyte_notebook.core.private import UnwritableError
 from flyte_notebook.worker.process import context
+from flyte_notebook.worker.process.protocol import INLINE_BYTES
 from flyte_notebook.worker.process.spool import Spool, TooLargeError
 from flyte_notebook.worker.values import outside, pickling
 from flyte_notebook.worker.values.unpicklable import PicklingProblem, type_name
 
 LARGEST_BYTES = 64 << 20
 """A larger output stays in the task unless it was requested."""
+
+inline_only: ContextVar[bool] = ContextVar("inline_only", default=False)
+"""Whether outputs have to fit into one message together, as nobody could read their file; what does not fit stays."""
 
 TRIED_BYTES = 1 << 20
 """Outputs up to this size are loaded again at once, to check that this works."""
@@ -110,7 +115,7 @@ def write_outputs(
     kept: dict[str, Kept] = {}
     sizes = {output.name: shallow_bytes(output.value) for output in outputs}
     for output in outputs:
-        if sizes[output.name] > LARGEST_BYTES and not output.wanted:
+        if sizes[output.name] > _room_bytes(0) and not output.wanted:
             kept[output.name] = _kept(output, "too large", size_bytes=sizes[output.name])
     # The value of the last expression comes before the others, so that it can be loaded without them.
     in_order = sorted(
@@ -133,6 +138,11 @@ def write_outputs(
         in_order = [output for output in in_order if output.name not in kept]
 
 
+def _room_bytes(written_bytes: int) -> int:
+    """Return how large the next output may be that was not requested."""
+    return max(0, INLINE_BYTES - written_bytes) if inline_only.get() else LARGEST_BYTES
+
+
 def _attempt(
     outputs: Sequence[Output],
     spool: Spool,
@@ -146,7 +156,7 @@ def _attempt(
     for output in outputs:
         context.stage("returning", output.name or "the last value")
         begin = spool.position
-        spool.begin(None if output.wanted else LARGEST_BYTES)
+        spool.begin(None if output.wanted else _room_bytes(begin))
         try:
             pickler.dump(output.value)
         except TooLargeError:

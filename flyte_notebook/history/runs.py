@@ -226,6 +226,7 @@ class Run:
             "apart": self.background,
             "of_fit": isinstance(self.purpose, FitTrial),
             "advice": self.advice,
+            **({"remote": True, "url": self.url} if self.remote else {}),
             "failure": None if self.failure is None else self.failure.to_dict(),
             "outputs": sorted(self.outputs),
             "actions": actions,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,13 @@ def endpoint() -> str | None:
     return None if found is None else str(found)
 
 
+KEYS = (
+    *("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "FLYTE_AWS_ACCESS_KEY_ID"),
+    *("GOOGLE_APPLICATION_CREDENTIALS", "AZURE_STORAGE_ACCOUNT_KEY"),
+)
+"""Variables of the environment that give the keys of an object store."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """Where runs go, as ``flyte.init`` was told; empty texts where it was not."""
@@ -51,6 +59,12 @@ def target() -> Target:
     """Return where runs go."""
     config = _initialize._get_init_config()
     return Target(**{name: getattr(config, name, None) or "" for name in ("org", "project", "domain")})
+
+
+def has_keys() -> bool:
+    """Whether there are keys of an object store, as far as this can be seen: in ``flyte.init`` or the environment."""
+    config = _initialize._get_init_config()
+    return getattr(config, "storage", None) is not None or any(name in os.environ for name in KEYS)
 
 
 def client() -> Any:

@@ -69,6 +69,8 @@ def run_from(facts: Any, *, saved_s: float | None = None) -> Run:  # noqa: ANN40
             rerun_with=_one(facts, "rerun_with", str, ""),
         ),
         advice=_one(facts, "advice", str, ""),
+        remote=_one(facts, "remote", bool, False),
+        url=_one(facts, "url", str, ""),
         saved_s=saved_s,
     )
     for one in _dicts(facts, "actions"):

@@ -75,6 +75,9 @@ def test_the_current_file_of_a_local_module_is_sent(kernel: Kernel, tmp_path: Pa
 
 def test_large_values_go_through_the_bucket(kernel: Kernel, plane: Plane) -> None:
     """An input is uploaded with what `flyte.init` gave; to read a large output the keys of the bucket are needed."""
+    kept = remote(kernel, "made, small = bytes(3_000_000), 7\nsmall").ok()
+    assert ("7", 7) == (kept.result, kernel.value("small")), "what fits comes back"
+    assert "`made` (2.9 MiB) was not copied back because it is over 1 MiB with the others" in kept.notes[0]
     # Without any keys the SDK asks the metadata service of AWS for them, for 10 s where there is none.
     others = {"ENDPOINT": plane.bucket_endpoint, "ACCESS_KEY_ID": "other", "SECRET_ACCESS_KEY": "other"}
     kernel.run(f"os.environ |= { ({f'FLYTE_AWS_{name}': value for name, value in others.items()})!r}").ok()
@@ -256,3 +259,22 @@ def test_the_guides_program_goes_through(kernel: Kernel) -> None:
     limits = kernel.value("{action.task_name: action.limits.memory_bytes for action in fn.last_run.actions}")
     assert 320 << 20 == limits["shop.oomer"]
     assert 4 == kernel.value("len(fn.last_run.actions)")
+
+
+def test_runs_there_and_here_are_compared_and_saved_alike(kernel: Kernel, tmp_path: Path) -> None:
+    """One chart with both curves, one table; a loaded run still knows that it was a cluster's."""
+    body = "held = bytearray(60 << 20)\nimport time\ntime.sleep(0.2)\nlen(held)"
+    kernel.run(f"%%flyte_task both --memory 250Mi\n{body}").ok()
+    remote(kernel, body, "both --memory 250Mi").ok()
+    compared = kernel.run("fn.compare(fn.runs[-2], fn.last_run)").ok()
+    assert "both" in str(compared.result)
+    peaks = kernel.value("[run.actions[0].attempts[0].trace.peak_bytes >> 20 for run in (fn.runs[-2], fn.last_run)]")
+    assert all(60 < peak < 250 for peak in peaks)
+    path = str(tmp_path / "kept.sqlite")
+    kernel.run(f"fn.save(fn.last_run, {path!r})\nkept = fn.load({path!r})['both']").ok()
+    kept = "kept.remote, kept.url == fn.last_run.url, kept.actions[0].attempts[0].trace.peak_bytes > 0"
+    assert kernel.value(f"({kept})") == (
+        True,
+        True,
+        True,
+    )

@@ -84,6 +84,8 @@ def full_run(name: str = "outer-1") -> Run:
         cached=True,
         purpose=Rerun(of="earlier-a0-0", changed="1Gi", cell=True, background=True),
         advice="64Mi would do",
+        remote=True,
+        url="https://flyte.example.com/runs/outer-1",
     )
     success = Success(answer=SECRET.encode(), report=replace(REPORT, enforcement=HELD))
     inner = Attempt(number=1, worker="r-a1-0", limits=LIMITS, outcome=FAILURE, trace=TRACE, duration_s=1.25)

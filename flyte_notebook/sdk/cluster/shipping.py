@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flyte_notebook.cells.values import inline_only
 from flyte_notebook.sdk.celltask import CellTask
 from flyte_notebook.sdk.cluster import pod
 from flyte_notebook.worker.values import pickling
@@ -59,7 +60,8 @@ class ClusterTask(CellTask):
 
     ``environment`` is its environment, to which the SDK keeps only a weak reference.
     ``by_value`` names the functions and classes of the notebook that it is sent with, ``modules`` is an archive of the
-    user's own modules. ``project`` and ``domain`` are those to run in, ``None`` for those of ``flyte.init``.
+    user's own modules. ``inline_only``: nobody here can read the cluster's
+    bucket. ``project`` and ``domain`` are those to run in, ``None`` for those of ``flyte.init``.
     """
 
     environment: Any = None
@@ -67,6 +69,7 @@ class ClusterTask(CellTask):
     modules: bytes = b""
     project: str | None = None
     domain: str | None = None
+    inline_only: bool = False
 
     @classmethod
     def of(cls, task: CellTask, **settings: Any) -> ClusterTask:
@@ -90,6 +93,7 @@ class ClusterTask(CellTask):
 
     async def execute(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the cell in this process, sampled and with the facts of an error in the log, and return its results."""
+        inline_only.set(self.inline_only and pod.here)
         with pod.watched() if pod.here else nullcontext():
             return await super().execute(*args, **kwargs)
 

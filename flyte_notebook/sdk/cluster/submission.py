@@ -82,6 +82,7 @@ def task_for_cluster(task: CellTask, parts: CellParts, place: Place) -> ClusterT
         modules=archive,
         project=place.project,
         domain=place.domain,
+        inline_only=not initialization.has_keys(),
         environment=environment,
         parent_env_name=environment.name,
     )
@@ -191,7 +192,7 @@ async def _check_answers(used: Any, project: str, domain: str) -> None:
     except Exception as error:
         code = control_plane.rpc_code(error)
         if code == "UNAUTHENTICATED":
-            said = "the login has expired or is missing"
+            said = "the login has expired or is missing; call flyte.init again to log in"
         elif code in {"PERMISSION_DENIED", "UNIMPLEMENTED"}:
             return  # it answers, and may allow to run what it does not allow to list
         elif isinstance(error, TimeoutError) or code in {None, "UNAVAILABLE", "DEADLINE_EXCEEDED"}:
