@@ -32,7 +32,7 @@ class Noticed:
     def __init__(self, session: Session, ended: Callable[[Run, Any], object]) -> None:
         self._session = session
         self._ended = ended
-        self._following: dict[str, Following] = {}
+        self._following: dict[str, tuple[Following, Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, sent: Any) -> None:
@@ -41,7 +41,8 @@ class Noticed:
         action_id = sent.pb2.action.id
         run = self._session.history.begin(action_id.run.name, action_id.run.name)
         run.remote, run.url = True, str(sent.url)
-        following = self._following[run.name] = Following(initialization.client(), action_id, lambda _text: None)
+        following = Following(initialization.client(), action_id, lambda _text: None)
+        self._following[run.name] = following, sent
         task = asyncio.create_task(self._follow(run, following, self._session.sink()))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -49,7 +50,7 @@ class Noticed:
     def settle(self, timeout_s: float) -> None:
         """Wait for those that have ended on the cluster and are not shown here yet, for a bounded time."""
         until_s = monotonic_s() + timeout_s
-        while any(one.action is not None and one.action.over for one in tuple(self._following.values())):
+        while any(_is_over(*one) for one in tuple(self._following.values())):
             if monotonic_s() > until_s:
                 return
             sleep_s(0.01)
@@ -73,3 +74,8 @@ class Noticed:
             logger.exception("could not show the end of the run %s", run.name)
         finally:
             self._following.pop(run.name, None)
+
+
+def _is_over(following: Following, sent: Any) -> bool:
+    """Whether a run has ended, as far as it is known here or to who has waited for the SDK's object."""
+    return sent.done() or (following.action is not None and following.action.over)
