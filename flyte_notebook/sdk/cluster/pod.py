@@ -5,6 +5,7 @@ The cluster itself keeps the message of an error and neither its traceback nor t
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import os
@@ -12,6 +13,7 @@ import pickle
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from flyte_notebook.core.bound import sleep_s
 from flyte_notebook.errors import BaseRuntimeError
 from flyte_notebook.sdk.cluster import sampling, tagged, usage
 from flyte_notebook.worker.process.raised import describe
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 MAX_TEXT_CHARS: Final = 50_000
 
+EXIT_PAUSE_S: Final = 0.1
+"""How long a pod waits before its interpreter ends. Threads of the SDK's object store may still call into Python then:
+the process ends with SIGABRT, after its outputs were written, and the cluster tells a failure (9 of 168 runs)."""
+
 here = False
 """Whether this process is a pod's; set by what loads this package there."""
 
@@ -29,6 +35,7 @@ here = False
 def loaded(payload: bytes) -> Any:
     """Return the task in a payload of `ClusterTask`."""
     pickling.by_name_everywhere()
+    atexit.register(sleep_s, EXIT_PAUSE_S)
     kind, state = pickle.loads(payload)  # noqa: S301 - the notebook's own
     task = kind.__new__(kind)
     task.__setstate__(state)
