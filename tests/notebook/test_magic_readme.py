@@ -17,14 +17,22 @@ STEP_MI = 16
 
 
 def test_the_numbers_of_the_readme_are_measured(kernel: Kernel) -> None:
-    """Each number agrees within a step of the fit, or 10 %."""
-    text = readme_numbers.README.read_text(encoding="utf-8")
-    said, found = readme_numbers.written(text), readme_numbers.measured(kernel)
-    wrong = {
-        name: (said[name], number)
-        for name, number in found.items()
-        if abs(said[name] - number) > max(STEP_MI, number // 10)
-    }
+    """Each number agrees within a step of the fit, or 10 %.
+
+    What a kill suggests comes from the last sample before it, which is early where the machine has much else to do: it
+    was 480 for 544 once in ten whole runs. So all is measured up to three times, until all agrees at once.
+    """
+    said = readme_numbers.written(readme_numbers.README.read_text(encoding="utf-8"))
+    wrong: dict[str, tuple[int, int]] = {}
+    for _ in range(3):
+        found = readme_numbers.measured(kernel)
+        wrong = {
+            name: (said[name], number)
+            for name, number in found.items()
+            if abs(said[name] - number) > max(STEP_MI, number // 10)
+        }
+        if not wrong:
+            break
     assert {} == wrong, "run: make numbers"
 
 
