@@ -142,9 +142,7 @@ def not_enforced_words(task: Any, limits: Limits) -> Iterator[str]:
 
 def name_on_cluster(name: str) -> str:
     """Return a name as a cluster takes it: lower case letters, digits and dashes."""
-    return (
-        re.sub(r"[^a-z0-9]+", "-", f"t-{name}" if name[:1].isdigit() else name, flags=re.IGNORECASE).lower().strip("-")
-    )
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "cell"
 
 
 def attempts_of(task: Any) -> int:

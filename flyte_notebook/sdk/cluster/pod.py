@@ -35,7 +35,8 @@ here = False
 def loaded(payload: bytes) -> Any:
     """Return the task in a payload of `ClusterTask`."""
     pickling.by_name_everywhere()
-    atexit.register(sleep_s, EXIT_PAUSE_S)
+    if here:
+        atexit.register(sleep_s, EXIT_PAUSE_S)
     kind, state = pickle.loads(payload)  # noqa: S301 - the notebook's own
     task = kind.__new__(kind)
     task.__setstate__(state)

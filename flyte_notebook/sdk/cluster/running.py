@@ -194,7 +194,10 @@ class ClusterRun:
         try:
             await asyncio.wait({end, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not end.done():
-                await following.abort(STOPPED_HERE)
+                try:
+                    await following.abort(STOPPED_HERE)
+                except Exception as error:
+                    raise LostContactError(f"it could not be told to abort the run: {one_line(str(error))}") from error
                 await asyncio.wait({end}, timeout=ENDS_S)
                 if not end.done():
                     raise LostContactError(f"it was told to abort the run, and did not say in {ENDS_S:g} s that it has")
@@ -207,7 +210,12 @@ class ClusterRun:
         self._sink.write("stdout", text)
 
     async def _results(self, following: Following) -> ReturnedValues | None:
-        literals = await following.results()
+        try:
+            literals = await following.results()
+        except Exception as error:
+            raise UnreadableOutputsError(
+                f"the cell has passed on the cluster, and its outputs cannot be read: {one_line(str(error))}"
+            ) from error
         packed = literals[RESULT_NAME].scalar.binary.value if RESULT_NAME in literals else b""
         if not packed:
             return None
@@ -225,7 +233,7 @@ class ClusterRun:
 
     def _lost(self, error: LostContactError) -> Exception:
         where = f" It may go on there: {self._run.url}" if self._run.url else ""
-        message = f"the cluster was lost: {error}.{where}"
+        message = f"The cluster was lost: {str(error).rstrip('.')}.{where}"
         lost: Exception = with_failure(RuntimeSystemError("Unavailable", message), self._run.task_name)
         return lost
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 import sys
 import zipfile
 from contextlib import nullcontext
@@ -58,10 +57,10 @@ _SAME_TIME = (1980, 1, 1, 0, 0, 0)
 class ClusterTask(CellTask):
     """The task of a cell on a cluster.
 
-    ``environment`` is its environment, to which the SDK keeps only a weak reference.
-    ``by_value`` names the functions and classes of the notebook that it is sent with, ``modules`` is an archive of the
-    user's own modules. ``inline_only``: nobody here can read the cluster's
-    bucket. ``project`` and ``domain`` are those to run in, ``None`` for those of ``flyte.init``.
+    ``environment`` is its environment, to which the SDK keeps only a weak reference. ``by_value`` names the functions
+    and classes of the notebook that it is sent with, ``modules`` is an archive of the user's own modules.
+    ``inline_only``: there are no keys here to read the cluster's bucket with. ``project`` and ``domain`` are those to
+    run in, ``None`` for those of ``flyte.init``.
     """
 
     environment: Any = None
@@ -112,8 +111,3 @@ def _archive() -> bytes:
         for name, text in texts.items():
             archive.writestr(zipfile.ZipInfo(f"{top.name}/{name}", _SAME_TIME), text, zipfile.ZIP_DEFLATED)
     return file.getvalue()
-
-
-def size_bytes(task: ClusterTask) -> int:
-    """Return how large a task is when it is sent. Raises `PicklingProblem` when it cannot be."""
-    return len(pickle.dumps(task, protocol=pickling.PROTOCOL))
