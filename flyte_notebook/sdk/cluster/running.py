@@ -233,7 +233,7 @@ class ClusterRun:
 
     def _lost(self, error: LostContactError) -> Exception:
         where = f" It may go on there: {self._run.url}" if self._run.url else ""
-        message = f"The cluster was lost: {str(error).rstrip('.')}.{where}"
+        message = f"the cluster was lost: {error}.{where}"
         lost: Exception = with_failure(RuntimeSystemError("Unavailable", message), self._run.task_name)
         return lost
 
